@@ -1,0 +1,53 @@
+# `make demo` and `make test` set everything up by themselves, in .venv.
+SHELL := /bin/sh
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The first interpreter on the PATH that is new enough; `make PYTHON=...` chooses another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
+
+.PHONY: help demo test lint types check bench clean
+
+help:
+	@echo "make demo   prompts into pictures on this machine: no key, no network beyond the package index"
+	@echo "make test   the tests"
+	@echo "make check  lint, types and tests"
+	@echo "make bench  the figures of the README, measured here"
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "stable_async needs Python 3.11 or newer on the PATH (or make PYTHON=/path/to/python)" >&2; exit 1; }
+	"$(PYTHON)" -m venv "$(VENV)"
+	"$(BIN)/python" -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
+	"$(BIN)/python" -m pip install --quiet --editable ".[cli,sandbox]"
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	"$(BIN)/python" -m pip install --quiet --editable ".[all]" --group dev
+	@touch $@ $(VENV)/.installed-demo
+
+demo: $(VENV)/.installed-demo
+	"$(BIN)/stable-async" run examples/prompts.jsonl --out demo --sandbox
+
+test: $(VENV)/.installed-dev
+	"$(BIN)/python" -m pytest
+
+lint: $(VENV)/.installed-dev
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+
+types: $(VENV)/.installed-dev
+	"$(BIN)/mypy"
+
+check: lint types test
+
+$(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-dev
+	"$(BIN)/python" -m pip install --quiet --group bench
+	@touch $@
+
+bench: $(VENV)/.installed-bench
+	"$(BIN)/python" -m benchmarks
+
+clean:
+	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
