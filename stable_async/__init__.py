@@ -1,0 +1,198 @@
+"""Asyncio client for the Stability AI API: never over the quota, never a paid image lost."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from stable_async._version import __version__
+from stable_async.api.base import FileInput, Request, ResultRequest
+from stable_async.client import Outcome, StabilityClient
+from stable_async.config import Quota, RetryPolicy, Timeouts
+from stable_async.errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    BadRequestError,
+    BudgetExceededError,
+    ConfigurationError,
+    ContentFilteredError,
+    ContentModerationError,
+    FieldProblem,
+    InvalidRequestError,
+    InvalidResponseError,
+    NotFoundError,
+    PayloadTooLargeError,
+    PaymentRequiredError,
+    PermissionDeniedError,
+    QuotaTimeoutError,
+    RateLimitError,
+    ServerError,
+    StabilityError,
+    UnprocessableError,
+    WrongEventLoopError,
+)
+from stable_async.media import Audio, Image, Model3D
+from stable_async.transport.downloads import MediaStream
+
+if TYPE_CHECKING:
+    from stable_async.api.account import (
+        Account,
+        AccountBalance,
+        AccountDetails,
+        Balance,
+        Organization,
+    )
+    from stable_async.api.audio import AudioInpaint, AudioToAudio, TextToAudio
+    from stable_async.api.control import (
+        ControlSketch,
+        ControlStructure,
+        ControlStyle,
+        StyleTransfer,
+    )
+    from stable_async.api.edit import (
+        Erase,
+        Inpaint,
+        Outpaint,
+        RemoveBackground,
+        ReplaceBackgroundAndRelight,
+        SearchAndRecolor,
+        SearchAndReplace,
+    )
+    from stable_async.api.generate import GenerateCore, GenerateSD3, GenerateUltra
+    from stable_async.api.model3d import StableFast3D, StablePointAware3D
+    from stable_async.api.results import AudioResult, ImageResult
+    from stable_async.api.upscale import (
+        UpscaleConservative,
+        UpscaleCreative,
+        UpscaleCreativeResult,
+        UpscaleFast,
+    )
+    from stable_async.api.v1 import (
+        Engine,
+        TextPrompt,
+        V1Engines,
+        V1ImageToImage,
+        V1Masking,
+        V1TextToImage,
+        V1Upscale,
+    )
+
+__all__ = [
+    "APIConnectionError",
+    "APIStatusError",
+    "APITimeoutError",
+    "Account",
+    "AccountBalance",
+    "AccountDetails",
+    "Audio",
+    "AudioInpaint",
+    "AudioResult",
+    "AudioToAudio",
+    "AuthenticationError",
+    "BadRequestError",
+    "Balance",
+    "BudgetExceededError",
+    "ConfigurationError",
+    "ContentFilteredError",
+    "ContentModerationError",
+    "ControlSketch",
+    "ControlStructure",
+    "ControlStyle",
+    "Engine",
+    "Erase",
+    "FieldProblem",
+    "FileInput",
+    "GenerateCore",
+    "GenerateSD3",
+    "GenerateUltra",
+    "Image",
+    "ImageResult",
+    "Inpaint",
+    "InvalidRequestError",
+    "InvalidResponseError",
+    "MediaStream",
+    "Model3D",
+    "NotFoundError",
+    "Organization",
+    "Outcome",
+    "Outpaint",
+    "PayloadTooLargeError",
+    "PaymentRequiredError",
+    "PermissionDeniedError",
+    "Quota",
+    "QuotaTimeoutError",
+    "RateLimitError",
+    "RemoveBackground",
+    "ReplaceBackgroundAndRelight",
+    "Request",
+    "ResultRequest",
+    "RetryPolicy",
+    "SearchAndRecolor",
+    "SearchAndReplace",
+    "ServerError",
+    "StabilityClient",
+    "StabilityError",
+    "StableFast3D",
+    "StablePointAware3D",
+    "StyleTransfer",
+    "TextPrompt",
+    "TextToAudio",
+    "Timeouts",
+    "UnprocessableError",
+    "UpscaleConservative",
+    "UpscaleCreative",
+    "UpscaleCreativeResult",
+    "UpscaleFast",
+    "V1Engines",
+    "V1ImageToImage",
+    "V1Masking",
+    "V1TextToImage",
+    "V1Upscale",
+    "WrongEventLoopError",
+    "__version__",
+]
+
+# The request models by the module of `stable_async.api` they are in. Each takes a millisecond to
+# build, so they are loaded when they are first asked for (PEP 562).
+_MODELS = {
+    "account": ("Account", "AccountBalance", "AccountDetails", "Balance", "Organization"),
+    "audio": ("AudioInpaint", "AudioToAudio", "TextToAudio"),
+    "control": ("ControlSketch", "ControlStructure", "ControlStyle", "StyleTransfer"),
+    "edit": (
+        "Erase",
+        "Inpaint",
+        "Outpaint",
+        "RemoveBackground",
+        "ReplaceBackgroundAndRelight",
+        "SearchAndRecolor",
+        "SearchAndReplace",
+    ),
+    "generate": ("GenerateCore", "GenerateSD3", "GenerateUltra"),
+    "model3d": ("StableFast3D", "StablePointAware3D"),
+    "results": ("AudioResult", "ImageResult"),
+    "upscale": ("UpscaleConservative", "UpscaleCreative", "UpscaleCreativeResult", "UpscaleFast"),
+    "v1": (
+        "Engine",
+        "TextPrompt",
+        "V1Engines",
+        "V1ImageToImage",
+        "V1Masking",
+        "V1TextToImage",
+        "V1Upscale",
+    ),
+}
+_MODULES = {name: module for module, names in _MODELS.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Load the module of a request model."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"stable_async.api.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Name what is public, loaded or not."""
+    return sorted({*globals(), *__all__})

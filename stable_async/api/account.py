@@ -1,0 +1,85 @@
+"""Requests about the account of the key.
+
+Facts: v1 documents of api.stability.ai.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from stable_async.api.answers import Answer, read_as
+from stable_async.api.base import Operation, WholeRequest
+
+__all__ = ["Account", "AccountBalance", "AccountDetails", "Balance", "Organization"]
+
+
+@dataclass(frozen=True, slots=True)
+class Organization:
+    """An organization that the account belongs to."""
+
+    id: str
+    name: str
+    role: str
+    is_default: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The account of a key.
+
+    Attributes:
+        id: The account.
+        email: Its address.
+        organizations: Whom it belongs to.
+        profile_picture: URL of its picture, where it has one.
+    """
+
+    id: str
+    email: str
+    organizations: tuple[Organization, ...]
+    profile_picture: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What is left to spend.
+
+    Attributes:
+        credits: It lags behind, and once showed a wrong figure for minutes: do not account by it.
+    """
+
+    credits: float
+
+
+class AccountDetails(WholeRequest[Account]):
+    """The account of the key: its id, address and organizations. Free."""
+
+    operation: ClassVar = Operation(
+        id="v1_user_account",
+        path="/v1/user/account",
+        credits=0,
+        output="the account of the key",
+        method="GET",
+        accept=("application/json",),
+    )
+
+    def read(self, answer: Answer) -> Account:
+        return read_as(Account, answer)
+
+
+class AccountBalance(WholeRequest[Balance]):
+    """The credits of the account, or of the organization that the client names. Free."""
+
+    operation: ClassVar = Operation(
+        id="v1_user_balance",
+        path="/v1/user/balance",
+        credits=0,
+        output="the credits that are left",
+        method="GET",
+        accept=("application/json",),
+        organization=True,
+    )
+
+    def read(self, answer: Answer) -> Balance:
+        return read_as(Balance, answer)

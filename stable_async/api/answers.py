@@ -1,0 +1,317 @@
+"""Answers of the API, read: results, error envelopes, headers. Pure: bytes and headers in."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from stable_async.api.base64_json import Base64Field
+from stable_async.errors import APIStatusError, InvalidResponseError, status_error_class
+from stable_async.media import Audio, Image, Media, Model3D
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = [
+    "Answer",
+    "MediaReader",
+    "read_artifacts",
+    "read_as",
+    "read_error",
+    "read_generation_id",
+    "read_json",
+    "redact",
+]
+
+MediaT = TypeVar("MediaT", bound=Media)
+ContentT = TypeVar("ContentT")
+
+# The families of media types an operation may answer with, and the name of the bytes in its JSON.
+_FAMILY: dict[type[Media], tuple[str, str]] = {
+    Image: ("image/", "image"),
+    Audio: ("audio/", "audio"),
+    Model3D: ("model/", "model"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer: HTTP status, headers (looked up without regard to case), and the body if read."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+    @property
+    def content_type(self) -> str:
+        """The media type without parameters, in small letters."""
+        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+    @property
+    def request_id(self) -> str | None:
+        """The answer's `x-request-id`."""
+        return self.headers.get("x-request-id")
+
+
+def read_seed(text: str | None) -> int | None:
+    """Give the seed of a header, `None` when there is none or it is no number."""
+    return int(text) if text and text.isascii() and text.isdigit() else None
+
+
+def read_json(answer: Answer) -> object:
+    """Give the JSON of an answer.
+
+    Raises:
+        InvalidResponseError: The body is not JSON.
+    """
+    try:
+        return cast("object", json.loads(answer.body))
+    except ValueError:
+        raise InvalidResponseError(
+            f"the API answered {answer.status} with a body that is not JSON "
+            f"({len(answer.body)} bytes, content type {answer.content_type!r})",
+            request_id=answer.request_id,
+        ) from None
+
+
+def read_generation_id(answer: Answer) -> str:
+    """Give the id that an asynchronous operation answers with.
+
+    Raises:
+        InvalidResponseError: There is none in the answer.
+    """
+    content = read_json(answer)
+    identity = content.get("id") if isinstance(content, dict) else None
+    if not isinstance(identity, str):
+        raise InvalidResponseError(
+            f"the API answered {answer.status} without the id of a generation",
+            request_id=answer.request_id,
+        )
+    return identity
+
+
+def read_as(kind: type[ContentT], answer: Answer) -> ContentT:
+    """Give the JSON of an answer as a value of `kind`.
+
+    Raises:
+        InvalidResponseError: The body is no JSON of this shape.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(answer.body)
+    except ValidationError as error:
+        where = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
+        raise InvalidResponseError(
+            f"the API answered {answer.status} with JSON that is not as documented ({where})",
+            request_id=answer.request_id,
+        ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Artifact:
+    base64: str
+    seed: int | None = None
+    finishReason: str | None = None  # noqa: N815 - the API's word
+
+
+@dataclass(frozen=True, slots=True)
+class _Artifacts:
+    artifacts: list[_Artifact]
+
+
+def read_artifacts(answer: Answer) -> list[Image]:
+    """Give the pictures of a v1 answer; no source states what v1 costs.
+
+    Raises:
+        InvalidResponseError: The body is not what v1 answers.
+    """
+    try:
+        return [
+            Image(
+                data=(data := base64.b64decode(artifact.base64, validate=True)),
+                content_type=sniff(data),
+                seed=artifact.seed,
+                finish_reason=artifact.finishReason,
+                request_id=answer.request_id,
+            )
+            for artifact in read_as(_Artifacts, answer).artifacts
+        ]
+    except ValueError:
+        raise InvalidResponseError(
+            f"the API answered {answer.status} with a picture that is no base64",
+            request_id=answer.request_id,
+        ) from None
+
+
+class MediaReader(Generic[MediaT]):
+    """Turns an answer into one result: `image/*` bytes as they are, or base64 within JSON.
+
+    Attributes:
+        content_type: Media type of the result; for JSON that does not say, empty until the end.
+        seed: The result's seed; with JSON known at the end only.
+        finish_reason: The result's finish reason; with JSON known at the end only.
+    """
+
+    def __init__(self, kind: type[MediaT], answer: Answer) -> None:
+        """Read the headers of `answer`.
+
+        Raises:
+            InvalidResponseError: The content type is neither.
+        """
+        family, field = _FAMILY[kind]
+        self._kind = kind
+        self._answer = answer
+        self.content_type = answer.content_type
+        self.seed = read_seed(answer.headers.get("seed"))
+        self.finish_reason = answer.headers.get("finish-reason")
+        self._json: Base64Field | None = None
+        if answer.content_type == "application/json":
+            self._json = Base64Field(field)
+            self.content_type = _inner_media_type(answer.headers.get("Content-Type", ""))
+        elif not answer.content_type.startswith(family):
+            raise self._unreadable(
+                f"content type {answer.content_type!r}, not {family}* or application/json"
+            )
+
+    @property
+    def content_length(self) -> int | None:
+        """Length of the result, bytes, where the headers say it; `None` with JSON."""
+        length = self._answer.headers.get("Content-Length", "")
+        return int(length) if self._json is None and length.isdigit() else None
+
+    @property
+    def request_id(self) -> str | None:
+        """The answer's `x-request-id`."""
+        return self._answer.request_id
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take the next piece of the body, give the bytes of the result in it.
+
+        Raises:
+            InvalidResponseError: The JSON is not what it should be.
+        """
+        if self._json is None:
+            return chunk
+        try:
+            data = self._json.feed(chunk)
+        except ValueError as error:
+            raise self._unreadable(str(error)) from None
+        if data and not self.content_type:
+            self.content_type = sniff(data)
+        return data
+
+    def finish(self) -> None:
+        """Note what the end of the body says.
+
+        Raises:
+            InvalidResponseError: The JSON is not what it should be.
+        """
+        if self._json is None:
+            return
+        try:
+            fields = self._json.finish()
+        except ValueError as error:
+            raise self._unreadable(str(error)) from None
+        seed, finish_reason = fields.get("seed"), fields.get("finish_reason")
+        self.seed = int(seed) if isinstance(seed, (int, float)) else None
+        self.finish_reason = finish_reason if isinstance(finish_reason, str) else None
+
+    def result(self, data: bytes, credits: float | None) -> MediaT:  # noqa: A002 - the API's word
+        """Make the result of all its bytes, after `finish`."""
+        return self._kind(
+            data=data,
+            content_type=self.content_type,
+            seed=self.seed,
+            finish_reason=self.finish_reason,
+            request_id=self.request_id,
+            credits=credits,
+        )
+
+    def _unreadable(self, what: str) -> InvalidResponseError:
+        return InvalidResponseError(
+            f"the API answered {self._answer.status} with {what}", request_id=self.request_id
+        )
+
+
+def _inner_media_type(content_type: str) -> str:
+    """Give the type of the bytes inside a JSON answer: `application/json; type=image/png`."""
+    match = re.search(r";\s*type=\"?([\w.+-]+/[\w.+-]+)", content_type)
+    return match[1].lower() if match else ""
+
+
+def sniff(data: bytes) -> str:
+    """Give the media type of a file by its first bytes, `application/octet-stream` when unknown."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if data.startswith(b"RIFF"):
+        return {b"WEBP": "image/webp", b"WAVE": "audio/wav"}.get(
+            data[8:12], "application/octet-stream"
+        )
+    if data.startswith(b"glTF"):
+        return "model/gltf-binary"
+    if data.startswith(b"ID3") or (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0):
+        return "audio/mpeg"
+    return "application/octet-stream"
+
+
+def read_error(answer: Answer, *, key: str, attempts: int = 1) -> APIStatusError:
+    """Make the error of an answer that is no success, with the key taken out of its texts."""
+    name, errors, body_id = _envelope(answer.body)
+    return status_error_class(answer.status, name)(
+        status=answer.status,
+        name=name,
+        errors=[redact(text, key) for text in errors],
+        request_id=answer.request_id or body_id,
+        attempts=attempts,
+        retry_after=read_retry_after(answer.headers),
+    )
+
+
+def _envelope(body: bytes) -> tuple[str, Sequence[str], str | None]:
+    """Give name, messages and id of a v2 (`errors`) or v1 (`message`) envelope, or of neither."""
+    try:
+        content = json.loads(body)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        # An edge or a proxy: its page may be long, and its first words say enough.
+        text = " ".join(body[:2000].decode("utf-8", "replace").split())[:200]
+        return "", [text] if text else [], None
+    messages = content.get("errors", content.get("message"))
+    if isinstance(messages, str):
+        messages = [messages]
+    elif not isinstance(messages, list):
+        messages = []
+    identity = content.get("id")
+    return (
+        str(content.get("name", "")),
+        [str(message)[:1000] for message in messages],
+        identity if isinstance(identity, str) else None,
+    )
+
+
+def read_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Give `Retry-After` in seconds: a number, or a date taken against the answer's own `Date`."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        then, now = parsedate_to_datetime(text), parsedate_to_datetime(headers.get("Date", ""))
+        return max(0.0, (then - now).total_seconds())
+    except (TypeError, ValueError):
+        return None
+
+
+def redact(text: str, key: str) -> str:
+    """Take the key out of `text`, whole or with its middle masked, as the v1 API echoes it."""
+    text = re.sub(r"(?<=API key provided: )\S+(?=\.(?:\s|$))", "[key]", text)
+    if len(key) > 3:
+        text = text.replace(key, "[key]")
+    return re.sub(r"\bsk-[\w*-]{6,}", "[key]", text)

@@ -1,0 +1,273 @@
+"""Requests that make sounds: Stable Audio 2, 2.5 and 3. The model decides where a request goes.
+
+Stable Audio 3 is asynchronous and has addresses and limits of its own; the older two share theirs.
+Facts: OpenAPI document of api.stability.ai, read 2026-09-22, and the price list of 2026-09.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from stable_async.api.base import FileInput, FilePart, MediaRequest, Operation
+from stable_async.api.fields import Seed, Text, UnitInterval
+from stable_async.api.heads import FileHead
+from stable_async.api.results import AudioResult
+from stable_async.api.sounds import SoundLimits
+from stable_async.errors import FieldProblem
+from stable_async.media import Audio
+
+__all__ = ["AudioFormat", "AudioInpaint", "AudioModel", "AudioToAudio", "TextToAudio"]
+
+AudioFormat = Literal["mp3", "wav"]
+"""Format of a generated sound."""
+
+AudioModel = Literal["stable-audio-2.5", "stable-audio-2", "stable-audio-3"]
+"""Models that make sounds."""
+
+ACCEPT = ("audio/*", "application/json")
+# Written "50Mb" and "100Mb" in the document: taken for the smaller meaning in bytes.
+MAX_BYTES_2 = 50_000_000
+MAX_BYTES_3 = 100_000_000
+CREDITS_2_5 = 20
+CREDITS_3 = 26
+
+Seconds = Annotated[float, Field(ge=1, le=380)]
+Position = Annotated[float, Field(ge=0, le=380)]
+Steps = Annotated[int, Field(ge=4, le=100)]
+AudioCfgScale = Annotated[float, Field(ge=1, le=25)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """What one model takes: the longest sound in seconds, and the fewest and the most steps."""
+
+    seconds: int
+    steps: tuple[int, int]
+
+
+_LIMITS: dict[AudioModel, _Limits] = {
+    "stable-audio-2": _Limits(190, (30, 100)),
+    "stable-audio-2.5": _Limits(190, (4, 8)),
+    "stable-audio-3": _Limits(380, (4, 8)),
+}
+
+
+def _beyond_model(model: AudioModel, **given: float | None) -> Iterator[FieldProblem]:
+    """Give which of `given`, steps or seconds, one model does not take though another does."""
+    limits = _LIMITS[model]
+    for name, value in given.items():
+        low, high = limits.steps if name == "steps" else (0, limits.seconds)
+        if value is not None and not low <= value <= high:
+            yield FieldProblem(name, f"given {value:g}", f"{low} to {high} with {model}")
+
+
+class _GenerateAudio(MediaRequest[Audio]):
+    """What making a sound from words and from a sound have in common."""
+
+    media = Audio
+
+    prompt: Text
+    duration: Seconds | None = None
+    seed: Seed | None = None
+    steps: Steps | None = None
+    cfg_scale: AudioCfgScale | None = None
+    model: AudioModel | None = None
+    output_format: AudioFormat | None = None
+
+    operations: ClassVar[tuple[Operation, Operation]]
+
+    @property
+    def operation(self) -> Operation:
+        """The one of Stable Audio 2 and 2.5, or the one of Stable Audio 3."""
+        return self.operations[self.model == "stable-audio-3"]
+
+    @property
+    def credits(self) -> float:
+        """List price: 17 and 0.06 for each step with stable-audio-2, 20 with 2.5, 26 with 3."""
+        match self.model:
+            case "stable-audio-3":
+                return CREDITS_3
+            case "stable-audio-2.5":
+                return CREDITS_2_5
+            case _:
+                steps = 50 if self.steps is None else self.steps
+                return round(17 + 0.06 * steps, 2)
+
+    def broken_rules(self) -> Iterator[FieldProblem]:
+        model = self.model or "stable-audio-2"
+        yield from _beyond_model(model, duration=self.duration, steps=self.steps)
+
+
+class TextToAudio(_GenerateAudio):
+    """A sound from words. 20 to 26 credits; 44.1 kHz stereo, up to 190 s, 380 s with version 3.
+
+    Asynchronous with stable-audio-3.
+
+    Attributes:
+        prompt: Up to 10,000 characters.
+        duration: Seconds, 1 to 190, with stable-audio-3 to 380; the API's default is 190.
+        seed: 0 to 4294967294; 0 or not given is random.
+        steps: 30 to 100 with stable-audio-2, whose default is 50; else 4 to 8, the default.
+        cfg_scale: How closely to follow the prompt, 1 to 25; the API's default is 7 for
+            stable-audio-2, 1 for the others.
+        model: The API's default is stable-audio-2.
+        output_format: The API's default is mp3.
+    """
+
+    operations: ClassVar = (
+        Operation(
+            id="stable_audio_2_text_to_audio",
+            path="/v2beta/audio/stable-audio-2/text-to-audio",
+            credits=None,
+            output="44.1 kHz stereo, up to 190 s",
+            accept=ACCEPT,
+        ),
+        Operation(
+            id="stable_audio_text_to_audio",
+            path="/v2beta/audio/stable-audio/text-to-audio",
+            credits=CREDITS_3,
+            output="44.1 kHz stereo, up to 380 s",
+            accept=ACCEPT,
+            result=AudioResult,
+        ),
+    )
+
+
+class AudioToAudio(_GenerateAudio):
+    """A sound from words and another sound. 20 to 26 credits; 44.1 kHz stereo, up to 190 s, 380 s
+    with version 3. Asynchronous with stable-audio-3.
+
+    Attributes:
+        prompt: Up to 10,000 characters.
+        audio: MP3 or WAV, 6 to 190 seconds, with stable-audio-3 to 380. The length of an MP3 is
+            left to the API. The whole request has up to 50 MB, with stable-audio-3 100 MB.
+        duration: Seconds, 1 to 190, with stable-audio-3 to 380; the API's default is 190.
+        seed: 0 to 4294967294; 0 or not given is random.
+        steps: 30 to 100 with stable-audio-2, whose default is 50; else 4 to 8, the default.
+        cfg_scale: How closely to follow the prompt, 1 to 25; the API's default is 7 for
+            stable-audio-2, 1 for the others.
+        model: The API's default is stable-audio-2.
+        output_format: The API's default is mp3.
+        strength: How far to move away from `audio`: 0 keeps it, 1 (the API's default) ignores it;
+            0.01 or more with stable-audio-2.5.
+    """
+
+    operations: ClassVar = (
+        Operation(
+            id="stable_audio_2_audio_to_audio",
+            path="/v2beta/audio/stable-audio-2/audio-to-audio",
+            credits=None,
+            output="44.1 kHz stereo, up to 190 s",
+            accept=ACCEPT,
+            max_bytes=MAX_BYTES_2,
+        ),
+        Operation(
+            id="stable_audio_audio_to_audio",
+            path="/v2beta/audio/stable-audio/audio-to-audio",
+            credits=CREDITS_3,
+            output="44.1 kHz stereo, up to 380 s",
+            accept=ACCEPT,
+            max_bytes=MAX_BYTES_3,
+            result=AudioResult,
+        ),
+    )
+
+    audio: Annotated[FileInput, FilePart()] = Field(repr=False)
+    strength: UnitInterval | None = None
+
+    def broken_rules(self) -> Iterator[FieldProblem]:
+        yield from super().broken_rules()
+        if self.model == "stable-audio-2.5" and self.strength is not None and self.strength < 0.01:
+            yield FieldProblem(
+                "strength", f"given {self.strength:g}", "0.01 to 1 with stable-audio-2.5"
+            )
+
+    def broken_file_rules(self, heads: Mapping[str, FileHead]) -> Iterator[FieldProblem]:
+        yield from _broken_sound(self.model or "stable-audio-2", heads)
+
+
+class AudioInpaint(MediaRequest[Audio]):
+    """A sound with a stretch of it made anew. 20 credits, 26 with stable-audio-3; 44.1 kHz stereo,
+    up to 190 s, 380 s with version 3. Asynchronous with stable-audio-3.
+
+    Attributes:
+        prompt: Up to 10,000 characters.
+        audio: MP3 or WAV, 6 to 190 seconds, with stable-audio-3 to 380. The length of an MP3 is
+            left to the API. The whole request has up to 50 MB, with stable-audio-3 100 MB.
+        model: stable-audio-2.5 unless told otherwise; version 2 does not do this.
+        duration: Seconds, 1 to 190, with stable-audio-3 to 380; the API's default is 190.
+        seed: 0 to 4294967294; 0 or not given is random.
+        steps: 4 to 8, the API's default.
+        cfg_scale: How closely to follow the prompt, 1 (the API's default) to 25. Only with
+            stable-audio-3.
+        output_format: The API's default is mp3.
+        mask_start: Where the stretch begins, seconds; the API's default is 30.
+        mask_end: Where it ends, seconds, up to 190, with stable-audio-3 to 380, which are the
+            API's defaults.
+    """
+
+    operations: ClassVar = (
+        Operation(
+            id="stable_audio_2_inpaint",
+            path="/v2beta/audio/stable-audio-2/inpaint",
+            credits=CREDITS_2_5,
+            output="44.1 kHz stereo, up to 190 s",
+            accept=ACCEPT,
+            max_bytes=MAX_BYTES_2,
+        ),
+        Operation(
+            id="stable_audio_inpaint",
+            path="/v2beta/audio/stable-audio/inpaint",
+            credits=CREDITS_3,
+            output="44.1 kHz stereo, up to 380 s",
+            accept=ACCEPT,
+            max_bytes=MAX_BYTES_3,
+            result=AudioResult,
+        ),
+    )
+    media = Audio
+
+    prompt: Text
+    audio: Annotated[FileInput, FilePart()] = Field(repr=False)
+    model: Literal["stable-audio-2.5", "stable-audio-3"] | None = None
+    duration: Seconds | None = None
+    seed: Seed | None = None
+    steps: Annotated[int, Field(ge=4, le=8)] | None = None
+    cfg_scale: AudioCfgScale | None = None
+    output_format: AudioFormat | None = None
+    mask_start: Position | None = None
+    mask_end: Position | None = None
+
+    @property
+    def operation(self) -> Operation:
+        """The one of Stable Audio 2.5, or the one of Stable Audio 3."""
+        return self.operations[self.model == "stable-audio-3"]
+
+    def fields(self) -> Iterator[tuple[str, object]]:
+        """Leave `model` out where the API has no such field."""
+        for name, value in super().fields():
+            if name != "model" or value == "stable-audio-3":
+                yield name, value
+
+    def broken_rules(self) -> Iterator[FieldProblem]:
+        model = self.model or "stable-audio-2.5"
+        yield from _beyond_model(
+            model, duration=self.duration, mask_start=self.mask_start, mask_end=self.mask_end
+        )
+        if self.cfg_scale is not None and model != "stable-audio-3":
+            given = f"given {self.cfg_scale:g}"
+            yield FieldProblem("cfg_scale", given, "only with model='stable-audio-3'")
+
+    def broken_file_rules(self, heads: Mapping[str, FileHead]) -> Iterator[FieldProblem]:
+        yield from _broken_sound(self.model or "stable-audio-2.5", heads)
+
+
+def _broken_sound(model: AudioModel, heads: Mapping[str, FileHead]) -> Iterator[FieldProblem]:
+    limits = SoundLimits(6, _LIMITS[model].seconds)
+    for name, head in heads.items():
+        if problem := limits.problem(name, head):
+            yield problem

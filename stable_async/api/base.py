@@ -1,0 +1,378 @@
+"""What every request model has in common: its operation, its parts on the wire, its errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, BinaryIO, ClassVar, Generic, Literal, TypeVar, cast
+
+from annotated_types import Ge, Le, MaxLen, MinLen, MultipleOf
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
+from pydantic import ValidationError as PydanticValidationError
+from pydantic_core import PydanticCustomError, core_schema
+
+from stable_async.api.heads import FileHead
+from stable_async.api.pictures import PictureLimits
+from stable_async.errors import FieldProblem, InvalidRequestError
+from stable_async.media import Image, Media
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
+
+    from stable_async.api.answers import Answer
+
+__all__ = [
+    "FileInput",
+    "FilePart",
+    "ImageRequest",
+    "MediaRequest",
+    "Operation",
+    "PathPart",
+    "Request",
+    "ResultRequest",
+    "WholeRequest",
+]
+
+ResultT = TypeVar("ResultT", covariant=True)
+MediaT = TypeVar("MediaT", bound=Media, covariant=True)
+
+FileInput = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryIO
+    | Iterable[bytes]
+    | AsyncIterable[bytes]
+)
+"""A file to send: a path, bytes, a binary file object (read from where it stands) or an (async)
+iterable of bytes."""
+
+MIB = 1024 * 1024
+
+# OpenAPI document of api.stability.ai, read 2026-09-22: "payloads cannot be larger than 10MiB".
+MAX_REQUEST_BYTES = 10 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One operation of the API.
+
+    Attributes:
+        id: The operation's name in the facts, `group_operation`.
+        path: Path below the base URL; `{name}` stands for the field of that name.
+        credits: List price, credits; `None` where no source states one, or a field decides.
+        output: What comes out, for the reader.
+        method: HTTP method; with GET there is no body.
+        body: How the body is written.
+        accept: What the `accept` header may say, the default first; empty where the API declares
+            none.
+        max_bytes: The largest request body, bytes.
+        result: Asks for the result, where the operation itself answers with an id only.
+        organization: Whether the `Organization` header applies.
+    """
+
+    id: str
+    path: str
+    credits: float | None
+    output: str
+    method: Literal["GET", "POST"] = "POST"
+    body: Literal["multipart", "json"] = "multipart"
+    accept: tuple[str, ...] = ("image/*", "application/json")
+    max_bytes: int = MAX_REQUEST_BYTES
+    result: type[ResultRequest[Media]] | None = None
+    organization: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """Marks a field of a request model that is sent as a file.
+
+    Attributes:
+        picture: What the API takes as a picture here; `None` where no source states limits.
+    """
+
+    picture: PictureLimits | None = None
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """Check the kind of source only: what is in the file is looked at when it is opened."""
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    @staticmethod
+    def _check(value: object) -> object:
+        if value is None or isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview)):
+            return value
+        if callable(getattr(value, "read", None)):
+            return value
+        if isinstance(value, (Iterable, AsyncIterable)) and not isinstance(value, Mapping):
+            return value
+        raise PydanticCustomError(
+            "file_type", "a path, bytes, a binary file object or an (async) iterable of bytes"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PathPart:
+    """Marks a field that goes into the path of the URL: letters, digits, `.`, `_` and `-` only.
+
+    Attributes:
+        length: How many characters there must be; `None` is 1 to 128.
+    """
+
+    length: int | None = None
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """Check what could lead to another path."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, value: str) -> str:
+        length = f"{{{self.length}}}" if self.length else "{1,128}"
+        if re.fullmatch(rf"(?!\.)[A-Za-z0-9._-]{length}", value):
+            return value
+        characters = self.length or "1 to 128"
+        raise PydanticCustomError(
+            "path_part", f"{characters} letters, digits, dots, underscores or hyphens"
+        )
+
+
+class Request(BaseModel, Generic[ResultT]):
+    """A request that can be sent any number of times: `await client.send(request)`.
+
+    One field per field of the API, with the API's name and limits. `None` means "not given": the
+    field is left out and the API's own default holds.
+
+    Raises:
+        InvalidRequestError: A field or a rule between fields is broken; lists all of it.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+    file_parts: ClassVar[Mapping[str, FilePart]] = {}
+    path_fields: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
+        """Note once which fields are files, and which go into the path."""
+        marked = [
+            (name, mark) for name, field in cls.model_fields.items() for mark in field.metadata
+        ]
+        cls.file_parts = {name: mark for name, mark in marked if isinstance(mark, FilePart)}
+        cls.path_fields = frozenset(name for name, mark in marked if isinstance(mark, PathPart))
+
+    @property
+    def operation(self) -> Operation:
+        """The operation this request goes to."""
+        raise NotImplementedError
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _validate(
+        cls, data: object, handler: ModelWrapValidatorHandler[Request[ResultT]]
+    ) -> Request[ResultT]:
+        try:
+            request = handler(data)
+        except PydanticValidationError as error:
+            problems = [_problem(cls, detail) for detail in error.errors(include_url=False)]
+            raise InvalidRequestError(cls.__name__, problems) from None
+        if broken := list(request.broken_rules()):
+            raise InvalidRequestError(cls.__name__, broken)
+        return request
+
+    def broken_rules(self) -> Iterator[FieldProblem]:
+        """Give the rules between fields that this request breaks."""
+        yield from ()
+
+    def broken_file_rules(self, heads: Mapping[str, FileHead]) -> Iterator[FieldProblem]:
+        """Give what is wrong with the files of this request, by their first bytes.
+
+        Raises:
+            EOFError: More than these bytes is needed to tell.
+        """
+        for name, head in heads.items():
+            limits = self.file_parts[name].picture
+            if limits is not None and (problem := limits.problem(name, head)):
+                yield problem
+
+    @property
+    def credits(self) -> float | None:
+        """List price, credits (1 credit is 0.01 US dollar); `None` where no source states one."""
+        return self.operation.credits
+
+    @property
+    def path(self) -> str:
+        """Path below the base URL."""
+        return self.operation.path.format(
+            **{name: getattr(self, name) for name in self.path_fields}
+        )
+
+    def fields(self) -> Iterator[tuple[str, object]]:
+        """Give name and value of every field in the body that was given and is no file."""
+        for name in type(self).model_fields:
+            if name not in self.file_parts and name not in self.path_fields:
+                value = getattr(self, name)
+                if value is not None:
+                    yield name, value
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Give the text parts of a multipart body, in the order of the API."""
+        for name, value in self.fields():
+            match value:
+                case [*items]:
+                    for index, item in enumerate(items):
+                        for key, part in cast("Mapping[str, object]", item).items():
+                            yield f"{name}[{index}][{key}]", _text(part)
+                case _:
+                    yield name, _text(value)
+
+    def json_body(self) -> bytes:
+        """Give the body where it is JSON."""
+        return json.dumps(dict(self.fields()), ensure_ascii=False).encode()
+
+    def files(self) -> Iterator[tuple[str, FileInput]]:
+        """Give name and source of every file that was given."""
+        for name in self.file_parts:
+            if (value := getattr(self, name)) is not None:
+                yield name, value
+
+
+class WholeRequest(Request[ResultT]):
+    """A request whose answer is read whole, since it is small or has several parts."""
+
+    def read(self, answer: Answer) -> ResultT:
+        """Make the result of a successful answer.
+
+        Raises:
+            InvalidResponseError: The answer is not what this operation gives.
+        """
+        raise NotImplementedError
+
+
+class MediaRequest(Request[MediaT]):
+    """A request that is answered with one picture, sound or model, as bytes or as base64."""
+
+    media: ClassVar[type[Media]]
+
+
+class ImageRequest(MediaRequest[Image]):
+    """A request that is answered with one picture."""
+
+    media = Image
+
+
+class ResultRequest(MediaRequest[MediaT]):
+    """Asks for the result of a generation that was submitted before. Free, any number of times.
+
+    It is what `StabilityClient.submit` gives: keep it, or its `id` alone, to fetch the result from
+    wherever the same key is used.
+
+    Attributes:
+        id: The generation, 64 characters.
+        paid: List price of the submission, credits, where it is known; not sent.
+    """
+
+    id: Annotated[str, PathPart(length=64)]
+    paid: float | None = None
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, Mapping):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def _given(field: str, value: object) -> str:
+    """Describe a value without quoting what is long or may be private."""
+    if isinstance(value, str) and (len(value) > 60 or "prompt" in field):
+        return f"given {len(value)} characters"
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"given {len(value)} bytes"
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return f"given {value!r}"
+    return f"given a value of type {type(value).__name__}"
+
+
+@dataclass(slots=True)
+class _Limits:
+    """Lowest, highest, shortest and longest of a field, wherever its annotation has them."""
+
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    shortest: int | None = None
+    longest: int | None = None
+
+
+def _limits(field: FieldInfo) -> _Limits:
+    limits = _Limits()
+    pending: list[object] = [*field.metadata, field.annotation]
+    while pending:
+        item = pending.pop()
+        match item:
+            case Ge(ge=float() | int() as bound):
+                limits.low = bound
+            case Le(le=float() | int() as bound):
+                limits.high = bound
+            case MultipleOf(multiple_of=float() | int() as step):
+                limits.step = step
+            case MinLen(min_length=length):
+                limits.shortest = length
+            case MaxLen(max_length=length):
+                limits.longest = length
+            case _:
+                pending.extend(getattr(item, "metadata", ()))
+                pending.extend(getattr(item, "__metadata__", ()))
+                pending.extend(getattr(item, "__args__", ()))
+    return limits
+
+
+def _allowed(field: FieldInfo, detail: ErrorDetails) -> str:
+    """Say what a field takes."""
+    kind, limits = detail["type"], _limits(field)
+    if kind == "literal_error":
+        return str(detail.get("ctx", {})["expected"])
+    if kind.startswith("string") and limits.longest is not None:
+        return f"{limits.shortest or 0} to {limits.longest} characters"
+    if limits.low is not None:
+        number = "a whole number" if int in _types(field.annotation) else "a number"
+        multiple = f", a multiple of {limits.step:g}" if limits.step else ""
+        if limits.high is None:
+            return f"{number}, {limits.low} or more{multiple}"
+        return f"{number} from {limits.low} to {limits.high}{multiple}"
+    return detail["msg"]
+
+
+def _types(annotation: object) -> Iterator[object]:
+    yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _types(argument)
+
+
+def _problem(model: type[BaseModel], detail: ErrorDetails) -> FieldProblem:
+    name = ".".join(str(part) for part in detail["loc"]) or ""
+    top = str(detail["loc"][0]) if detail["loc"] else ""
+    if detail["type"] == "extra_forbidden":
+        return FieldProblem(name, "no such field", ", ".join(model.model_fields))
+    field = model.model_fields.get(top)
+    if detail["type"] == "missing":
+        return FieldProblem(name, "not given", "required")
+    if field is None:
+        return FieldProblem(name, _given(name, detail["input"]), detail["msg"])
+    return FieldProblem(name, _given(name, detail["input"]), _allowed(field, detail))

@@ -1,0 +1,297 @@
+"""Requests that change a picture: erase, inpaint, outpaint, replace, recolor, backgrounds.
+
+Facts: OpenAPI document of api.stability.ai and live runs, both of 2026-09-22.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from stable_async.api.base import FileInput, FilePart, ImageRequest, Operation
+from stable_async.api.fields import (
+    LARGE_PICTURE,
+    MEDIUM_PICTURE,
+    OBLONG_PICTURE,
+    GrowMask,
+    ImageFormat,
+    NegativePrompt,
+    Prompt,
+    Seed,
+    StylePreset,
+    Text,
+    UnitInterval,
+)
+from stable_async.api.results import ImageResult
+from stable_async.errors import FieldProblem
+
+__all__ = [
+    "Erase",
+    "Inpaint",
+    "LightDirection",
+    "Outpaint",
+    "RemoveBackground",
+    "ReplaceBackgroundAndRelight",
+    "SearchAndRecolor",
+    "SearchAndReplace",
+]
+
+LightDirection = Literal["left", "right", "above", "below"]
+"""Where the light of a relit picture comes from."""
+
+Margin = Annotated[int, Field(ge=0, le=2_000)]
+
+
+class Erase(ImageRequest):
+    """The picture without what the mask covers. 5 credits; the size of `image`.
+
+    Attributes:
+        image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all.
+        mask: Black keeps, white erases; resized to `image`. Without one the transparency of
+            `image` is the mask: transparent is erased.
+        grow_mask: Pixels to grow the mask by, softly, 0 to 20; the API's default is 5.
+        seed: 0 to 4294967294; 0 or not given is random.
+        output_format: The API's default is png.
+    """
+
+    operation: ClassVar = Operation(
+        id="edit_erase",
+        path="/v2beta/stable-image/edit/erase",
+        credits=5,
+        output="size of the input",
+    )
+
+    image: Annotated[FileInput, FilePart(LARGE_PICTURE)] = Field(repr=False)
+    mask: Annotated[FileInput | None, FilePart()] = Field(default=None, repr=False)
+    grow_mask: GrowMask | None = None
+    seed: Seed | None = None
+    output_format: ImageFormat | None = None
+
+
+class Inpaint(ImageRequest):
+    """The picture with what the mask covers painted anew. 5 credits; the size of `image`.
+
+    Attributes:
+        image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all.
+        prompt: 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
+        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        mask: Black keeps, white is painted; resized to `image`. Without one the transparency of
+            `image` is the mask: transparent is painted.
+        grow_mask: Pixels to grow the mask by, softly, 0 to 100; the API's default is 5.
+        seed: 0 to 4294967294; 0 or not given is random.
+        output_format: The API's default is png.
+        style_preset: A style to guide the picture towards.
+    """
+
+    operation: ClassVar = Operation(
+        id="edit_inpaint",
+        path="/v2beta/stable-image/edit/inpaint",
+        credits=5,
+        output="size of the input",
+    )
+
+    image: Annotated[FileInput, FilePart(LARGE_PICTURE)] = Field(repr=False)
+    prompt: Prompt
+    negative_prompt: NegativePrompt | None = None
+    mask: Annotated[FileInput | None, FilePart()] = Field(default=None, repr=False)
+    grow_mask: Annotated[float, Field(ge=0, le=100)] | None = None
+    seed: Seed | None = None
+    output_format: ImageFormat | None = None
+    style_preset: StylePreset | None = None
+
+
+class Outpaint(ImageRequest):
+    """The picture, gone on beyond its edges. 4 credits; the size of `image` and its new margins.
+
+    Attributes:
+        image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
+            width of 0.4 to 2.5 times the height.
+        left: Pixels to add, 0 to 2,000; best no more than `image` has in that direction. At least
+            one of the four must be more than 0, the API's default.
+        right: As `left`.
+        up: As `left`.
+        down: As `left`.
+        creativity: How much may be made up, 0 to 1; the API's default is 0.5.
+        prompt: What to paint, up to 10,000 characters.
+        seed: 0 to 4294967294; 0 or not given is random.
+        output_format: The API's default is png.
+        style_preset: A style to guide the picture towards.
+    """
+
+    operation: ClassVar = Operation(
+        id="edit_outpaint",
+        path="/v2beta/stable-image/edit/outpaint",
+        credits=4,
+        output="size of the input and its new margins",
+    )
+
+    image: Annotated[FileInput, FilePart(OBLONG_PICTURE)] = Field(repr=False)
+    left: Margin | None = None
+    right: Margin | None = None
+    up: Margin | None = None
+    down: Margin | None = None
+    creativity: UnitInterval | None = None
+    prompt: Text | None = None
+    seed: Seed | None = None
+    output_format: ImageFormat | None = None
+    style_preset: StylePreset | None = None
+
+    def broken_rules(self) -> Iterator[FieldProblem]:
+        if not (self.left or self.right or self.up or self.down):
+            allowed = "at least one of left, right, up and down above 0"
+            yield FieldProblem("", "no direction given", allowed)
+
+
+class SearchAndReplace(ImageRequest):
+    """The picture with one thing in place of another, found by words. 5 credits; size of `image`.
+
+    Attributes:
+        image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
+            width of 0.4 to 2.5 times the height.
+        prompt: What to put there, 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
+        search_prompt: What to replace, up to 10,000 characters.
+        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        grow_mask: Pixels to grow what was found by, 0 to 20; the API's default is 3.
+        seed: 0 to 4294967294; 0 or not given is random.
+        output_format: The API's default is png.
+        style_preset: A style to guide the picture towards.
+    """
+
+    operation: ClassVar = Operation(
+        id="edit_search_and_replace",
+        path="/v2beta/stable-image/edit/search-and-replace",
+        credits=5,
+        output="size of the input",
+    )
+
+    image: Annotated[FileInput, FilePart(OBLONG_PICTURE)] = Field(repr=False)
+    prompt: Prompt
+    search_prompt: Text
+    negative_prompt: NegativePrompt | None = None
+    grow_mask: GrowMask | None = None
+    seed: Seed | None = None
+    output_format: ImageFormat | None = None
+    style_preset: StylePreset | None = None
+
+
+class SearchAndRecolor(ImageRequest):
+    """The picture with one thing in another color, found by words. 5 credits; size of `image`.
+
+    Attributes:
+        image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
+            width of 0.4 to 2.5 times the height.
+        prompt: The new look, 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
+        select_prompt: What to recolor, up to 10,000 characters.
+        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        grow_mask: Pixels to grow what was found by, 0 to 20; the API's default is 3.
+        seed: 0 to 4294967294; 0 or not given is random.
+        output_format: The API's default is png.
+        style_preset: A style to guide the picture towards.
+    """
+
+    operation: ClassVar = Operation(
+        id="edit_search_and_recolor",
+        path="/v2beta/stable-image/edit/search-and-recolor",
+        credits=5,
+        output="size of the input",
+    )
+
+    image: Annotated[FileInput, FilePart(OBLONG_PICTURE)] = Field(repr=False)
+    prompt: Prompt
+    select_prompt: Text
+    negative_prompt: NegativePrompt | None = None
+    grow_mask: GrowMask | None = None
+    seed: Seed | None = None
+    output_format: ImageFormat | None = None
+    style_preset: StylePreset | None = None
+
+
+class RemoveBackground(ImageRequest):
+    """The subject of the picture on a transparent background. 5 credits; the size of `image`.
+
+    Attributes:
+        image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 4,194,304 pixels in all.
+        output_format: png (the API's default) or webp: the others have no transparency.
+    """
+
+    operation: ClassVar = Operation(
+        id="edit_remove_background",
+        path="/v2beta/stable-image/edit/remove-background",
+        credits=5,
+        output="size of the input, transparent",
+    )
+
+    image: Annotated[FileInput, FilePart(MEDIUM_PICTURE)] = Field(repr=False)
+    output_format: Literal["png", "webp"] | None = None
+
+
+class ReplaceBackgroundAndRelight(ImageRequest):
+    """The subject of the picture before another background, lit to match. 8 credits; the size of
+    `subject_image`. Asynchronous.
+
+    At least one of `background_prompt` and `background_reference` is required.
+
+    Attributes:
+        subject_image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in
+            all, a width of 0.4 to 2.5 times the height.
+        background_reference: A picture of the new background, with the limits of `subject_image`
+            but for the ratio of its sides.
+        background_prompt: The new background in words, up to 10,000 characters.
+        foreground_prompt: The subject in words, up to 10,000 characters.
+        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        preserve_original_subject: How much of the subject to keep, 0 to 1; the API's default is
+            0.6.
+        original_background_depth: How far to match the depth of the original background, 0 to 1;
+            the API's default is 0.5.
+        keep_original_background: Change the light alone. A word, not a `bool`, as the API has it;
+            its default is "false".
+        light_source_direction: Where the light comes from.
+        light_reference: A picture with the wanted light, with the limits of
+            `background_reference`.
+        light_source_strength: 0 to 1; the API's default is 0.3. Only with `light_reference` or
+            `light_source_direction`.
+        seed: 0 to 4294967294; 0 or not given is random.
+        output_format: The API's default is png.
+    """
+
+    operation: ClassVar = Operation(
+        id="edit_replace_background_and_relight",
+        path="/v2beta/stable-image/edit/replace-background-and-relight",
+        credits=8,
+        output="size of the input",
+        accept=(),
+        result=ImageResult,
+    )
+
+    subject_image: Annotated[FileInput, FilePart(OBLONG_PICTURE)] = Field(repr=False)
+    background_reference: Annotated[FileInput | None, FilePart(LARGE_PICTURE)] = Field(
+        default=None, repr=False
+    )
+    background_prompt: Text | None = None
+    foreground_prompt: Text | None = None
+    negative_prompt: NegativePrompt | None = None
+    preserve_original_subject: UnitInterval | None = None
+    original_background_depth: UnitInterval | None = None
+    keep_original_background: Literal["true", "false"] | None = None
+    light_source_direction: LightDirection | None = None
+    light_reference: Annotated[FileInput | None, FilePart(LARGE_PICTURE)] = Field(
+        default=None, repr=False
+    )
+    light_source_strength: UnitInterval | None = None
+    seed: Seed | None = None
+    output_format: ImageFormat | None = None
+
+    def broken_rules(self) -> Iterator[FieldProblem]:
+        if self.background_prompt is None and self.background_reference is None:
+            allowed = "at least one of background_prompt and background_reference"
+            yield FieldProblem("", "no background given", allowed)
+        if (
+            self.light_source_strength is not None
+            and self.light_reference is None
+            and self.light_source_direction is None
+        ):
+            given = f"given {self.light_source_strength:g}"
+            allowed = "only with light_reference or light_source_direction"
+            yield FieldProblem("light_source_strength", given, allowed)

@@ -1,0 +1,85 @@
+"""Requests that make a textured model of what a picture shows.
+
+Facts: OpenAPI document of api.stability.ai, read 2026-09-22.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from stable_async.api.base import FileInput, FilePart, MediaRequest, Operation
+from stable_async.api.fields import MEDIUM_PICTURE, Seed
+from stable_async.media import Model3D
+
+__all__ = ["Remesh", "StableFast3D", "StablePointAware3D", "TextureResolution"]
+
+TextureResolution = Literal["512", "1024", "2048"]
+"""Width and height of a texture, pixels; words, not numbers, as the API has them."""
+
+Remesh = Literal["none", "triangle", "quad"]
+"""How the surface is divided anew; `quad` suits animation."""
+
+
+class StableFast3D(MediaRequest[Model3D]):
+    """A textured model within a second. 10 credits; binary glTF.
+
+    Attributes:
+        image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 4,194,304 pixels in all.
+        texture_resolution: The API's default is 1024.
+        foreground_ratio: How much of the frame the object fills, 0.1 to 1; the API's default is
+            0.85.
+        remesh: The API's default is none.
+        vertex_count: The most vertices, up to 20,000; -1, the API's default, is no limit.
+    """
+
+    operation: ClassVar = Operation(
+        id="stable_fast_3d",
+        path="/v2beta/3d/stable-fast-3d",
+        credits=10,
+        output="binary glTF with textures",
+        accept=(),
+    )
+    media = Model3D
+
+    image: Annotated[FileInput, FilePart(MEDIUM_PICTURE)] = Field(repr=False)
+    texture_resolution: TextureResolution | None = None
+    foreground_ratio: Annotated[float, Field(ge=0.1, le=1)] | None = None
+    remesh: Remesh | None = None
+    vertex_count: Annotated[int, Field(ge=-1, le=20_000)] | None = None
+
+
+class StablePointAware3D(MediaRequest[Model3D]):
+    """A textured model with better backsides; a preview. 4 credits; binary glTF.
+
+    Attributes:
+        image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 4,194,304 pixels in all.
+        texture_resolution: The API's default is 1024.
+        foreground_ratio: Room around the object, 1 to 2, on another scale than that of
+            `StableFast3D`; the API's default is 1.3.
+        remesh: The API's default is none.
+        target_type: What `target_count` counts; the API's default is none.
+        target_count: About how many, 100 to 20,000 (1,000 to 10,000 are advised); the API's
+            default is 1,000. It takes effect with `target_type` vertex or face.
+        guidance_scale: How closely to keep to `image`, 1 to 10; the API's default is 3.
+        seed: 0 to 4294967294; 0 or not given is random.
+    """
+
+    operation: ClassVar = Operation(
+        id="stable_point_aware_3d",
+        path="/v2beta/3d/stable-point-aware-3d",
+        credits=4,
+        output="binary glTF with textures",
+        accept=(),
+    )
+    media = Model3D
+
+    image: Annotated[FileInput, FilePart(MEDIUM_PICTURE)] = Field(repr=False)
+    texture_resolution: TextureResolution | None = None
+    foreground_ratio: Annotated[float, Field(ge=1, le=2)] | None = None
+    remesh: Remesh | None = None
+    target_type: Literal["none", "vertex", "face"] | None = None
+    target_count: Annotated[int, Field(ge=100, le=20_000)] | None = None
+    guidance_scale: Annotated[float, Field(ge=1, le=10)] | None = None
+    seed: Seed | None = None

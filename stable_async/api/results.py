@@ -1,0 +1,51 @@
+"""Requests for what asynchronous operations have made.
+
+Facts: OpenAPI document of api.stability.ai and live runs, both of 2026-09-22.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from stable_async.api.base import Operation, ResultRequest
+from stable_async.media import Audio, Image
+
+__all__ = ["AudioResult", "ImageResult"]
+
+
+class ImageResult(ResultRequest[Image]):
+    """The picture of a generation. Free; kept for 24 hours, for the key that submitted it.
+
+    Attributes:
+        id: The generation, 64 characters.
+        paid: List price of the submission, credits, where it is known; not sent.
+    """
+
+    operation: ClassVar = Operation(
+        id="results",
+        path="/v2beta/results/{id}",
+        credits=0,
+        output="the finished picture",
+        method="GET",
+        accept=("*/*", "application/json"),
+    )
+    media = Image
+
+
+class AudioResult(ResultRequest[Audio]):
+    """The sound of a generation of Stable Audio 3. Free; how long it is kept is not stated.
+
+    Attributes:
+        id: The generation, 64 characters.
+        paid: List price of the submission, credits, where it is known; not sent.
+    """
+
+    operation: ClassVar = Operation(
+        id="audio_results",
+        path="/v2beta/audio/results/{id}",
+        credits=0,
+        output="the finished sound",
+        method="GET",
+        accept=("audio/*", "application/json"),
+    )
+    media = Audio

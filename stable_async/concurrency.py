@@ -1,0 +1,115 @@
+"""Many calls at a time, never more than a limit, and results as they finish."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+
+__all__ = ["map_as_completed"]
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+async def map_as_completed(
+    function: Callable[[ItemT], Awaitable[ResultT]],
+    items: Iterable[ItemT] | AsyncIterable[ItemT],
+    limit: int,
+) -> AsyncGenerator[ResultT, None]:
+    """Give `await function(item)` for every item, as they finish.
+
+    At most `limit` items are out at any time: read from `items`, with a result that was not taken
+    yet. There are never more tasks than that. An error of `items` or `function` comes out after
+    the results of what was under way then. Closing the generator cancels what is under way.
+    """
+    pool = _Pool(function, items, limit)
+    try:
+        async for result in pool.results():
+            yield result
+    finally:
+        await pool.cancel()
+
+
+class _Pool(Generic[ItemT, ResultT]):
+    """Workers that each read an item, work on it, and leave the result to be taken."""
+
+    def __init__(
+        self,
+        function: Callable[[ItemT], Awaitable[ResultT]],
+        items: Iterable[ItemT] | AsyncIterable[ItemT],
+        limit: int,
+    ) -> None:
+        self._function = function
+        self._items = _iterate(items)
+        self._limit = limit
+        self._places = asyncio.Semaphore(limit)
+        self._reading = asyncio.Lock()
+        self._exhausted = False
+        self._finished: deque[ResultT] = deque()
+        self._changed = asyncio.Event()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+
+    async def results(self) -> AsyncGenerator[ResultT, None]:
+        self._start_worker()
+        while self._workers or self._finished:
+            if self._finished:
+                yield self._finished.popleft()
+                self._places.release()
+            else:
+                self._changed.clear()
+                await self._changed.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def cancel(self) -> None:
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        await self._items.aclose()
+
+    def _start_worker(self) -> None:
+        worker = asyncio.create_task(self._work())
+        self._workers.add(worker)
+        worker.add_done_callback(self._worker_ended)
+
+    async def _work(self) -> None:
+        while True:
+            await self._places.acquire()
+            async with self._reading:
+                if self._exhausted:
+                    return
+                try:
+                    item = await anext(self._items)
+                except StopAsyncIteration:
+                    self._exhausted = True
+                    return
+                # One worker more as long as there is work: few items make few tasks.
+                if len(self._workers) < self._limit:
+                    self._start_worker()
+            self._finished.append(await self._function(item))
+            self._changed.set()
+
+    def _worker_ended(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        self._places.release()  # its last place has no result to show for it
+        if not worker.cancelled() and (error := worker.exception()) is not None:
+            self._exhausted = True
+            self._failure = self._failure or error
+        self._changed.set()
+
+
+async def _iterate(
+    items: Iterable[ItemT] | AsyncIterable[ItemT],
+) -> AsyncGenerator[ItemT, None]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item

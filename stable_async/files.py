@@ -1,0 +1,129 @@
+"""Files written whole or not at all: a temporary name beside the target, synced, then renamed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from random import getrandbits
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
+
+from anyio import to_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["AtomicFile", "Sink", "in_thread", "write_atomically"]
+
+TEMPORARY_SUFFIX = ".part"
+MOST_PIECES = 256  # per call; the system takes 1,024
+
+P = ParamSpec("P")
+T = TypeVar("T")
+KeptT = TypeVar("KeptT", covariant=True)
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a blocking function in a worker thread, and be gone only when it is.
+
+    A cancelled caller waits for the call to end before the cancellation goes on: what the
+    function uses, a file for one, may be closed right after.
+    """
+    call = asyncio.ensure_future(to_thread.run_sync(lambda: function(*args, **kwargs)))
+    try:
+        return await asyncio.shield(call)
+    except asyncio.CancelledError:
+        while not call.done():
+            try:
+                await asyncio.wait({call})
+            except asyncio.CancelledError:
+                continue
+        if not call.cancelled():
+            call.exception()  # looked at, so that asyncio does not report it as forgotten
+        raise
+
+
+class Sink(Protocol[KeptT]):
+    """Where bytes are kept: whole once `commit` was called, or not at all. Its calls may block."""
+
+    def write(self, chunks: Iterable[bytes]) -> None:
+        """Append `chunks`."""
+
+    def commit(self, last: Iterable[bytes] = ()) -> KeptT:
+        """Append `last` and keep everything for good."""
+
+    def discard(self) -> None:
+        """Forget everything; harmless after `commit`."""
+
+
+class AtomicFile:
+    """A file under a temporary name beside `path`, until `commit` gives it its name.
+
+    Its calls block: use them from a worker thread.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Write to `path`; nothing is opened before the first bytes come."""
+        self.path = Path(path)
+        self._temporary = self.path.with_name(
+            f".{self.path.name[:100]}.{getrandbits(64):016x}{TEMPORARY_SUFFIX}"
+        )
+        self._descriptor: int | None = None
+
+    def write(self, chunks: Iterable[bytes]) -> None:
+        """Append `chunks`.
+
+        Raises:
+            OSError: The folder is missing or not writable, or the disk is full.
+        """
+        descriptor = self._open()
+        # As few calls as can be: each gives up the interpreter lock and must win it back.
+        views = [memoryview(chunk) for chunk in chunks if chunk]
+        while views:
+            written = os.writev(descriptor, views[:MOST_PIECES])
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if written:
+                views[0] = views[0][written:]
+
+    def commit(self, last: Iterable[bytes] = ()) -> Path:
+        """Append `last`, sync to the disk and give the file its name, replacing one that has it.
+
+        Raises:
+            OSError: As for `write`.
+        """
+        self.write(last)
+        os.fsync(self._open())
+        self._close()
+        self._temporary.replace(self.path)
+        return self.path
+
+    def discard(self) -> None:
+        """Remove the temporary file; harmless after `commit`."""
+        self._close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._temporary, flags, 0o666)
+        return self._descriptor
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> Path:
+    """Write `chunks` to `path`, whole or not at all, and give the path.
+
+    Raises:
+        OSError: The folder is missing or not writable, or the disk is full; `path` is as it was.
+    """
+    file = AtomicFile(path)
+    try:
+        return file.commit(chunks)
+    except BaseException:
+        file.discard()
+        raise

@@ -1,0 +1,38 @@
+"""`client.results`: what asynchronous operations have made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Unpack
+
+from stable_async.api.results import AudioResult, ImageResult
+from stable_async.groups.base import Group
+
+if TYPE_CHECKING:
+    from stable_async import media
+    from stable_async.groups.base import CallOptions
+    from stable_async.media import Image
+
+__all__ = ["Results"]
+
+
+class Results(Group):
+    """Fetches what was made for the same key within the last 24 hours, once it is finished.
+
+    For one look that does not wait there is `StabilityClient.poll`.
+    """
+
+    async def get(
+        self,
+        id: str,  # noqa: A002 - the API's word
+        **options: Unpack[CallOptions],
+    ) -> Image:
+        """Wait for the picture of a generation and give it: free, any number of times."""
+        return await self._send(ImageResult(id=id), **options)
+
+    async def get_audio(
+        self,
+        id: str,  # noqa: A002 - the API's word
+        **options: Unpack[CallOptions],
+    ) -> media.Audio:
+        """Wait for the sound of a generation and give it: free, any number of times."""
+        return await self._send(AudioResult(id=id), **options)

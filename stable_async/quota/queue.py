@@ -1,0 +1,154 @@
+"""Who waits: first in, first out, round robin among tenants, interactive before bulk."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from stable_async.quota.limiter import Permit
+
+__all__ = ["BULK_TURN", "Priority", "Waiter", "WaitingRoom"]
+
+Priority = Literal["interactive", "bulk"]
+
+# While both wait, at least every eighth permit goes to a bulk request: their floor is 12.5 %.
+BULK_TURN = 8
+
+
+class Waiter:
+    """One call that waits for a permit.
+
+    Attributes:
+        priority: Its priority.
+        tenant: Whom it works for.
+        since: When it came, seconds.
+        expires: When it gives up, seconds; infinity for never.
+        future: Brings the permit.
+    """
+
+    __slots__ = ("expires", "future", "priority", "since", "tenant")
+
+    def __init__(
+        self,
+        priority: Priority,
+        tenant: str | None,
+        since: float,
+        expires: float,
+        future: asyncio.Future[Permit],
+    ) -> None:
+        """Take its place in no line yet."""
+        self.priority = priority
+        self.tenant = tenant
+        self.since = since
+        self.expires = expires
+        self.future = future
+
+
+class _Line:
+    """The waiters of one priority: one after the other from each tenant, oldest first."""
+
+    def __init__(self) -> None:
+        self._tenants: OrderedDict[str | None, OrderedDict[Waiter, None]] = OrderedDict()
+        self.length = 0
+
+    def push(self, waiter: Waiter) -> None:
+        self._tenants.setdefault(waiter.tenant, OrderedDict())[waiter] = None
+        self.length += 1
+
+    def head(self) -> Waiter:
+        return next(iter(next(iter(self._tenants.values()))))
+
+    def remove(self, waiter: Waiter) -> None:
+        waiters = self._tenants.get(waiter.tenant)
+        if waiters is None or waiter not in waiters:
+            return
+        del waiters[waiter]
+        self.length -= 1
+        if not waiters:
+            del self._tenants[waiter.tenant]
+
+    def pop(self) -> Waiter:
+        waiter = self.head()
+        self._tenants.move_to_end(waiter.tenant)
+        self.remove(waiter)
+        return waiter
+
+    def oldest(self) -> float | None:
+        heads = (next(iter(waiters)).since for waiters in self._tenants.values())
+        return min(heads, default=None)
+
+    def ahead(self, tenant: str | None) -> int:
+        """Count those who would leave before a new waiter of `tenant`."""
+        own = len(self._tenants.get(tenant, ()))
+        return sum(
+            min(len(waiters), own if name == tenant else own + 1)
+            for name, waiters in self._tenants.items()
+        )
+
+
+class WaitingRoom:
+    """All waiters, and the order in which they leave."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._interactive = _Line()
+        self._bulk = _Line()
+        # Interactive requests served since the last bulk one, while bulk ones waited.
+        self._passed_over = 0
+
+    def __len__(self) -> int:
+        """Count the waiters."""
+        return self._interactive.length + self._bulk.length
+
+    def count(self, priority: Priority) -> int:
+        """Count the waiters of `priority`."""
+        return self._line(priority).length
+
+    def push(self, waiter: Waiter) -> None:
+        """Let `waiter` wait behind the others of its priority and tenant."""
+        self._line(waiter.priority).push(waiter)
+
+    def remove(self, waiter: Waiter) -> None:
+        """Forget `waiter`; nothing if it has gone already."""
+        self._line(waiter.priority).remove(waiter)
+
+    def next_priority(self) -> Priority:
+        """Say whose turn it is; somebody must be waiting."""
+        if not self._interactive.length or (self._bulk.length and self._bulk_is_due):
+            return "bulk"
+        return "interactive"
+
+    def head(self, priority: Priority) -> Waiter:
+        """Give the next waiter of `priority` without removing it."""
+        return self._line(priority).head()
+
+    def pop(self, priority: Priority) -> Waiter:
+        """Remove the next waiter of `priority`, who gets a permit, and keep the floor's account."""
+        waiter = self._line(priority).pop()
+        if priority == "bulk":
+            self._passed_over = 0
+        elif self._bulk.length:
+            self._passed_over += 1
+        return waiter
+
+    def oldest(self) -> float | None:
+        """Give the time at which the one came who has waited longest; `None` when nobody waits."""
+        times = (self._interactive.oldest(), self._bulk.oldest())
+        return min((time for time in times if time is not None), default=None)
+
+    def ahead(self, priority: Priority, tenant: str | None) -> int:
+        """Count those who would leave before a new waiter, if nobody else came."""
+        same = self._line(priority).ahead(tenant)
+        if priority == "interactive":
+            return same + min(same // (BULK_TURN - 1), self._bulk.length)
+        return same + min((same + 1) * (BULK_TURN - 1), self._interactive.length)
+
+    @property
+    def _bulk_is_due(self) -> bool:
+        return self._passed_over >= BULK_TURN - 1
+
+    def _line(self, priority: Priority) -> _Line:
+        return self._interactive if priority == "interactive" else self._bulk

@@ -1,0 +1,1 @@
+"""The aiohttp shell: one request from permit to answer."""

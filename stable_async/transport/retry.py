@@ -1,0 +1,48 @@
+"""Which answers are tried again and when: only 429 and 500, in this layer and no other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from stable_async.errors import RateLimitError, ServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tenacity import RetryCallState
+
+    from stable_async.config import RetryPolicy
+
+__all__ = ["is_retryable", "make_retrying"]
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Tell whether the API says that trying again may help, and that nothing was billed."""
+    return isinstance(error, RateLimitError) or (
+        isinstance(error, ServerError) and error.status == 500
+    )
+
+
+def make_retrying(
+    policy: RetryPolicy, wait_after_refusal: Callable[[RateLimitError], float]
+) -> AsyncRetrying:
+    """Build the loop of attempts, once for all requests of a client.
+
+    Args:
+        policy: How many attempts, and how long to wait after a 500.
+        wait_after_refusal: Seconds to wait after a 429, before a new permit is asked for.
+    """
+    backoff = wait_random_exponential(multiplier=policy.initial_backoff, max=policy.max_backoff)
+
+    def wait(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        return wait_after_refusal(error) if isinstance(error, RateLimitError) else backoff(state)
+
+    return AsyncRetrying(
+        retry=retry_if_exception(is_retryable),
+        stop=stop_after_attempt(policy.attempts),
+        wait=wait,
+        reraise=True,
+    )

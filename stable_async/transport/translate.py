@@ -1,0 +1,61 @@
+"""The one border where errors of aiohttp and the operating system become ours."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from stable_async.errors import APIConnectionError, APITimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["harmless_cause", "translate", "translated_errors"]
+
+
+@contextmanager
+def translated_errors(*, maybe_billed: bool) -> Iterator[None]:
+    """Turn what breaks inside into `APIConnectionError` or `APITimeoutError`.
+
+    Args:
+        maybe_billed: Whether the request may have reached the server before it broke. An attempt
+            that got no connection never did.
+    """
+    try:
+        yield
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise translate(error, maybe_billed=maybe_billed) from harmless_cause(error)
+
+
+def translate(error: Exception, *, maybe_billed: bool) -> APIConnectionError:
+    """Give our error for one of aiohttp or of the operating system."""
+    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
+        maybe_billed = False
+    if isinstance(error, TimeoutError):
+        what = "no connection" if isinstance(error, aiohttp.ConnectionTimeoutError) else "no answer"
+        return APITimeoutError(f"{what} within the time limit", maybe_billed=maybe_billed)
+    return APIConnectionError(_describe(error), maybe_billed=maybe_billed)
+
+
+def _describe(error: Exception) -> str:
+    match error:
+        case aiohttp.ClientConnectorError():
+            reason = error.os_error.strerror or str(error.os_error) or type(error).__name__
+            return f"cannot connect to {error.host}:{error.port}: {reason}"
+        case aiohttp.ServerDisconnectedError():
+            return "the server closed the connection before it answered"
+        case aiohttp.ClientPayloadError():
+            return "the connection broke before the answer was whole"
+        case aiohttp.ClientResponseError():
+            # The lines after the first quote the answer's bytes.
+            reason = error.message.partition("\n")[0].rstrip(": ")
+            return f"the server's answer is not valid HTTP: {reason}"
+        case _:
+            return f"the connection broke: {str(error) or type(error).__name__}"
+
+
+def harmless_cause(error: Exception) -> Exception | None:
+    """Give the cause to show: aiohttp's response errors carry the request's headers and its key."""
+    return None if isinstance(error, aiohttp.ClientResponseError) else error
