@@ -1,0 +1,319 @@
+"""The quota as servers count it: four ways, each plain and with the clock passed in.
+
+A server counts arrivals. `Quota` shuts a key out for the penalty once its way of counting refuses
+a request; while it is shut out nothing is counted. `Worst` tells how close a stream of arrivals
+came to the ceiling in each of the four ways, at the worst phase of the server's clock, whichever
+way is enforced.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stable_async.sandbox.settings import Counting
+
+__all__ = [
+    "FixedWindow",
+    "Quota",
+    "QuotaBook",
+    "SlidingCounter",
+    "SlidingLog",
+    "TokenBucket",
+    "WayOfCounting",
+    "Worst",
+]
+
+# Every key that ever called has its own count; fuzzers invent keys without end.
+MAX_KEYS = 1_000
+# Differences of times are exact to far less than this, seconds.
+ROUNDING = 1e-9
+
+
+class WayOfCounting(Protocol):
+    """Counts the arrivals of one key. Times never go back."""
+
+    def admit(self, now: float) -> bool:
+        """Count an arrival, unless it is one too many."""
+
+    def level(self, now: float) -> float:
+        """Give what is counted now, in requests."""
+
+
+class FixedWindow:
+    """A counter that is reset on the clock."""
+
+    def __init__(self, requests: int, window: float, phase: float) -> None:
+        """Begin a window at `phase` seconds of the clock, and every `window` seconds from there."""
+        self._requests = requests
+        self._window = window
+        self._phase = phase
+        self._index = -1
+        self._count = 0
+
+    def _turn(self, now: float) -> None:
+        index = int((now - self._phase) // self._window)
+        if index != self._index:
+            self._index, self._count = index, 0
+
+    def admit(self, now: float) -> bool:
+        """Count an arrival, unless the window is full."""
+        self._turn(now)
+        if self._count >= self._requests:
+            return False
+        self._count += 1
+        return True
+
+    def level(self, now: float) -> float:
+        """Give the count of the current window."""
+        self._turn(now)
+        return self._count
+
+
+class SlidingLog:
+    """Every arrival of the last window is remembered."""
+
+    def __init__(self, requests: int, window: float, phase: float = 0.0) -> None:
+        """Remember the arrivals of the last `window` seconds; there is no phase to it."""
+        self._requests = requests
+        self._window = window
+        self._arrivals: deque[float] = deque()
+
+    def _forget(self, now: float) -> None:
+        while self._arrivals and self._arrivals[0] <= now - self._window:
+            self._arrivals.popleft()
+
+    def admit(self, now: float) -> bool:
+        """Count an arrival, unless the last window is full."""
+        self._forget(now)
+        if len(self._arrivals) >= self._requests:
+            return False
+        self._arrivals.append(now)
+        return True
+
+    def level(self, now: float) -> float:
+        """Give the arrivals of the last window."""
+        self._forget(now)
+        return len(self._arrivals)
+
+
+class SlidingCounter:
+    """Two counters: the last window counts by the share of it that is still in view."""
+
+    def __init__(self, requests: int, window: float, phase: float) -> None:
+        """Begin a window at `phase` seconds of the clock, and every `window` seconds from there."""
+        self._requests = requests
+        self._window = window
+        self._phase = phase
+        self._index = -1
+        self._previous = 0
+        self._current = 0
+
+    def _estimate(self, now: float) -> float:
+        index, into = divmod(now - self._phase, self._window)
+        turns = int(index) - self._index
+        if turns > 0:
+            self._previous = self._current if turns == 1 else 0
+            self._current = 0
+            self._index = int(index)
+        return self._previous * (1 - into / self._window) + self._current
+
+    def admit(self, now: float) -> bool:
+        """Count an arrival, unless the estimate would pass the ceiling with it."""
+        if self._estimate(now) + 1 > self._requests:
+            return False
+        self._current += 1
+        return True
+
+    def level(self, now: float) -> float:
+        """Give the estimate."""
+        return self._estimate(now)
+
+
+class TokenBucket:
+    """A bucket of tokens that fills evenly; a full one lets a whole window's requests through."""
+
+    def __init__(self, requests: int, window: float, phase: float = 0.0) -> None:
+        """Start with a full bucket; there is no phase to it."""
+        self._requests = requests
+        self._rate = requests / window
+        self._used = 0.0
+        self._at = float("-inf")
+
+    def _drain(self, now: float) -> None:
+        self._used = max(0.0, self._used - (now - self._at) * self._rate)
+        self._at = now
+
+    def admit(self, now: float) -> bool:
+        """Take a token, if there is a whole one."""
+        self._drain(now)
+        if self._used + 1 > self._requests:
+            return False
+        self._used += 1
+        return True
+
+    def level(self, now: float) -> float:
+        """Give the tokens that are out."""
+        self._drain(now)
+        return self._used
+
+
+_WAYS: dict[Counting, Callable[[int, float, float], WayOfCounting]] = {
+    "counter": SlidingCounter,
+    "log": SlidingLog,
+    "fixed": FixedWindow,
+    "bucket": TokenBucket,
+}
+
+
+class Quota:
+    """The quota of one key: a way of counting, and the time-out after a breach."""
+
+    def __init__(
+        self, counting: Counting, requests: int, window: float, penalty: float, phase: float
+    ) -> None:
+        """Count in the way named `counting`; `off` refuses nothing."""
+        self._way = None if counting == "off" else _WAYS[counting](requests, window, phase)
+        self._penalty = penalty
+        self._shut_until = float("-inf")
+        self._now = float("-inf")
+        self.worst = Worst(requests, window)
+
+    def admit(self, now: float) -> bool:
+        """Count an arrival; false when it is refused with 429."""
+        # Arrivals are stamped when their bytes come in and counted a little later, so two of
+        # them may change places; a server's clock does not run backwards either.
+        self._now = now = max(now, self._now)
+        self.worst.arrived(now)
+        if self._way is None or now < self._shut_until:
+            return self._way is None
+        if self._way.admit(now):
+            return True
+        self._shut_until = now + self._penalty
+        return False
+
+    def level(self, now: float) -> float:
+        """Give what is counted now, in requests; with counting off, the last window's arrivals."""
+        now = max(now, self._now)
+        return self.worst.in_window(now) if self._way is None else self._way.level(now)
+
+    def shut_for(self, now: float) -> float:
+        """Give the seconds for which the key is still shut out."""
+        return max(0.0, self._shut_until - now)
+
+
+class QuotaBook:
+    """The quotas of all keys, and the time-out of everybody that a test may ask for."""
+
+    def __init__(
+        self, counting: Counting, requests: int, window: float, penalty: float, phase: float
+    ) -> None:
+        """Take what `Quota` takes."""
+        self._settings = (counting, requests, window, penalty, phase)
+        self._quotas: OrderedDict[str, Quota] = OrderedDict()
+        self._all_shut_until = float("-inf")
+        self._most = dict.fromkeys(_WAYS, 0.0)
+
+    def admit(self, key: str, now: float) -> bool:
+        """Count an arrival of `key`; false when it is refused with 429."""
+        quota = self._quotas.get(key)
+        if quota is None:
+            quota = self._quotas[key] = Quota(*self._settings)
+            if len(self._quotas) > MAX_KEYS:
+                _, oldest = self._quotas.popitem(last=False)
+                self._note(oldest)
+        self._quotas.move_to_end(key)
+        admitted = quota.admit(now)
+        return admitted and now >= self._all_shut_until
+
+    def shut_all(self, until: float) -> None:
+        """Shut every key out until the time `until`."""
+        self._all_shut_until = until
+
+    def _note(self, quota: Quota) -> None:
+        for way, most in quota.worst.most().items():
+            self._most[way] = max(self._most[way], most)
+
+    def most(self) -> dict[Counting, float]:
+        """Give the most that any key had in the window, in each way, at its worst phase."""
+        for quota in self._quotas.values():
+            self._note(quota)
+        return dict(self._most)
+
+    def busiest(self, now: float) -> tuple[float, float]:
+        """Give the highest level of any key, and the longest time a key is still shut out."""
+        level = max((quota.level(now) for quota in self._quotas.values()), default=0.0)
+        shut = max((quota.shut_for(now) for quota in self._quotas.values()), default=0.0)
+        return level, max(shut, self._all_shut_until - now, 0.0)
+
+
+@dataclass(slots=True)
+class _Most:
+    log: float = 0.0
+    counter: float = 0.0
+    bucket: float = 0.0
+
+
+class Worst:
+    """The most that a stream of arrivals had in the window, for every way at its worst phase."""
+
+    def __init__(self, requests: int, window: float) -> None:
+        """Judge by a ceiling of `requests` in `window` seconds."""
+        self._requests = requests
+        self._window = window
+        self._rate = requests / window
+        self._arrivals: list[float] = []  # of the last two windows
+        self._level = 0.0
+        self._most = _Most()
+
+    def arrived(self, now: float) -> None:
+        """Take an arrival into account."""
+        arrivals = self._arrivals
+        since = now - arrivals[-1] if arrivals else float("inf")
+        self._level = max(0.0, self._level - since * self._rate) + 1
+        arrivals.append(now)
+        if arrivals[0] <= now - 4 * self._window:
+            del arrivals[: bisect_right(arrivals, now - 2 * self._window)]
+        recent = self.in_window(now)
+        most = self._most
+        most.log = max(most.log, recent)
+        most.bucket = max(most.bucket, self._level)
+        # Far over the ceiling every way is breached, and the exact figure is not worth its time.
+        far_over = recent > 4 * self._requests
+        most.counter = max(most.counter, recent if far_over else self._two_counters(now))
+
+    def in_window(self, now: float) -> float:
+        """Give the arrivals of the last window."""
+        return len(self._arrivals) - bisect_right(self._arrivals, now - self._window)
+
+    def _two_counters(self, now: float) -> float:
+        """Give the two-counter estimate at the phase that makes it largest.
+
+        While the current window's beginning moves back, the estimate falls, but for the moments
+        at which one more arrival comes into the current window or into the one before: just past
+        an arrival, or one window after it. Those are all there is to try.
+        """
+        window = self._window
+        ages = [now - at for at in reversed(self._arrivals) if now - at <= 2 * window]
+        largest = 0.0
+        for age in ages:
+            into = age if age <= window else age - window
+            current = bisect_right(ages, into + ROUNDING)
+            previous = bisect_right(ages, into + window + ROUNDING) - current
+            largest = max(largest, current + (1 - into / window) * previous)
+        return largest
+
+    def most(self) -> dict[Counting, float]:
+        """Give the most so far. A fixed window at its worst phase sees what a sliding log sees."""
+        most = self._most
+        return {
+            "counter": most.counter,
+            "log": most.log,
+            "fixed": most.log,
+            "bucket": most.bucket,
+        }

@@ -1,0 +1,215 @@
+"""What the sandbox saw: a bounded log of requests, and the figures over them."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING, overload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stable_async.sandbox.forms import Form
+    from stable_async.sandbox.settings import Counting
+
+__all__ = ["FileRecord", "RequestLog", "RequestRecord", "Statistics"]
+
+MAX_RECORDS = 10_000
+# Texts and the kept beginnings of files, of all records together.
+MAX_BYTES = 64 << 20
+FILE_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """An uploaded file.
+
+    Attributes:
+        filename: As the client sent it, decoded.
+        content_type: As the client declared it.
+        size: Bytes.
+        sha256: Of the whole content, hexadecimal.
+        content: The first bytes, at most 64 KiB: the whole file if it is no larger.
+    """
+
+    filename: str
+    content_type: str
+    size: int
+    sha256: str
+    content: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """A request as the sandbox saw it.
+
+    Attributes:
+        number: Counts from 1.
+        arrival: When its first bytes came, seconds of `time.monotonic()`.
+        method: HTTP method.
+        path: Path as sent, without the query.
+        operation: The operation's id in the facts; empty when the path has none.
+        key: Fingerprint of the API key; empty without a key. The key itself is never kept.
+        headers: Lower-case names: `accept`, `content-type`, `content-length`, `user-agent` and
+            the client identification headers.
+        fields: Text fields, as sent. A JSON body's values are JSON texts unless they are strings.
+        files: Uploaded files.
+        status: HTTP status of the answer; `None` while there is none, or when there never was.
+        dropped: How the sandbox cut the connection; empty when it did not.
+        duration: Seconds from the arrival to the end of the answer; `None` while it runs.
+        response_bytes: Bytes of the answer's body.
+        credits: What it cost.
+        seed: The seed used, the drawn one if none was given; `None` when nothing was made.
+        finish_reason: `SUCCESS`, `CONTENT_FILTERED`, or empty when nothing was made.
+        problems: The messages of an error answer.
+    """
+
+    number: int
+    arrival: float
+    method: str
+    path: str
+    operation: str = ""
+    key: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+    status: int | None = None
+    dropped: str = ""
+    duration: float | None = None
+    response_bytes: int = 0
+    credits: float = 0.0
+    seed: int | None = None
+    finish_reason: str = ""
+    problems: tuple[str, ...] = ()
+
+    def take(self, form: Form) -> None:
+        """Keep what a form holds, files up to a bound."""
+        self.fields = dict(form.texts)
+        self.files = {
+            name: FileRecord(
+                upload.filename,
+                upload.content_type,
+                upload.size,
+                upload.sha256,
+                upload.read(FILE_BYTES),
+            )
+            for name, upload in form.files.items()
+        }
+
+    def bytes_held(self) -> int:
+        """Give roughly the memory this record takes."""
+        texts = (*self.fields, *self.fields.values(), *self.headers.values(), self.path)
+        return sum(map(sys.getsizeof, texts)) + sum(
+            len(file.content) + sys.getsizeof(file.filename) + 200 for file in self.files.values()
+        )
+
+
+class RequestLog(Sequence[RequestRecord]):
+    """The last requests, oldest first. It may be read from any thread."""
+
+    def __init__(self, max_records: int = MAX_RECORDS, max_bytes: int = MAX_BYTES) -> None:
+        """Keep at most so many records, and roughly so many bytes."""
+        self._records: deque[tuple[RequestRecord, int]] = deque()
+        self._held = 0
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._lock = Lock()
+
+    def append(self, record: RequestRecord) -> None:
+        """Add a record, and forget the oldest ones beyond the bounds."""
+        size = record.bytes_held()
+        with self._lock:
+            self._records.append((record, size))
+            self._held += size
+            while len(self._records) > self._max_records or (
+                self._held > self._max_bytes and len(self._records) > 1
+            ):
+                self._held -= self._records.popleft()[1]
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._records.clear()
+            self._held = 0
+
+    def _snapshot(self) -> list[RequestRecord]:
+        with self._lock:
+            return [record for record, _ in self._records]
+
+    @overload
+    def __getitem__(self, index: int) -> RequestRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[RequestRecord]: ...
+    def __getitem__(self, index: int | slice) -> RequestRecord | list[RequestRecord]:
+        """Give a record, or a list of them."""
+        return self._snapshot()[index]
+
+    def __len__(self) -> int:
+        """Give how many records are kept."""
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[RequestRecord]:
+        """Go through the records as they are now."""
+        return iter(self._snapshot())
+
+    def __reversed__(self) -> Iterator[RequestRecord]:
+        """Go through the records as they are now, newest first."""
+        return reversed(self._snapshot())
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Figures since the sandbox started.
+
+    Attributes:
+        requests: Requests that count against the quota, refused ones included.
+        answered: How many were answered with each status.
+        refused: Those refused with 429 by the quota, not by a switch.
+        dropped: Connections cut on request.
+        broken_off: Requests whose client went away before the answer.
+        in_flight: Requests being worked on now.
+        peak_in_flight: The most at once.
+        most_in_window: The most that one key had in the quota's window, in each of the four ways
+            of counting, at the worst phase of the server's clock.
+        polls: Look-ups of asynchronous results.
+        polls_too_soon: Those that came less than 10 s after the one before.
+        credits_spent: Credits charged.
+        credits_left: The balance.
+    """
+
+    requests: int
+    answered: Mapping[int, int]
+    refused: int
+    dropped: int
+    broken_off: int
+    in_flight: int
+    peak_in_flight: int
+    most_in_window: Mapping[Counting, float]
+    polls: int
+    polls_too_soon: int
+    credits_spent: float
+    credits_left: float
+
+
+@dataclass(slots=True)
+class Tally:
+    """The counts behind `Statistics`."""
+
+    requests: int = 0
+    answered: Counter[int] = field(default_factory=Counter)
+    refused: int = 0
+    dropped: int = 0
+    broken_off: int = 0
+    in_flight: int = 0
+    peak_in_flight: int = 0
+    polls: int = 0
+    polls_too_soon: int = 0
+
+    def begin(self) -> None:
+        """Count a request in."""
+        self.requests += 1
+        self.in_flight += 1
+        self.peak_in_flight = max(self.peak_in_flight, self.in_flight)

@@ -1,0 +1,38 @@
+"""Words that make the sandbox answer as the real service answers what nobody wants to write.
+
+A word counts anywhere in a prompt (not in a negative one), or in the name of an uploaded file,
+in any case, with `:` or `-` after `sandbox`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stable_async.sandbox.fields import Parameters
+
+__all__ = ["TRIGGERS", "triggered"]
+
+TRIGGERS = {
+    "moderated": "403 content_moderation, not charged",
+    "filtered": "200 with finish reason CONTENT_FILTERED and a blurred picture, charged",
+    "language": "422 invalid_language, not charged",
+    "public-figure": "422 public_figure, not charged (pictures)",
+    "copyrighted": "422 copyrighted_content, not charged (audio)",
+    "error": "500 internal_error, not charged",
+    "drop": "the picture is made and charged, and the connection cut before the answer",
+}
+
+WORD = re.compile(rf"\bsandbox[:-]({'|'.join(TRIGGERS)})\b", re.IGNORECASE)
+
+
+def triggered(parameters: Parameters) -> set[str]:
+    """Give the trigger words of a request, without their `sandbox:`."""
+    texts = [
+        value if isinstance(value, str) else value.filename
+        for name, value in parameters.given.items()
+        if not isinstance(value, int | float) and name != "negative_prompt"
+    ]
+    texts += [prompt.text for prompt in parameters.prompts if prompt.weight > 0]
+    return {word.lower() for text in texts for word in WORD.findall(text)}
