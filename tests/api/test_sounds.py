@@ -1,0 +1,64 @@
+"""Formats of sounds are told by content, and the length of WAV files by their header."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stable_async.api.heads import FileHead
+from stable_async.api.sounds import SoundLimits, sound_format, wav_seconds
+from tests.samples import mp3, picture, wav
+
+
+def head(data: bytes, size: int | None = None) -> FileHead:
+    return FileHead(data, complete=True, size=len(data) if size is None else size)
+
+
+@given(st.integers(1, 3_000), st.sampled_from([1_000, 8_000, 44_100]))
+def test_the_length_of_a_wav_is_its_samples_over_its_rate(samples: int, rate: int) -> None:
+    data = wav(samples / rate, rate)
+    assert wav_seconds(head(data)) == pytest.approx(samples / rate)
+
+
+def test_other_chunks_may_stand_before_the_sound() -> None:
+    data = wav(3)
+    listed = data[:36] + b"LIST" + struct.pack("<I", 5) + b"abcde\0" + data[36:]
+    assert wav_seconds(head(listed)) == 3
+
+
+@pytest.mark.parametrize("length", [0, 0xFFFFFFFF])
+def test_a_stream_of_unknown_length_goes_by_the_size_of_the_file(length: int) -> None:
+    data = wav(3)
+    streamed = data[:40] + struct.pack("<I", length) + data[44:]
+    assert wav_seconds(head(streamed)) == 3
+    assert wav_seconds(FileHead(streamed, complete=False, size=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (wav(1), "wav"),
+        (mp3(1), "mp3"),
+        (b"ID3\x04" + bytes(20), "mp3"),
+        (picture(), None),
+        (picture(kind="jpeg"), None),
+        (picture(kind="webp"), None),
+        (b"", None),
+    ],
+)
+def test_the_format_is_told_by_content(data: bytes, kind: str | None) -> None:
+    assert sound_format(data) == kind
+
+
+@given(st.binary(max_size=100), st.integers(0, 60))
+def test_damage_gives_a_length_or_none_and_no_other_error(noise: bytes, keep: int) -> None:
+    data = wav(1)[:keep] + noise
+    limits = SoundLimits(6, 190)
+    limits.problem("audio", head(data))
+    try:
+        limits.problem("audio", FileHead(data, complete=False, size=None))
+    except EOFError:
+        pass

@@ -1,0 +1,76 @@
+"""Every field of every operation of the facts, against the client's models and the sandbox."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stable_async.api.base import ResultRequest
+from tests.conformance.facts import FACTS_YAML, KEYS, checks, operations, smallest
+from tests.conformance.harness import MODEL_CLASSES, MODELS, build, operations_of
+
+if TYPE_CHECKING:
+    from tests.conformance.harness import Harness
+
+SHARED_FACTS = Path(__file__).parents[3] / "shared" / "api" / "stability.yaml"
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("operation", operations())
+async def test_both_sides_take_and_refuse_what_the_facts_say(
+    harness: Harness, operation: str
+) -> None:
+    await harness.taken(operation, {}, "the smallest request")
+    for fact in operations()[operation]["fields"]:
+        for check in checks(operation, fact):
+            what = f"{check.name}: {check.what}"
+            if check.mirror_only:
+                await harness.mirror(operation, check.values, what)
+            elif check.taken:
+                await harness.taken(operation, check.values, what)
+            else:
+                await harness.refused(operation, check.values, check.name, check.what)
+
+
+@pytest.mark.parametrize("operation", operations())
+def test_every_field_of_the_facts_has_checks_of_both_kinds(operation: str) -> None:
+    for fact in operations()[operation]["fields"]:
+        assert set(fact) <= KEYS, "a kind of limit that no check knows"
+        kinds = {check.taken for check in checks(operation, fact)}
+        assert kinds == {True, False}, fact["name"]
+
+
+def test_every_operation_of_the_facts_has_a_model_and_no_model_another_one() -> None:
+    assert set(MODELS) == set(operations())
+
+
+@pytest.mark.parametrize("model", MODEL_CLASSES, ids=lambda model: model.__name__)
+def test_a_model_has_the_fields_of_its_operations_and_no_other(model: type[Any]) -> None:
+    facts = [operations()[operation.id] for operation in operations_of(model)]
+    fields = {fact["name"]: fact for operation in facts for fact in operation["fields"]}
+    own = {"paid"} if issubclass(model, ResultRequest) else set()
+    assert set(model.model_fields) == set(fields) | own
+    for name in set(fields) & set(model.model_fields):
+        assert model.model_fields[name].is_required() == fields[name]["required"], name
+
+
+@pytest.mark.parametrize("operation", operations())
+def test_an_operation_is_what_the_facts_say(operation: str) -> None:
+    fact = operations()[operation]
+    request = build(operation, smallest(operation))
+    ours = request.operation
+    assert (ours.id, ours.path, ours.method) == (operation, fact["path"], fact["method"])
+    assert ours.accept == tuple(fact["accept"])
+    assert (ours.result is not None) == fact["async"]
+    if ours.result is not None:
+        assert ours.result.operation.path == fact["results"][0]  # type: ignore[attr-defined]
+    if ours.method == "POST":
+        assert ours.body == fact["body"]
+    assert ours.organization == (fact["path"].startswith("/v1/") and operation != "v1_user_account")
+
+
+@pytest.mark.skipif(not SHARED_FACTS.exists(), reason="only where the original is at hand")
+def test_the_copy_of_the_facts_is_the_original() -> None:
+    assert FACTS_YAML.read_bytes() == SHARED_FACTS.read_bytes()

@@ -1,0 +1,43 @@
+"""Fixtures of the whole suite."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@pytest.fixture(autouse=True)
+def no_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test may reach the real service by accident."""
+    for name in ("STABILITY_API_KEY", "STABILITY_BASE_URL", "STABILITY_SHARED_QUOTA"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+async def nothing_leaks() -> AsyncIterator[None]:
+    """After the test there are as many tasks and open files or sockets as before it."""
+
+    def open_files() -> set[str]:
+        found = set()
+        for entry in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):  # the one that lists the folder
+                found.add(f"{entry.name} {entry.readlink()}")
+        return found
+
+    gc.collect()
+    files, tasks = open_files(), asyncio.all_tasks()
+    yield
+    for _ in range(20):  # a closed transport leaves its loop an iteration or two later
+        await asyncio.sleep(0)
+    gc.collect()
+    left = asyncio.all_tasks() - tasks - {asyncio.current_task()}
+    assert not left, left
+    assert not (more := open_files() - files), more

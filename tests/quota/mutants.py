@@ -1,0 +1,171 @@
+"""Rules that are wrong in one point each; the suite must catch every one of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stable_async.quota import Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class _WindowOnly(Rule):
+    """`W` instead of `W + D`."""
+
+    def __init__(self, requests: int, window: float, spread: float) -> None:
+        super().__init__(requests, window, 0.0)
+
+
+class _NoPhases(Rule):
+    """A sliding log over `W + D`: right for three of the four ways of counting."""
+
+    def earliest(self, now: float, ahead: int = 0) -> float:
+        if self.open >= self.limit:
+            return super().earliest(now, ahead)
+        self._advance(now)
+        index = self._sent + self.open + 1 - self.limit
+        times = [time for time, before in self._history if before < index]
+        return max(times, default=-1.0) + self._window + self.spread
+
+    def __init__(self, requests: int, window: float, spread: float) -> None:
+        super().__init__(requests, window, spread)
+        self._history: list[tuple[float, int]] = []
+
+    def send(self, now: float, count: int = 1) -> None:
+        self._history = [*self._history, (now, self._sent)][-self._requests - 1 :]
+        super().send(now, count)
+
+
+class _OpenIgnored(Rule):
+    """Open slots do not count until they are stamped."""
+
+    def earliest(self, now: float, ahead: int = 0) -> float:
+        held, self.open = self.open, 0
+        try:
+            return super().earliest(now, ahead)
+        finally:
+            self.open = held
+
+
+class _StampedWithThePermit(_OpenIgnored):
+    """A request counts as sent when it gets its permit, however long it takes to leave."""
+
+    def earliest(self, now: float, ahead: int = 0) -> float:
+        earliest = super().earliest(now, ahead)
+        if earliest <= now:
+            super().send(now)
+        return earliest
+
+    def send(self, now: float, count: int = 1) -> None:
+        pass
+
+
+class _ItselfForgotten(Rule):
+    """The request that asks does not count."""
+
+    def earliest(self, now: float, ahead: int = 0) -> float:
+        self.limit = self._requests + 1
+        return super().earliest(now, ahead)
+
+
+class _OnlyBelowDepartures(Rule):
+    """No boundaries just below `W` after a departure, neither past nor to come."""
+
+    def _advance(self, now: float) -> None:
+        while self._recent and self._recent[0].time + self._window <= now:
+            self._recent.popleft()
+
+    def _highest(self, ahead: int) -> float:
+        recent, self._recent = self._recent, type(self._recent)()
+        try:
+            return super()._highest(ahead)
+        finally:
+            self._recent = recent
+
+
+class _OnlyAfterDepartures(Rule):
+    """No boundaries just below a departure."""
+
+    _sending = False
+
+    def send(self, now: float, count: int = 1) -> None:
+        self._advance(now)
+        self._sending = True
+        super().send(now, count)
+        self._sending = False
+
+    def _add_line(self, boundary: float, departed: int, previous: int) -> None:
+        if not self._sending:
+            super()._add_line(boundary, departed, previous)
+
+
+class _NothingToCome(Rule):
+    """Boundaries still to come are left out."""
+
+    def _highest(self, ahead: int) -> float:
+        recent, self._recent = self._recent, type(self._recent)()
+        try:
+            return super()._highest(ahead)
+        finally:
+            self._recent = recent
+
+
+class _ShortMemory(Rule):
+    """Boundaries are forgotten `D` too early."""
+
+    def __init__(self, requests: int, window: float, spread: float) -> None:
+        super().__init__(requests, window, spread)
+        self._memory = window
+
+
+class _PrunedByHeight(Rule):
+    """A line is dropped when a later one is higher now, although it is less steep."""
+
+    def _prune(self) -> None:
+        lowest = self._sent + 1 - self._requests
+        height = float("-inf")
+        kept = []
+        for line in reversed(self._lines):
+            now = line.boundary - line.slope * max(line.departed - lowest, 0)
+            if now > height:
+                kept.append(line)
+            height = max(height, now)
+        self._lines = type(self._lines)(reversed(kept))
+        self._prune_at = len(kept) + 1
+
+
+class _HalfWeight(Rule):
+    """The window before counts half."""
+
+    def _add_line(self, boundary: float, departed: int, previous: int) -> None:
+        super()._add_line(boundary, departed, max(previous // 2, 1))
+
+
+class _BinsTooEarly(Rule):
+    """A bin counts at the time of its first departure."""
+
+    def send(self, now: float, count: int = 1) -> None:
+        width = self._window / 16
+        if now <= self._latest + width:
+            self._cached = None
+            self._sent += count
+            return
+        self._bin = 0.0
+        super().send(now, count)
+
+
+MUTANTS: dict[str, Callable[[int, float, float], Rule]] = {
+    "W instead of W + D": _WindowOnly,
+    "no phases": _NoPhases,
+    "open slots ignored": _OpenIgnored,
+    "stamped with the permit": _StampedWithThePermit,
+    "itself forgotten": _ItselfForgotten,
+    "only boundaries below departures": _OnlyBelowDepartures,
+    "no boundaries below departures": _OnlyAfterDepartures,
+    "no boundaries to come": _NothingToCome,
+    "forgotten too early": _ShortMemory,
+    "pruned by height alone": _PrunedByHeight,
+    "half the weight": _HalfWeight,
+    "bins counted too early": _BinsTooEarly,
+}

@@ -1,0 +1,189 @@
+"""The rule: exact, safe, cheap whatever the ceiling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import quota_counting as counting
+from stable_async.quota import Rule
+from stable_async.quota.rule import BINS, MARGIN
+from tests.quota import simulation
+from tests.quota.reference import worst
+from tests.quota.simulation import Scenario
+
+WINDOW = 8.0
+
+# What happens, one after the other: (pause in eighths of a second, what).
+EVENTS = st.lists(
+    st.tuples(
+        st.one_of(st.just(0), st.integers(1, 8), st.integers(1, 200)),
+        st.sampled_from(["send", "open", "stamp", "release", "wait"]),
+    ),
+    max_size=60,
+)
+
+
+@given(
+    events=EVENTS,
+    requests=st.integers(1, 9),
+    spread=st.sampled_from([0.0, 0.25, 1.0, 8.0]),
+    share=st.sampled_from([1.0, 1.0, 0.5]),
+)
+def test_the_earliest_time_is_allowed_and_no_earlier_one_is(
+    events: list[tuple[int, str]], requests: int, spread: float, share: float
+) -> None:
+    rule = Rule(requests, WINDOW, spread)
+    sent: list[float] = []
+    now = 1000.0
+    for number, (pause, what) in enumerate(events):
+        now += pause / 8
+        if number == len(events) // 2:
+            rule.limit = max(int(requests * share), 1)
+        earliest = rule.earliest(now)
+        if rule.open < rule.limit:
+            at = max(now, earliest)
+            assert worst(sent, rule.open, at, WINDOW, spread) <= rule.limit
+            if (sooner := earliest - 2 * MARGIN) >= now:
+                assert worst(sent, rule.open, sooner, WINDOW, spread) > rule.limit
+        if what in {"send", "open"} and earliest <= now:
+            if what == "open":
+                rule.open += 1
+            else:
+                rule.send(now)
+                sent.append(now)
+        elif what in {"stamp", "release"} and rule.open:
+            rule.open -= 1
+            if what == "stamp":
+                rule.send(now)
+                sent.append(now)
+        elif what == "wait" and rule.open < rule.limit:
+            now = max(now, earliest)
+
+
+@given(events=EVENTS, requests=st.integers(1, 9), ahead=st.integers(0, 30))
+def test_nobody_leaves_before_the_time_foretold_to_the_one_at_his_place(
+    events: list[tuple[int, str]], requests: int, ahead: int
+) -> None:
+    rule = Rule(requests, WINDOW, 0.25)
+    now = 1000.0
+    for pause, _ in events:
+        now += pause / 8
+        if rule.earliest(now) <= now:
+            rule.send(now)
+    foretold = rule.earliest(now, ahead)
+    for _ in range(ahead):
+        now = max(now, rule.earliest(now))
+        rule.send(now)
+    assert max(now, rule.earliest(now)) >= foretold - 1e-9
+
+
+def test_from_idle_all_leave_at_once_and_then_evenly() -> None:
+    rule = Rule(150, 10.0, 0.3)
+    left: list[float] = []
+    now = 50.0
+    while len(left) < 600:
+        now = max(now, rule.earliest(now))
+        rule.send(now)
+        left.append(now - 50.0)
+    assert left[149] == 0.0
+    assert left[150] == pytest.approx(10.3 + 10 / 150, abs=1e-5)
+    assert max(np.diff(left[150:])) < 0.45
+    assert (10 + 450 / 15) / left[-1] > 0.966
+
+
+@pytest.mark.parametrize("requests", [1, 3, 150])
+def test_rounding_never_adds_up_to_a_breach_after_decades_of_uptime(requests: int) -> None:
+    rule = Rule(requests, 10.0, 0.0)
+    left = []
+    now = 1e9 + 1 / 3
+    for _ in range(requests * 8):
+        now = max(now, rule.earliest(now))
+        rule.send(now)
+        left.append(now)
+    arrivals = np.array(left)
+    assert counting.worst_counter(arrivals, 10.0) <= requests
+    assert counting.log(arrivals, 10.0) <= requests
+
+
+@pytest.mark.parametrize("requests", [1500, 15000])
+def test_a_merged_history_is_safe_and_costs_one_bin_of_spread(requests: int) -> None:
+    scenario = Scenario(
+        requests=requests,
+        window=10.0,
+        spread=0.3,
+        shape="mixed",
+        setup=0.2,
+        lost=0.0,
+        network="shift",
+        count=3 * requests,
+        seed=1,
+    )
+    rng = np.random.default_rng(1)
+    rule = Rule(requests, 10.0, 0.3)
+    left = simulation.leave(rule, scenario, rng)
+    arrivals = simulation.travel(left, scenario, rng)
+    assert simulation.breaches(arrivals, scenario, rng) == []
+
+    steady = Rule(requests, 10.0, 0.3)
+    now = 0.0
+    for _ in range(3 * requests):
+        now = max(now, steady.earliest(now))
+        steady.send(now)
+    assert 30 / now >= 10 / (10.3 + 2 * 10 / BINS)
+
+
+@pytest.mark.parametrize("requests", [150, 1500, 15000])
+@pytest.mark.parametrize("load", [0.5, 0.9, 1.0])
+def test_what_is_remembered_does_not_grow_with_the_ceiling(requests: int, load: float) -> None:
+    rule = Rule(requests, 10.0, 0.3, max_spread=1.0)
+    rng = np.random.default_rng(3)
+    now = 0.0
+    most = 0
+    for gap in rng.exponential(10 / requests / load, min(4 * requests, 15_000)):
+        now = max(now + float(gap), rule.earliest(now))
+        rule.send(now)
+        state = rule.state()
+        most = max(most, len(state.recent) + len(state.lines))
+    assert most < 4 * BINS
+
+
+@given(events=EVENTS, requests=st.sampled_from([2, 9, 1000]))
+def test_a_restored_rule_goes_on_like_the_one_it_was_taken_from(
+    events: list[tuple[int, str]], requests: int
+) -> None:
+    rule = Rule(requests, WINDOW, 0.25)
+    now = 1000.0
+    for number, (pause, _) in enumerate(events):
+        now += pause / 8
+        if number == len(events) // 2:
+            taken = rule.state()
+            rule = Rule(requests, WINDOW, 0.25)
+            rule.restore(taken)
+            again = Rule(requests, WINDOW, 0.25)
+            again.restore(rule.state())
+            assert again.state() == taken
+        original = max(rule.earliest(now), now)
+        copy = Rule(requests, WINDOW, 0.25)
+        copy.restore(rule.state())
+        assert max(copy.earliest(now), now) == original
+        assert copy.in_window(now) == rule.in_window(now)
+        if original <= now:
+            rule.send(now, count=max(requests // 9, 1))
+
+
+def test_the_window_s_count_holds_what_is_open_and_forgets_what_is_old() -> None:
+    rule = Rule(10, 10.0, 0.3)
+    rule.send(100.0, count=3)
+    rule.open = 2
+    assert rule.in_window(109.9) == 5
+    assert rule.in_window(110.0) == 2
+
+
+def test_open_slots_that_fill_the_limit_put_off_the_next_for_a_whole_window() -> None:
+    rule = Rule(2, 10.0, 0.3)
+    rule.open = 2
+    assert rule.earliest(100.0) == pytest.approx(110.3)
+    assert rule.earliest(100.0, ahead=2) == pytest.approx(120.6)

@@ -1,0 +1,46 @@
+"""Small files for tests: pictures of any size in a few bytes, sounds of any length."""
+
+from __future__ import annotations
+
+import io
+import struct
+import wave
+import zlib
+
+import PIL.Image
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Give a PNG of that size without its pixels: enough for whoever looks at headers only."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        checked = name + data
+        return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def picture(width: int = 64, height: int = 64, kind: str = "png", mode: str = "RGB") -> bytes:
+    """Give a gray picture; `kind` is one of Pillow's names of formats."""
+    file = io.BytesIO()
+    color = 128 if mode == "L" else (128,) * len(mode)
+    PIL.Image.new(mode, (width, height), color).save(file, kind)
+    return file.getvalue()
+
+
+def wav(seconds: float, rate: int = 1_000) -> bytes:
+    """Give silence, one byte for each sample."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(1)
+        sound.setframerate(rate)
+        sound.writeframes(b"\x80" * round(seconds * rate))
+    return file.getvalue()
+
+
+def mp3(seconds: float) -> bytes:
+    """Give frames of MPEG 1 layer III, 32 kbit/s at 44.1 kHz."""
+    frame = b"\xff\xfb\x10\x00" + bytes(100)
+    return frame * round(seconds * 44_100 / 1_152)

@@ -1,0 +1,364 @@
+"""No generation is looked at more often than every ten seconds, and no paid id gets lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stable_async import (
+    APIConnectionError,
+    APIStatusError,
+    Audio,
+    AudioResult,
+    ConfigurationError,
+    ContentFilteredError,
+    Image,
+    ImageResult,
+    InvalidRequestError,
+    InvalidResponseError,
+    NotFoundError,
+    RetryPolicy,
+    StabilityClient,
+    StabilityError,
+    TextToAudio,
+    UpscaleCreative,
+    UpscaleFast,
+)
+from stable_async.polling import MAX_BROKEN_LOOKS, Polling
+from tests.raw_server import Connection, answer, raw_server
+from tests.samples import picture
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ID = "a6dc6c6e20acda010fe14d71f180658f2896ed9b4ec25aa99a6ff06c796987c4"
+REQUEST = UpscaleCreative(image=picture(), prompt="a lighthouse")
+SUBMITTED = answer(b'{"id": "%s"}' % ID.encode(), content_type="application/json")
+RUNNING = answer(
+    b'{"id": "%s", "status": "in-progress"}' % ID.encode(),
+    status="202 Accepted",
+    content_type="application/json",
+)
+FINISHED = answer(b"the picture", headers="seed: 7\r\nfinish-reason: SUCCESS\r\n")
+FILTERED = answer(b"blurred", headers="finish-reason: CONTENT_FILTERED\r\n")
+BROKEN = b""
+TORN = answer(b"the pic", length=11)
+GONE = answer(
+    b'{"id": "x", "name": "generation_not_found", "errors": ["id: expired"]}',
+    status="404 Not Found",
+    content_type="application/json",
+)
+
+
+class VirtualTime:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def clock(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        await asyncio.sleep(0)
+
+    def polling(self) -> Polling:
+        return Polling(10.0, clock=self.clock, sleep=self.sleep)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 15), st.floats(0, 25)), max_size=30),
+)
+def test_two_looks_at_a_generation_are_never_less_than_the_interval_apart(
+    calls: list[tuple[str, float, float]],
+) -> None:
+    time = VirtualTime()
+    polling = time.polling()
+    ended: dict[str, float] = {}
+
+    async def look(generation: str, duration: float) -> None:
+        assert time.now >= ended.get(generation, 0.0) + 10.0
+        time.now += duration
+        ended[generation] = time.now
+
+    async def run() -> None:
+        for generation, pause, duration in calls:
+            time.now += pause
+            await polling.once(generation, partial(look, generation, duration))
+
+    asyncio.run(run())
+
+
+async def test_the_first_look_is_an_interval_after_the_submission() -> None:
+    time = VirtualTime()
+    polling = time.polling()
+    looks: list[float] = []
+
+    async def look() -> str | None:
+        looks.append(time.now - 1_000.0)
+        return "found" if len(looks) == 3 else None
+
+    polling.rest(ID)
+    assert await polling.until_found(ID, look) == "found"
+    assert looks == [10.0, 20.0, 30.0]
+
+
+async def test_looks_of_several_waiters_share_the_interval() -> None:
+    time = VirtualTime()
+    polling = time.polling()
+    looks: list[float] = []
+
+    async def look() -> bool:
+        looks.append(time.now)
+        return True
+
+    await asyncio.gather(*(polling.once(ID, look) for _ in range(4)))
+    assert all(later - earlier >= 10.0 for earlier, later in pairwise(looks))
+
+
+async def test_generations_that_may_be_looked_at_again_are_forgotten() -> None:
+    time = VirtualTime()
+    polling = time.polling()
+    for number in range(1_000):
+        polling.rest(str(number))
+        time.now += 1.0
+    assert len(polling._next) <= 11
+
+
+async def test_broken_looks_are_made_again_until_five_in_a_row() -> None:
+    time = VirtualTime()
+    outcomes = [True] * (MAX_BROKEN_LOOKS - 1) + [False] + [True] * MAX_BROKEN_LOOKS
+
+    async def look() -> None:
+        if outcomes.pop(0):
+            raise APIConnectionError("broken", maybe_billed=True)
+
+    with pytest.raises(APIConnectionError) as caught:
+        await time.polling().until_found(ID, look)
+    assert outcomes == []
+    assert caught.value.generation_id == ID
+    assert ID in caught.value.__notes__[0]
+
+
+class Script:
+    """A server that answers one request after the other with what it was given."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.answers = list(answers)
+        self.requests: list[str] = []
+
+    async def __call__(self, connection: Connection) -> None:
+        head = await connection.head()
+        self.requests.append(head.partition(" HTTP/")[0])
+        length = head.lower().partition("content-length: ")[2].partition("\r\n")[0]
+        await connection.reader.readexactly(int(length or 0))
+        # One request for each connection, so that a broken one is not mistaken for a stale one.
+        reply = self.answers.pop(0).replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+        await connection.send(reply)
+
+
+def client_of(url: str) -> StabilityClient:
+    retry = RetryPolicy(attempts=2, initial_backoff=0)
+    return StabilityClient("sk-key", base_url=url, quota=None, retry=retry, poll_interval=0)
+
+
+POLL = f"GET /v2beta/results/{ID}"
+SUBMIT = "POST /v2beta/stable-image/upscale/creative"
+
+
+async def test_a_coroutine_submits_waits_and_gives_the_picture() -> None:
+    script = Script(SUBMITTED, RUNNING, RUNNING, FINISHED)
+    async with raw_server(script) as url, client_of(url) as client:
+        image = await client.upscale.creative(picture(), "a lighthouse")
+    assert (image.data, image.seed, image.credits) == (b"the picture", 7, 60)
+    assert script.requests == [SUBMIT, POLL, POLL, POLL]
+
+
+async def test_a_submission_is_a_request_that_another_process_can_send() -> None:
+    script = Script(SUBMITTED, RUNNING, FINISHED)
+    async with raw_server(script) as url:
+        async with client_of(url) as client:
+            submission = await client.submit(REQUEST)
+        assert (submission.id, submission.paid, submission.credits) == (ID, 60, 0)
+        stored = pickle.dumps(submission)
+        async with client_of(url) as client:
+            image = await client.send(pickle.loads(stored))
+    assert isinstance(image, Image)
+    assert image.credits == 60
+
+
+async def test_an_id_alone_is_enough_for_the_result() -> None:
+    async with raw_server(Script(RUNNING, FINISHED)) as url, client_of(url) as client:
+        image = await client.results.get(ID)
+    assert (image.data, image.credits) == (b"the picture", None)
+
+
+async def test_sounds_have_a_path_of_their_own() -> None:
+    submitted = SUBMITTED.replace(b"200 OK", b"202 Accepted")
+    sound = FINISHED.replace(b"image/png", b"audio/mpeg")
+    script = Script(submitted, sound, sound)
+    async with raw_server(script) as url, client_of(url) as client:
+        submission = await client.submit(TextToAudio(prompt="rain", model="stable-audio-3"))
+        assert isinstance(submission, AudioResult)
+        assert isinstance(await client.send(submission), Audio)
+        assert isinstance(await client.results.get_audio(ID), Audio)
+    assert script.requests == [
+        "POST /v2beta/audio/stable-audio/text-to-audio",
+        f"GET /v2beta/audio/results/{ID}",
+        f"GET /v2beta/audio/results/{ID}",
+    ]
+
+
+async def test_poll_looks_once() -> None:
+    async with raw_server(Script(RUNNING, FINISHED)) as url, client_of(url) as client:
+        assert await client.poll(ImageResult(id=ID)) is None
+        image = await client.poll(ImageResult(id=ID, paid=60))
+    assert image is not None
+    assert image.credits == 60
+
+
+async def test_a_stream_of_an_asynchronous_operation_is_the_finished_result(tmp_path: Path) -> None:
+    script = Script(SUBMITTED, RUNNING, FINISHED)
+    async with (
+        raw_server(script) as url,
+        client_of(url) as client,
+        client.stream(REQUEST) as stream,
+    ):
+        assert (stream.generation_id, stream.seed, stream.content_length) == (ID, 7, 11)
+        path = await stream.save(tmp_path / "picture.png")
+    assert path.read_bytes() == b"the picture"
+
+
+async def test_a_connection_that_breaks_while_polling_costs_nothing() -> None:
+    script = Script(SUBMITTED, BROKEN, TORN, FINISHED)
+    async with raw_server(script) as url, client_of(url) as client:
+        image = await client.send(REQUEST)
+    assert image.data == b"the picture"
+    assert script.requests == [SUBMIT, POLL, POLL, POLL]
+
+
+async def test_a_submission_that_breaks_is_never_sent_again() -> None:
+    script = Script(BROKEN)
+    async with raw_server(script) as url, client_of(url) as client:
+        with pytest.raises(APIConnectionError) as caught:
+            await client.send(REQUEST)
+    assert caught.value.maybe_billed
+    assert caught.value.generation_id is None
+
+
+async def streamed(client: StabilityClient) -> Image:
+    async with client.stream(REQUEST) as stream:
+        return await stream.read()
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(
+    ("answers", "error"),
+    [
+        ([GONE], NotFoundError),
+        ([BROKEN] * MAX_BROKEN_LOOKS, APIConnectionError),
+        ([answer(b"<html>", content_type="text/html")], InvalidResponseError),
+    ],
+)
+async def test_what_is_raised_while_polling_carries_the_id(
+    answers: list[bytes], error: type[StabilityError], streams: bool
+) -> None:
+    async with raw_server(Script(SUBMITTED, *answers)) as url, client_of(url) as client:
+        with pytest.raises(error) as caught:
+            await (streamed(client) if streams else client.send(REQUEST))
+    assert caught.value.generation_id == ID
+    assert pickle.loads(pickle.dumps(caught.value)).generation_id == ID
+
+
+async def test_a_stream_that_breaks_carries_the_id() -> None:
+    async with raw_server(Script(SUBMITTED, TORN)) as url, client_of(url) as client:
+        with pytest.raises(APIConnectionError) as caught:
+            await streamed(client)
+    assert caught.value.generation_id == ID
+
+
+async def test_errors_of_other_requests_within_a_stream_are_not_its_own() -> None:
+    async with raw_server(Script(SUBMITTED, FINISHED)) as url, client_of(url) as client:
+        with pytest.raises(APIStatusError) as caught:
+            async with client.stream(REQUEST):
+                raise APIStatusError(status=418)
+    assert caught.value.generation_id is None
+
+
+async def test_a_cancelled_wait_logs_the_id_that_nobody_has_seen(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    polled = asyncio.Event()
+
+    async def never_ready(connection: Connection) -> None:
+        head = await connection.head()
+        if head.startswith("POST"):
+            length = head.lower().partition("content-length: ")[2].partition("\r\n")[0]
+            await connection.reader.readexactly(int(length))
+            await connection.send(SUBMITTED)
+        else:
+            polled.set()
+            await connection.reader.read()
+
+    async with raw_server(never_ready) as url, client_of(url) as client:
+        waiting = asyncio.create_task(client.send(REQUEST))
+        await polled.wait()
+        waiting.cancel()
+        with caplog.at_level(logging.WARNING), pytest.raises(asyncio.CancelledError):
+            await waiting
+    assert ID in caplog.text
+
+
+async def test_a_filtered_result_is_an_error_only_for_those_who_want_it() -> None:
+    script = Script(SUBMITTED, FILTERED, SUBMITTED, FILTERED)
+    async with raw_server(script) as url, client_of(url) as client:
+        assert (await client.send(REQUEST)).filtered
+        with pytest.raises(ContentFilteredError) as caught:
+            await client.send(REQUEST, raise_on_filtered=True)
+    assert isinstance(caught.value.result, Image)
+
+
+async def test_a_synchronous_operation_cannot_be_submitted() -> None:
+    async with client_of("http://127.0.0.1:1") as client:
+        for request in (UpscaleFast(image=b"x"), TextToAudio(prompt="rain")):
+            with pytest.raises(InvalidRequestError, match="synchronous"):
+                await client.submit(request)
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b'{"id": 7}', b"no json"])
+async def test_a_submission_without_an_id_is_no_success(content: bytes) -> None:
+    script = Script(answer(content, content_type="application/json"))
+    async with raw_server(script) as url, client_of(url) as client:
+        with pytest.raises(InvalidResponseError):
+            await client.submit(REQUEST)
+
+
+async def test_an_id_of_another_kind_is_still_told_to_the_caller() -> None:
+    script = Script(answer(b'{"id": "../secret"}', content_type="application/json"))
+    async with raw_server(script) as url, client_of(url) as client:
+        with pytest.raises(InvalidRequestError) as caught:
+            await client.send(REQUEST)
+    assert caught.value.generation_id == "../secret"
+    assert script.requests == [SUBMIT]
+
+
+@pytest.mark.parametrize("identity", ["", ID[:-1], ID + "a", ID[:-3] + "/..", ID[:-1] + "?"])
+def test_an_id_is_checked_before_it_goes_into_a_url(identity: str) -> None:
+    for model in (ImageResult, AudioResult):
+        with pytest.raises(InvalidRequestError, match="64 letters"):
+            model(id=identity)
+
+
+@pytest.mark.parametrize("interval", [-1, float("inf"), float("nan")])
+def test_an_interval_that_makes_no_sense_is_refused(interval: float) -> None:
+    with pytest.raises(ConfigurationError, match="poll_interval"):
+        StabilityClient("sk-key", poll_interval=interval)

@@ -1,0 +1,276 @@
+"""Servers that misbehave: each gives its typed error in bounded time and leaks nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stable_async import (
+    APIConnectionError,
+    APITimeoutError,
+    AuthenticationError,
+    GenerateCore,
+    GenerateUltra,
+    InvalidResponseError,
+    PayloadTooLargeError,
+    RateLimitError,
+    RetryPolicy,
+    StabilityClient,
+    Timeouts,
+)
+from tests.pictures import png
+from tests.raw_server import answer, raw_server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.raw_server import Connection
+
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
+
+KEY = "sk-0123456789abcdef"
+SHORT = Timeouts(connect=1, first_byte=0.1, between_bytes=0.1)
+
+
+def client(url: str, *, attempts: int = 1, accept: str | None = None) -> StabilityClient:
+    assert accept in {None, "application/json"}
+    return StabilityClient(
+        KEY,
+        base_url=url,
+        quota=None,
+        retry=RetryPolicy(attempts=attempts, initial_backoff=0),
+        timeout=SHORT,
+        accept="application/json" if accept else None,
+    )
+
+
+async def closes_before_the_answer(connection: Connection) -> None:
+    await connection.request()
+
+
+async def closes_in_mid_header(connection: Connection) -> None:
+    await connection.request()
+    await connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: ima")
+
+
+async def closes_in_mid_body(connection: Connection) -> None:
+    await connection.request()
+    await connection.send(answer(b"half", length=1000))
+
+
+async def resets_in_mid_body(connection: Connection) -> None:
+    await connection.request()
+    await connection.send(answer(b"half", length=1000))
+    connection.writer.transport.abort()
+
+
+async def closes_in_mid_chunk(connection: Connection) -> None:
+    await connection.request()
+    await connection.send(
+        b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"400\r\nnot that many"
+    )
+
+
+async def is_not_http(connection: Connection) -> None:
+    await connection.request()
+    await connection.send(b"220 mail.example ESMTP\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "misbehaves",
+    [
+        closes_before_the_answer,
+        closes_in_mid_header,
+        closes_in_mid_body,
+        resets_in_mid_body,
+        closes_in_mid_chunk,
+        is_not_http,
+    ],
+)
+async def test_a_broken_answer_may_have_been_billed_and_is_not_tried_again(
+    misbehaves: object,
+) -> None:
+    connections = 0
+
+    async def serve(connection: Connection) -> None:
+        nonlocal connections
+        connections += 1
+        assert callable(misbehaves)
+        await misbehaves(connection)
+
+    async with raw_server(serve) as url, client(url, attempts=3) as one:
+        with pytest.raises(APIConnectionError) as caught:
+            await one.generate.core("a lighthouse")
+    assert caught.value.maybe_billed
+    assert connections == 1
+
+
+async def test_a_short_body_never_becomes_a_file(tmp_path: Path) -> None:
+    async with raw_server(closes_in_mid_body) as url, client(url) as one:
+        with pytest.raises(APIConnectionError):
+            async with one.stream(GenerateCore(prompt="x")) as stream:
+                await stream.save(tmp_path / "picture.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_server_that_is_not_there_has_billed_nothing() -> None:
+    async with raw_server(closes_before_the_answer) as url:
+        pass
+    async with client(url) as one:
+        with pytest.raises(APIConnectionError) as caught:
+            await one.generate.core("x")
+    assert not caught.value.maybe_billed
+    assert "cannot connect to 127.0.0.1" in str(caught.value)
+
+
+async def test_a_server_that_never_answers_times_out() -> None:
+    async def never_answers(connection: Connection) -> None:
+        await connection.request()
+        await asyncio.Event().wait()
+
+    async with raw_server(never_answers) as url, client(url) as one:
+        with pytest.raises(APITimeoutError) as caught:
+            await one.generate.core("x")
+    assert caught.value.maybe_billed
+
+
+async def test_a_trickle_of_single_bytes_times_out() -> None:
+    async def trickles(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(answer(b"", length=1000))
+        while True:
+            await connection.send(b"x")
+            await asyncio.sleep(0.01)
+
+    async with raw_server(trickles) as url, client(url) as one:
+        with pytest.raises(APITimeoutError, match="stalled"):
+            await one.generate.core("x")
+
+
+async def test_a_server_that_takes_no_upload_times_out() -> None:
+    async def does_not_read(connection: Connection) -> None:
+        connection.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.Event().wait()
+
+    async with raw_server(does_not_read) as url, client(url) as one:
+        with pytest.raises(APITimeoutError):
+            await one.generate.ultra("x", image=png(9_000_000), strength=0.5)
+
+
+async def test_an_answer_longer_than_it_says_is_an_error_that_quotes_none_of_it() -> None:
+    async def sends_too_much(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(answer(b"picture and more", length=7))
+
+    async with raw_server(sends_too_much) as url, client(url) as one:
+        with pytest.raises(APIConnectionError, match="not valid HTTP") as caught:
+            await one.generate.core("x")
+    assert "picture" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "audio/mpeg", "", "image"])
+async def test_another_content_type_is_no_picture(content_type: str) -> None:
+    async def serve(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(answer(content_type=content_type))
+
+    async with raw_server(serve) as url, client(url) as one:
+        with pytest.raises(InvalidResponseError, match="content type"):
+            await one.generate.core("x")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"not json",
+        b'{"image": "aGVsbG8=", "seed": 1',
+        b'{"image": "aGVs',
+        b'{"image": "???", "seed": 1}',
+        b'{"seed": 1}',
+        b"[]",
+        b"",
+        b'{"inner": {"image": "aGVsbG8="}}',
+        b"{" + b" " * 100_000,
+    ],
+)
+async def test_json_that_is_not_what_it_should_be_is_an_invalid_response(body: bytes) -> None:
+    async def serve(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(answer(body, content_type="application/json; type=image/png"))
+
+    async with raw_server(serve) as url, client(url, accept="application/json") as one:
+        with pytest.raises(InvalidResponseError):
+            await one.generate.core("x")
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        ("413 Payload Too Large", PayloadTooLargeError),
+        ("401 Unauthorized", AuthenticationError),
+        ("429 Too Many Requests", RateLimitError),
+    ],
+)
+@pytest.mark.parametrize("then", ["closes", "waits"])
+async def test_an_answer_before_the_upload_is_over_is_understood_and_ends_it(
+    status: str, error: type[Exception], then: str
+) -> None:
+    read = 0
+
+    async def answers_early(connection: Connection) -> None:
+        nonlocal read
+        await connection.head()
+        await connection.send(answer(b"{}", status=status, content_type="application/json"))
+        if then == "closes":
+            return
+        while chunk := await connection.reader.read(65536):
+            read += len(chunk)
+
+    async with raw_server(answers_early) as url, client(url) as one:
+        with pytest.raises(error):
+            await one.generate.ultra("x", image=png(9_000_000), strength=0.5)
+    assert read < 9_000_000
+
+
+async def test_a_stream_left_early_closes_its_connection_and_says_nothing() -> None:
+    closed = asyncio.Event()
+
+    async def endless(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(answer(b"x" * 100_000, length=10**9))
+        try:
+            while True:
+                await connection.send(b"x" * 100_000)
+        except ConnectionError:
+            closed.set()
+
+    async with raw_server(endless) as url, client(url) as one:
+        async with one.stream(GenerateCore(prompt="x")) as stream:
+            async for _ in stream:
+                break
+        await closed.wait()
+
+
+async def test_a_call_cancelled_while_it_uploads_leaves_nothing_behind(tmp_path: Path) -> None:
+    source = tmp_path / "in.png"
+    source.write_bytes(png(5_000_000))
+    begun = asyncio.Event()
+
+    async def reads_slowly(connection: Connection) -> None:
+        await connection.head()
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with raw_server(reads_slowly) as url, client(url) as one:
+        for image in (source, io.BytesIO(png(5_000_000)), iter([png(100_000)] * 50)):
+            begun.clear()
+            request = GenerateUltra(prompt="x", image=image, strength=0.5)
+            call = asyncio.create_task(one.send(request))
+            await begun.wait()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call

@@ -1,0 +1,175 @@
+"""Results as they come: in bounded memory, off the event loop, under uvloop as well."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import threading
+import tracemalloc
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stable_async import GenerateCore, GenerateUltra, StabilityClient
+from stable_async.api.base64_json import Base64Field
+from tests.pictures import PNG_HEAD
+from tests.raw_server import answer, raw_server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+from tests.raw_server import Connection
+
+KEY = "sk-0123456789abcdef"
+MIB = 1024 * 1024
+
+
+def client(url: str, accept: str | None = None) -> StabilityClient:
+    return StabilityClient(
+        KEY, base_url=url, quota=None, accept="application/json" if accept else None
+    )
+
+
+def json_answer(picture: bytes) -> bytes:
+    fields = {"seed": 7, "image": base64.b64encode(picture).decode(), "finish_reason": "SUCCESS"}
+    return answer(json.dumps(fields).encode(), content_type="application/json; type=image/png")
+
+
+@pytest.mark.parametrize("accept", [None, "application/json"])
+async def test_a_picture_in_memory_is_held_once(accept: str | None) -> None:
+    size = 12 * MIB
+    whole = json_answer(bytes(size)) if accept else answer(bytes(size))
+
+    async def serve(connection: Connection) -> None:
+        await connection.request()
+        for start in range(0, len(whole), MIB):
+            await connection.send(whole[start : start + MIB])
+
+    async with raw_server(serve) as url, client(url, accept) as one:
+        tracemalloc.start()
+        try:
+            image = await one.generate.core("x")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert image.data == bytes(size)
+    # One picture, the chunks under way on both sides, and what the buffer grows by.
+    assert peak < 1.25 * size + 5 * MIB
+
+
+@pytest.mark.parametrize("accept", [None, "application/json"])
+async def test_a_picture_to_disk_is_never_held_whole(accept: str | None, tmp_path: Path) -> None:
+    size = 24 * MIB
+    whole = json_answer(bytes(size)) if accept else answer(bytes(size))
+
+    async def serve(connection: Connection) -> None:
+        await connection.request()
+        for start in range(0, len(whole), MIB):
+            await connection.send(whole[start : start + MIB])
+
+    async with raw_server(serve) as url, client(url, accept) as one:
+        tracemalloc.start()
+        try:
+            async with one.stream(GenerateCore(prompt="x")) as stream:
+                path = await stream.save(tmp_path / "picture.png")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert path.read_bytes() == bytes(size)
+    assert peak < size / 2
+
+
+async def test_nobody_taking_the_chunks_holds_the_server_back() -> None:
+    sent = 0
+
+    async def serve(connection: Connection) -> None:
+        nonlocal sent
+        await connection.request()
+        await connection.send(answer(b"", length=64 * MIB))
+        for _ in range(64):
+            await connection.send(bytes(MIB))
+            sent += 1
+
+    received = 0
+    async with (
+        raw_server(serve) as url,
+        client(url) as one,
+        one.stream(GenerateCore(prompt="x")) as stream,
+    ):
+        chunks = aiter(stream)
+        await anext(chunks)
+        before = -1
+        while before < sent:  # until the connection is full
+            before = sent
+            await asyncio.sleep(0.05)
+        assert sent < 32
+        async for chunk in chunks:
+            received += len(chunk)
+    assert received > 63 * MIB
+
+
+class WatchedFile(io.BytesIO):
+    """Refuses to be read on the event loop."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        assert threading.current_thread() is not threading.main_thread()
+        return super().read(size)
+
+
+async def test_files_are_read_off_the_event_loop() -> None:
+    async def serve(connection: Connection) -> None:
+        assert PNG_HEAD in await connection.request()
+        await connection.send(answer())
+
+    async with raw_server(serve) as url, client(url) as one:
+        await one.generate.ultra("x", image=WatchedFile(PNG_HEAD + bytes(MIB)), strength=0.5)
+
+
+def test_everything_works_on_uvloop(tmp_path: Path) -> None:
+    async def serve(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.send(answer(bytes(3 * MIB)))
+
+    async def main() -> None:
+        source = tmp_path / "in.png"
+        source.write_bytes(PNG_HEAD + bytes(MIB))
+        async with raw_server(serve) as url, StabilityClient(KEY, base_url=url) as one:
+            requests = (GenerateCore(prompt="x", seed=number) for number in range(20))
+            outcomes = [outcome async for outcome in one.map(requests, max_in_flight=4)]
+            assert all(outcome.error is None for outcome in outcomes)
+            request = GenerateUltra(prompt="x", image=source, strength=0.5)
+            async with one.stream(request) as stream:
+                saved = await stream.save(tmp_path / "out.png")
+            assert saved.stat().st_size == 3 * MIB
+
+    uvloop.run(main())
+
+
+@given(
+    data=st.binary(max_size=500),
+    cuts=st.lists(st.integers(0, 1000), max_size=12),
+    escaped=st.booleans(),
+    before=st.booleans(),
+)
+def test_base64_in_json_decodes_however_it_is_cut(
+    data: bytes, cuts: list[int], escaped: bool, before: bool
+) -> None:
+    text = json.dumps(base64.b64encode(data).decode())
+    if escaped:
+        text = text.replace("/", "\\/")
+    rest = '"seed": 7, "finish_reason": "SUCCESS"'
+    body = (f'{{{rest}, "image": {text}}}' if before else f'{{"image":{text}, {rest}}}').encode()
+    field = Base64Field("image")
+    decoded = b""
+    edges = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
+    for start, end in pairwise(edges):
+        decoded += field.feed(body[start:end])
+    assert field.finish() == {"seed": 7, "finish_reason": "SUCCESS"}
+    assert decoded == data
