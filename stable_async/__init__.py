@@ -4,8 +4,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from stable_async._version import __version__
-from stable_async.api.base import FileInput, Request, ResultRequest
-from stable_async.client import Outcome, StabilityClient
 from stable_async.config import Quota, RetryPolicy, Timeouts
 from stable_async.errors import (
     APIConnectionError,
@@ -31,8 +29,6 @@ from stable_async.errors import (
     UnprocessableError,
     WrongEventLoopError,
 )
-from stable_async.media import Audio, Image, Model3D
-from stable_async.transport.downloads import MediaStream
 
 if TYPE_CHECKING:
     from stable_async.api.account import (
@@ -43,6 +39,7 @@ if TYPE_CHECKING:
         Organization,
     )
     from stable_async.api.audio import AudioInpaint, AudioToAudio, TextToAudio
+    from stable_async.api.base import FileInput, Request, ResultRequest
     from stable_async.api.control import (
         ControlSketch,
         ControlStructure,
@@ -76,6 +73,9 @@ if TYPE_CHECKING:
         V1TextToImage,
         V1Upscale,
     )
+    from stable_async.client import Outcome, StabilityClient
+    from stable_async.media import Audio, Image, Model3D
+    from stable_async.transport.downloads import MediaStream
 
 __all__ = [
     "APIConnectionError",
@@ -152,13 +152,13 @@ __all__ = [
     "__version__",
 ]
 
-# The request models by the module of `stable_async.api` they are in. Each takes a millisecond to
-# build, so they are loaded when they are first asked for (PEP 562).
-_MODELS = {
-    "account": ("Account", "AccountBalance", "AccountDetails", "Balance", "Organization"),
-    "audio": ("AudioInpaint", "AudioToAudio", "TextToAudio"),
-    "control": ("ControlSketch", "ControlStructure", "ControlStyle", "StyleTransfer"),
-    "edit": (
+# What is loaded when it is first asked for (PEP 562), by the module it is in: aiohttp and pydantic
+# take a fifth of a second, and each request model a millisecond.
+_LAZY = {
+    "api.account": ("Account", "AccountBalance", "AccountDetails", "Balance", "Organization"),
+    "api.audio": ("AudioInpaint", "AudioToAudio", "TextToAudio"),
+    "api.control": ("ControlSketch", "ControlStructure", "ControlStyle", "StyleTransfer"),
+    "api.edit": (
         "Erase",
         "Inpaint",
         "Outpaint",
@@ -167,11 +167,16 @@ _MODELS = {
         "SearchAndRecolor",
         "SearchAndReplace",
     ),
-    "generate": ("GenerateCore", "GenerateSD3", "GenerateUltra"),
-    "model3d": ("StableFast3D", "StablePointAware3D"),
-    "results": ("AudioResult", "ImageResult"),
-    "upscale": ("UpscaleConservative", "UpscaleCreative", "UpscaleCreativeResult", "UpscaleFast"),
-    "v1": (
+    "api.generate": ("GenerateCore", "GenerateSD3", "GenerateUltra"),
+    "api.model3d": ("StableFast3D", "StablePointAware3D"),
+    "api.results": ("AudioResult", "ImageResult"),
+    "api.upscale": (
+        "UpscaleConservative",
+        "UpscaleCreative",
+        "UpscaleCreativeResult",
+        "UpscaleFast",
+    ),
+    "api.v1": (
         "Engine",
         "TextPrompt",
         "V1Engines",
@@ -180,15 +185,19 @@ _MODELS = {
         "V1TextToImage",
         "V1Upscale",
     ),
+    "api.base": ("FileInput", "Request", "ResultRequest"),
+    "client": ("Outcome", "StabilityClient"),
+    "media": ("Audio", "Image", "Model3D"),
+    "transport.downloads": ("MediaStream",),
 }
-_MODULES = {name: module for module, names in _MODELS.items() for name in names}
+_MODULES = {name: module for module, names in _LAZY.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
-    """Load the module of a request model."""
+    """Load the module of a public name."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"stable_async.api.{_MODULES[name]}"), name)
+    value: object = getattr(import_module(f"stable_async.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

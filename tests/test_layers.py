@@ -65,7 +65,7 @@ def test_imports_point_down(path: Path) -> None:
 
 
 def test_importing_the_package_loads_no_extra() -> None:
-    code = "import sys, stable_async; print(*sys.modules)"
+    code = "import sys; from stable_async import StabilityClient; print(*sys.modules)"
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -80,3 +80,11 @@ def test_everything_exported_is_there_and_sorted() -> None:
     assert stable_async.__all__ == sorted(stable_async.__all__)
     for name in stable_async.__all__:
         assert hasattr(stable_async, name)
+
+
+def test_importing_the_package_alone_loads_neither_aiohttp_nor_pydantic() -> None:
+    code = "import sys, stable_async; print(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"aiohttp", "pydantic", "tenacity", "anyio"} & set(output)
