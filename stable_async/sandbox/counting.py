@@ -289,7 +289,8 @@ class Worst:
 
     def in_window(self, now: float) -> float:
         """Give the arrivals of the last window."""
-        return len(self._arrivals) - bisect_right(self._arrivals, now - self._window)
+        since = now - self._window + ROUNDING
+        return len(self._arrivals) - bisect_right(self._arrivals, since)
 
     def _two_counters(self, now: float) -> float:
         """Give the two-counter estimate at the phase that makes it largest.
@@ -299,10 +300,10 @@ class Worst:
         an arrival, or one window after it. Those are all there is to try.
         """
         window = self._window
-        ages = [now - at for at in reversed(self._arrivals) if now - at <= 2 * window]
+        ages = [now - at for at in reversed(self._arrivals) if now - at < 2 * window - ROUNDING]
         largest = 0.0
         for age in ages:
-            into = age if age <= window else age - window
+            into = age if age < window - ROUNDING else max(0.0, age - window)
             current = bisect_right(ages, into + ROUNDING)
             previous = bisect_right(ages, into + window + ROUNDING) - current
             largest = max(largest, current + (1 - into / window) * previous)

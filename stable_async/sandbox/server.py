@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
+from stable_async.sandbox.answers import refused
 from stable_async.sandbox.control import MAX_BODY, control, is_control
 from stable_async.sandbox.forms import BodyError
 from stable_async.sandbox.records import RequestRecord
+from stable_async.sandbox.refusals import refusal
 from stable_async.sandbox.service import CLIENT_HEADERS, Call, Service
 
 if TYPE_CHECKING:
@@ -42,6 +45,26 @@ class _Protocol(RequestHandler):
         if self.arrival is None:
             self.arrival = time.monotonic()
         super().data_received(data)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP like any other bad request, without a traceback in the log."""
+        if status >= 500:
+            return super().handle_error(request, status, exc, message)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer was already begun")
+        problem = refusal(status, "v2", "request: is no valid HTTP", name="bad_request")
+        answer = refused(problem, "v2", secrets.token_hex(16))
+        response = web.Response(
+            status=status, body=answer.body, headers=answer.headers, content_type="application/json"
+        )
+        response.force_close()
+        return response
 
 
 class _WebServer(web.Server):

@@ -12,6 +12,8 @@ import pytest
 from PIL import Image, ImageChops
 
 from stable_async.sandbox import Sandbox, SandboxSettings
+from stable_async.sandbox.fields import Parameters
+from stable_async.sandbox.service import Service
 from tests.sandbox.support import BOUNDARY, OPERATIONS, Caller, File, multipart, picture
 
 if TYPE_CHECKING:
@@ -416,3 +418,23 @@ async def test_rules_across_fields_hold_both_ways(
     reply = await caller.operate(OPERATIONS[operation], {**base, **bad})
     assert reply.status == 400
     assert re.search(rf'["; ]{field}: ', reply.body.decode())
+
+
+async def test_observed_latencies_are_those_that_were_seen_give_or_take() -> None:
+    service = Service(SandboxSettings(latency="observed"))
+    for model, seen in (("sd3.5-flash", 3.4), ("sd3.5-medium", 5.4), ("sd3.5-large", 10.6)):
+        times = [service._latency(SD3, Parameters(given={"model": model})) for _ in range(20)]
+        assert all(0.85 * seen <= latency <= 1.15 * seen for latency in times)
+        assert len(set(times)) == 20
+    untimed = OPERATIONS["stable_audio_text_to_audio"]
+    assert service._latency(untimed, Parameters()) >= 8.5
+    service.close()
+
+
+async def test_audio_may_be_larger_and_says_its_own_limit(caller: Caller) -> None:
+    path = OPERATIONS["stable_audio_2_inpaint"].path
+    content_type = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
+    for size, said in ((11_000_000, 400), (50_000_001, 413)):
+        reply = await caller.send("POST", path, b"x" * size, content_type)
+        assert reply.status == said
+    assert reply.errors == ["body: payloads cannot be larger than 50MB in size"]

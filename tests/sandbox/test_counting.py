@@ -90,6 +90,16 @@ def test_a_burst_of_n_is_admitted_from_idle_and_one_more_is_not(counting: Counti
     ]
 
 
+@pytest.mark.parametrize("counting", get_args(Counting))
+def test_the_level_is_what_is_counted_now(counting: Counting) -> None:
+    quota = Quota(counting, N, W, penalty=60, phase=4)
+    for now in (100.0, 100.5, 101.0):
+        quota.admit(now)
+    expected = {"bucket": 3 - 1.0 * N / W, "counter": 3, "fixed": 3, "log": 3, "off": 3}
+    assert quota.level(101.0) == expected[counting]
+    assert quota.level(101.0 + 2 * W) == 0
+
+
 @pytest.mark.parametrize("counting", ["counter", "log", "fixed", "bucket"])
 def test_a_breach_shuts_the_key_out_for_the_whole_penalty(counting: Counting) -> None:
     quota = Quota(counting, N, W, penalty=60, phase=3)
@@ -145,6 +155,19 @@ def test_the_worst_phase_is_found_without_a_grid(of: list[float]) -> None:
     assert most["log"] == log
     # Far over the ceiling only a lower bound is given.
     assert most["counter"] == pytest.approx(expected, abs=1e-4) or most["log"] > 4 * N
+
+
+@pytest.mark.parametrize("rate", [3, 7, 15])
+def test_arrivals_at_exactly_the_rate_are_one_too_many_for_two_counters_only(rate: int) -> None:
+    worst = Worst(10 * rate, 10.0)
+    for number in range(40 * rate):
+        worst.arrived(1000 + number / rate)
+    assert worst.most() == {
+        "counter": pytest.approx(10 * rate + 1),
+        "log": 10 * rate,
+        "fixed": 10 * rate,
+        "bucket": pytest.approx(1),
+    }
 
 
 @given(gaps)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import re
 import tracemalloc
 from typing import TYPE_CHECKING
@@ -32,23 +31,21 @@ HEAD = (
 
 @pytest.fixture(autouse=True)
 def no_faults_are_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """aiohttp answers 500 and logs it when a handler raises."""
-    caplog.set_level(logging.ERROR)
+    """aiohttp answers 500 and logs a traceback when a handler raises."""
     yield
-    assert not [record for record in caplog.records if "Unhandled" in record.message]
-    assert not [record for record in caplog.records if record.exc_info]
+    assert not [record for record in caplog.get_records("call") if record.exc_info]
 
 
-async def exchange(url: str, data: bytes, *, patience: float = 5.0) -> bytes:
-    """Send bytes, end the sending, and give what comes back until the connection is closed."""
+async def exchange(url: str, data: bytes) -> bytes:
+    """Send bytes and give the beginning of what comes back, if anything does in a moment."""
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
-        async with asyncio.timeout(patience):
-            writer.write(data)
-            writer.write_eof()
-            return await reader.read()
-    except ConnectionError:
+        writer.write(data)
+        # Some requests are not whole, and the server rightly waits for the rest.
+        async with asyncio.timeout(0.05):
+            return await reader.read(1000)
+    except (ConnectionError, TimeoutError):
         return b""
     finally:
         writer.close()
@@ -120,6 +117,12 @@ async def test_malformed_requests_get_an_answer_or_an_end(sandbox: Sandbox, data
     assert not faults(await exchange(sandbox.url, data))
     async with aiohttp.ClientSession() as session:
         assert (await Caller(session, sandbox.url).core("")).status == 400
+
+
+async def test_what_is_no_http_is_a_bad_request_like_any_other(sandbox: Sandbox) -> None:
+    answer = await exchange(sandbox.url, b"GET / HTTP/1.1\r\nBad Header: x\r\n\r\n")
+    assert statuses(answer) == [400]
+    assert b'"name": "bad_request", "errors": ["request: is no valid HTTP"]' in answer
 
 
 async def test_a_declared_size_over_the_limit_is_refused_before_the_body_comes(
