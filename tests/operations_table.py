@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import re
-import typing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from stable_async.api.account import AccountBalance, AccountDetails
 from stable_async.api.audio import AudioInpaint, AudioToAudio, TextToAudio
@@ -99,13 +98,15 @@ TAGS = {
 def operations_of(model: type[Request[Any]]) -> tuple[Operation, ...]:
     """Give the operations of a model: one, or one for each generation of Stable Audio."""
     several: tuple[Operation, ...] | None = getattr(model, "operations", None)
-    return several or (typing.cast("Operation", model.operation),)
+    return several or (cast("Operation", model.operation),)
 
 
 def link(group: str, operation: Operation) -> str:
     """Give the address of an operation's documentation."""
     if "stable-audio-2/" in operation.path:
         tag = "Stable-Audio-2"
+    elif operation.path.endswith("/result/{id}"):
+        tag = "Results"
     elif group not in TAGS or "/audio/" in operation.path:
         return REFERENCE
     else:
@@ -130,10 +131,10 @@ def price(model: type[Request[Any]], operation: Operation) -> str:
     prices = set()
     for name in models:
         for steps in (None, 30, 100):
-            values = {"model": name, "steps": steps} if "steps" in model.model_fields else {"model": name}
             # Built unchecked: the price needs neither prompt nor files.
+            values: dict[str, Any] = {"model": name, "steps": steps}
             request = model.model_construct(**values)
-            if request.operation.id == operation.id:
+            if request.operation.id == operation.id and request.credits is not None:
                 prices.add(request.credits)
     return f"{min(prices):g} to {max(prices):g}"
 

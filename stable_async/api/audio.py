@@ -56,13 +56,12 @@ _LIMITS: dict[AudioModel, _Limits] = {
 }
 
 
-def _beyond_model(model: AudioModel, **given: float | None) -> Iterator[FieldProblem]:
-    """Give which of `given`, steps or seconds, one model does not take though another does."""
-    limits = _LIMITS[model]
-    for name, value in given.items():
-        low, high = limits.steps if name == "steps" else (0, limits.seconds)
-        if value is not None and not low <= value <= high:
-            yield FieldProblem(name, f"given {value:g}", f"{low} to {high} with {model}")
+def _too_long(model: AudioModel, **seconds: float | None) -> Iterator[FieldProblem]:
+    """Give which of `seconds` one model does not take though another does."""
+    longest = _LIMITS[model].seconds
+    for name, value in seconds.items():
+        if value is not None and value > longest:
+            yield FieldProblem(name, f"given {value:g}", f"up to {longest} seconds with {model}")
 
 
 class _GenerateAudio(MediaRequest[Audio]):
@@ -99,11 +98,14 @@ class _GenerateAudio(MediaRequest[Audio]):
 
     def broken_rules(self) -> Iterator[FieldProblem]:
         model = self.model or "stable-audio-2"
-        yield from _beyond_model(model, duration=self.duration, steps=self.steps)
+        yield from _too_long(model, duration=self.duration)
+        fewest, most = _LIMITS[model].steps
+        if self.steps is not None and not fewest <= self.steps <= most:
+            yield FieldProblem("steps", f"given {self.steps}", f"{fewest} to {most} with {model}")
 
 
 class TextToAudio(_GenerateAudio):
-    """A sound from words. 20 to 26 credits; 44.1 kHz stereo, up to 190 s, 380 s with version 3.
+    """A sound from words. 18.8 to 26 credits; 44.1 kHz stereo, up to 190 s, 380 s with version 3.
 
     Asynchronous with stable-audio-3.
 
@@ -138,7 +140,7 @@ class TextToAudio(_GenerateAudio):
 
 
 class AudioToAudio(_GenerateAudio):
-    """A sound from words and another sound. 20 to 26 credits; 44.1 kHz stereo, up to 190 s, 380 s
+    """A sound from words and another sound. 18.8 to 26 credits; 44.1 kHz stereo, up to 190 s, 380 s
     with version 3. Asynchronous with stable-audio-3.
 
     Attributes:
@@ -255,7 +257,7 @@ class AudioInpaint(MediaRequest[Audio]):
 
     def broken_rules(self) -> Iterator[FieldProblem]:
         model = self.model or "stable-audio-2.5"
-        yield from _beyond_model(
+        yield from _too_long(
             model, duration=self.duration, mask_start=self.mask_start, mask_end=self.mask_end
         )
         if self.cfg_scale is not None and model != "stable-audio-3":

@@ -242,7 +242,7 @@ class Request(BaseModel, Generic[ResultT]):
 
     def json_body(self) -> bytes:
         """Give the body where it is JSON."""
-        return json.dumps(dict(self.fields()), ensure_ascii=False).encode()
+        return json.dumps(dict(self.fields())).encode()
 
     def files(self) -> Iterator[tuple[str, FileInput]]:
         """Give name and source of every file that was given."""
@@ -294,7 +294,7 @@ def _text(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, Mapping):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value)
     return str(value)
 
 
@@ -304,6 +304,8 @@ def _given(field: str, value: object) -> str:
         return f"given {len(value)} characters"
     if isinstance(value, (bytes, bytearray, memoryview)):
         return f"given {len(value)} bytes"
+    if isinstance(value, (list, tuple)):
+        return f"given {len(value)} items"
     if isinstance(value, (str, int, float, bool, type(None))):
         return f"given {value!r}"
     return f"given a value of type {type(value).__name__}"
@@ -345,11 +347,15 @@ def _limits(field: FieldInfo) -> _Limits:
 
 def _allowed(field: FieldInfo, detail: ErrorDetails) -> str:
     """Say what a field takes."""
-    kind, limits = detail["type"], _limits(field)
+    kind, limits, context = detail["type"], _limits(field), detail.get("ctx", {})
     if kind == "literal_error":
-        return str(detail.get("ctx", {})["expected"])
+        return str(context["expected"])
+    if kind == "too_short":
+        return f"{context['min_length']} or more items"
     if kind.startswith("string") and limits.longest is not None:
         return f"{limits.shortest or 0} to {limits.longest} characters"
+    if kind == "string_too_long":
+        return f"up to {context['max_length']} characters"
     if limits.low is not None:
         number = "a whole number" if int in _types(field.annotation) else "a number"
         multiple = f", a multiple of {limits.step:g}" if limits.step else ""

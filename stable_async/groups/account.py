@@ -15,7 +15,10 @@ __all__ = ["Account"]
 
 
 class Account(Group):
-    """Looks up the account."""
+    """Looks up the account.
+
+    Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
+    """
 
     async def balance(self, **options: Unpack[CallOptions]) -> account.Balance:
         """Look up the credits that are left: free. It lags behind; do not account by it."""

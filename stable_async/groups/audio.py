@@ -17,7 +17,10 @@ __all__ = ["Audio"]
 
 
 class Audio(Group):
-    """Makes sounds. With stable-audio-3 each coroutine waits for an asynchronous operation."""
+    """Makes sounds. With stable-audio-3 each coroutine waits for an asynchronous operation.
+
+    Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
+    """
 
     async def text_to_audio(
         self,
@@ -31,7 +34,7 @@ class Audio(Group):
         output_format: AudioFormat | None = None,
         **options: Unpack[CallOptions],
     ) -> media.Audio:
-        """Make a sound from words: 20 to 26 credits; see `TextToAudio` for the fields."""
+        """Make a sound from words: 18.8 to 26 credits; see `TextToAudio` for the fields."""
         return await self._send(
             TextToAudio(
                 prompt=prompt,
@@ -59,7 +62,7 @@ class Audio(Group):
         strength: float | None = None,
         **options: Unpack[CallOptions],
     ) -> media.Audio:
-        """Make a sound from words and a sound: 20 to 26 credits; fields: `AudioToAudio`."""
+        """Make a sound from words and a sound: 18.8 to 26 credits; fields: `AudioToAudio`."""
         return await self._send(
             AudioToAudio(
                 prompt=prompt,

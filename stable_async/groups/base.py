@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, TypeVar, Unpack
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from stable_async.api.base import Request
     from stable_async.quota import Priority
     from stable_async.transport.session import AttemptObserver
@@ -23,6 +25,10 @@ class CallOptions(TypedDict, total=False):
         tenant: Requests of one priority take turns by tenant.
         raise_on_filtered: Make a filtered result a `ContentFilteredError`.
         observer: Is told of each attempt; what its `leaving` raises comes out, and nothing is sent.
+        on_disconnect: What becomes of a call that is cancelled once its request has left, and may
+            be billed: `cut` (the default) closes the connection, `finish` brings the result in.
+            A request that has not left is taken back in any case, and nothing is paid.
+        on_finished: Gets the result then; needed with `finish`. `aclose` waits for it.
     """
 
     priority: Priority
@@ -30,6 +36,8 @@ class CallOptions(TypedDict, total=False):
     tenant: str | None
     raise_on_filtered: bool
     observer: AttemptObserver | None
+    on_disconnect: Literal["cut", "finish"]
+    on_finished: Callable[[object], Awaitable[None]] | None
 
 
 class Sender(Protocol):

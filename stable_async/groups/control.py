@@ -17,7 +17,10 @@ __all__ = ["Control"]
 
 
 class Control(Group):
-    """Makes pictures after other pictures."""
+    """Makes pictures after other pictures.
+
+    Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
+    """
 
     async def sketch(
         self,

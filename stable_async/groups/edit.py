@@ -26,7 +26,10 @@ __all__ = ["Edit"]
 
 
 class Edit(Group):
-    """Changes pictures."""
+    """Changes pictures.
+
+    Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
+    """
 
     async def erase(
         self,

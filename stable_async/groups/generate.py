@@ -20,8 +20,7 @@ __all__ = ["Generate"]
 class Generate(Group):
     """Makes pictures from prompts.
 
-    Every coroutine raises `InvalidRequestError` before anything is sent, `APIStatusError` when
-    the API refuses, and `APIConnectionError` when no whole answer comes.
+    Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
     """
 
     async def core(

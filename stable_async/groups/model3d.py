@@ -17,7 +17,10 @@ __all__ = ["Model3D"]
 
 
 class Model3D(Group):
-    """Makes models of what pictures show."""
+    """Makes models of what pictures show.
+
+    Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
+    """
 
     async def fast(
         self,

@@ -19,6 +19,8 @@ class Results(Group):
     """Fetches what was made for the same key within the last 24 hours, once it is finished.
 
     For one look that does not wait there is `StabilityClient.poll`.
+
+    Every coroutine raises what `StabilityClient.send` does.
     """
 
     async def get(

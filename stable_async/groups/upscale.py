@@ -22,7 +22,10 @@ __all__ = ["Upscale"]
 
 
 class Upscale(Group):
-    """Makes pictures larger."""
+    """Makes pictures larger.
+
+    Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
+    """
 
     async def fast(
         self,

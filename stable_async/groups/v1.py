@@ -22,7 +22,10 @@ __all__ = ["V1"]
 
 
 class V1(Group):
-    """Makes pictures with older engines; no source states what that costs."""
+    """Makes pictures with older engines; no source states what that costs.
+
+    Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
+    """
 
     async def text_to_image(
         self,

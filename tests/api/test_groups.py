@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 import pytest
 from pydantic import JsonValue
 
-from stable_async import StabilityClient, media
+from stable_async import BadRequestError, StabilityClient, media
 from stable_async.api import account, audio, base, edit, fields, generate, model3d, v1
 from stable_async.groups import base as groups_base
 from stable_async.sandbox import Sandbox
@@ -35,7 +35,10 @@ NAMES = {
     **{name: getattr(fields, name) for name in ("AspectRatio", "ImageFormat", "StylePreset")},
     **{name: getattr(model3d, name) for name in ("Remesh", "TextureResolution")},
     **{name: getattr(audio, name) for name in ("AudioFormat", "AudioModel")},
-    **{name: getattr(v1, name) for name in ("Sampler", "ClipGuidancePreset", "TextPrompt", "Engine")},
+    **{
+        name: getattr(v1, name)
+        for name in ("Sampler", "ClipGuidancePreset", "TextPrompt", "Engine")
+    },
 }
 
 
@@ -151,7 +154,21 @@ async def test_a_creative_upscale_can_be_fetched_by_either_path() -> None:
     ):
         image = await client.upscale.creative(picture(), "a lighthouse")
         generation = sandbox.log[-1].path.rpartition("/")[2]
-        assert await client.upscale.creative_result(generation) == await client.results.get(
-            generation
-        )
-        assert (await client.results.get(generation)).data == image.data
+        for again in (
+            await client.upscale.creative_result(generation),
+            await client.results.get(generation),
+        ):
+            assert (again.data, again.seed) == (image.data, image.seed)
+
+
+async def test_a_mirror_has_its_prefix_and_its_older_models() -> None:
+    async with Sandbox(counting="off", latency=0.0) as sandbox:
+        for prefix, taken in (("/sd", True), ("", False)):
+            client = StabilityClient("sk-key", base_url=sandbox.url + prefix, quota=None)
+            async with client:
+                asking = client.generate.sd3("a lighthouse", model="sd3-large")
+                if taken:
+                    assert (await asking).credits == 6.5
+                else:
+                    with pytest.raises(BadRequestError, match="model"):
+                        await asking

@@ -22,7 +22,5 @@ def test_the_table_is_that_of_the_models(page: Path) -> None:
 
 
 def test_every_operation_of_the_facts_has_a_coroutine() -> None:
-    listed = {
-        operation.id for model in COROUTINES.values() for operation in operations_of(model)
-    }
+    listed = {operation.id for model in COROUTINES.values() for operation in operations_of(model)}
     assert listed == set(operations())

@@ -184,7 +184,7 @@ def _number_checks(operation: str, fact: Fact, check: CheckMaker) -> Iterator[Ch
             yield check(f"default of {model}", limit["default"], True, **more)
         low, high = limit.get("min"), limit.get("max")
         whole = fact["type"] == "integer" or (high or 0) - (low or 0) > 50
-        step = fact.get("multiple_of") or (1 if whole else 0.01)
+        step = fact.get("multiple_of") or (1 if whole else 1e-6)
         if low is not None:
             yield check(f"lowest of {model}", low, True, **more)
             yield check(f"too low for {model}", low - step, False, **more)

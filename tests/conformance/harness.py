@@ -19,10 +19,11 @@ from stable_async.api import (
     upscale,
     v1,
 )
-from stable_async.api.base import Operation, Request
+from stable_async.api.base import Request
 from stable_async.errors import InvalidRequestError
 from stable_async.transport.uploads import body_of
 from tests.conformance.facts import ABSENT, operations, smallest
+from tests.operations_table import operations_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,12 +42,6 @@ MODEL_CLASSES: list[type[Request[Any]]] = [
     for found in (getattr(module, name) for name in module.__all__)
     if isinstance(found, type) and issubclass(found, Request)
 ]
-
-
-def operations_of(model: type[Request[Any]]) -> tuple[Operation, ...]:
-    """Give the operations a model may go to: one, or one for each generation of Stable Audio."""
-    several: tuple[Operation, ...] | None = getattr(model, "operations", None)
-    return several or (model.operation,)  # type: ignore[return-value]  # a class variable below
 
 
 MODELS = {operation.id: model for model in MODEL_CLASSES for operation in operations_of(model)}

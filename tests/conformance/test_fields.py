@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stable_async.api.base import ResultRequest
+from stable_async.api.pictures import PictureLimits
 from tests.conformance.facts import FACTS_YAML, KEYS, checks, operations, smallest
-from tests.conformance.harness import MODEL_CLASSES, MODELS, build, operations_of
+from tests.conformance.harness import MODEL_CLASSES, MODELS, build
+from tests.operations_table import operations_of
 
 if TYPE_CHECKING:
     from tests.conformance.harness import Harness
@@ -54,6 +56,26 @@ def test_a_model_has_the_fields_of_its_operations_and_no_other(model: type[Any])
     assert set(model.model_fields) == set(fields) | own
     for name in set(fields) & set(model.model_fields):
         assert model.model_fields[name].is_required() == fields[name]["required"], name
+
+
+@pytest.mark.parametrize("operation", operations())
+def test_limits_of_pictures_are_those_of_the_facts_to_the_pixel(operation: str) -> None:
+    # Beside the checks by pictures: not every number of pixels has two sides that fit.
+    for fact in operations()[operation]["fields"]:
+        if fact["type"] != "file" or "max_seconds" in fact:
+            continue
+        limits = MODELS[operation].file_parts[fact["name"]].picture
+        if "formats" not in fact:
+            assert limits is None
+            continue
+        ratios = fact.get("aspect_ratio_range")
+        assert limits == PictureLimits(
+            min_side=fact["min_side"],
+            max_side=fact.get("max_side"),
+            min_pixels=fact.get("min_pixels", 1),
+            max_pixels=fact.get("max_pixels"),
+            aspect_ratio=(1 / 2.5, 2.5 / 1) if ratios == ["1:2.5", "2.5:1"] else ratios,
+        )
 
 
 @pytest.mark.parametrize("operation", operations())
