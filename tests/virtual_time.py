@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import selectors
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec, TypeVarTuple, Unpack
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from contextvars import Context
 
 __all__ = ["VirtualTimeLoop", "virtual_time"]
 
 P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 
 # Landing exactly on a timer, aiolimiter's rounded level can stay below what is needed for ever.
 BEYOND = 1e-6
@@ -41,11 +44,30 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         """Start at 1000 seconds."""
         self._jumping = _JumpingSelector()
+        self._handles: WeakSet[asyncio.TimerHandle] = WeakSet()
         super().__init__(self._jumping)
 
     def time(self) -> float:
         """Give the virtual time, seconds."""
         return self._jumping.now
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Set a timer, and remember it for `timers`."""
+        handle = super().call_at(when, callback, *args, context=context)
+        self._handles.add(handle)
+        return handle
+
+    def timers(self) -> int:
+        """Count the timers that are still to fire."""
+        return sum(
+            not handle.cancelled() and handle.when() > self.time() for handle in self._handles
+        )
 
 
 def virtual_time(test: Callable[P, Coroutine[object, object, None]]) -> Callable[P, None]:

@@ -36,4 +36,5 @@ def main(minutes: float = 10.0, seed: int = 0) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(float, sys.argv[1:2]), *map(int, sys.argv[2:3])))
+    given = sys.argv[1:]
+    sys.exit(main(float(given[0]) if given else 10.0, int(given[1]) if len(given) > 1 else 0))

@@ -16,7 +16,7 @@ from stable_async.errors import QuotaTimeoutError, WrongEventLoopError
 from stable_async.quota import Permit, Quota, QuotaLimiter
 from stable_async.quota.flow import BULK_BURST
 from stable_async.quota.queue import BULK_TURN
-from tests.virtual_time import virtual_time
+from tests.virtual_time import VirtualTimeLoop, virtual_time
 
 if TYPE_CHECKING:
     from stable_async.quota import Priority
@@ -654,8 +654,8 @@ async def test_one_timer_serves_all_who_wait() -> None:
     sent.begin("a", 500)
     await asyncio.sleep(0)
     loop = asyncio.get_running_loop()
-    pending = [handle for handle in getattr(loop, "_scheduled") if not handle.cancelled()]  # noqa: B009
-    assert len(pending) == 1
+    assert isinstance(loop, VirtualTimeLoop)
+    assert loop.timers() == 1
     for task in sent.tasks:
         task.cancel()
     await asyncio.gather(*sent.tasks, return_exceptions=True)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from stable_async.quota import Rule
+from benchmarks import quota_counting as counting
+from stable_async.quota import MemoryBooks, Quota, Rule, Slot
 from stable_async.quota.rule import BINS
 from tests.quota import simulation
 from tests.quota.mutants import MUTANTS
@@ -37,6 +38,28 @@ def test_no_way_of_counting_refuses_one_of_a_million_requests(part: int) -> None
         )
         assert found == [], scenario
         sent += count
+
+
+def test_on_a_bad_network_the_measured_spread_keeps_all_ways_of_counting_at_any_phase() -> None:
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        books = MemoryBooks(Quota())
+        for delay in simulation.delays_of_a_bad_network(rng, 300).tolist():
+            books.observe(delay)
+        now = 0.0
+        left: list[float] = []
+        while len(left) < 1000:
+            answer = books.reserve(now)
+            if isinstance(answer, Slot):
+                books.stamp(answer, now)
+                left.append(now)
+            else:
+                now = answer + float(rng.exponential(0.0005))
+        arrivals = np.sort(left + simulation.delays_of_a_bad_network(rng, len(left)))
+        assert counting.log(arrivals, 10.0) <= 150
+        assert counting.worst_counter(arrivals, 10.0) <= 150
+        assert counting.bucket(arrivals, 150, 10.0) <= 150
+        assert (10 + 850 / 15) / now > 0.9
 
 
 @pytest.mark.parametrize("name", MUTANTS)
