@@ -1,0 +1,183 @@
+"""The live picture of a job: on a terminal drawn over and over, else a line now and then."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from stable_async.cli.texts import duration
+from stable_async.client import StabilityClient
+from stable_async.config import Quota
+from stable_async.jobs import Job, Progress, Summary
+
+__all__ = ["progress_line", "progress_panel", "show_progress", "show_summary"]
+
+FRAMES_PER_SECOND = 5
+SECONDS_BETWEEN_LINES = 5.0
+REASONS_SHOWN = 3
+CEILING = Quota().requests / Quota().window
+
+
+@asynccontextmanager
+async def show_progress(job: Job, client: StabilityClient) -> AsyncIterator[None]:
+    """Show on stderr how far `job` is, as long as the block lasts."""
+    console = Console(stderr=True, highlight=False)
+    show = _draw if console.is_terminal else _write_lines
+    task = asyncio.ensure_future(show(console, job, client))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        _print_notes(console, job)
+
+
+def _print_notes(console: Console, job: Job) -> None:
+    while job.notes:
+        console.print(job.notes.pop(0), markup=False, soft_wrap=True)
+
+
+async def _draw(console: Console, job: Job, client: StabilityClient) -> None:
+    def frame() -> RenderableType:
+        return progress_panel(job.progress, client, asyncio.get_running_loop().time())
+
+    with Live(frame(), console=console, auto_refresh=False) as live:
+        try:
+            while True:
+                await asyncio.sleep(1 / FRAMES_PER_SECOND)
+                _print_notes(console, job)
+                live.update(frame(), refresh=True)
+        finally:
+            live.update(frame(), refresh=True)
+
+
+async def _write_lines(console: Console, job: Job, client: StabilityClient) -> None:
+    last = ""
+    while True:
+        await asyncio.sleep(SECONDS_BETWEEN_LINES)
+        _print_notes(console, job)
+        line = progress_line(job.progress, client, asyncio.get_running_loop().time())
+        if line != last:
+            print(line, file=sys.stderr, flush=True)
+        last = line
+
+
+def progress_line(progress: Progress, client: StabilityClient, now: float) -> str:
+    """Give one line that says how far a job is."""
+    if progress.phase == "checking":
+        return f"checking prompts: {progress.total:,}"
+    parts = [
+        f"{progress.settled:,} of {progress.total:,}",
+        _counts(progress),
+        _requests(progress, client, now),
+        _credits(progress),
+        _time_left(progress, now),
+        _shut_out(client),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def progress_panel(progress: Progress, client: StabilityClient, now: float) -> RenderableType:
+    """Give the same for a terminal."""
+    if progress.phase == "checking":
+        return Text(f"checking prompts: {progress.total:,}")
+    head = Table.grid(padding=(0, 1), expand=True)
+    head.add_column(ratio=1)
+    head.add_column(justify="right")
+    head.add_row(
+        ProgressBar(total=max(progress.total, 1), completed=progress.settled),
+        Text(f"{progress.settled:,} of {progress.total:,}"),
+    )
+    lines: list[RenderableType] = [head, Text(_counts(progress))]
+    lines.append(
+        Text(
+            " · ".join(
+                part
+                for part in (
+                    _requests(progress, client, now),
+                    _credits(progress),
+                    _time_left(progress, now),
+                )
+                if part
+            )
+        )
+    )
+    if reasons := progress.failures.most_common(REASONS_SHOWN):
+        failures = ", ".join(f"{reason} ({count:,})" for reason, count in reasons)
+        lines.append(Text(f"failures: {failures}", style="yellow"))
+    if shut_out := _shut_out(client):
+        lines.append(Text(shut_out, style="bold red"))
+    if progress.phase == "stopping":
+        lines.append(
+            Text(f"stopping: bringing in {progress.in_flight:,}; Ctrl-C again gives up", "yellow")
+        )
+    return Group(*lines)
+
+
+def _counts(progress: Progress) -> str:
+    skipped = f", {progress.skipped:,} before" if progress.skipped else ""
+    return (
+        f"{progress.done:,} done{skipped}, {progress.failed:,} failed, "
+        f"{progress.filtered:,} filtered, {progress.in_flight:,} in flight"
+    )
+
+
+def _requests(progress: Progress, client: StabilityClient, now: float) -> str:
+    rate = f"{progress.request_rate(now):.1f} requests/s"
+    if client.quota_statistics() is None:
+        return rate
+    return f"{rate} of {CEILING:g}"
+
+
+def _credits(progress: Progress) -> str:
+    budget = "" if progress.budget is None else f" of {progress.budget:,g}"
+    return f"{progress.spent:,g}{budget} credits"
+
+
+def _time_left(progress: Progress, now: float) -> str:
+    seconds = progress.seconds_left(now)
+    return f"{duration(seconds)} left" if seconds else ""
+
+
+def _shut_out(client: StabilityClient) -> str:
+    statistics = client.quota_statistics()
+    if statistics is None or not statistics.penalty_left:
+        return ""
+    return f"shut out for another {duration(statistics.penalty_left)}"
+
+
+def show_summary(summary: Summary, job: Job, folder: Path) -> None:
+    """Print what became of a job, and the first of its failures."""
+    for identity, row, error in job.refused:
+        print(
+            f"row {row} ({identity}): {error or 'blurred by the content filter'}", file=sys.stderr
+        )
+    more = summary.failed + summary.filtered - len(job.refused)
+    if more > 0:
+        print(f"... and {more:,} more", file=sys.stderr)
+    facts = [f"{summary.done:,} made"]
+    if summary.skipped:
+        facts.append(f"{summary.skipped:,} were there")
+    facts += [
+        f"{summary.failed:,} failed",
+        f"{summary.filtered:,} filtered",
+        f"{summary.credits:,g} credits",
+        f"{summary.requests:,} requests",
+        duration(summary.seconds),
+    ]
+    if summary.rate_limited:
+        facts.append(f"{summary.rate_limited:,} answers were 429")
+    if summary.maybe_billed:
+        facts.append(f"{summary.maybe_billed:,} requests may have been billed without a picture")
+    print(", ".join(facts))
+    left = summary.total - summary.done - summary.skipped - summary.failed - summary.filtered
+    if left:
+        print(f"{left:,} of {summary.total:,} are still to be made: run the same command again")
+    print(f"pictures: {job.pictures}, their data: {folder / 'metadata.jsonl'}")

@@ -1,0 +1,128 @@
+"""`stable-async run`: a file of prompts becomes a folder of pictures."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from stable_async.cli.connection import Connection, open_client
+from stable_async.cli.display import show_progress, show_summary
+from stable_async.cli.failures import (
+    BUDGET_REACHED,
+    CANNOT_WORK,
+    INTERRUPTED,
+    OK,
+    SOME_FAILED,
+    UsageError,
+)
+from stable_async.cli.options import Flag
+from stable_async.cli.prompt_options import PromptOptions, PromptsArgument
+from stable_async.errors import ConfigurationError
+from stable_async.jobs import Job, JobSettings, Summary
+
+__all__ = ["run"]
+
+STATUSES = {
+    "complete": OK,
+    "stopped": CANNOT_WORK,
+    "incomplete": SOME_FAILED,
+    "budget": BUDGET_REACHED,
+    "interrupted": INTERRUPTED,
+}
+
+
+def run(
+    prompts: PromptsArgument,
+    /,
+    *,
+    out: Annotated[Path, Parameter(metavar="DIR")],
+    prompt_options: PromptOptions = PromptOptions(),  # noqa: B008 - frozen
+    connection: Connection = Connection(),  # noqa: B008 - frozen
+    images: Annotated[str | None, Parameter(metavar="URL")] = None,
+    max_in_flight: int = 256,
+    budget: float | None = None,
+    passes: int = 2,
+    retry: Literal["failed"] | None = None,
+    replace_changed: Flag = False,
+    no_check: Flag = False,
+    json_summary: Annotated[Flag, Parameter(name="--json")] = False,
+) -> int:
+    """Make a picture of every prompt in a file: only what is missing, whatever happened before.
+
+    The first Ctrl-C lets nothing new leave and brings in what is in flight; the second gives up.
+
+    Exit status: 0 every prompt has its picture; 1 the job could not work, or not go on; 2 wrong
+    usage; 3 some failed or were filtered; 4 the budget is spent; 130 interrupted.
+
+    Args:
+        prompts: A .jsonl, .csv, .tsv, .txt or .parquet file, .gz or not, or - for standard input.
+        prompt_options: How prompts become requests.
+        connection: Where requests go.
+        out: The job's folder, new or of an earlier run: images/, metadata.jsonl, job.sqlite.
+        images: Keep pictures in a bucket: s3://bucket/prefix, gs://... or az://...
+        max_in_flight: The most requests that are on their way at a time.
+        budget: Credits that all runs of this job together may spend.
+        passes: How often to go over what broke on the way, the first time included.
+        retry: Take up the failed prompts of earlier runs, refused ones included.
+        replace_changed: Make prompts anew whose content changed under the same id.
+        no_check: Send while the file is still being read; rows that are wrong fail one by one.
+        json_summary: Print the summary as one JSON object.
+    """
+    source, rules = prompt_options.read(prompts)
+    try:
+        settings = JobSettings(
+            folder=out,
+            images=images,
+            budget=budget,
+            max_in_flight=max_in_flight,
+            passes=passes,
+            retry_failed=retry == "failed",
+            replace_changed=replace_changed,
+            check=not no_check,
+        )
+    except ConfigurationError as error:
+        raise UsageError(str(error)) from None
+    job = Job(settings, source, rules)
+    summary = asyncio.run(_run(job, connection))
+    if json_summary:
+        facts = asdict(summary)
+        print(json.dumps({name: facts[name] for name in facts if facts[name] is not None}))
+    else:
+        show_summary(summary, job, out)
+    if summary.error:
+        print(f"stable-async: {summary.error}", file=sys.stderr)
+    return STATUSES[summary.ending]
+
+
+async def _run(job: Job, connection: Connection) -> Summary:
+    async with open_client(connection) as client, show_progress(job, client):
+        running = asyncio.ensure_future(job.run(client))
+        with _interruptible(job, running):
+            return await running
+
+
+@contextmanager
+def _interruptible(job: Job, running: asyncio.Future[Summary]) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM end the job well, and the second one at once."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def on_signal() -> None:
+        if job.interrupted:
+            running.cancel()
+        job.interrupt()
+
+    for number in signals:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)

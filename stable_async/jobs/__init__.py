@@ -1,0 +1,29 @@
+"""Bulk jobs: files of prompts that become folders of pictures. Nothing lost, nothing paid twice."""
+
+from stable_async.jobs.errors import (
+    JobError,
+    JobLockedError,
+    JournalError,
+    PromptFileError,
+    RowProblem,
+    StorageError,
+)
+from stable_async.jobs.job import Job, JobSettings
+from stable_async.jobs.progress import Progress, Summary
+from stable_async.jobs.prompts import PromptRules
+from stable_async.jobs.readers import PromptFile
+
+__all__ = [
+    "Job",
+    "JobError",
+    "JobLockedError",
+    "JobSettings",
+    "JournalError",
+    "Progress",
+    "PromptFile",
+    "PromptFileError",
+    "PromptRules",
+    "RowProblem",
+    "StorageError",
+    "Summary",
+]

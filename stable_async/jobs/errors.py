@@ -1,0 +1,76 @@
+"""What can go wrong with a job as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stable_async.errors import StabilityError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "JobError",
+    "JobLockedError",
+    "JournalError",
+    "PromptFileError",
+    "RowProblem",
+    "StorageError",
+]
+
+LISTED_PROBLEMS = 20
+
+
+class JobError(StabilityError):
+    """A job cannot start, or cannot go on. What it has done so far is safe in its journal."""
+
+
+class JobLockedError(JobError):
+    """Another process works on the same job."""
+
+
+class JournalError(JobError):
+    """The journal cannot be read or written."""
+
+
+class StorageError(JobError):
+    """A picture cannot be kept: no space, no permission, no bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowProblem:
+    """What is wrong with one row.
+
+    Attributes:
+        row: Number of the row, as a text editor or a spreadsheet shows it; 0 is the whole file.
+        text: The field, and what is allowed.
+    """
+
+    row: int
+    text: str
+
+    def __str__(self) -> str:
+        """Give `row 3: ...`."""
+        return f"row {self.row}: {self.text}" if self.row else self.text
+
+
+class PromptFileError(JobError):
+    """The prompts cannot be used as they are; nothing was sent.
+
+    Attributes:
+        problems: What is wrong, row by row; the first of them when there are very many.
+        count: How many problems there are.
+    """
+
+    def __init__(self, name: str, problems: Sequence[RowProblem], count: int | None = None) -> None:
+        """Describe the problems of the file called `name`."""
+        self.problems = tuple(problems)
+        self.count = len(problems) if count is None else count
+        lines = [str(problem) for problem in self.problems[:LISTED_PROBLEMS]]
+        if self.count == 1:
+            super().__init__(f"{name}: {lines[0]}")
+            return
+        if more := self.count - len(lines):
+            lines.append(f"... and {more:,} more")
+        super().__init__("\n  ".join([f"{name}: {self.count:,} problems", *lines]))

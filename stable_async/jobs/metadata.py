@@ -1,0 +1,82 @@
+"""`metadata.jsonl`: the pictures of the journal, one line each, in the order in which they came."""
+
+from __future__ import annotations
+
+import os
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from stable_async.files import write_atomically
+from stable_async.jobs.journal import metadata_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from stable_async.jobs.journal import FreshImage, Journal
+
+__all__ = ["MetadataFile"]
+
+LINES_AT_A_TIME = 1_000
+
+
+class MetadataFile:
+    """The file, kept up to date with the journal. All calls block.
+
+    The journal knows a mark: a size up to which the file is on the disk, and the number of the
+    last picture before it. What lies behind the mark is written again after a crash.
+    """
+
+    def __init__(self, path: Path, journal: Journal) -> None:
+        """Bring the file up to date, and open it to append."""
+        self._path = path
+        self._journal = journal
+        size, number = journal.get("metadata_size"), journal.get("metadata_number")
+        present = path.stat().st_size if path.exists() else -1
+        self._number = 0
+        if isinstance(size, int) and isinstance(number, int) and present >= size:
+            os.truncate(path, size)
+            self._number = number
+            self._file = path.open("ab", buffering=0)
+            for lines in self._missing():
+                self._write(lines)
+        else:
+            write_atomically(path, self._missing())
+            self._file = path.open("ab", buffering=0)
+        self._marked = -1
+
+    def append(self, fresh: Sequence[FreshImage]) -> None:
+        """Add lines for pictures that the journal has."""
+        if fresh:
+            self._write(
+                "".join(metadata_line(prompt, image) for _, prompt, image in fresh).encode()
+            )
+            self._number = fresh[-1][0]
+
+    @property
+    def unmarked(self) -> int:
+        """How many lines are behind the mark."""
+        return self._number - self._marked
+
+    def mark(self) -> None:
+        """Set the mark to the end of the file; inside a transaction of the journal."""
+        os.fsync(self._file.fileno())
+        size = self._file.tell()
+        self._journal.set(metadata_size=size, metadata_number=self._number)
+        self._marked = self._number
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _missing(self) -> Iterator[bytes]:
+        """Give the lines that the file does not have yet, many at a time."""
+        images = self._journal.images(after=self._number)
+        while some := list(islice(images, LINES_AT_A_TIME)):
+            yield "".join(metadata_line(prompt, image) for _, prompt, image in some).encode()
+            self._number = some[-1][0]
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]

@@ -1,0 +1,386 @@
+"""A prompt file laid down in the journal: checked in full, and compared with what is there.
+
+Ids are looked up batch by batch, and what was seen is noted in temporary tables, so that memory
+does not grow with the number of rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from stable_async.jobs.errors import PromptFileError, RowProblem
+from stable_async.jobs.prompts import Item, ReadyItem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from stable_async.jobs.journal import Journal, State
+    from stable_async.jobs.prompts import PromptRules
+    from stable_async.jobs.readers import PromptFile
+
+__all__ = ["PlanReport", "Planner"]
+
+BATCH = 1_000
+# Problems that are kept to be told; the others are only counted.
+KEPT_PROBLEMS = 1_000
+HASH_CHUNK = 1024 * 1024
+
+TABLES = """
+CREATE TEMP TABLE IF NOT EXISTS seen (position INTEGER PRIMARY KEY, row INTEGER NOT NULL);
+CREATE TEMP TABLE IF NOT EXISTS repeats (content BLOB PRIMARY KEY, count INTEGER NOT NULL)
+    WITHOUT ROWID;
+"""
+
+# What has cost, or may have, must not be made again without a word.
+PAID = "state IN ('done', 'filtered') OR maybe_billed OR generation_id IS NOT NULL"
+
+
+@dataclass(slots=True)
+class PlanReport:
+    """What became of a prompt file.
+
+    Attributes:
+        added: Pictures that the journal did not know.
+        known: Pictures that it knew.
+        changed: Known ones that are made from new content.
+        gone: Pictures of the journal that the file does not have any more.
+        bad: Rows that were not checked first and turned out wrong.
+        states: States that the known ones, and the bad ones, are in.
+    """
+
+    added: int = 0
+    known: int = 0
+    changed: int = 0
+    gone: int = 0
+    bad: int = 0
+    states: Counter[State] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    position: int
+    content: bytes | None
+    state: State
+    paid: bool
+    seen_in_row: int | None
+
+
+class Planner:
+    """Reads a prompt file into a journal. Each call must be inside a transaction of the journal.
+
+    Attributes:
+        report: What was found so far.
+        broken: Why a file that is not checked first could not be read to its end.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        prompts: PromptFile,
+        rules: PromptRules,
+        *,
+        replace_changed: bool = False,
+    ) -> None:
+        """Prepare to read.
+
+        Raises:
+            PromptFileError: The rules make no sense.
+        """
+        if problems := list(rules.problems()):
+            raise PromptFileError("options", problems)
+        self._journal = journal
+        self._db = journal.db
+        self._prompts = prompts
+        self._rules = rules
+        self._replace_changed = replace_changed
+        self._problems: list[RowProblem] = []
+        self._problem_count = 0
+        self._lines_changed = False
+        self._last_position = 0
+        self._new: list[tuple[object, ...]] = []
+        self._source: Iterator[Item | RowProblem] | None = None
+        self.report = PlanReport()
+        self.broken: PromptFileError | OSError | None = None
+
+    def fingerprint(self) -> str | None:
+        """Give a digest of the file and the rules; `None` for what can be read only once."""
+        if self._prompts.path is None:
+            return None
+        digest = blake2b(digest_size=16)
+        how = [self._prompts.format, self._prompts.prompt_column, asdict(self._rules)]
+        digest.update(json.dumps(how).encode())
+        with self._prompts.path.open("rb") as file:
+            while chunk := file.read(HASH_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def run(self, on_rows: Callable[[int], None] = lambda count: None) -> PlanReport:
+        """Lay down the whole file, or nothing of it.
+
+        A file that the journal has laid down before, byte for byte, is not read again.
+
+        Args:
+            on_rows: Called with the number of pictures found so far; it may raise to give up.
+
+        Raises:
+            PromptFileError: Rows are wrong: all of them.
+        """
+        fingerprint = self.fingerprint()
+        if fingerprint is not None and fingerprint == self._journal.get("prompts"):
+            self.report.known = self._journal.counts().total
+            return self.report
+        self._begin()
+        count = 0
+        while items := list(islice(self._items(), BATCH)):
+            self._add([item for item in items if isinstance(item, Item)])
+            for item in items:
+                if isinstance(item, RowProblem):
+                    self._complain(item)
+            count += len(items)
+            on_rows(count)
+        if self._problem_count:
+            # Problems of one batch come in two lots: of reading, and of comparing.
+            self._problems.sort(key=lambda problem: problem.row)
+            raise PromptFileError(self._prompts.name, self._problems, self._problem_count)
+        if not self.report.added + self.report.known:
+            raise PromptFileError(self._prompts.name, [RowProblem(0, "no prompts")])
+        self._finish()
+        self._journal.set(prompts=fingerprint)
+        return self.report
+
+    def begin_unchecked(self) -> None:
+        """Begin to read a file that is not checked first; go on with `add_unchecked`."""
+        self._begin()
+        self._db.execute("UPDATE prompts SET listed = 0 WHERE listed")
+        self._journal.set(prompts=None)
+
+    def add_unchecked(self) -> bool:
+        """Lay down the next rows; the wrong ones fail at once. Tell whether there were any."""
+        try:
+            items = list(islice(self._items(), BATCH))
+        except (PromptFileError, OSError) as error:
+            self.broken = error
+            return False
+        self._add([item for item in items if isinstance(item, Item)])
+        problems = [item for item in items if isinstance(item, RowProblem)] + self._problems
+        self._problems.clear()
+        self.report.bad += len(problems)
+        self.report.states["failed"] += len(problems)
+        self._db.executemany(
+            "INSERT INTO prompts (id, row, service, parameters, state, reason, error, final) "
+            "VALUES (?, ?, ?, '{}', 'failed', 'bad row', ?, 1) "
+            "ON CONFLICT DO UPDATE SET listed = 1",
+            [
+                (f"row {problem.row}", problem.row, self._rules.service, problem.text)
+                for problem in problems
+            ],
+        )
+        self._last_position = self._journal.last_position()
+        self._list_seen()
+        return bool(items)
+
+    def _begin(self) -> None:
+        for statement in TABLES.split(";"):
+            self._db.execute(statement)
+        self._last_position = self._journal.last_position()
+        self._db.execute("DELETE FROM seen")
+        self._db.execute("DELETE FROM repeats")
+
+    def _finish(self) -> None:
+        """Bring `listed` up to date, and have `metadata.jsonl` written anew if lines changed."""
+        if self._lines_changed:
+            self._journal.set(metadata_size=None)
+        limited = self._rules.limit is not None
+        gone = self._db.execute(
+            "UPDATE prompts SET listed = 0 "
+            "WHERE listed AND position NOT IN (SELECT position FROM seen)"
+        ).rowcount
+        self._list_seen()
+        self.report.gone = 0 if limited else gone
+
+    def _list_seen(self) -> None:
+        self._db.execute(
+            "UPDATE prompts SET listed = 1 "
+            "WHERE NOT listed AND position IN (SELECT position FROM seen)"
+        )
+
+    def _items(self) -> Iterator[Item | RowProblem]:
+        if self._source is None:
+            self._source = self._read()
+        return self._source
+
+    def _read(self) -> Iterator[Item | RowProblem]:
+        left = self._rules.limit
+        for row in self._prompts.rows():
+            for item in [row] if isinstance(row, RowProblem) else self._rules.items(row):
+                if left is not None and isinstance(item, Item):
+                    if left == 0:
+                        return
+                    left -= 1
+                yield item
+
+    def _complain(self, *problems: RowProblem) -> None:
+        self._problem_count += len(problems)
+        self._problems += problems[: max(KEPT_PROBLEMS - len(self._problems), 0)]
+
+    def _add(self, items: Sequence[Item]) -> None:
+        known = self._look_up([item.id or _derived_id(item) for item in items])
+        named = self._name(items, known)
+        seen_here: dict[str, int] = {}
+        seen: list[tuple[int, int]] = []
+        for identity, item in named:
+            there = known.get(identity)
+            first = seen_here.get(identity) or (there.seen_in_row if there else None)
+            if first:
+                self._complain(RowProblem(item.row, f"id: {identity!r} is taken by row {first}"))
+                continue
+            seen_here[identity] = item.row
+            position = self._compare(identity, item, there)
+            if position is not None:
+                seen.append((position, item.row))
+        self._db.executemany(
+            "INSERT INTO prompts (position, id, content, row, service, parameters, metadata, seed, "
+            "price) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            self._new,
+        )
+        self._new.clear()
+        self._db.executemany("INSERT INTO seen VALUES (?, ?)", seen)
+
+    def _name(self, items: Sequence[Item], known: dict[str, _Known]) -> list[tuple[str, Item]]:
+        """Give items with their ids: given, or made of content and how often it came before.
+
+        So a row that is put in between, or moved, leaves the ids of all others as they are.
+        """
+        named: list[tuple[str, Item]] = []
+        repeated: list[tuple[int, Item]] = []
+        taken = {identity for identity, there in known.items() if there.seen_in_row is not None}
+        for item in items:
+            identity = item.id or _derived_id(item)
+            if item.id is None and identity in taken:
+                repeated.append((len(named), item))
+            taken.add(identity)
+            named.append((identity, item))
+        if repeated:
+            counts = Counter(item.content for _, item in repeated)
+            before = dict(
+                self._db.execute(
+                    f"SELECT content, count FROM repeats WHERE content IN ({_marks(counts)})",  # noqa: S608
+                    list(counts),
+                )
+            )
+            self._db.executemany(
+                "INSERT INTO repeats VALUES (?, ?) ON CONFLICT DO UPDATE SET "
+                "count = count + excluded.count",
+                counts.items(),
+            )
+            for index, item in repeated:
+                number = before[item.content] = before.get(item.content, 0) + 1
+                named[index] = (f"{_derived_id(item)}-{number + 1}", item)
+            known.update(self._look_up([named[index][0] for index, _ in repeated]))
+        return named
+
+    def _compare(self, identity: str, item: Item, there: _Known | None) -> int | None:
+        """Lay down one item and give its position; `None` if there is something wrong with it."""
+        if there is not None:
+            if there.content == item.content:
+                self.report.known += 1
+                self.report.states[there.state] += 1
+                return there.position
+            if there.content is not None and there.paid and not self._replace_changed:
+                self._complain(
+                    RowProblem(
+                        item.row,
+                        f"id: {identity!r} was made from other content; give it another id, or "
+                        "make it anew with --replace-changed",
+                    )
+                )
+                return None
+        ready = item.check(self._prompts.folder)
+        if not isinstance(ready, ReadyItem):
+            self._complain(*ready)
+            return None
+        if there is None:
+            self.report.added += 1
+            return self._insert(identity, item, ready)
+        if there.content is None:
+            # Rebuilt from files: the picture is there, the row it was made from is only now.
+            self.report.known += 1
+            self.report.states[there.state] += 1
+            self._update(there.position, item, ready, made=True)
+            return there.position
+        self.report.changed += 1
+        self.report.known += 1
+        if there.paid:
+            self._lines_changed = True
+            self._db.execute(
+                "UPDATE prompts SET id = NULL, listed = 0 WHERE position = ?", (there.position,)
+            )
+            return self._insert(identity, item, ready)
+        self._update(there.position, item, ready, made=False)
+        return there.position
+
+    def _insert(self, identity: str, item: Item, ready: ReadyItem) -> int:
+        self._last_position += 1
+        self._new.append(
+            (
+                self._last_position,
+                identity,
+                item.content,
+                item.row,
+                item.service,
+                ready.parameters,
+                ready.metadata,
+                ready.seed,
+                ready.price,
+            )
+        )
+        return self._last_position
+
+    def _update(self, position: int, item: Item, ready: ReadyItem, *, made: bool) -> None:
+        self._db.execute(
+            "UPDATE prompts SET content = ?, row = ?, service = ?, parameters = ?, metadata = ?, "
+            "price = ?, seed = iif(?, seed, ?), state = iif(?, state, 'waiting') "
+            "WHERE position = ?",
+            (
+                item.content,
+                item.row,
+                item.service,
+                ready.parameters,
+                ready.metadata,
+                ready.price,
+                made,
+                ready.seed,
+                made,
+                position,
+            ),
+        )
+        if made:
+            self._lines_changed = True
+            self._db.execute(
+                "UPDATE images SET credits = ifnull(credits, ?) WHERE position = ?",
+                (ready.price, position),
+            )
+
+    def _look_up(self, ids: Sequence[str]) -> dict[str, _Known]:
+        rows = self._db.execute(
+            f"SELECT id, position, content, state, {PAID}, seen.row FROM prompts "  # noqa: S608
+            f"LEFT JOIN seen USING (position) WHERE id IN ({_marks(ids)})",
+            ids,
+        )
+        return {
+            identity: _Known(position, content, state, bool(paid), row)
+            for identity, position, content, state, paid, row in rows
+        }
+
+
+def _derived_id(item: Item) -> str:
+    return item.content.hex()[:16]
+
+
+def _marks(values: Sequence[object] | Counter[bytes]) -> str:
+    return ",".join("?" * len(values))

@@ -1,0 +1,252 @@
+"""The commands as a user meets them: statuses, output, and one line for what went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stable_async.cli.app import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import Command
+    from tests.jobs.shop import Shop
+
+SUMMARY = {
+    "ending",
+    "total",
+    "done",
+    "skipped",
+    "failed",
+    "filtered",
+    "credits",
+    "requests",
+    "rate_limited",
+    "maybe_billed",
+    "seconds",
+    "peak_in_flight",
+}
+
+
+async def test_run_prints_one_summary_object(command: Command, shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("a fox\na lighthouse\n")
+    ended = await command("run", "p.txt", "--out", "job", "--base-url", shop.url, "--json")
+    assert (ended.status, ended.errors) == (0, "")
+    summary = json.loads(ended.output)
+    assert set(summary) == SUMMARY
+    assert (summary["total"], summary["done"], summary["credits"]) == (2, 2, 6)
+    assert len(list((tmp_path / "job" / "images").glob("*/*.png"))) == 2
+
+
+async def test_status_3_and_the_rows_that_failed(
+    command: Command, shop: Shop, tmp_path: Path
+) -> None:
+    shop.script = {"bad": [400], "blurred": ["filtered"]}
+    (tmp_path / "p.txt").write_text("good\nbad\nblurred\n")
+    ended = await command("run", "p.txt", "--out", "job", "--base-url", shop.url)
+    assert ended.status == 3
+    assert "1 made, 1 failed, 1 filtered" in ended.output
+    assert "row 2 (" in ended.errors
+    assert "400 bad_request: prompt: is not nice" in ended.errors
+    assert "row 3 (" in ended.errors
+
+
+async def test_status_4_when_the_budget_is_spent(
+    command: Command, shop: Shop, tmp_path: Path
+) -> None:
+    (tmp_path / "p.txt").write_text("a\nb\nc\n")
+    ended = await command("run", "p.txt", "--out", "job", "--base-url", shop.url, "--budget", "6")
+    assert ended.status == 4
+    assert "1 of 3 are still to be made" in ended.output
+    assert sum(shop.sold.values()) == 2
+
+
+@pytest.mark.parametrize("status", [401, 402])
+async def test_status_1_and_one_line_when_the_account_is_to_blame(
+    command: Command, shop: Shop, tmp_path: Path, status: int
+) -> None:
+    shop.script = {"a": [status]}
+    ended = await command(
+        "run", "-", "--out", "job", "--base-url", shop.url, stdin='{"prompt":"a"}'
+    )
+    assert ended.status == 1
+    assert ended.errors.startswith(f"stable-async: {status} ")
+    assert ended.errors.count("\n") == 1
+
+
+async def test_status_1_and_one_line_when_the_server_is_not_there(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "p.txt").write_text("a\n" * 20)
+    ended = await command("run", "p.txt", "--out", "job", "--base-url", "http://127.0.0.1:9")
+    assert ended.status == 1
+    [line] = ended.errors.splitlines()
+    assert line.startswith("stable-async: cannot connect to 127.0.0.1:9")
+
+
+async def test_status_1_without_a_key(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("a\n")
+    ended = await command("run", "p.txt", "--out", "job", key=None)
+    assert ended.status == 1
+    assert "STABILITY_API_KEY" in ended.errors
+    assert not (tmp_path / "job").exists()
+
+
+async def test_wrong_rows_are_listed_and_nothing_is_sent(command: Command, shop: Shop) -> None:
+    rows = '{"prompt": "a", "seed": -1}\nx\n' + '{"prompt": ""}\n' * 30
+    ended = await command("run", "-", "--out", "job", "--base-url", shop.url, stdin=rows)
+    assert ended.status == 1
+    lines = ended.errors.splitlines()
+    assert lines[0] == "stable-async: standard input: 32 problems"
+    assert "row 1: seed: given -1; allowed: a whole number from 0 to 4294967294" in lines[1]
+    assert lines[-1].strip() == "... and 12 more"
+    assert not shop.asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["run"], "PROMPTS"),
+        (["run", "-"], "--out"),
+        (["run", "none.jsonl", "--out", "x"], "none.jsonl: no such file"),
+        (["run", __file__, "--out", "x"], "unknown format"),
+        (["run", "-", "--out", "x", "--service", "oil"], "there is no service 'oil'"),
+        (["run", "-", "--out", "x", "--set", "seed"], "KEY=VALUE"),
+        (
+            ["run", "-", "--out", "x", "--vary", "seed=1,2", "--set", "seed=3"],
+            "both set and varied",
+        ),
+        (["run", "-", "--out", "x", "--limit", "0"], "--limit is 0"),
+        (["run", "-", "--out", "x", "--passes", "0"], "passes is 0"),
+        (["run", "-", "--out", "x", "--budget", "-1"], "budget is -1"),
+        (["run", "-", "--out", "x", "--max-in-flight", "many"], "many"),
+        (["run", "-", "--out", "x", "--bogus"], "--bogus"),
+        (["generate", "core", "-o", "x.png"], "--prompt"),
+        (["generate", "core", "a fox", "-o", "x.gif"], ".webp"),
+        (["generate", "core", "a fox", "-o", "x.png", "--seed", "-3"], "seed: given -3"),
+        (["generate", "erase", "-o", "x.png"], "--image"),
+        (["sandbox", "--latency", "soon"], "soon"),
+        (["sandbox", "--fail-rate", "2"], "fail_rate"),
+        (["estimate"], "PROMPTS"),
+    ],
+)
+def test_wrong_usage_is_status_2_and_one_line(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert captured.err.startswith("stable-async: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_help_is_there_for_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ([], ["--help"], ["run", "--help"], ["generate", "style-transfer", "--help"]):
+        assert run(command) == 0
+        assert "Usage: stable-async" in capsys.readouterr().out
+
+
+def test_estimate_tells_requests_credits_dollars_and_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "p.jsonl"
+    rows = [{"prompt": f"p{n}"} for n in range(300)]
+    rows += [{"prompt": f"p{n}", "service": "sd3", "model": "sd3.5-flash"} for n in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(["estimate", str(path), "--json"]) == 0
+    estimate = json.loads(capsys.readouterr().out)
+    assert estimate == {"requests": 304, "credits": 910, "dollars": 9.1, "seconds": 20.3}
+    assert run(["estimate", str(path), "--vary", "seed=1,2,3"]) == 0
+    output = capsys.readouterr().out
+    assert "912 requests, 2,730.00 credits, 27.30 US dollars, 1 min 01 s at least" in output
+    assert "sd3.5-flash" in output
+
+
+async def test_generate_writes_a_picture_of_the_sandbox(command: Command, tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    ended = await command(
+        "generate", "core", "a red fox", "-o", "fox.webp", "--seed", "7", "--sandbox", key=None
+    )
+    assert (ended.status, ended.errors) == (0, "")
+    assert ended.output == "fox.webp: image/webp, seed 7, 3 credits\n"
+    assert (tmp_path / "fox.webp").read_bytes()[8:12] == b"WEBP"
+
+
+async def test_run_with_a_sandbox_of_its_own_needs_no_key(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text(
+        '{"prompt": "a fox"}\n{"prompt": "a sandbox:filtered fox", "service": "sd3"}\n'
+    )
+    ended = await command("run", "p.jsonl", "--out", "job", "--sandbox", "--json", key=None)
+    assert ended.status == 3
+    summary = json.loads(ended.output)
+    assert (summary["done"], summary["filtered"], summary["credits"]) == (1, 1, 9.5)
+
+
+async def test_ctrl_c_in_a_terminal_ends_with_status_130_and_a_picture_of_the_progress(
+    shop: Shop, tmp_path: Path
+) -> None:
+    """A terminal sends the signal to the whole group of processes."""
+    (tmp_path / "p.txt").write_text("".join(f"p{n}\n" for n in range(40)))
+    shop.script = {f"p{n}": ["slow"] for n in range(40)}
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "stable_async.cli", "run", "p.txt", "--out", "job"),
+            *("--base-url", shop.url, "--max-in-flight", "4", "--no-quota"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "STABILITY_API_KEY": "sk-test", "TERM": "xterm", "COLUMNS": "80"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    await shop.wait_for(4)
+    os.killpg(process.pid, signal.SIGINT)
+    while "Ctrl-C again gives up" not in (screen := await _read(ours)):
+        pass
+    shop.opened.set()
+    while chunk := await _read(ours):
+        screen += chunk
+    os.close(ours)
+    assert await asyncio.to_thread(process.wait) == 130
+    assert "4 of 40" in screen
+    assert "4 done, 0 failed, 0 filtered, 0 in flight" in screen
+    assert "36 of 40 are still to be made" in screen
+    assert sum(shop.sold.values()) == 4
+
+
+async def _read(terminal: int) -> str:
+    try:
+        return (await asyncio.to_thread(os.read, terminal, 65536)).decode()
+    except OSError:  # how Linux says that the other side is closed
+        return ""
+
+
+def test_the_package_needs_no_command_line() -> None:
+    code = (
+        "import sys; import stable_async, stable_async.jobs; "
+        "assert not {'cyclopts', 'rich', 'obstore', 'pyarrow', 'PIL'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_its_packages_the_command_says_what_to_install() -> None:
+    code = "import sys; sys.modules['cyclopts'] = None; from stable_async.cli import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "stable-async: the command line needs: pip install 'stable_async[cli]'\n"
+    )

@@ -1,0 +1,154 @@
+"""Folders of jobs, laid down picture by picture without a server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Self
+
+from stable_async.jobs.journal import Failure, ImageFacts, Journal, Prompt
+from stable_async.jobs.metadata import MetadataFile
+from stable_async.jobs.recover import JOURNAL_NAME, METADATA_NAME
+from stable_async.jobs.store import extension, file_stem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def png(color: int, padding: int = 0) -> bytes:
+    """Give a picture of one pixel that readers of PNG take, and some bytes that they skip."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    head = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
+    pixel = zlib.compress(b"\0" + color.to_bytes(3, "big"))
+    return PNG + b"".join(
+        chunk(kind, data)
+        for kind, data in (
+            (b"IHDR", head),
+            (b"juNK", b"\0" * padding),
+            (b"IDAT", pixel),
+            (b"IEND", b""),
+        )
+    )
+
+
+class JobFolder:
+    """A job's folder that grows by calls, as a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self._journal = Journal.open(folder / JOURNAL_NAME)
+        self._alone: Callable[[], AbstractContextManager[None]] = self._journal.transaction
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        metadata = MetadataFile(self.folder / METADATA_NAME, self._journal)
+        metadata.close()
+        self._journal.close()
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Keep what is added in one transaction: quicker for many pictures."""
+        with self._journal.transaction():
+            self._alone = nullcontext
+            yield
+            self._alone = self._journal.transaction
+
+    def add(
+        self,
+        prompt: str = "a lighthouse",
+        *,
+        identity: str | None = None,
+        service: str = "core",
+        parameters: dict[str, object] | None = None,
+        metadata: dict[str, object] | None = None,
+        data: bytes | None = None,
+        content_type: str = "image/png",
+        filtered: bool = False,
+        file_name: str | None = None,
+    ) -> ImageFacts:
+        """Add a prompt and its picture."""
+        row = self._prompt(prompt, identity, service, parameters or {}, metadata)
+        data = png(row.position) if data is None else data
+        mark = ".filtered" if filtered else ""
+        stem = f"images/{file_stem(row.position, row.id)}{mark}"
+        name = file_name or f"{stem}.{extension(content_type)}"
+        if file_name is None:
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        sent = 1_770_000_000 + row.position * 0.07
+        image = ImageFacts(
+            position=row.position,
+            file_name=name,
+            content_type=content_type,
+            bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            width=1,
+            height=1,
+            seed=row.seed,
+            finish_reason="CONTENT_FILTERED" if filtered else "SUCCESS",
+            request_id=f"{row.position:032x}",
+            credits=3.0,
+            sent_at=sent,
+            finished_at=sent + 4,
+        )
+        with self._alone():
+            self._journal.finish(row, image, filtered=filtered)
+            self._journal.count_departures({int(sent): (1, 0)})
+        return image
+
+    def fail(self, prompt: str, reason: str, error: str) -> None:
+        """Add a prompt that has no picture."""
+        row = self._prompt(prompt, None, "core", {}, None)
+        failure = Failure(reason, error, final=True, maybe_billed=False)
+        with self._journal.transaction():
+            self._journal.fail(row.position, failure, expired=False)
+
+    def replace(self, position: int) -> None:
+        """Let the picture at a position be one that another took the place of."""
+        self._journal.db.execute("UPDATE prompts SET id = NULL WHERE position = ?", (position,))
+
+    def _prompt(
+        self,
+        prompt: str,
+        identity: str | None,
+        service: str,
+        parameters: dict[str, object],
+        metadata: dict[str, object] | None,
+    ) -> Prompt:
+        (last,) = self._journal.db.execute("SELECT max(position) FROM prompts").fetchone()
+        position = (last or 0) + 1
+        identity = identity or f"prompt.{position}"
+        fields = {"prompt": prompt, **parameters}
+        own = metadata or {}
+        self._journal.db.execute(
+            "INSERT INTO prompts (position, id, row, service, parameters, metadata, seed, price) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, 3)",
+            (
+                position,
+                identity,
+                position,
+                service,
+                json.dumps(fields),
+                json.dumps(own) if own else None,
+                position * 7,
+            ),
+        )
+        return Prompt(
+            position, identity, position, service, fields, own, position * 7, 3.0, 1, None
+        )

@@ -1,0 +1,523 @@
+"""Jobs from beginning to end, against a shop that keeps its own books."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stable_async.jobs import JobError, JobLockedError, PromptFileError, PromptRules
+from stable_async.jobs.journal import Journal
+from tests.jobs.shop import make_picture
+from tests.samples import picture
+
+if TYPE_CHECKING:
+    from tests.jobs.conftest import Bench
+
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
+
+
+async def test_every_prompt_becomes_a_file_and_a_line_that_describes_it(bench: Bench) -> None:
+    path = bench.write(
+        {"id": "light", "prompt": "a lighthouse", "seed": 7, "aspect_ratio": "16:9"}, "a fox"
+    )
+    summary = await bench.run(path)
+    assert (summary.ending, summary.total, summary.done) == ("complete", 2, 2)
+    assert (summary.credits, summary.requests) == (6.0, 2)
+    lines = {line["text"]: line for line in bench.lines()}
+    light = lines["a lighthouse"]
+    data = make_picture("a lighthouse", "7")
+    assert (bench.out / light["file_name"]).read_bytes() == data
+    assert light == {
+        "file_name": "images/0000/000001-light.png",
+        "id": "light",
+        "text": "a lighthouse",
+        "service": "core",
+        "aspect_ratio": "16:9",
+        "seed": 7,
+        "finish_reason": "SUCCESS",
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "width": 76,
+        "height": 64,
+        "credits": 3.0,
+        "request_id": light["request_id"],
+    }
+    assert len(bench.pictures()) == 2
+
+
+async def test_a_second_run_sends_nothing_and_skips_all(bench: Bench) -> None:
+    path = bench.write("a", "b", "c")
+    await bench.run(path)
+    again = await bench.run(path)
+    assert (again.ending, again.done, again.skipped, again.requests) == ("complete", 0, 3, 0)
+    assert len(bench.shop.asked) == 3
+
+
+async def test_a_row_without_seed_has_one_in_the_journal_before_it_is_sent(bench: Bench) -> None:
+    bench.shop.script["a"] = ["slow"]
+    path = bench.write("a")
+    async with bench.client() as client:
+        running = asyncio.ensure_future(bench.job(path).run(client))
+        await bench.shop.wait_for(1)
+        with sqlite3.connect(bench.out / "job.sqlite") as journal:
+            state, seed = journal.execute("SELECT state, seed FROM prompts").fetchone()
+        journal.close()
+        assert (state, str(seed)) == ("in flight", bench.shop.forms[0]["seed"])
+        bench.shop.opened.set()
+        await running
+    assert bench.lines()[0]["seed"] == seed
+
+
+@pytest.mark.parametrize("status", [400, 403, 422])
+async def test_a_refusal_is_final_and_told(bench: Bench, status: int) -> None:
+    bench.shop.script["bad"] = [status]
+    path = bench.write("good", "bad")
+    async with bench.client() as client:
+        job = bench.job(path)
+        summary = await job.run(client)
+    assert (summary.ending, summary.done, summary.failed) == ("incomplete", 1, 1)
+    [(_, row, error)] = job.refused
+    assert row == 2
+    assert error is not None
+    assert error.startswith(str(status))
+    assert bench.shop.asked.count("bad") == 1
+    again = await bench.run(path)
+    assert (again.ending, again.requests, again.failed) == ("incomplete", 0, 1)
+    retried = await bench.run(path, retry_failed=True)
+    assert (retried.ending, retried.done) == ("complete", 1)
+
+
+@pytest.mark.parametrize("what", ["drop", "cut"])
+async def test_what_broke_on_the_way_is_sent_again_at_the_end_with_the_same_seed(
+    bench: Bench, what: str
+) -> None:
+    bench.shop.script["a"] = [what]
+    summary = await bench.run(bench.write("a", "b"))
+    assert (summary.ending, summary.done, summary.failed) == ("complete", 2, 0)
+    assert summary.maybe_billed == 1
+    assert bench.shop.asked == ["a", "b", "a"]
+    assert len(bench.shop.sold) == 2, "the same seed both times"
+    assert len(bench.pictures()) == 2
+
+
+async def test_passes_bound_how_often_what_broke_is_sent(bench: Bench) -> None:
+    bench.shop.script["a"] = ["drop"] * 9
+    summary = await bench.run(bench.write("a"), passes=3)
+    assert (summary.ending, summary.failed, len(bench.shop.asked)) == ("incomplete", 1, 3)
+    later = await bench.run(bench.write("a"), passes=1)
+    assert later.failed == 1
+    assert len(bench.shop.asked) == 4, "a later run takes it up by itself"
+
+
+async def test_exhausted_retries_are_tried_again_and_were_not_billed(bench: Bench) -> None:
+    bench.shop.script["a"] = [500, 500]
+    summary = await bench.run(bench.write("a"))
+    assert (summary.ending, summary.requests, summary.maybe_billed) == ("complete", 3, 0)
+
+
+async def test_a_filtered_picture_is_kept_and_is_no_success(bench: Bench) -> None:
+    bench.shop.script["a"] = ["filtered"]
+    path = bench.write("a", "b")
+    summary = await bench.run(path)
+    assert (summary.ending, summary.done, summary.filtered) == ("incomplete", 1, 1)
+    assert summary.credits == 6.0
+    [line] = [line for line in bench.lines() if line["text"] == "a"]
+    assert line["finish_reason"] == "CONTENT_FILTERED"
+    assert line["file_name"].endswith(".filtered.png")
+    again = await bench.run(path, retry_failed=True)
+    assert (again.requests, again.filtered, again.skipped) == (0, 1, 1)
+
+
+@pytest.mark.parametrize("status", [401, 402])
+async def test_trouble_with_the_account_stops_the_job_and_keeps_what_is_in_flight(
+    bench: Bench, status: int
+) -> None:
+    bench.shop.script |= {"a": ["slow"], "b": [status]}
+    path = bench.write("a", "b", *(f"later {n}" for n in range(20)))
+    async with bench.client() as client:
+        running = asyncio.ensure_future(bench.job(path, max_in_flight=2).run(client))
+        await bench.shop.wait_for(2)
+        while bench.shop.in_shop > 1:
+            await asyncio.sleep(0.001)
+        bench.shop.opened.set()
+        summary = await running
+    assert summary.ending == "stopped"
+    assert str(status) in str(summary.error)
+    assert summary.done >= 1
+    assert len(bench.shop.asked) <= 4
+    assert summary.failed == 0
+    assert (await bench.run(path)).ending == "complete"
+    assert set(bench.shop.sold.values()) == {1}
+
+
+async def test_an_interrupted_job_brings_in_what_is_in_flight_and_sends_nothing_more(
+    bench: Bench,
+) -> None:
+    prompts = [f"p{n}" for n in range(30)]
+    bench.shop.script = {prompt: ["slow"] for prompt in prompts}
+    path = bench.write(*prompts)
+    async with bench.client() as client:
+        job = bench.job(path, max_in_flight=5)
+        running = asyncio.ensure_future(job.run(client))
+        await bench.shop.wait_for(5)
+        job.interrupt()
+        bench.shop.opened.set()
+        summary = await running
+    assert (summary.ending, summary.done, summary.failed) == ("interrupted", 5, 0)
+    assert summary.peak_in_flight == 5
+    assert len(bench.shop.asked) == 5
+    assert (await bench.run(path)).done == 25
+    assert set(bench.shop.sold.values()) == {1}
+
+
+async def test_interrupting_at_any_moment_loses_nothing(bench: Bench) -> None:
+    path = bench.write(*(f"p{n}" for n in range(8)))
+    endings = set()
+    for moment in range(30):
+        bench.shop.sold.clear()
+        out = bench.folder / str(moment)
+        async with bench.client() as client:
+            job = bench.job(path, folder=out, max_in_flight=4)
+            running = asyncio.ensure_future(job.run(client))
+            while job.progress.phase == "checking":
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(moment * 0.0005)
+            job.interrupt()
+            summary = await running
+        endings.add(summary.done)
+        assert sum(bench.shop.sold.values()) == summary.done == summary.requests
+        assert (await bench.run(path, folder=out)).skipped == summary.done
+        assert set(bench.shop.sold.values()) == {1}
+    assert len(endings) > 2, "the moments were not spread over the run"
+
+
+async def test_interrupting_does_not_wait_for_requests_that_the_quota_holds_back(
+    bench: Bench,
+) -> None:
+    from stable_async import Quota
+
+    bench.shop.script = {f"p{n}": ["slow"] for n in range(2)}
+    path = bench.write(*(f"p{n}" for n in range(10)))
+    async with bench.client(quota=Quota(requests=2, window=1000.0)) as client:
+        job = bench.job(path)
+        running = asyncio.ensure_future(job.run(client))
+        await bench.shop.wait_for(2)
+        job.interrupt()
+        bench.shop.opened.set()
+        async with asyncio.timeout(10):
+            summary = await running
+    assert (summary.ending, summary.done, summary.requests) == ("interrupted", 2, 2)
+
+
+async def test_429_stops_nobody_and_is_counted(bench: Bench) -> None:
+    from stable_async import Quota
+
+    bench.shop.script["a"] = [429]
+    path = bench.write("a", "b")
+    async with bench.client(quota=Quota(penalty=0.01)) as client:
+        summary = await bench.job(path).run(client)
+    assert (summary.ending, summary.rate_limited, summary.requests) == ("complete", 1, 3)
+
+
+async def test_a_server_that_is_not_there_ends_the_job_at_once(bench: Bench) -> None:
+    path = bench.write(*(f"p{n}" for n in range(50)))
+    async with bench.client(url="http://127.0.0.1:9") as client:
+        summary = await bench.job(path, outage_waits=(60.0,)).run(client)
+    assert (summary.ending, summary.failed, summary.requests) == ("stopped", 0, 0)
+    assert "cannot connect" in str(summary.error)
+    assert (await bench.run(path)).done == 50
+
+
+async def test_a_job_waits_for_a_server_that_was_there(bench: Bench) -> None:
+    """Requests that never left cost nothing: they are tried again until the server is back."""
+    shop = bench.shop
+    shop.keep_alive = False
+    shop.script["p1"] = ["slow"]
+    path = bench.write(*(f"p{n}" for n in range(6)))
+    async with bench.client() as client:
+        job = bench.job(path, max_in_flight=1, outage_waits=(0.01,) * 1000)
+        running = asyncio.ensure_future(job.run(client))
+        await shop.wait_for(2)
+        await shop.close_door()
+        shop.opened.set()
+        while job.progress.done < 2:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+        assert not running.done()
+        await shop.open_door()
+        summary = await running
+    assert (summary.ending, summary.done, summary.failed) == ("complete", 6, 0)
+    assert (summary.requests, summary.maybe_billed) == (6, 0)
+
+
+async def test_prompts_that_are_wrong_are_told_all_together_and_nothing_is_sent(
+    bench: Bench,
+) -> None:
+    path = bench.folder / "bad.jsonl"
+    path.write_text(
+        '{"prompt": "fine"}\n'
+        '{"prompt": ""}\n'
+        "nonsense\n"
+        '{"prompt": "x", "aspect_ratio": "7:7"}\n'
+        '{"prompt": "x", "colour": "red"}\n'
+        '{"prompt": "x", "id": "one"}\n'
+        '{"prompt": "y", "id": "one"}\n'
+        '{"prompt": "x", "service": "oil"}\n'
+        '{"service": "erase", "image": "none.png"}\n'
+        f'{{"prompt": "{"x" * 10001}"}}\n'
+        "[1]\n"
+        '{"prompt": "\\ud800"}\n'
+    )
+    with pytest.raises(PromptFileError) as caught:
+        await bench.run(path)
+    rows = {problem.row: problem.text for problem in caught.value.problems}
+    assert sorted(rows) == [2, 3, 4, 5, 7, 8, 9, 10, 11, 12]
+    assert "1 to 10000 characters" in rows[2]
+    assert "JSON" in rows[3]
+    assert "16:9" in rows[4]
+    assert "colour" in rows[5]
+    assert "row 6" in rows[7]
+    assert "core" in rows[8]
+    assert "no such file" in rows[9]
+    assert bench.shop.asked == []
+    assert (await bench.run(bench.write("fine"))).ending == "complete"
+
+
+async def test_a_job_is_worked_on_by_one_process_at_a_time(bench: Bench) -> None:
+    import os
+
+    bench.shop.script["a"] = ["slow"]
+    path = bench.write("a")
+    async with bench.client() as client:
+        running = asyncio.ensure_future(bench.job(path).run(client))
+        await bench.shop.wait_for(1)
+        with pytest.raises(JobLockedError, match=str(os.getpid())):
+            await bench.job(path).run(client)
+        bench.shop.opened.set()
+        await running
+    assert len(bench.shop.asked) == 1
+
+
+async def test_rows_may_move_come_and_go_without_being_made_again(bench: Bench) -> None:
+    await bench.run(bench.write("a", "b", "b", "c"))
+    path = bench.write("new", "c", "b", "a", "b")
+    async with bench.client() as client:
+        job = bench.job(path)
+        summary = await job.run(client)
+    assert (summary.total, summary.done, summary.skipped) == (5, 1, 4)
+    assert not job.notes
+    path = bench.write("c", {"prompt": "d", "id": "d"})
+    async with bench.client() as client:
+        job = bench.job(path)
+        summary = await job.run(client)
+    assert (summary.total, summary.done, summary.skipped) == (2, 1, 1)
+    assert any("4 pictures" in note for note in job.notes), job.notes
+    assert len(bench.lines()) == 6
+
+
+async def test_a_row_that_is_gone_is_not_sent(bench: Bench) -> None:
+    bench.shop.script["b"] = ["drop"] * 2
+    await bench.run(bench.write("a", "b"))
+    summary = await bench.run(bench.write("a"))
+    assert (summary.ending, summary.total, summary.requests) == ("complete", 1, 0)
+
+
+async def test_changed_content_under_an_id_is_refused_unless_it_is_to_be_replaced(
+    bench: Bench,
+) -> None:
+    await bench.run(bench.write({"id": "x", "prompt": "old"}, {"id": "y", "prompt": "same"}))
+    [old] = [line for line in bench.lines() if line["id"] == "x"]
+    path = bench.write({"id": "x", "prompt": "new"}, {"id": "y", "prompt": "same"})
+    with pytest.raises(PromptFileError, match=r"row 1.*replace-changed"):
+        await bench.run(path)
+    summary = await bench.run(path, replace_changed=True)
+    assert (summary.total, summary.done, summary.skipped) == (2, 1, 1)
+    assert sorted((line["id"], line["text"]) for line in bench.lines()) == [
+        ("x", "new"),
+        ("y", "same"),
+    ]
+    assert not (bench.out / old["file_name"]).exists()
+    kept = bench.out / "replaced" / Path(old["file_name"]).name
+    assert hashlib.sha256(kept.read_bytes()).hexdigest() == old["sha256"]
+
+
+async def test_a_row_that_was_refused_may_be_corrected_under_its_id(bench: Bench) -> None:
+    bench.shop.script["bad"] = [400]
+    await bench.run(bench.write({"id": "x", "prompt": "bad"}))
+    summary = await bench.run(bench.write({"id": "x", "prompt": "better"}))
+    assert (summary.ending, summary.done) == ("complete", 1)
+
+
+async def test_the_budget_of_all_runs_together_is_never_exceeded(bench: Bench) -> None:
+    bench.shop.script["p1"] = [500, 500]
+    path = bench.write(*(f"p{n}" for n in range(9)))
+    summary = await bench.run(path, budget=13)
+    assert (summary.ending, summary.credits) == ("budget", 12.0)
+    assert sum(bench.shop.sold.values()) == 4
+    again = await bench.run(path, budget=13)
+    assert (again.ending, again.requests) == ("budget", 0)
+    assert (await bench.run(path, budget=27)).ending == "complete"
+    assert sum(bench.shop.sold.values()) == 9
+
+
+async def test_what_may_have_been_billed_counts_against_the_budget(bench: Bench) -> None:
+    bench.shop.script["a"] = ["drop"]
+    summary = await bench.run(bench.write("a", "b"), budget=6)
+    assert (summary.ending, summary.done) == ("budget", 1)
+    assert sum(bench.shop.sold.values()) == 2
+
+
+async def test_limit_makes_the_first_rows_and_a_later_run_the_others(bench: Bench) -> None:
+    path = bench.write(*(f"p{n}" for n in range(5)))
+    summary = await bench.run(path, PromptRules(limit=2))
+    assert (summary.ending, summary.total, sorted(bench.shop.asked)) == (
+        "complete",
+        2,
+        ["p0", "p1"],
+    )
+    summary = await bench.run(path)
+    assert (summary.total, summary.done, summary.skipped) == (5, 3, 2)
+
+
+async def test_set_and_vary_make_products(bench: Bench) -> None:
+    path = bench.write("a", {"id": "b", "prompt": "b"})
+    rules = PromptRules(
+        set={"output_format": "png"},
+        vary={"style_preset": ("anime", "cinematic"), "seed": ("1", "2")},
+    )
+    summary = await bench.run(path, rules)
+    assert (summary.total, summary.done) == (8, 8)
+    wanted = {(p, s, n) for p in "ab" for s in ("anime", "cinematic") for n in (1, 2)}
+    assert {(line["text"], line["style_preset"], line["seed"]) for line in bench.lines()} == wanted
+    assert "b[style_preset=anime,seed=1]" in {line["id"] for line in bench.lines()}
+    assert (await bench.run(path, rules)).requests == 0
+
+
+async def test_services_may_be_mixed_and_input_files_are_found_beside_the_prompts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (bench.folder / "in").mkdir()
+    (bench.folder / "in" / "fox.png").write_bytes(picture())
+    path = bench.write(
+        "a",
+        {"service": "upscale_fast", "image": "in/fox.png"},
+        {"service": "sd3", "prompt": "b", "model": "sd3.5-medium"},
+        {
+            "service": "search-and-replace",
+            "prompt": "c",
+            "search_prompt": "d",
+            "image": "in/fox.png",
+        },
+    )
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    summary = await bench.run(path)
+    assert (summary.ending, summary.done, summary.credits) == ("complete", 4, 3 + 2 + 3.5 + 5)
+    [upscaled] = [line for line in bench.lines() if line["service"] == "upscale-fast"]
+    assert (upscaled["text"], upscaled["seed"], upscaled["image"]) == (None, 5, "in/fox.png")
+    journal = Journal.open(bench.out / "job.sqlite")
+    spending = set(journal.db.execute("SELECT service, model, images, credits FROM spending"))
+    journal.close()
+    assert ("sd3", "sd3.5-medium", 1, 3.5) in spending
+
+
+async def test_an_unfit_input_picture_is_found_before_anything_is_sent(bench: Bench) -> None:
+    (bench.folder / "small.png").write_bytes(picture(16, 16))
+    path = bench.write("a", {"service": "upscale-fast", "image": "small.png"})
+    with pytest.raises(PromptFileError, match=r"row 2: image: given 16 x 16 pixels"):
+        await bench.run(path)
+    assert bench.shop.asked == []
+
+
+async def test_asynchronous_operations_are_jobs_as_well(bench: Bench) -> None:
+    (bench.folder / "fox.png").write_bytes(picture())
+    path = bench.write({"service": "upscale-creative", "prompt": "a", "image": "fox.png"})
+    summary = await bench.run(path)
+    assert (summary.ending, summary.done, summary.credits) == ("complete", 1, 60)
+    assert bench.lines()[0]["text"] == "a"
+
+
+async def test_a_generation_that_was_paid_is_fetched_and_not_bought_again(bench: Bench) -> None:
+    (bench.folder / "fox.png").write_bytes(picture())
+    path = bench.write({"service": "upscale-creative", "prompt": "a", "image": "fox.png"})
+    bench.shop.not_ready = 10**9
+    async with bench.client() as client:
+        running = asyncio.ensure_future(bench.job(path).run(client))
+        await bench.shop.wait_for(1)
+        while True:  # until its id is in the journal
+            with sqlite3.connect(bench.out / "job.sqlite") as journal:
+                [(identity,)] = journal.execute("SELECT generation_id FROM prompts")
+            journal.close()
+            if identity:
+                break
+            await asyncio.sleep(0.001)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    bench.shop.generations[identity][2] = 0
+    summary = await bench.run(path, budget=60)
+    assert (summary.ending, summary.done, summary.requests) == ("complete", 1, 0)
+    assert sum(bench.shop.sold.values()) == 1
+
+
+async def test_an_expired_generation_fails_and_may_be_bought_again(bench: Bench) -> None:
+    (bench.folder / "fox.png").write_bytes(picture())
+    path = bench.write({"service": "upscale-creative", "prompt": "a", "image": "fox.png"})
+    await bench.run(path, budget=0)
+    with sqlite3.connect(bench.out / "job.sqlite") as journal:
+        journal.execute("UPDATE prompts SET state = 'in flight', generation_id = ?", ("0" * 64,))
+    journal.close()
+    summary = await bench.run(path)
+    assert (summary.failed, summary.maybe_billed, summary.requests) == (1, 1, 0)
+    summary = await bench.run(path, retry_failed=True)
+    assert (summary.ending, summary.done) == ("complete", 1)
+
+
+async def test_rows_are_sent_while_they_are_read_when_they_are_not_checked(bench: Bench) -> None:
+    path = bench.folder / "p.jsonl"
+    rows = [json.dumps({"prompt": f"p{n}"}) for n in range(1500)]
+    rows[700] = "nonsense"
+    rows[1200] = '{"prompt": "x", "seed": -1}'
+    path.write_text("\n".join(rows))
+    async with bench.client() as client:
+        job = bench.job(path, check=False)
+        summary = await job.run(client)
+    assert (summary.ending, summary.total) == ("incomplete", 1500)
+    assert (summary.done, summary.failed) == (1498, 2)
+    assert sorted(row for _, row, _ in job.refused) == [701, 1201]
+    assert (await bench.run(path, check=False)).requests == 0
+    folders = [len(list(folder.iterdir())) for folder in (bench.out / "images").iterdir()]
+    assert max(folders) <= 1000
+    assert len(folders) == 2
+
+
+async def test_a_prompt_file_that_changes_during_the_run_changes_nothing_in_it(
+    bench: Bench,
+) -> None:
+    bench.shop.script["a"] = ["slow"]
+    path = bench.write("a", "b")
+    async with bench.client() as client:
+        running = asyncio.ensure_future(bench.job(path, max_in_flight=1).run(client))
+        await bench.shop.wait_for(1)
+        bench.write("something else")
+        bench.shop.opened.set()
+        summary = await running
+    assert (summary.ending, sorted(bench.shop.asked)) == ("complete", ["a", "b"])
+
+
+async def test_a_folder_with_other_things_in_it_is_left_alone(bench: Bench) -> None:
+    bench.out.mkdir()
+    (bench.out / "thesis.txt").write_text("x")
+    with pytest.raises(JobError, match="is no job"):
+        await bench.run(bench.write("a"))
+    assert {path.name for path in bench.out.iterdir()} <= {"thesis.txt", ".lock"}
+
+
+async def test_a_folder_that_cannot_be_made_is_told_in_one_line(bench: Bench) -> None:
+    (bench.folder / "file").write_text("")
+    with pytest.raises(JobError, match="Not a directory"):
+        await bench.run(bench.write("a"), folder=bench.folder / "file" / "job")
