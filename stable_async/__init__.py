@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     )
     from stable_async.client import Outcome, StabilityClient
     from stable_async.media import Audio, Image, Model3D
+    from stable_async.quota.file import SharedQuota
     from stable_async.transport.downloads import MediaStream
 
 __all__ = [
@@ -130,6 +131,7 @@ __all__ = [
     "SearchAndRecolor",
     "SearchAndReplace",
     "ServerError",
+    "SharedQuota",
     "StabilityClient",
     "StabilityError",
     "StableFast3D",
@@ -188,6 +190,7 @@ _LAZY = {
     "api.base": ("FileInput", "Request", "ResultRequest"),
     "client": ("Outcome", "StabilityClient"),
     "media": ("Audio", "Image", "Model3D"),
+    "quota.file": ("SharedQuota",),
     "transport.downloads": ("MediaStream",),
 }
 _MODULES = {name: module for module, names in _LAZY.items() for name in names}

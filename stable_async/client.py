@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, Unpack, cast
 
 from stable_async._version import __version__
@@ -30,11 +31,20 @@ from stable_async.groups import Groups
 from stable_async.media import Media
 from stable_async.polling import POLL_INTERVAL, Polling, reported_when_cancelled
 from stable_async.quota import QuotaLimiter
+from stable_async.quota.file import SharedQuota
 from stable_async.transport.downloads import MediaStream, read_body
-from stable_async.transport.session import PermitOptions, Transport
+from stable_async.transport.finishing import Finishing
+from stable_async.transport.session import Departure, PermitOptions, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterable,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Iterable,
+    )
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
@@ -42,6 +52,8 @@ if TYPE_CHECKING:
 
     from stable_async.groups.base import CallOptions
     from stable_async.quota import QuotaStatistics
+    from stable_async.quota.file import FileBooks
+    from stable_async.transport.telemetry import Telemetry
 
 __all__ = ["Outcome", "StabilityClient"]
 
@@ -80,10 +92,11 @@ class StabilityClient(Groups):
         api_key: str | None = None,
         *,
         base_url: str | None = None,
-        quota: Quota | None = Quota(),  # noqa: B008 - frozen
+        quota: Quota | SharedQuota | None = Quota(),  # noqa: B008 - frozen
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
         timeout: Timeouts = Timeouts(),  # noqa: B008 - frozen
         max_in_flight: int = 256,
+        max_waiting: int | None = None,
         client_id: str | None = None,
         client_user_id: str | None = None,
         client_version: str | None = None,
@@ -91,6 +104,9 @@ class StabilityClient(Groups):
         poll_interval: float = POLL_INTERVAL,
         accept: Literal["image/*", "application/json"] | None = None,
         raise_on_filtered: bool = False,
+        tenant_ids: Literal["hashed", "plain", "off"] = "hashed",
+        telemetry: Telemetry | None = None,
+        log_prompts: bool = False,
     ) -> None:
         """Take the settings; nothing is opened before `async with`.
 
@@ -98,10 +114,13 @@ class StabilityClient(Groups):
             api_key: The key; `None` takes it from `STABILITY_API_KEY`.
             base_url: Where the API is, a path prefix included; `None` takes it from
                 `STABILITY_BASE_URL`, else https://api.stability.ai.
-            quota: What the server allows the key; `None` switches the limiter off.
+            quota: What the server allows the key; a `SharedQuota` if other processes use the key
+                as well; `None` switches the limiter off.
             retry: How often 429 and 500 answers are tried again.
             timeout: Time limits of one attempt.
             max_in_flight: The most requests of one `map` that are out at a time.
+            max_waiting: The most calls that may wait for the quota at a time; a further one gets a
+                `QuotaTimeoutError`. `None` means no limit.
             client_id: Name of your application, sent to the API; up to 256 characters.
             client_user_id: Who uses it, sent to the API; up to 256 characters.
             client_version: Its version, sent to the API; up to 256 characters.
@@ -112,6 +131,10 @@ class StabilityClient(Groups):
             accept: The form of results: `None` and `image/*` ask for bytes, `application/json`
                 for base64 in JSON. The results are the same.
             raise_on_filtered: Raise `ContentFilteredError` for a blurred result.
+            tenant_ids: How a call's `tenant` is sent to the API as the user's id, for its abuse
+                checks: as its SHA-256 in hexadecimal, as it is, or not at all.
+            telemetry: Is told of every call, such as `integrations.opentelemetry.Telemetry`.
+            log_prompts: Log prompts beside what is logged of each request at level DEBUG.
 
         Raises:
             ConfigurationError: There is no key, or a setting makes no sense.
@@ -128,11 +151,13 @@ class StabilityClient(Groups):
         self._max_in_flight = max_in_flight
         self._polling = Polling(poll_interval)
         self._raise_on_filtered = raise_on_filtered
+        self._finishing = Finishing()
+        limiter, self._books = _limiter(quota, max_waiting)
         self._transport = Transport(
             api_key=resolve_api_key(api_key),
             base_url=resolve_base_url(base_url),
-            limiter=QuotaLimiter(quota) if quota is not None else None,
-            penalty=quota.penalty if quota is not None else DOCUMENTED_PENALTY,
+            limiter=limiter,
+            penalty=DOCUMENTED_PENALTY,
             retry=retry,
             timeouts=timeout,
             headers={
@@ -141,11 +166,18 @@ class StabilityClient(Groups):
             },
             accept=accept,
             organization=_header("Organization", organization) if organization else None,
+            telemetry=telemetry,
+            user_id={"hashed": _hashed, "plain": _plain, "off": None}[tenant_ids],
+            log_prompts=log_prompts,
         )
 
     async def __aenter__(self) -> Self:
         """Open the pool of connections in the running event loop."""
+        if self._books is not None:
+            self._books.open()
         await self._transport.open()
+        if self._transport.telemetry is not None:
+            self._transport.telemetry.opened(self.quota_statistics)
         return self
 
     async def __aexit__(
@@ -158,8 +190,18 @@ class StabilityClient(Groups):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections; harmless when they are closed."""
-        await self._transport.close()
+        """Close the connections, after the calls that finish without their callers.
+
+        Harmless when they are closed. If it is cancelled, those calls are cut.
+        """
+        try:
+            await self._finishing.aclose()
+        finally:
+            if self._transport.telemetry is not None:
+                self._transport.telemetry.closed(self.quota_statistics)
+            await self._transport.close()
+            if self._books is not None:
+                self._books.close()
 
     def quota_statistics(self) -> QuotaStatistics | None:
         """Give what the quota's books say now; `None` when the limiter is off."""
@@ -181,14 +223,12 @@ class StabilityClient(Groups):
             ContentFilteredError: Only with `raise_on_filtered`.
         """
         raise_on_filtered = options.pop("raise_on_filtered", self._raise_on_filtered)
-        result: object
-        if isinstance(request, MediaRequest):
-            result = await self._media(request, options)
-        elif isinstance(request, WholeRequest):
-            async with self._exchange(request, options) as response:
-                result = request.read(await self._whole(response))
-        else:
-            raise TypeError(f"{type(request).__name__} is no request")
+        departure = Departure()
+        keep = _keep(options)
+        sending = self._result(request, options, departure)
+        result = await (
+            self._finishing.send(sending, departure, keep) if keep is not None else sending
+        )
         if raise_on_filtered and _is_filtered(result):
             raise ContentFilteredError(result)
         return cast("ResultT", result)
@@ -205,15 +245,30 @@ class StabilityClient(Groups):
             StabilityError: As for `send`, but that filtered results are never made an error.
         """
         options.pop("raise_on_filtered", None)
+        departure = Departure()
+        keep = _keep(options)
+        opening = self._open(request, options, departure)
+        async with (
+            self._finishing.stream(opening, departure, keep)
+            if keep is not None
+            else opening as stream
+        ):
+            yield stream
+
+    @asynccontextmanager
+    async def _open(
+        self, request: MediaRequest[MediaT], options: CallOptions, departure: Departure
+    ) -> AsyncIterator[MediaStream[MediaT]]:
         async with AsyncExitStack() as stack:
             if request.operation.result is not None:
-                request = await self.submit(request, **options)
+                request = await self._submit(request, options, departure)
                 stack.enter_context(reported_when_cancelled(request.id))
             if isinstance(request, ResultRequest):
                 open_if_finished = partial(self._open_if_finished, stack, request, options)
                 yield await self._polling.until_found(request.id, open_if_finished)
             else:
-                response = await stack.enter_async_context(self._exchange(request, options))
+                exchange = self._exchange(request, options, departure)
+                response = await stack.enter_async_context(exchange)
                 yield self._media_stream(request, response)
 
     async def submit(
@@ -229,11 +284,16 @@ class StabilityClient(Groups):
             StabilityError: As for `send`.
         """
         options.pop("raise_on_filtered", None)
+        return await self._submit(request, options, Departure())
+
+    async def _submit(
+        self, request: MediaRequest[MediaT], options: CallOptions, departure: Departure
+    ) -> ResultRequest[MediaT]:
         result = request.operation.result
         if result is None:
             problem = FieldProblem("", "a synchronous operation", "an asynchronous one, or `send`")
             raise InvalidRequestError(type(request).__name__, [problem])
-        async with self._exchange(request, options) as response:
+        async with self._exchange(request, options, departure) as response:
             generation = read_generation_id(await self._whole(response))
         self._polling.rest(generation)
         try:
@@ -282,11 +342,24 @@ class StabilityClient(Groups):
             async for one in outcomes:
                 yield one
 
+    async def _result(
+        self, request: Request[ResultT], options: CallOptions, departure: Departure
+    ) -> object:
+        if isinstance(request, MediaRequest):
+            return await self._media(request, options, departure)
+        if isinstance(request, WholeRequest):
+            async with self._exchange(request, options, departure) as response:
+                return request.read(await self._whole(response))
+        raise TypeError(f"{type(request).__name__} is no request")
+
     def _exchange(
-        self, request: Request[object], options: CallOptions
+        self, request: Request[object], options: CallOptions, departure: Departure
     ) -> AbstractAsyncContextManager[ClientResponse]:
         return self._transport.exchange(
-            request, observer=options.get("observer"), **_permit_options(options)
+            request,
+            observer=options.get("observer"),
+            departure=departure,
+            **_permit_options(options),
         )
 
     def _look(
@@ -297,15 +370,17 @@ class StabilityClient(Groups):
         permit["deadline"] = None
         return self._transport.exchange(request, **permit)
 
-    async def _media(self, request: MediaRequest[MediaT], options: CallOptions) -> MediaT:
+    async def _media(
+        self, request: MediaRequest[MediaT], options: CallOptions, departure: Departure
+    ) -> MediaT:
         if request.operation.result is not None:
-            request = await self.submit(request, **options)
+            request = await self._submit(request, options, departure)
             with reported_when_cancelled(request.id):
-                return await self._media(request, options)
+                return await self._media(request, options, departure)
         if isinstance(request, ResultRequest):
             look = partial(self._read_if_finished, request, options)
             return await self._polling.until_found(request.id, look)
-        async with self._exchange(request, options) as response:
+        async with self._exchange(request, options, departure) as response:
             return await self._media_stream(request, response).read()
 
     async def _read_if_finished(
@@ -351,6 +426,35 @@ def _is_filtered(result: object) -> bool:
     if isinstance(result, list):
         return any(map(_is_filtered, result))
     return isinstance(result, Media) and result.filtered
+
+
+def _limiter(
+    quota: Quota | SharedQuota | None, max_waiting: int | None
+) -> tuple[QuotaLimiter | None, FileBooks | None]:
+    if quota is None:
+        return None, None
+    if isinstance(quota, SharedQuota):
+        books = quota.books()
+        return QuotaLimiter(quota.quota, books=books, max_waiting=max_waiting), books
+    return QuotaLimiter(quota, max_waiting=max_waiting), None
+
+
+def _keep(options: CallOptions) -> Callable[[object], Awaitable[None]] | None:
+    """Give who gets the result of a call that is cancelled; `None`: it is cut."""
+    if options.get("on_disconnect", "cut") == "cut":
+        return None
+    keep = options.get("on_finished")
+    if keep is None:
+        raise ConfigurationError('on_disconnect="finish" needs on_finished, to give the result to')
+    return keep
+
+
+def _hashed(tenant: str) -> str:
+    return sha256(tenant.encode()).hexdigest()
+
+
+def _plain(tenant: str) -> str:
+    return _header("tenant", tenant)
 
 
 def _permit_options(options: CallOptions) -> PermitOptions:

@@ -92,7 +92,7 @@ class Books(Protocol):
         """
         ...
 
-    def observe(self, delay: float) -> None:
+    def observe(self, delay: float, *, set_up: bool = False) -> None:
         """Take a measured delay, seconds, to adapt the spread allowance."""
         ...
 
@@ -159,11 +159,11 @@ class MemoryBooks:
         if not known and (slot is None or slot is not self._probe):
             self._find_cause(now)
 
-    def observe(self, delay: float) -> None:
+    def observe(self, delay: float, *, set_up: bool = False) -> None:
         """Take a measured delay, seconds; nothing unless the quota is adaptive."""
         if not self._quota.adaptive:
             return
-        self._spread.observe(delay)
+        self._spread.observe(delay, set_up=set_up)
         self._use_spread()
 
     def earliest(self, now: float, ahead: int = 0) -> float:

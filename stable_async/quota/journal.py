@@ -56,8 +56,8 @@ class Journal:
         descriptor = os.open(path, flags, 0o600)
         try:
             # After a power cut a file may be all zeros. The first line may be cut short.
-            start = os.pread(descriptor, 4096, 0).lstrip(b"\0\n")[: len(magic)]
-            if not magic.startswith(start):
+            start = os.pread(descriptor, READ_SIZE, 0).lstrip(b"\0\n").split(b"\n")[0]
+            if not magic.startswith(start[: len(magic)]):
                 raise NotAJournalError
         except BaseException:
             os.close(descriptor)

@@ -141,6 +141,7 @@ class QuotaLimiter:
         self._deadlines: list[tuple[float, int, Waiter]] = []
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
         # When the books were last told to be asked again; infinity while a pace will call.
         self._earliest = -inf
         self._kicked = False
@@ -202,9 +203,9 @@ class QuotaLimiter:
         self._books.penalise(self._now(), retry_after, slot)
         self._kick()
 
-    def observe(self, delay: float) -> None:
+    def observe(self, delay: float, *, set_up: bool = False) -> None:
         """Take a measured delay, seconds: of setting up a connection, or of a cheap request."""
-        self._books.observe(delay)
+        self._books.observe(delay, set_up=set_up)
         self._kick()
 
     def statistics(self) -> QuotaStatistics:
@@ -357,12 +358,13 @@ class QuotaLimiter:
         """Have the one timer fire when a permit or a deadline is due next."""
         when = min(self._earliest, self._deadlines[0][0]) if self._deadlines else self._earliest
         if self._timer is not None:
-            if self._timer.when() == when:
+            if self._timer_at == when:
                 return
             self._timer.cancel()
             self._timer = None
         if self._room and when < inf and self._loop is not None:
-            self._timer = self._loop.call_at(when, self._on_timer)
+            # Not the timer's own `when()`: uvloop gives none for a time that has come.
+            self._timer, self._timer_at = self._loop.call_at(when, self._on_timer), when
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
-from stable_async.quota.books import COMPANY, MemoryBooks, Slot
-from stable_async.quota.flow import NEVER, Flow
+from stable_async.quota.books import MemoryBooks, Slot
+from stable_async.quota.flow import COMPANY, NEVER, Flow
 from stable_async.quota.queue import BULK_TURN
 from stable_async.quota.rule import RuleState
 from stable_async.quota.share import Share
@@ -35,7 +35,7 @@ CLAIM = 1.0
 # Processes that have entered nothing for this long, seconds, are forgotten.
 FORGET = 600.0
 
-Kind = Literal["reserve", "stamp", "release", "penalise", "observe", "claim", "lapse"]
+Kind = Literal["reserve", "stamp", "release", "penalise", "observe", "set_up", "claim", "lapse"]
 Key = tuple[str, int]
 State = dict[str, object]
 
@@ -170,17 +170,17 @@ class SharedState(MemoryBooks):
         self.now = cast("float", state["now"])
         self._rule.restore(_rule_state(state["rule"]))
         self._rule.limit = cast("int", state["limit"])
-        self._spread.restore(cast("tuple[float, float, float, list[float]]", state["spread"]))
+        self._spread.restore(
+            cast("tuple[float, float, float, list[float], list[float]]", state["spread"])
+        )
         self._rule.spread = self._spread.current
         self._share = Share(*cast("list[float]", state["share"]))
-        self._flow = Flow(*cast("list[float]", state["flow"]))
+        self._flow = _flow(state["flow"])
         probe = cast("list[object] | None", state["probe"])
         self._probe_key = None if probe is None else cast("Key", tuple(probe))
         self._refusals = cast("int", state["refusals"])
         self._passed_over = cast("int", state["passed_over"])
-        seats = cast(
-            "dict[str, tuple[float, int, bool, list[int], list[float]]]", state["seats"]
-        )
+        seats = cast("dict[str, tuple[float, int, bool, list[int], list[float]]]", state["seats"])
         self._seats = {
             name: _Seat(seen, last, outcome, {key: Slot(key) for key in keys}, [*claims])
             for name, (seen, last, outcome, keys, claims) in seats.items()
@@ -209,8 +209,8 @@ class SharedState(MemoryBooks):
                     self.release(slot, now)
             case "penalise":
                 self.penalise(now, entry.value, self._refused(entry))
-            case "observe":
-                self.observe(entry.value or 0.0)
+            case "observe" | "set_up":
+                self.observe(entry.value or 0.0, set_up=entry.kind == "set_up")
             case "claim":
                 seat.claims[entry.bulk] = now
                 if not entry.bulk:
@@ -276,6 +276,13 @@ class SharedState(MemoryBooks):
         return any(
             one.claims[bulk] > now - CLAIM for name, one in self._seats.items() if name != seat
         )
+
+
+def _flow(value: object) -> Flow:
+    window, interval, until, probe_due, following, waiting, bulk_due, company_until = cast(
+        "tuple[float, float, float, bool, float, bool, float, float]", value
+    )
+    return Flow(window, interval, until, probe_due, following, waiting, bulk_due, company_until)
 
 
 def _rule_state(value: object) -> RuleState:

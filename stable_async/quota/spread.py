@@ -13,7 +13,7 @@ __all__ = ["SpreadEstimator"]
 
 # Bounds of the allowance, seconds. Below the lower one a server's own hiccups decide; above the
 # upper one stragglers are better left to the shut-out than paid for with every request.
-LEAST = 0.1
+LEAST = 0.15
 MOST = 1.0
 
 # What is remembered, and how much of it there must be before the allowance goes below its start.
@@ -33,8 +33,9 @@ class SpreadEstimator:
     """Follows the spread of measured delays, within bounds.
 
     The allowance starts at the configured value, rises with the measurements at once, and goes
-    below the start when `ENOUGH` delays show that it may. What a refusal proved to be needed
-    stays allowed.
+    below the start when `ENOUGH` round trips show that it may. The set-up of connections proves
+    only that more is needed: behind a proxy it is quick while requests are slow. What a refusal
+    proved to be needed stays allowed.
 
     Attributes:
         current: Spread allowance, seconds.
@@ -48,33 +49,32 @@ class SpreadEstimator:
         self.most = max(start, min(MOST, window / 4))
         self._start = start
         self._least = min(start, LEAST)
-        self._latest: deque[float] = deque()
-        self._sorted: list[float] = []
+        self._round_trips = _Delays()
+        self._set_ups = _Delays()
 
     @property
     def measured(self) -> float:
         """Spread of the remembered delays, stragglers included, seconds."""
-        return self._sorted[-1] - self._sorted[0] if self._sorted else 0.0
+        return max(self._round_trips.spread(), self._set_ups.spread())
 
-    def state(self) -> tuple[float, float, float, list[float]]:
+    def state(self) -> tuple[float, float, float, list[float], list[float]]:
         """Give all that is remembered, to be stored or sent."""
-        return self.current, self._start, self._least, list(self._latest)
+        round_trips, set_ups = list(self._round_trips.latest), list(self._set_ups.latest)
+        return self.current, self._start, self._least, round_trips, set_ups
 
-    def restore(self, state: tuple[float, float, float, Sequence[float]]) -> None:
+    def restore(self, state: tuple[float, float, float, Sequence[float], Sequence[float]]) -> None:
         """Take over what another estimator of the same quota remembered."""
-        self.current, self._start, self._least, latest = state
-        self._latest = deque(latest)
-        self._sorted = sorted(latest)
+        self.current, self._start, self._least, round_trips, set_ups = state
+        self._round_trips, self._set_ups = _Delays(round_trips), _Delays(set_ups)
 
-    def observe(self, delay: float) -> None:
-        """Take one delay: the set-up of a connection, or the round trip of a cheap request."""
-        if len(self._latest) == SAMPLES:
-            del self._sorted[bisect_left(self._sorted, self._latest.popleft())]
-        self._latest.append(delay)
-        insort(self._sorted, delay)
-        stragglers = int(len(self._sorted) * STRAGGLERS)
-        spread = self._sorted[-1 - stragglers] - self._sorted[0]
-        least = self._least if len(self._sorted) >= ENOUGH else self._start
+    def observe(self, delay: float, *, set_up: bool = False) -> None:
+        """Take the round trip of a cheap request, or with `set_up` the set-up of a connection."""
+        (self._set_ups if set_up else self._round_trips).add(delay)
+        spread = max(
+            self._round_trips.spread(STRAGGLERS),
+            self._set_ups.spread(STRAGGLERS),
+        )
+        least = self._least if len(self._round_trips.latest) >= ENOUGH else self._start
         self.current = min(max(spread * FACTOR + CUSHION, least), self.most)
 
     def widen(self) -> bool:
@@ -84,3 +84,23 @@ class SpreadEstimator:
             return False
         self.current = self._least = self._start = needed
         return True
+
+
+class _Delays:
+    """The latest delays of one kind."""
+
+    def __init__(self, latest: Sequence[float] = ()) -> None:
+        self.latest = deque(latest)
+        self._sorted = sorted(latest)
+
+    def add(self, delay: float) -> None:
+        if len(self.latest) == SAMPLES:
+            del self._sorted[bisect_left(self._sorted, self.latest.popleft())]
+        self.latest.append(delay)
+        insort(self._sorted, delay)
+
+    def spread(self, stragglers: float = 0.0) -> float:
+        """Give the longest less the shortest, a share of the longest left out."""
+        if not self._sorted:
+            return 0.0
+        return self._sorted[-1 - int(len(self._sorted) * stragglers)] - self._sorted[0]

@@ -26,8 +26,9 @@ __all__ = ["MediaStream", "read_body"]
 MediaT = TypeVar("MediaT", bound=Media)
 KeptT = TypeVar("KeptT")
 
-# A thread hop costs as much as decoding a hundred KiB: gather this much before one is made.
-WRITE_SIZE = 2048 * 1024
+# A thread hop costs as much as writing a hundred KiB, so that this much is gathered for one: most
+# pictures are written, synced and renamed in a single hop.
+WRITE_SIZE = 2 * 1024 * 1024
 # An answer is stalled when fewer bytes than this came within the time limit. Counting them, not
 # just the time between two reads, ends a trickle of single bytes as well.
 LEAST_PROGRESS = 16 * 1024
@@ -55,6 +56,7 @@ class MediaStream(Generic[MediaT]):
         self._reader = reader
         self._response = response
         self._stall_limit = stall_limit
+        self._begun = False
         self.credits = credits
         self.generation_id = generation_id
 
@@ -88,6 +90,30 @@ class MediaStream(Generic[MediaT]):
         """The answer's `x-request-id`."""
         return self._reader.request_id
 
+    def of_kind(self, kind: type[MediaStream[MediaT]]) -> MediaStream[MediaT]:
+        """Give the same result as a stream of another kind, to be read instead of this one."""
+        return kind(
+            self._response,
+            self._reader,
+            credits=self.credits,
+            generation_id=self.generation_id,
+            stall_limit=self._stall_limit,
+        )
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What is known of the result, as headers of an answer of your own: no others are copied.
+
+        `content-type`, `content-length`, `seed` and `finish-reason`, as far as the API says them.
+        """
+        known = {
+            "content-type": self.content_type,
+            "content-length": self.content_length,
+            "seed": self.seed,
+            "finish-reason": self.finish_reason,
+        }
+        return {name: str(value) for name, value in known.items() if value not in {None, ""}}
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Give the bytes as they come; the server waits while nobody takes them.
 
@@ -96,6 +122,9 @@ class MediaStream(Generic[MediaT]):
             APITimeoutError: The answer stalled.
             InvalidResponseError: A JSON answer is not what it should be.
         """
+        if self._begun:
+            raise StabilityError("a stream can be read once: this one was begun before")
+        self._begun = True
         try:
             async for chunk in read_body(self._response, self._stall_limit):
                 if data := self._reader.feed(chunk):

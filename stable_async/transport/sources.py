@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
+import threading
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -21,9 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Source", "open_source"]
 
-CHUNK = 128 * 1024
+CHUNK = 64 * 1024
 # A source that can be read only once is kept to be sent again: in memory up to here, then on disk.
 SPOOL_IN_MEMORY = 1024 * 1024
+
+
+# Several requests may send the same file object at a time: each reads where it is, and leaves the
+# position as it was.
+_SEEKING = threading.Lock()
 
 
 class Source(Protocol):
@@ -92,15 +99,26 @@ class SeekableSource:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._start = file.tell()
         self.filename = file_name_of(file)
-        self.size: int | None = file.seek(0, os.SEEK_END) - self._start
-        file.seek(self._start)
+        with _SEEKING:
+            self._start = file.tell()
+            self.size: int | None = file.seek(0, os.SEEK_END) - self._start
+            file.seek(self._start)
 
     async def chunks(self) -> AsyncGenerator[bytes | memoryview, None]:
-        await in_thread(self._file.seek, self._start)
-        while chunk := await in_thread(self._file.read, CHUNK):
+        position = self._start
+        while chunk := await in_thread(self._read_at, position):
+            position += len(chunk)
             yield chunk
+
+    def _read_at(self, position: int) -> bytes:
+        with _SEEKING:
+            stood = self._file.tell()
+            try:
+                self._file.seek(position)
+                return self._file.read(CHUNK)
+            finally:
+                self._file.seek(stood)
 
     async def close(self) -> None:
         """The file is its owner's to close."""
@@ -149,10 +167,15 @@ class OneShotSource:
         return self._kept.read(CHUNK)
 
     async def close(self) -> None:
-        if self._reading is not None:
-            await asyncio.wait({self._reading})
-        await self._pieces.aclose()
-        self._kept.close()
+        try:
+            if self._reading is not None:
+                self._reading.cancel()
+                await asyncio.wait({self._reading})
+                if not self._reading.cancelled():
+                    self._reading.exception()  # looked at: nobody asks for it any more
+            await self._pieces.aclose()
+        finally:
+            self._kept.close()
 
 
 async def open_source(value: FileInput) -> Source:
@@ -169,6 +192,8 @@ async def open_source(value: FileInput) -> Source:
         case list() | tuple():
             return BytesSource(value)
     if callable(getattr(value, "read", None)):
+        if isinstance(value, io.TextIOBase):
+            raise ValueError("opened as text, not as bytes")
         file = cast("BinaryIO", value)
         if file.seekable():
             return SeekableSource(file)

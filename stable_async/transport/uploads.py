@@ -15,7 +15,7 @@ from stable_async.errors import FieldProblem, InvalidRequestError
 from stable_async.transport.sources import open_source
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from aiohttp.abc import AbstractStreamWriter
 
@@ -102,14 +102,14 @@ class MultipartForm:
         for name, value in self._request.files():
             try:
                 source = await open_source(value)
-            except OSError as error:
+            except (OSError, ValueError, TypeError) as error:
                 raise self._unreadable(name, error) from error
             if source.size == 0:
                 raise self._refused(name, "given 0 bytes", "a file with content")
             head = (
                 f'{self._opening(name)}; filename="{_quoted(source.filename)}"\r\n'
                 "Content-Type: application/octet-stream\r\n\r\n"
-            ).encode(errors="surrogateescape")
+            ).encode(errors="replace")  # a name that is no UTF-8
             self._parts.append(_FilePart(name, head, source))
         await self._check_content()
         sizes = [part.source.size for part in self._parts]
@@ -196,8 +196,9 @@ class MultipartForm:
                 for part in self._parts:
                     await part.source.close()
 
-    def _unreadable(self, field: str, error: OSError) -> InvalidRequestError:
-        return self._refused(field, error.strerror or str(error), "a readable file")
+    def _unreadable(self, field: str, error: Exception) -> InvalidRequestError:
+        reason = getattr(error, "strerror", None) or str(error)
+        return self._refused(field, reason, "a readable file")
 
     def _too_large(self, given: str) -> InvalidRequestError:
         return self._refused("", given, f"up to {self._limit} bytes for the whole request")
@@ -212,6 +213,7 @@ class MultipartPayload(Payload):
 
     Attributes:
         failure: What went wrong with a source; aiohttp reports an error of its own instead.
+        on_written: Called when the whole body has been taken.
     """
 
     def __init__(self, form: MultipartForm, stall_limit: float | None) -> None:
@@ -221,6 +223,7 @@ class MultipartPayload(Payload):
         self._form = form
         self._stall_limit = stall_limit
         self.failure: Exception | None = None
+        self.on_written: Callable[[], None] | None = None
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write the body; each piece waits until the connection has taken the one before."""
@@ -229,12 +232,14 @@ class MultipartPayload(Payload):
                 try:
                     chunk = await anext(chunks)
                 except StopAsyncIteration:
-                    return
+                    break
                 except Exception as error:
                     self.failure = error
                     raise
                 async with asyncio.timeout(self._stall_limit):
                     await writer.write(chunk)
+        if self.on_written is not None:
+            self.on_written()
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Refuse: the body is never whole in memory."""

@@ -1,0 +1,1 @@
+"""One module per neighbour, each behind an extra or used only where the neighbour is there."""

@@ -1,0 +1,171 @@
+"""Calls that go on when their caller is gone: what is paid for is brought in and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from stable_async.errors import StabilityError
+from stable_async.media import Media
+from stable_async.transport.downloads import MediaStream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from contextlib import AbstractAsyncContextManager
+
+    from stable_async.transport.session import Departure
+
+__all__ = ["Finishing", "FinishingStream"]
+
+ResultT = TypeVar("ResultT")
+MediaT = TypeVar("MediaT", bound=Media)
+
+# How far the result may be ahead of a slow reader, chunks.
+AHEAD = 4
+
+logger = logging.getLogger("stable_async")
+
+
+class FinishingStream(MediaStream[MediaT]):
+    """A result that is read to its end, whether anybody takes it or not.
+
+    Attributes:
+        taken: Whoever iterates has come to the end.
+    """
+
+    _chunks: asyncio.Queue[bytes | Exception | None] | None = None
+    taken = False
+
+    async def pump(self, opened: asyncio.Future[None]) -> MediaT:
+        """Read the result, pass it on to whoever iterates, and give all of it in the end."""
+        self._chunks = asyncio.Queue(AHEAD)
+        opened.set_result(None)
+        kept = []
+        try:
+            async for chunk in super().__aiter__():
+                kept.append(chunk)
+                await self._pass_on(chunk)
+        except Exception as error:
+            await self._pass_on(error)
+            raise
+        await self._pass_on(None)
+        return self._reader.result(b"".join(kept), self.credits)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Give the bytes as they come.
+
+        Raises:
+            APIConnectionError, APITimeoutError, InvalidResponseError: As for any stream.
+        """
+        while self._chunks is not None:
+            chunk = await self._chunks.get()
+            if isinstance(chunk, bytes):
+                yield chunk
+                continue
+            self._chunks, self.taken = None, True
+            if chunk is not None:
+                raise chunk
+
+    def leave(self) -> None:
+        """Say that nobody reads any more."""
+        chunks, self._chunks = self._chunks, None
+        while chunks is not None and not chunks.empty():
+            chunks.get_nowait()
+
+    async def _pass_on(self, chunk: bytes | Exception | None) -> None:
+        if self._chunks is not None:
+            await self._chunks.put(chunk)
+
+
+class Finishing:
+    """The calls of one client that may outlive their callers."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def send(
+        self,
+        work: Coroutine[object, object, ResultT],
+        departure: Departure,
+        keep: Callable[[ResultT], Awaitable[None]],
+    ) -> ResultT:
+        """Give what `work` gives; if this is cancelled once it has left, `keep` gets it."""
+        task = asyncio.create_task(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await self._part(task, departure, keep)
+            raise
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        opening: AbstractAsyncContextManager[MediaStream[MediaT]],
+        departure: Departure,
+        keep: Callable[[MediaT], Awaitable[None]],
+    ) -> AsyncIterator[MediaStream[MediaT]]:
+        """Give a stream; if it is left before its end, and has left, `keep` gets the result."""
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        streams: list[FinishingStream[MediaT]] = []
+
+        async def pump() -> MediaT:
+            async with opening as source:
+                stream = cast("FinishingStream[MediaT]", source.of_kind(FinishingStream))
+                streams.append(stream)
+                return await stream.pump(opened)
+
+        task = asyncio.create_task(pump())
+        try:
+            await asyncio.wait((task, opened), return_when=asyncio.FIRST_COMPLETED)
+            if not opened.done():
+                await task  # it has failed, and says how
+            yield streams[0]
+        finally:
+            for stream in streams:
+                stream.leave()
+            if streams and streams[0].taken:
+                await _ended(task)
+            else:
+                await self._part(task, departure, keep)
+
+    async def aclose(self) -> None:
+        """Wait for those that go on; if this is cancelled, cut them."""
+        try:
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _part(
+        self,
+        task: asyncio.Task[ResultT],
+        departure: Departure,
+        keep: Callable[[ResultT], Awaitable[None]],
+    ) -> None:
+        departure.abandoned = True
+        if departure.left:
+            finish = asyncio.create_task(_finish(task, keep))
+            self._tasks.add(finish)
+            finish.add_done_callback(self._tasks.discard)
+        else:
+            task.cancel()
+            await _ended(task)
+
+
+async def _ended(task: asyncio.Task[ResultT]) -> None:
+    """Wait for `task`, whatever becomes of it."""
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _finish(task: asyncio.Task[ResultT], keep: Callable[[ResultT], Awaitable[None]]) -> None:
+    try:
+        await keep(await task)
+    except StabilityError as error:
+        logger.warning("a call whose caller is gone has failed: %s", error)
+    except Exception:
+        logger.exception("a result that was paid for, and whose reader is gone, was not kept")

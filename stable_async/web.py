@@ -1,0 +1,235 @@
+"""For web services: errors as HTTP answers, requests from JSON, and pictures with their states.
+
+Nothing here needs a framework; docs/web.md shows how Starlette, FastAPI and aiohttp use it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Unpack
+
+from stable_async.api.generate import GenerateCore, GenerateSD3, GenerateUltra
+from stable_async.config import DOCUMENTED_PENALTY
+from stable_async.errors import (
+    APIConnectionError,
+    APITimeoutError,
+    BadRequestError,
+    BudgetExceededError,
+    ContentFilteredError,
+    ContentModerationError,
+    FieldProblem,
+    InvalidRequestError,
+    InvalidResponseError,
+    NotFoundError,
+    PayloadTooLargeError,
+    PaymentRequiredError,
+    QuotaTimeoutError,
+    RateLimitError,
+    ServerError,
+    StabilityError,
+    UnprocessableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+    from stable_async.api.base import ImageRequest, MediaRequest
+    from stable_async.client import StabilityClient
+    from stable_async.errors import APIStatusError
+    from stable_async.groups.base import CallOptions
+    from stable_async.media import Media
+
+__all__ = [
+    "HTTPAnswer",
+    "narrated",
+    "request_from_json",
+    "to_http_answer",
+    "to_http_status",
+]
+
+# The services that take no file, by the name they have in a JSON request.
+SERVICES: Mapping[str, type[ImageRequest]] = {
+    "core": GenerateCore,
+    "ultra": GenerateUltra,
+    "sd3": GenerateSD3,
+}
+
+# What the user of a service is told, by the class of error: the status, and what he can do. The
+# first class that fits counts. None of it says whose key it is, or how the service works.
+_ANSWERS: tuple[tuple[type[StabilityError], int, str], ...] = (
+    (InvalidRequestError, 422, "The request is not valid."),
+    (ContentModerationError, 422, "The request was refused by the content rules."),
+    (ContentFilteredError, 422, "The picture was held back by the content filter."),
+    (UnprocessableError, 422, "The request was refused; try other words, in English."),
+    (BadRequestError, 422, "The request was refused because of its parameters."),
+    (PayloadTooLargeError, 413, "The request is too large."),
+    (NotFoundError, 404, "There is no such result."),
+    (QuotaTimeoutError, 503, "There are too many requests just now; try again later."),
+    (RateLimitError, 503, "There are too many requests just now; try again later."),
+    (PaymentRequiredError, 503, "No pictures can be made at present."),
+    (BudgetExceededError, 503, "No pictures can be made at present."),
+    (ServerError, 502, "The picture could not be made; try again."),
+    (APITimeoutError, 504, "The picture took too long; try again."),
+    (APIConnectionError, 502, "The picture could not be made; try again."),
+    (InvalidResponseError, 502, "The picture could not be made; try again."),
+)
+_OTHERWISE = (500, "Something went wrong here.")
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPAnswer:
+    """What a service answers for an error.
+
+    Attributes:
+        status: HTTP status.
+        headers: `content-type`, and `retry-after` where waiting helps.
+        body: JSON: `error` in one word, `message` in plain words, and `fields` with what is allowed
+            where single fields are wrong.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def to_http_status(error: BaseException) -> int:
+    """Give the HTTP status with which a service answers for an error.
+
+    422 is for requests that the user can correct, 503 (with `Retry-After`) for those that can wait,
+    502 and 504 for failures of the API, 500 for what only the service's operator can mend: the
+    key, the settings, the code.
+    """
+    return _answer(error)[0]
+
+
+def to_http_answer(error: BaseException) -> HTTPAnswer:
+    """Give the answer of a service for an error; safe to be shown, whatever the error says."""
+    status, message = _answer(error)
+    headers = {"content-type": "application/json"}
+    if (seconds := _retry_after(error)) is not None:
+        headers["retry-after"] = str(seconds)
+    content: dict[str, object] = {"error": _word(error, status), "message": message}
+    if isinstance(error, InvalidRequestError):
+        # Not what was given: it may be a path of this machine.
+        content["fields"] = {problem.field: problem.allowed for problem in error.problems}
+    return HTTPAnswer(status, headers, json.dumps(content).encode())
+
+
+def request_from_json(content: object) -> ImageRequest:
+    """Give the request that a JSON object describes: `prompt`, `service` and its parameters.
+
+    Files are refused: a text would be taken for a path of this machine.
+
+    Raises:
+        InvalidRequestError: It is not such an object, or breaks a documented rule.
+    """
+    if not isinstance(content, dict):
+        raise InvalidRequestError("request", [FieldProblem("", "", "a JSON object")])
+    fields = dict(content)
+    service = fields.pop("service", "core")
+    model = SERVICES.get(service) if isinstance(service, str) else None
+    if model is None:
+        raise InvalidRequestError(
+            "request", [FieldProblem("service", "no such service", ", ".join(SERVICES))]
+        )
+    if files := sorted(model.file_parts.keys() & fields.keys()):
+        raise InvalidRequestError(
+            model.__name__, [FieldProblem(name, "a file", "no files here") for name in files]
+        )
+    return model.model_validate(fields)
+
+
+async def narrated(
+    client: StabilityClient, request: MediaRequest[Media], **options: Unpack[CallOptions]
+) -> AsyncGenerator[bytes, None]:
+    """Give the states of a request as they change, then its result: for a page that shows both.
+
+    Each state is a JSON object on a line: `{"state": "waiting"}` for the quota, `"generating"`, and
+    in the end `"done"` or `"filtered"` with `headers`, followed by the result's bytes, or
+    `"refused"` with `status` and `message`. Closing the generator (`contextlib.aclosing`) cancels
+    the request.
+
+    Raises:
+        StabilityError: The result broke off.
+    """
+    narrator = _Narrator()
+    options["observer"] = narrator
+    task = asyncio.create_task(narrator.tell(client, request, options))
+    try:
+        while (part := await narrator.parts.get()) is not None:
+            yield part
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+class _Narrator:
+    """Sends one request and tells of it. `None` is the end."""
+
+    def __init__(self) -> None:
+        self.parts: asyncio.Queue[bytes | None] = asyncio.Queue(8)
+
+    async def tell(
+        self, client: StabilityClient, request: MediaRequest[Media], options: CallOptions
+    ) -> None:
+        try:
+            await self._tell(client, request, options)
+        except Exception:
+            await self.parts.put(None)
+            raise
+        await self.parts.put(None)
+
+    async def leaving(self) -> None:
+        await self._state("generating")
+
+    def refused(self, error: APIStatusError) -> None:
+        pass  # the next attempt tells of itself, and the last one's error comes out
+
+    async def _tell(
+        self, client: StabilityClient, request: MediaRequest[Media], options: CallOptions
+    ) -> None:
+        await self._state("waiting")
+        begun = False
+        try:
+            async with client.stream(request, **options) as stream:
+                begun = True
+                state = "filtered" if stream.filtered else "done"
+                await self._state(state, headers=stream.headers)
+                async for chunk in stream:
+                    await self.parts.put(chunk)
+        except StabilityError as error:
+            if begun:
+                raise
+            status, message = _answer(error)
+            await self._state("refused", status=status, message=message)
+
+    async def _state(self, state: str, **facts: object) -> None:
+        await self.parts.put(json.dumps({"state": state, **facts}).encode() + b"\n")
+
+
+def _answer(error: BaseException) -> tuple[int, str]:
+    for kind, status, message in _ANSWERS:
+        if isinstance(error, kind):
+            return status, message
+    return _OTHERWISE
+
+
+def _word(error: BaseException, status: int) -> str:
+    if isinstance(error, ContentModerationError | ContentFilteredError | UnprocessableError):
+        return "content_refused"
+    return {404: "not_found", 413: "too_large", 422: "invalid_request", 503: "busy"}.get(
+        status, "failed"
+    )
+
+
+def _retry_after(error: BaseException) -> int | None:
+    """Give whole seconds, at least 1; `None` where waiting does not help by itself."""
+    if isinstance(error, RateLimitError):
+        return ceil(max(DOCUMENTED_PENALTY if error.retry_after is None else error.retry_after, 1))
+    if isinstance(error, QuotaTimeoutError):
+        return ceil(max(error.retry_after, 1))
+    return None

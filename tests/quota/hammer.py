@@ -1,0 +1,36 @@
+"""One of several processes that take all they can of a shared quota.
+
+`python -m tests.quota.hammer PATH REQUESTS WINDOW SECONDS [ROTATE_AT]` prints the time of each
+departure, seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from stable_async import Quota
+from stable_async.quota import Slot, file
+from stable_async.quota.file import FileBooks
+
+
+def main() -> None:
+    path, requests, window, seconds, *rotate_at = sys.argv[1:]
+    if rotate_at:
+        file.ROTATE_AT = int(rotate_at[0])
+    quota = Quota(int(requests), float(window), spread=float(window) / 10, adaptive=False)
+    books = FileBooks(Path(path), quota)
+    books.open()
+    print("open", flush=True)
+    end = time.monotonic() + float(seconds)
+    while (now := time.monotonic()) < end:
+        slot = books.reserve(now)
+        if not isinstance(slot, Slot):
+            time.sleep(min(max(slot - now, 0.0), 0.01))
+        elif books.stamp(slot, time.monotonic()):
+            print(time.monotonic(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

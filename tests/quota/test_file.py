@@ -1,0 +1,538 @@
+"""The books in a file: many processes, one quota, and nobody who can block the others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks import quota_counting as counting
+from stable_async import ConfigurationError, Quota, SharedQuota, StabilityClient
+from stable_async.quota import MemoryBooks, QuotaLimiter, Slot, file
+from stable_async.quota.file import FileBooks
+from stable_async.quota.shared import LEASE
+from stable_async.sandbox import Sandbox
+from tests.quota import reference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stable_async import APIStatusError
+
+QUOTA = Quota(requests=3, window=10.0, spread=0.3, adaptive=False)
+
+
+class Clock:
+    """A clock that goes on when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "quota"
+
+
+@contextmanager
+def books(path: Path, clock: Clock, count: int, quota: Quota = QUOTA) -> Iterator[list[FileBooks]]:
+    """Open the same books as so many processes would."""
+    with ExitStack() as stack:
+        opened = []
+        for _ in range(count):
+            one = FileBooks(path, quota, clock=clock)
+            stack.callback(one.close)
+            one.open()
+            opened.append(one)
+        yield opened
+
+
+def take(one: FileBooks, clock: Clock) -> Slot:
+    slot = one.reserve(clock.now)
+    assert isinstance(slot, Slot)
+    return slot
+
+
+def alone(*departures: float) -> float:
+    """Give when the next may leave, as the books of one process say."""
+    memory = MemoryBooks(QUOTA)
+    for time_ in departures:
+        slot = memory.reserve(time_)
+        assert isinstance(slot, Slot)
+        memory.stamp(slot, time_)
+    return memory.earliest(departures[-1])
+
+
+def leave(one: FileBooks, clock: Clock) -> None:
+    assert one.stamp(take(one, clock), clock.now)
+
+
+def test_all_processes_together_get_the_quota_of_one(path: Path, clock: Clock) -> None:
+    with books(path, clock, 3) as everybody:
+        for one in everybody:
+            leave(one, clock)
+        for one in everybody:
+            assert one.reserve(clock.now) == pytest.approx(alone(1000, 1000, 1000))
+            assert one.extract(clock.now).in_window == 3
+
+
+def test_a_slot_given_back_is_free_for_the_others(path: Path, clock: Clock) -> None:
+    with books(path, clock, 2) as (one, other):
+        leave(one, clock)
+        slots = [take(one, clock), take(one, clock)]
+        # Not when the quota would allow it if they leave: one may be given back at any time.
+        assert other.reserve(clock.now) == pytest.approx(clock.now + file.LOOK_AGAIN)
+        one.release(slots[0], clock.now)
+        leave(other, clock)
+
+
+def test_a_shut_out_holds_for_everybody_and_one_goes_ahead_after_it(
+    path: Path, clock: Clock
+) -> None:
+    with books(path, clock, 2) as (one, other):
+        slot = take(one, clock)
+        one.stamp(slot, clock.now)
+        one.penalise(clock.now, None, slot)
+        assert other.reserve(clock.now) == pytest.approx(1060)
+        assert other.extract(clock.now).penalty_left == pytest.approx(60)
+        assert other.extract(clock.now).share == one.extract(clock.now).share < 1
+        clock.now = 1060.0
+        leave(other, clock)
+        assert one.reserve(clock.now) == pytest.approx(1061)
+
+
+def test_bulk_requests_let_interactive_ones_of_other_processes_go_first(
+    path: Path, clock: Clock
+) -> None:
+    with books(path, clock, 2) as (bulk, interactive):
+        for _ in range(3):
+            leave(bulk, clock)
+        assert isinstance(interactive.reserve(clock.now), float)
+        clock.now = 1013.0
+        due = interactive.reserve(clock.now)
+        assert isinstance(due, float)
+        clock.now = due
+        assert isinstance(bulk.reserve(clock.now, bulk=True), float)
+        leave(interactive, clock)
+
+
+def test_bulk_requests_keep_their_floor_beside_interactive_ones_of_other_processes(
+    path: Path, clock: Clock
+) -> None:
+    with books(path, clock, 2) as (bulk, interactive):
+        left: list[str] = []
+        while len(left) < 64:
+            clock.now += 0.05
+            for name, one in (("interactive", interactive), ("bulk", bulk)):
+                slot = one.reserve(clock.now, bulk=name == "bulk")
+                if isinstance(slot, Slot):
+                    one.stamp(slot, clock.now)
+                    left.append(name)
+        assert 7 <= left.count("bulk") <= 9
+
+
+STEPS = st.tuples(
+    st.sampled_from(["leave", "open", "stamp", "release", "rotate", "remove", "penalise"]),
+    st.integers(0, 2),
+    st.floats(0, 3.0),
+)
+
+
+class Office:
+    """Three processes that do what they are told, and the departures of all."""
+
+    def __init__(self, path: Path, clock: Clock, everybody: list[FileBooks]) -> None:
+        self.path, self.clock, self.everybody = path, clock, everybody
+        self.sent: list[float] = []
+        self.held: list[tuple[FileBooks, Slot]] = []
+
+    def open(self, one: FileBooks) -> None:
+        slot = one.reserve(self.clock.now)
+        if isinstance(slot, Slot):
+            self.held.append((one, slot))
+
+    def leave(self, one: FileBooks) -> None:
+        slot = one.reserve(self.clock.now)
+        if isinstance(slot, Slot) and one.stamp(slot, self.clock.now):
+            self.sent.append(self.clock.now)
+
+    def stamp(self, one: FileBooks) -> None:
+        if self.held:
+            owner, slot = self.held.pop(0)
+            if owner.stamp(slot, self.clock.now):
+                self.sent.append(self.clock.now)
+
+    def release(self, one: FileBooks) -> None:
+        if self.held:
+            owner, slot = self.held.pop(0)
+            owner.release(slot, self.clock.now)
+
+    def penalise(self, one: FileBooks) -> None:
+        one.penalise(self.clock.now, 1.0, None)
+
+    def rotate(self, one: FileBooks) -> None:
+        one._rotate()
+
+    def remove(self, one: FileBooks) -> None:
+        # Whoever has not followed to the file that is removed cannot know it.
+        for other in self.everybody:
+            other.extract(self.clock.now)
+        self.path.unlink()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(STEPS, max_size=50))
+def test_every_process_comes_to_the_same_state_and_the_rule_holds(
+    steps: list[tuple[str, int, float]],
+) -> None:
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "quota"
+        with books(path, clock, 3) as everybody:
+            office = Office(path, clock, everybody)
+            for action, number, passed in steps:
+                clock.now += passed
+                getattr(office, action)(everybody[number])
+                assert reference.worst(office.sent, -1, clock.now, 10, 0.3) <= 3 + 1e-6
+            for one in everybody:
+                one.extract(clock.now)
+            states = [json.dumps(one._state.state()) for one in everybody]
+            assert states == states[:1] * 3
+            assert list(Path(folder).iterdir()) == [path]
+
+
+def test_the_books_go_on_in_a_new_file_before_they_are_long(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "ROTATE_AT", 4000)
+    with books(path, clock, 2) as (one, other):
+        for _ in range(100):
+            clock.now += 20.0
+            leave(one, clock)
+            assert path.stat().st_size < 8000
+        assert other.extract(clock.now) == one.extract(clock.now)
+        assert [entry.name for entry in path.parent.iterdir()] == ["quota"]
+
+
+# --- processes that are killed, stopped, or late ---------------------------------------------
+
+
+def test_the_slots_of_a_process_that_stays_silent_lapse(path: Path, clock: Clock) -> None:
+    """And what it sends when it wakes needs room of its own."""
+    with books(path, clock, 2) as (stopped, other):
+        slots = [take(stopped, clock) for _ in range(3)]
+        clock.now += LEASE
+        again = alone(clock.now, clock.now, clock.now)
+        assert other.reserve(clock.now) == pytest.approx(again)
+        assert not stopped.stamp(slots[0], clock.now)
+        clock.now = again
+        leave(other, clock)
+        assert not stopped.stamp(slots[1], clock.now)
+        clock.now += 20
+        assert stopped.stamp(slots[2], clock.now)
+        assert other.extract(clock.now).in_window == 1
+
+
+def test_a_process_stopped_between_its_entry_and_its_departure_notices(
+    path: Path, clock: Clock
+) -> None:
+    with books(path, clock, 2) as (stopped, other):
+        slot = take(stopped, clock)
+        entered = clock.now
+        clock.now += 30.0
+        assert stopped.stamp(slot, entered)
+        # It counts at the time at which it leaves, not at the one that was entered.
+        leave(other, clock)
+        leave(other, clock)
+        assert other.reserve(clock.now) == pytest.approx(alone(1000, 1030, 1030, 1030))
+
+
+class Worker:
+    """A process that takes all it can."""
+
+    def __init__(self, path: Path, seconds: float, *, rotate_at: int = 20_000) -> None:
+        arguments = [str(path), "40", "0.5", str(seconds), str(rotate_at)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.quota.hammer", *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ready(self) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "open\n"
+
+    def departures(self) -> list[float]:
+        output, _ = self.process.communicate(timeout=30)
+        return [float(line) for line in output.split("\n")[:-1]]
+
+
+def check(departures: list[list[float]]) -> None:
+    """40 in half a second, however it is counted."""
+    times = np.sort(np.array([time for one in departures for time in one]))
+    assert len(times) > 60
+    assert counting.log(times, 0.5) <= 40
+    assert counting.bucket(times, 40, 0.5) <= 40 + 1e-7
+    for phase in np.linspace(0, 0.5, 11):
+        assert counting.fixed(times, 0.5, phase) <= 40
+        assert counting.counter(times, 0.5, phase) <= 40
+
+
+def test_processes_that_take_all_they_can_do_not_breach(path: Path) -> None:
+    workers = [Worker(path, 1.8) for _ in range(3)]
+    for worker in workers:
+        worker.ready()
+    departures = [worker.departures() for worker in workers]
+    check(departures)
+    times = sorted(time for one in departures for time in one)
+    # All of the quota is used: 40 at once, then 40 in 0.55 s.
+    assert len(times) >= 0.9 * (40 + (times[-1] - times[0] - 0.55) * 40 / 0.55)
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+def test_workers_killed_or_stopped_at_any_moment_block_nobody(
+    path: Path, blow: signal.Signals
+) -> None:
+    """Each of six is hit somewhere in reading or writing the books; one goes on all the time."""
+    steady = Worker(path, 2.4)
+    steady.ready()
+    rng = np.random.default_rng(7)
+    departures = []
+    for _ in range(2):
+        victims = [Worker(path, 60.0 if blow == signal.SIGKILL else 0.6) for _ in range(3)]
+        for victim in victims:
+            victim.ready()
+        time.sleep(float(rng.uniform(0.05, 0.1)))
+        for victim in victims:
+            victim.process.send_signal(blow)
+        if blow == signal.SIGSTOP:
+            time.sleep(0.4)
+            for victim in victims:
+                victim.process.send_signal(signal.SIGCONT)
+        departures += [victim.departures() for victim in victims]
+    own = steady.departures()
+    check([own, *departures])
+    # Nobody had to wait for longer than the lapse of a slot and a window after it.
+    assert max(np.diff(own)) < 0.25 + 0.55 + 0.5
+
+
+def test_a_worker_killed_with_all_slots_open_blocks_for_a_window(path: Path) -> None:
+    quota = Quota(requests=2, window=0.4, spread=0.02, adaptive=False)
+    code = (
+        "import sys, time; from pathlib import Path; from stable_async import Quota\n"
+        "from stable_async.quota.file import FileBooks\n"
+        f"books = FileBooks(Path(sys.argv[1]), {quota!r})\n"
+        "books.reserve(time.monotonic()); books.reserve(time.monotonic())\n"
+        "print('holding', flush=True); time.sleep(60)"
+    )
+    victim = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert victim.stdout is not None
+    with victim, victim.stdout:
+        assert victim.stdout.readline() == "holding\n"
+        victim.kill()
+    killed = time.monotonic()
+
+    async def acquire() -> float:
+        one = FileBooks(path, quota)
+        limiter = QuotaLimiter(quota, books=one)
+        (await limiter.acquire()).stamp()
+        one.close()
+        return time.monotonic()
+
+    assert asyncio.run(acquire()) - killed < 0.4 + 0.02 + 2 * file.LOOK_AGAIN + 0.2
+
+
+# --- the file --------------------------------------------------------------------------------
+
+
+def test_only_its_owner_can_read_the_file(path: Path, clock: Clock) -> None:
+    with books(path, clock, 1):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("content", [b"notes\nof mine\n", b"\x89PNG\r\n", b"{}", b"\n\nnotes"])
+def test_a_file_that_is_something_else_is_left_alone(
+    path: Path, clock: Clock, content: bytes
+) -> None:
+    path.write_bytes(content)
+    with (
+        pytest.raises(ConfigurationError, match="not a shared quota's file"),
+        books(path, clock, 1),
+    ):
+        pass
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 5000, b"\nstable_async sha", b"\n"])
+def test_a_file_that_was_never_begun_is_begun(path: Path, clock: Clock, content: bytes) -> None:
+    path.write_bytes(content)
+    with books(path, clock, 2) as (one, other):
+        leave(one, clock)
+        assert other.extract(clock.now).in_window == 1
+
+
+def test_a_line_cut_short_is_passed_over(path: Path, clock: Clock) -> None:
+    with books(path, clock, 2) as (one, other):
+        leave(one, clock)
+        with path.open("ab") as raw:
+            raw.write(b'\n["1.2.3", 7, "reser')
+        leave(one, clock)
+        assert other.extract(clock.now).in_window == 2
+
+
+def test_books_of_another_quota_or_version_are_refused(path: Path, clock: Clock) -> None:
+    with books(path, clock, 1):
+        pass
+    with (
+        pytest.raises(ConfigurationError, match="was made for"),
+        books(path, clock, 1, Quota(requests=4)),
+    ):
+        pass
+
+
+def test_another_version_is_refused(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with books(path, clock, 1):
+        pass
+    monkeypatch.setattr(file, "FORMAT", 2)
+    with pytest.raises(ConfigurationError, match="another version"), books(path, clock, 1):
+        pass
+
+
+def test_after_a_reboot_the_books_begin_anew(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with books(path, clock, 1) as (one,):
+        leave(one, clock)
+    monkeypatch.setattr(file, "_boot_id", lambda: "another")
+    clock.now = 5.0
+    with books(path, clock, 2) as (one, other):
+        assert one.extract(clock.now).in_window == 0
+        leave(other, clock)
+        assert one.extract(clock.now).in_window == 1
+        assert [entry.name for entry in path.parent.iterdir()] == ["quota"]
+
+
+def test_a_clock_that_was_set_back_means_a_reboot(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with books(path, clock, 1) as (one,):
+        leave(one, clock)
+        one._rotate()
+    clock.now = 5.0
+    with books(path, clock, 1) as (one,):
+        assert one.extract(clock.now).in_window == 0
+
+
+def test_a_removed_file_is_put_back(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with books(path, clock, 2) as (one, other):
+        leave(one, clock)
+        path.unlink()
+        with caplog.at_level(logging.WARNING, "stable_async"):
+            leave(other, clock)
+        assert one.extract(clock.now).in_window == 2
+        assert "was removed" in caplog.text
+
+
+def test_closed_books_are_not_opened_by_those_who_come_late(path: Path, clock: Clock) -> None:
+    with books(path, clock, 2) as (one, other):
+        slot = take(one, clock)
+        one.close()
+        one.release(slot, clock.now)
+        assert one.extract(clock.now).open == 1
+        with pytest.raises(ConfigurationError, match="was closed"):
+            one.reserve(clock.now)
+        assert other.extract(clock.now).open == 1
+
+
+def test_a_folder_that_is_missing_is_said_so(path: Path, clock: Clock) -> None:
+    with (
+        pytest.raises(ConfigurationError, match="No such file or directory"),
+        books(path / "missing" / "quota", clock, 1),
+    ):
+        pass
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_those_who_wait_are_told_when_the_books_cannot_be_kept(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def acquire() -> None:
+        one = FileBooks(path, QUOTA)
+        one.open()
+        full = os.open("/dev/full", os.O_WRONLY)
+        monkeypatch.setattr(one._journal, "_descriptor", full)
+        try:
+            with pytest.raises(ConfigurationError, match="cannot use the shared quota's file"):
+                await QuotaLimiter(QUOTA, books=one).acquire()
+        finally:
+            os.close(full)
+
+    asyncio.run(acquire())
+
+
+def test_a_shared_quota_is_made_of_a_path_and_a_quota(tmp_path: Path) -> None:
+    shared = SharedQuota.file(str(tmp_path / "quota"), QUOTA)
+    assert shared.quota is QUOTA
+    with pytest.raises(AttributeError):
+        shared.path = tmp_path  # type: ignore[misc]
+    one = shared.books()
+    assert not shared.path.exists()
+    one.open()
+    one.close()
+    assert shared.path.exists()
+
+
+async def test_a_client_whose_permit_has_lapsed_asks_for_another(path: Path) -> None:
+    """It was stopped on the way to the wire; nothing leaves that the others do not count on."""
+    quota = Quota(requests=1, window=0.1, spread=0.01, adaptive=False)
+    others = FileBooks(path, quota)
+    attempts = 0
+
+    class Stopped:
+        async def leaving(self) -> None:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 1:
+                time.sleep(0.06)  # longer than the lease, with the event loop standing still
+                assert isinstance(others.reserve(time.monotonic()), float)
+
+        def refused(self, error: APIStatusError) -> None:
+            raise error
+
+    async with (
+        Sandbox(counting="off") as sandbox,
+        StabilityClient("sk-test", base_url=sandbox.url, quota=SharedQuota(path, quota)) as client,
+    ):
+        await client.account.balance(observer=Stopped())
+        assert len(sandbox.log) == 1
+    others.close()
+    assert attempts == 2

@@ -1,0 +1,180 @@
+"""Errors as HTTP answers, requests from JSON, pictures with their states."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stable_async import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    BadRequestError,
+    BudgetExceededError,
+    ConfigurationError,
+    ContentFilteredError,
+    ContentModerationError,
+    FieldProblem,
+    GenerateCore,
+    GenerateUltra,
+    InvalidRequestError,
+    InvalidResponseError,
+    NotFoundError,
+    PayloadTooLargeError,
+    PaymentRequiredError,
+    PermissionDeniedError,
+    QuotaTimeoutError,
+    RateLimitError,
+    ServerError,
+    StabilityClient,
+    StabilityError,
+    UnprocessableError,
+    WrongEventLoopError,
+    errors,
+)
+from stable_async.sandbox import Sandbox
+from stable_async.web import narrated, request_from_json, to_http_answer, to_http_status
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+KEY = "sk-0123456789abcdefghij"
+SECRET = f"{KEY} at /srv/app/main.py on 10.0.0.7"
+
+
+def refused(kind: type[APIStatusError], status: int) -> APIStatusError:
+    return kind(status=status, errors=[SECRET], request_id=SECRET)
+
+
+ANSWERS: list[tuple[StabilityError, int, str]] = [
+    (InvalidRequestError("X", [FieldProblem("seed", SECRET, "0 to 9")]), 422, "invalid_request"),
+    (refused(BadRequestError, 400), 422, "invalid_request"),
+    (refused(ContentModerationError, 403), 422, "content_refused"),
+    (refused(UnprocessableError, 422), 422, "content_refused"),
+    (ContentFilteredError(SECRET), 422, "content_refused"),
+    (refused(PayloadTooLargeError, 413), 413, "too_large"),
+    (refused(NotFoundError, 404), 404, "not_found"),
+    (QuotaTimeoutError(SECRET, retry_after=7.2), 503, "busy"),
+    (refused(RateLimitError, 429), 503, "busy"),
+    (refused(PaymentRequiredError, 402), 503, "busy"),
+    (BudgetExceededError(SECRET), 503, "busy"),
+    (refused(ServerError, 500), 502, "failed"),
+    (APIConnectionError(SECRET, maybe_billed=True), 502, "failed"),
+    (APITimeoutError(SECRET, maybe_billed=True), 504, "failed"),
+    (InvalidResponseError(SECRET), 502, "failed"),
+    (refused(AuthenticationError, 401), 500, "failed"),
+    (refused(PermissionDeniedError, 403), 500, "failed"),
+    (ConfigurationError(SECRET), 500, "failed"),
+    (WrongEventLoopError(SECRET), 500, "failed"),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "word"), ANSWERS, ids=lambda value: type(value).__name__
+)
+def test_every_error_has_an_answer_that_gives_nothing_away(
+    error: StabilityError, status: int, word: str
+) -> None:
+    answer = to_http_answer(error)
+    assert to_http_status(error) == answer.status == status
+    content = json.loads(answer.body)
+    assert content["error"] == word
+    assert content["message"].endswith(".")
+    assert answer.headers["content-type"] == "application/json"
+    for secret in (KEY, "/srv", "10.0.0.7"):
+        assert secret not in answer.body.decode() + str(answer.headers)
+
+
+def test_no_error_is_forgotten() -> None:
+    """A new class of error needs a decision about what a service answers for it."""
+    known = {type(error) for error, _, _ in ANSWERS}
+    classes = {
+        value
+        for _, value in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(value, StabilityError)
+    }
+    assert classes - known == {StabilityError, APIStatusError}
+
+
+def test_an_error_of_the_service_itself_is_its_own() -> None:
+    assert to_http_status(KeyError(SECRET)) == 500
+    assert "sk-" not in to_http_answer(KeyError(SECRET)).body.decode()
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (QuotaTimeoutError("x", retry_after=7.2), "8"),
+        (QuotaTimeoutError("x", retry_after=0.0), "1"),
+        (RateLimitError(status=429, retry_after=12.0), "12"),
+        (RateLimitError(status=429), "60"),
+    ],
+)
+def test_those_who_can_wait_are_told_how_long(error: StabilityError, seconds: str) -> None:
+    assert to_http_answer(error).headers["retry-after"] == seconds
+
+
+def test_wrong_fields_are_named_with_what_they_take() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        request_from_json({"prompt": "x", "aspect_ratio": "7:1", "seed": -1})
+    content = json.loads(to_http_answer(caught.value).body)
+    assert set(content["fields"]) == {"aspect_ratio", "seed"}
+    assert "16:9" in content["fields"]["aspect_ratio"]
+
+
+def test_a_json_object_becomes_a_request() -> None:
+    assert request_from_json({"prompt": "x"}) == GenerateCore(prompt="x")
+    asked = request_from_json({"prompt": "x", "service": "ultra", "seed": 7})
+    assert asked == GenerateUltra(prompt="x", seed=7)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        [],
+        "x",
+        {},
+        {"prompt": 7},
+        {"prompt": "x", "service": "video"},
+        {"prompt": "x", "service": []},
+        {"prompt": "x", "no_such_field": 1},
+        {"prompt": "x", 5: 1},
+        # A text would be taken for a path of the service's machine, and the file sent away.
+        {"prompt": "x", "service": "sd3", "mode": "image-to-image", "image": "/etc/passwd"},
+    ],
+)
+def test_anything_else_is_refused(content: object) -> None:
+    with pytest.raises(InvalidRequestError):
+        request_from_json(content)
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox() as one:
+        yield one
+
+
+async def test_a_picture_that_breaks_off_is_an_error_after_its_states(sandbox: Sandbox) -> None:
+    sandbox.drop_next("mid_body")
+    async with StabilityClient(KEY, base_url=sandbox.url) as client:
+        parts = narrated(client, GenerateCore(prompt="x"))
+        states = [json.loads(await anext(parts))["state"] for _ in range(3)]
+        assert states == ["waiting", "generating", "done"]
+        with pytest.raises(APIConnectionError):
+            b"".join([part async for part in parts])
+
+
+@pytest.mark.parametrize("taken", range(4))
+async def test_leaving_a_narration_anywhere_leaves_nothing_behind(
+    sandbox: Sandbox, taken: int, nothing_leaks: None
+) -> None:
+    async with StabilityClient(KEY, base_url=sandbox.url) as client:
+        parts = narrated(client, GenerateCore(prompt="x"))
+        for _ in range(taken):
+            await anext(parts)
+        await parts.aclose()
