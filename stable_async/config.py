@@ -111,6 +111,16 @@ class Timeouts:
             _require(value is None or value > 0, "Timeouts", field, value, "above 0, or None")
 
 
+class Secret(str):
+    """A text that tools which show local variables do not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Say only that there is one."""
+        return "[key]"
+
+
 def resolve_api_key(api_key: str | None) -> str:
     """Give the key from the argument or from `STABILITY_API_KEY`.
 
@@ -140,13 +150,17 @@ def resolve_base_url(base_url: str | None) -> str:
     """
     url = base_url if base_url is not None else os.environ.get(BASE_URL_VARIABLE, "")
     url = url.strip() or DEFAULT_BASE_URL
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        parts = urlsplit("")
+    if "@" in url:
+        raise ConfigurationError("the base URL must not carry a user name or password")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ConfigurationError(
             f"base URL is {url!r}; allowed: http://host/prefix or https://host/prefix"
         )
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigurationError(
-            "the base URL must not carry a user name, password, query or fragment"
-        )
+    if parts.query or parts.fragment:
+        raise ConfigurationError("the base URL must not carry a query or a fragment")
     return url.rstrip("/")

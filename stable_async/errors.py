@@ -65,6 +65,11 @@ __all__ = [
 ]
 
 
+# "Failed generations are not charged": OpenAPI document of api.stability.ai, read 2026-09-22.
+# The other 5xx come from an edge in front of the API, which cannot know.
+FAILED_GENERATION = 500
+
+
 def _rebuild(
     cls: type[StabilityError], args: tuple[object, ...], state: dict[str, object]
 ) -> StabilityError:
@@ -183,6 +188,11 @@ class APIStatusError(StabilityError):
         self.attempts = attempts
         self.retry_after = retry_after
         super().__init__(status, name, self.errors)
+
+    @property
+    def maybe_billed(self) -> bool:
+        """Whether the picture may have been made and billed all the same: an edge gave up on it."""
+        return self.status > FAILED_GENERATION
 
     def __str__(self) -> str:
         """Give status, name, messages, request id and attempts in one line."""

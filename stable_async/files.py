@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from random import getrandbits
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
@@ -14,11 +17,18 @@ if TYPE_CHECKING:
 __all__ = ["AtomicFile", "Sink", "in_thread", "write_atomically"]
 
 TEMPORARY_SUFFIX = ".part"
+MOST_THREADS = 40
 MOST_PIECES = 256  # per call; the system takes 1,024
 
 P = ParamSpec("P")
 T = TypeVar("T")
 KeptT = TypeVar("KeptT", covariant=True)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Give threads of our own: asyncio's are few, and look up names as well."""
+    return ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="stable_async")
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -27,9 +37,8 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     A cancelled caller waits for the call to end before the cancellation goes on: what the
     function uses, a file for one, may be closed right after.
     """
-    from anyio import to_thread  # here, since it takes a tenth of the time of `import aiohttp`
-
-    call = asyncio.ensure_future(to_thread.run_sync(lambda: function(*args, **kwargs)))
+    loop = asyncio.get_running_loop()
+    call = loop.run_in_executor(_threads(), partial(function, *args, **kwargs))
     try:
         return await asyncio.shield(call)
     except asyncio.CancelledError:
@@ -65,9 +74,7 @@ class AtomicFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Write to `path`; nothing is opened before the first bytes come."""
         self.path = Path(path)
-        self._temporary = self.path.with_name(
-            f".{self.path.name[:100]}.{getrandbits(64):016x}{TEMPORARY_SUFFIX}"
-        )
+        self._temporary = self.path.with_name(f".{getrandbits(64):016x}{TEMPORARY_SUFFIX}")
         self._descriptor: int | None = None
 
     def write(self, chunks: Iterable[bytes]) -> None:
@@ -78,13 +85,14 @@ class AtomicFile:
         """
         descriptor = self._open()
         # As few calls as can be: each gives up the interpreter lock and must win it back.
-        views = [memoryview(chunk) for chunk in chunks if chunk]
-        while views:
-            written = os.writev(descriptor, views[:MOST_PIECES])
-            while views and written >= len(views[0]):
-                written -= len(views.pop(0))
-            if written:
-                views[0] = views[0][written:]
+        pieces = (memoryview(chunk) for chunk in chunks if chunk)
+        while views := list(islice(pieces, MOST_PIECES)):
+            while views:
+                written = os.writev(descriptor, views)
+                while views and written >= len(views[0]):
+                    written -= len(views.pop(0))
+                if written:
+                    views[0] = views[0][written:]
 
     def commit(self, last: Iterable[bytes] = ()) -> Path:
         """Append `last`, sync to the disk and give the file its name, replacing one that has it.

@@ -283,7 +283,10 @@ async def test_key_and_base_url_come_from_the_environment(monkeypatch: pytest.Mo
         {"api_key": "schlüssel"},
         {"base_url": "api.stability.ai"},
         {"base_url": "ftp://api.stability.ai"},
-        {"base_url": "https://user:password@api.stability.ai"},
+        {"base_url": "https://user:hunter2@api.stability.ai"},
+        {"base_url": "ftp://user:hunter2@api.stability.ai"},
+        {"base_url": "http://[::1"},
+        {"base_url": "http://host:port"},
         {"base_url": "https://api.stability.ai?x=1"},
         {"max_in_flight": 0},
         {"client_id": "x" * 257},
@@ -293,7 +296,7 @@ async def test_key_and_base_url_come_from_the_environment(monkeypatch: pytest.Mo
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         StabilityClient(**{"api_key": KEY, **settings})  # type: ignore[arg-type]
-    assert "password" not in str(caught.value).replace("user name, password", "")
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

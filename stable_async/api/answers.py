@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from stable_async.api.base64_json import Base64Field
+from stable_async.api.parsing import parse_json, parse_seed
 from stable_async.errors import APIStatusError, InvalidResponseError, status_error_class
 from stable_async.media import Audio, Image, Media, Model3D
 
@@ -59,11 +59,6 @@ class Answer:
         return self.headers.get("x-request-id")
 
 
-def read_seed(text: str | None) -> int | None:
-    """Give the seed of a header, `None` when there is none or it is no number."""
-    return int(text) if text and text.isascii() and text.isdigit() else None
-
-
 def read_json(answer: Answer) -> object:
     """Give the JSON of an answer.
 
@@ -71,7 +66,7 @@ def read_json(answer: Answer) -> object:
         InvalidResponseError: The body is not JSON.
     """
     try:
-        return cast("object", json.loads(answer.body))
+        return parse_json(answer.body)
     except ValueError:
         raise InvalidResponseError(
             f"the API answered {answer.status} with a body that is not JSON "
@@ -167,8 +162,9 @@ class MediaReader(Generic[MediaT]):
         self._kind = kind
         self._answer = answer
         self.content_type = answer.content_type
-        self.seed = read_seed(answer.headers.get("seed"))
+        self.seed = parse_seed(answer.headers.get("seed"))
         self.finish_reason = answer.headers.get("finish-reason")
+        self._empty = True
         self._json: Base64Field | None = None
         if answer.content_type == "application/json":
             self._json = Base64Field(field)
@@ -181,8 +177,10 @@ class MediaReader(Generic[MediaT]):
     @property
     def content_length(self) -> int | None:
         """Length of the result, bytes, where the headers say it; `None` with JSON."""
-        length = self._answer.headers.get("Content-Length", "")
-        return int(length) if self._json is None and length.isdigit() else None
+        headers = self._answer.headers
+        length = headers.get("Content-Length", "")
+        as_it_is = self._json is None and "Content-Encoding" not in headers
+        return int(length) if as_it_is and length.isdigit() else None
 
     @property
     def request_id(self) -> str | None:
@@ -196,11 +194,13 @@ class MediaReader(Generic[MediaT]):
             InvalidResponseError: The JSON is not what it should be.
         """
         if self._json is None:
+            self._empty = self._empty and not chunk
             return chunk
         try:
             data = self._json.feed(chunk)
         except ValueError as error:
             raise self._unreadable(str(error)) from None
+        self._empty = self._empty and not data
         if data and not self.content_type:
             self.content_type = sniff(data)
         return data
@@ -211,14 +211,18 @@ class MediaReader(Generic[MediaT]):
         Raises:
             InvalidResponseError: The JSON is not what it should be.
         """
-        if self._json is None:
-            return
+        if self._json is not None:
+            self._read_fields(self._json)
+        if self._empty:
+            raise self._unreadable("no bytes")
+
+    def _read_fields(self, json: Base64Field) -> None:
         try:
-            fields = self._json.finish()
+            fields = json.finish()
         except ValueError as error:
             raise self._unreadable(str(error)) from None
         seed, finish_reason = fields.get("seed"), fields.get("finish_reason")
-        self.seed = int(seed) if isinstance(seed, (int, float)) else None
+        self.seed = parse_seed(seed)
         self.finish_reason = finish_reason if isinstance(finish_reason, str) else None
 
     def result(self, data: bytes, credits: float | None) -> MediaT:  # noqa: A002 - the API's word
@@ -266,9 +270,9 @@ def read_error(answer: Answer, *, key: str, attempts: int = 1) -> APIStatusError
     name, errors, body_id = _envelope(answer.body)
     return status_error_class(answer.status, name)(
         status=answer.status,
-        name=name,
-        errors=[redact(text, key) for text in errors],
-        request_id=answer.request_id or body_id,
+        name=redact(name, key)[:100],
+        errors=[redact(text, key)[:1000] for text in errors],
+        request_id=redact((answer.request_id or body_id or "")[:1000], key)[:100] or None,
         attempts=attempts,
         retry_after=read_retry_after(answer.headers),
     )
@@ -277,12 +281,12 @@ def read_error(answer: Answer, *, key: str, attempts: int = 1) -> APIStatusError
 def _envelope(body: bytes) -> tuple[str, Sequence[str], str | None]:
     """Give name, messages and id of a v2 (`errors`) or v1 (`message`) envelope, or of neither."""
     try:
-        content = json.loads(body)
+        content = parse_json(body)
     except ValueError:
         content = None
     if not isinstance(content, dict):
         # An edge or a proxy: its page may be long, and its first words say enough.
-        text = " ".join(body[:2000].decode("utf-8", "replace").split())[:200]
+        text = " ".join(body[:1000].decode("utf-8", "replace").split())
         return "", [text] if text else [], None
     messages = content.get("errors", content.get("message"))
     if isinstance(messages, str):
@@ -292,21 +296,30 @@ def _envelope(body: bytes) -> tuple[str, Sequence[str], str | None]:
     identity = content.get("id")
     return (
         str(content.get("name", "")),
-        [str(message)[:1000] for message in messages],
+        [str(message) for message in messages],
         identity if isinstance(identity, str) else None,
     )
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Give `Retry-After` in seconds: a number, or a date taken against the answer's own `Date`."""
+    """Give `Retry-After` in seconds: a number, or a date taken against the answer's own `Date`.
+
+    At most an hour: longer than any shut-out that is known.
+    """
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
-        return float(text)
-    try:
-        then, now = parsedate_to_datetime(text), parsedate_to_datetime(headers.get("Date", ""))
-        return max(0.0, (then - now).total_seconds())
-    except (TypeError, ValueError):
-        return None
+        seconds = float(text[:10])
+    else:
+        try:
+            then, now = parsedate_to_datetime(text), parsedate_to_datetime(headers.get("Date", ""))
+            seconds = (then - now).total_seconds()
+        except (TypeError, ValueError):
+            return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+# An answer must not be able to stop a client for good.
+MAX_RETRY_AFTER = 3600.0
 
 
 def redact(text: str, key: str) -> str:

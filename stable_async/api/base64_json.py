@@ -7,9 +7,10 @@ may have 20 MB. Text and bytes of the whole file are never held side by side.
 from __future__ import annotations
 
 import binascii
-import json
 import re
 from typing import cast
+
+from stable_async.api.parsing import parse_json
 
 __all__ = ["Base64Field"]
 
@@ -51,7 +52,7 @@ class Base64Field:
         """Give the object's other fields, once the whole answer was fed."""
         if not self._found or self._inside:
             raise ValueError(f"the answer ends before the text of {self._field!r} does")
-        content = json.loads(self._rest)
+        content = parse_json(self._rest)
         # The text was cut out, so that an empty one is left where it stood.
         if not isinstance(content, dict) or content.pop(self._field, None) != "":
             raise ValueError(f"{self._field!r} is no field of the answer's object")
@@ -59,13 +60,15 @@ class Base64Field:
 
     def _decode(self, text: bytes) -> bytes:
         text, quote, rest = text.partition(b'"')
-        letters = self._quantum + text.replace(b"\\", b"")  # some encoders write / as \/
+        # Some encoders write / as \/, which a piece may end in the middle of.
+        letters = (self._quantum + text).replace(b"\\/", b"/")
         if quote:
             self._inside = False
             self._rest += quote + rest
             whole = len(letters)
         else:
-            whole = len(letters) - len(letters) % 4
+            ready = len(letters) - letters.endswith(b"\\")
+            whole = ready - ready % 4
         self._quantum = letters[whole:]
         if whole and self._padded:
             raise ValueError("base64 text goes on after its padding")

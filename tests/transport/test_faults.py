@@ -19,6 +19,7 @@ from stable_async import (
     RateLimitError,
     RetryPolicy,
     StabilityClient,
+    StabilityError,
     Timeouts,
 )
 from tests.pictures import png
@@ -274,3 +275,79 @@ async def test_a_call_cancelled_while_it_uploads_leaves_nothing_behind(tmp_path:
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
+
+
+async def test_headers_that_trickle_in_time_out_as_well() -> None:
+    async def trickles(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        while True:
+            await connection.send(b"x")
+            await asyncio.sleep(0.02)
+
+    limits = Timeouts(connect=0.1, first_byte=0.1, between_bytes=0.1)
+    async with (
+        raw_server(trickles) as url,
+        StabilityClient(KEY, base_url=url, quota=None, timeout=limits) as one,
+    ):
+        with pytest.raises(APITimeoutError):
+            await one.generate.core("x")
+        with pytest.raises(APITimeoutError):
+            await one.generate.ultra("x", image=png(1000), strength=0.5)
+
+
+@pytest.mark.parametrize("accept", [None, "application/json"])
+async def test_a_success_without_bytes_is_no_picture(accept: str | None) -> None:
+    async def serve(connection: Connection) -> None:
+        await connection.request()
+        kind = "application/json; type=image/png" if accept else "image/png"
+        await connection.send(answer(b'{"image": ""}' if accept else b"", content_type=kind))
+
+    async with raw_server(serve) as url, client(url, accept=accept) as one:
+        with pytest.raises(InvalidResponseError, match="no bytes"):
+            await one.generate.core("x")
+
+
+async def test_a_stream_can_be_read_once(tmp_path: Path) -> None:
+    async def serve(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(answer())
+
+    async with (
+        raw_server(serve) as url,
+        client(url) as one,
+        one.stream(GenerateCore(prompt="x")) as stream,
+    ):
+        path = await stream.save(tmp_path / "picture.png")
+        with pytest.raises(StabilityError, match="once"):
+            await stream.save(path)
+    assert path.read_bytes() == b"picture"
+
+
+async def test_a_refusal_shuts_everybody_out_before_its_body_is_read() -> None:
+    heads = 0
+
+    async def stalls(connection: Connection) -> None:
+        nonlocal heads
+        await connection.request()
+        heads += 1
+        limited = answer(
+            b"", length=100, status="429 Too Many Requests", content_type="application/json"
+        )
+        await connection.send(limited)
+        await asyncio.Event().wait()
+
+    async with (
+        raw_server(stalls) as url,
+        StabilityClient(KEY, base_url=url, timeout=SHORT, retry=RetryPolicy(attempts=1)) as one,
+    ):
+        first = asyncio.create_task(one.generate.core("x"))
+        while heads == 0 or one.quota_statistics().penalty_left == 0:  # type: ignore[union-attr]
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(one.generate.core("x"))
+        with pytest.raises(RateLimitError):
+            await first
+        assert heads == 1
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from hypothesis import given
@@ -110,8 +110,8 @@ class Pipe(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview | bytearray) -> int:
-        return self._inner.readinto(buffer)
+    def readinto(self, buffer: object) -> int:
+        return self._inner.readinto(cast("bytearray", buffer))
 
 
 def from_where_it_stands() -> io.BytesIO:
@@ -238,7 +238,7 @@ def test_the_wait_after_a_500_is_full_jitter_within_its_bounds(
     state.attempt_number = attempt
     error = ServerError(status=500)
     state.set_exception((ServerError, error, None))
-    wait = retrying.wait(state)  # type: ignore[operator]
+    wait = retrying.wait(state)
     assert 0 <= wait <= min(highest, initial * 2 ** (attempt - 1)) + 1e-9
 
 
@@ -247,3 +247,29 @@ def test_nothing_but_429_and_500_is_retryable() -> None:
     assert is_retryable(ServerError(status=500))
     assert not is_retryable(ServerError(status=503))
     assert not is_retryable(TimeoutError())
+
+
+@pytest.mark.parametrize("mode", ["text", "closed", "nul"])
+async def test_what_cannot_be_read_as_bytes_is_refused_by_the_name_of_its_field(
+    mode: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "in.png"
+    path.write_bytes(FILE)
+    with path.open(encoding="latin-1") as text, path.open("rb") as closed:
+        closed.close()
+        image = {"text": text, "closed": closed, "nul": "a\0b"}[mode]
+        async with raw_server(Refusing()) as url, client(url) as one:
+            with pytest.raises(InvalidRequestError, match="image: "):
+                await one.generate.ultra("x", image=image, strength=0.5)  # type: ignore[arg-type]
+
+
+async def test_one_file_object_serves_several_requests_at_a_time() -> None:
+    server = Refusing()
+    file = from_where_it_stands()
+    request = GenerateUltra(prompt="x", image=file, strength=0.5)
+    async with raw_server(server) as url, client(url) as one:
+        outcomes = [outcome async for outcome in one.map([request] * 12, max_in_flight=6)]
+        await one.send(request)
+    assert all(outcome.error is None for outcome in outcomes)
+    assert {file_part(body) for body in server.bodies} == {FILE}
+    assert len(server.bodies) == 13

@@ -1,0 +1,37 @@
+"""JSON from a server that may send anything."""
+
+from __future__ import annotations
+
+import json
+from typing import cast
+
+__all__ = ["parse_json", "parse_seed"]
+
+MOST_DIGITS = 10
+
+
+def parse_json(data: bytes | bytearray) -> object:
+    """Give what a JSON text says.
+
+    Raises:
+        ValueError: It is none, or is nested beyond all reason.
+    """
+    try:
+        return cast("object", json.loads(data))
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+
+
+def parse_seed(seed: object) -> int | None:
+    """Give a seed of a header or of JSON; `None` when it is none."""
+    match seed:
+        case str() if seed.isascii() and seed.isdigit() and len(seed) <= MOST_DIGITS:
+            return int(seed)
+        case float() if seed.is_integer():
+            return int(seed)
+        case bool():
+            return None
+        case int():
+            return seed
+        case _:
+            return None
