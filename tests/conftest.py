@@ -21,8 +21,11 @@ settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)
-def no_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test may reach the real service by accident."""
+def nothing_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """No test may reach the real service by accident, or leave anything at home."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     for name in ("STABILITY_API_KEY", "STABILITY_BASE_URL", "STABILITY_SHARED_QUOTA"):
         monkeypatch.delenv(name, raising=False)
 

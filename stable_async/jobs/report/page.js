@@ -1,0 +1,424 @@
+"use strict";
+
+// Everything that comes from the job goes into the page as text, never as HTML.
+
+const facts = JSON.parse(document.getElementById("facts").textContent);
+const rows = readRows();
+const byId = (id) => document.getElementById(id);
+const whole = new Intl.NumberFormat();
+const short = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
+const STATES = ["done", "filtered", "failed"];
+
+function readRows() {
+  const element = document.getElementById("rows");
+  let text = null;
+  let more = {};
+  const read = JSON.parse(element.textContent).map((values) => {
+    const row = Object.fromEntries(facts.columns.map((name, index) => [name, values[index]]));
+    // 0 stands for what the row before has.
+    text = row.text = row.text === 0 ? text : row.text;
+    more = row.more = row.more === 0 ? more : row.more;
+    return row;
+  });
+  element.remove();
+  return read;
+}
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element[name] = value;
+  element.append(...children);
+  return element;
+}
+
+function drawHead() {
+  const { counts } = facts;
+  document.title = `${facts.title} · stable-async`;
+  byId("title").textContent = facts.title;
+  const left = counts.waiting + counts.in_flight;
+  const when = new Date(facts.written * 1000).toLocaleString();
+  byId("summary").textContent =
+    (left ? `${whole.format(left)} of ${whole.format(counts.total)} pictures are still to be made. ` : "") +
+    `Written ${when}.`;
+  const dollars = facts.credits * facts.dollars_per_credit;
+  const figures = [
+    ["pictures", counts.done],
+    ["filtered", counts.filtered, counts.filtered && "warn"],
+    ["failed", counts.failed, counts.failed && "bad"],
+    ["credits", facts.credits],
+    ["US dollars", dollars],
+    ["requests", facts.requests],
+    ["429 answers", facts.rate_limited, facts.rate_limited && "bad"],
+    ["may be billed twice", facts.may_be_billed, facts.may_be_billed && "warn"],
+  ];
+  for (const [name, value, kind] of figures) {
+    byId("figures").append(
+      make("div", { className: kind || "" }, make("dt", {}, name), make("dd", {}, short.format(value))),
+    );
+  }
+}
+
+function table(heads, lines) {
+  const head = make("tr", {}, ...heads.map((name) => make("th", { scope: "col" }, name)));
+  const body = lines.map((cells) => make("tr", {}, ...cells.map((cell) => make("td", {}, cell))));
+  return make("table", {}, make("thead", {}, head), make("tbody", {}, ...body));
+}
+
+function labelled(text, note, share, bad) {
+  const line = make("i");
+  line.style.width = `${Math.max(share * 100, 1)}%`;
+  const cell = document.createDocumentFragment();
+  cell.append(text, note ? make("small", {}, ` ${note}`) : "", make("meter-bar", { className: bad ? "bad-bar" : "" }, line));
+  return cell;
+}
+
+function drawTables() {
+  const total = facts.spending.reduce((sum, [, , , credits]) => sum + (credits || 0), 0) || 1;
+  byId("spending").append(
+    facts.spending.length
+      ? table(
+          ["service", "pictures", "credits"],
+          facts.spending.map(([service, model, pictures, credits]) => [
+            labelled(service, model, (credits || 0) / total),
+            whole.format(pictures),
+            credits === null ? "unknown" : short.format(credits),
+          ]),
+        )
+      : make("p", { className: "none" }, "Nothing yet."),
+  );
+  const most = Math.max(...facts.failures.map(([, count]) => count), 1);
+  byId("failures").append(
+    facts.failures.length
+      ? table(
+          ["reason", "prompts"],
+          facts.failures.map(([reason, count]) => [
+            labelled(reason || "unknown", "", count / most, true),
+            whole.format(count),
+          ]),
+        )
+      : make("p", { className: "none" }, "None."),
+  );
+}
+
+// The timeline: requests in the window that ends at each moment, pauses between runs cut out.
+
+function svg(tag, attributes, text) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+function drawTimeline() {
+  const { runs, ceiling, window: seconds } = facts;
+  const points = runs.flatMap((run) => run.points);
+  const peak = Math.max(...points, 0);
+  byId("timeline-text").textContent = points.length
+    ? `At most ${whole.format(peak)} requests in ${seconds} s; the quota is ${ceiling}. ` +
+      `${whole.format(facts.rate_limited)} answers were 429.`
+    : "Nothing is known of when requests left.";
+  byId("timeline").querySelector(".plot").hidden = !points.length;
+  if (!points.length) return;
+  const plot = byId("timeline").querySelector("svg");
+  new ResizeObserver(() => plotRuns(plot, points.length, Math.max(peak, ceiling) * 1.12)).observe(plot);
+  plot.addEventListener("pointermove", (event) => readOut(plot, event, points.length));
+  plot.addEventListener("pointerleave", () => readOut(plot, null));
+}
+
+const LABEL = 84;
+const MARGIN = { left: 34, right: 4, top: 8, bottom: 22 };
+
+function plotRuns(plot, count, top) {
+  const { width, height } = plot.getBoundingClientRect();
+  const { runs, ceiling } = facts;
+  const bottom = height - MARGIN.bottom;
+  const gap = runs.length > 1 ? 10 : 0;
+  const scale = (width - MARGIN.left - MARGIN.right - gap * (runs.length - 1)) / Math.max(count - runs.length, 1);
+  const y = (value) => bottom - (value / top) * (bottom - MARGIN.top);
+  plot.replaceChildren();
+  for (const value of [0, ceiling / 2, ceiling]) {
+    plot.append(svg("text", { x: MARGIN.left - 6, y: y(value) + 4, "text-anchor": "end" }, whole.format(value)));
+  }
+  plot.append(svg("line", { class: "axis", x1: MARGIN.left, x2: width, y1: bottom, y2: bottom }));
+  let x = MARGIN.left;
+  let labelEnd = 0;
+  plot.spans = [];
+  for (const run of runs) {
+    const places = run.points.map((value, index) => `${(x + index * scale).toFixed(1)},${y(value).toFixed(1)}`);
+    const end = x + (run.points.length - 1) * scale;
+    plot.append(svg("path", { class: "area", d: `M${x},${bottom}L${places.join("L")}L${end},${bottom}Z` }));
+    plot.append(svg("path", { class: "curve", d: `M${places.join("L")}` }));
+    run.limited.forEach((value, index) => {
+      if (value) plot.append(svg("circle", { class: "limited", cx: x + index * scale, cy: MARGIN.top + 2, r: 3 }));
+    });
+    if (x >= labelEnd && x < width - 2 * LABEL) {
+      plot.append(svg("text", { x, y: height - 6 }, clock(run.start)));
+      labelEnd = x + LABEL;
+    }
+    plot.spans.push({ run, start: x, scale });
+    x = end + gap;
+  }
+  const { start, step, points } = runs.at(-1);
+  const last = clock(start + (points.length - 1) * step);
+  plot.append(svg("text", { x: width, y: height - 6, "text-anchor": "end" }, last));
+  plot.append(svg("line", { class: "ceiling", x1: MARGIN.left, x2: width, y1: y(ceiling), y2: y(ceiling) }));
+  plot.append(svg("line", { class: "cursor", y1: MARGIN.top, y2: bottom, visibility: "hidden" }));
+}
+
+function clock(second) {
+  return new Date(second * 1000).toLocaleTimeString();
+}
+
+function readOut(plot, event) {
+  const output = byId("timeline").querySelector("output");
+  const cursor = plot.querySelector(".cursor");
+  const x = event && event.clientX - plot.getBoundingClientRect().left;
+  const span = event && plot.spans.findLast(({ start }) => start <= x);
+  const index = span ? Math.round((x - span.start) / span.scale) : -1;
+  const known = span && index < span.run.points.length;
+  cursor.setAttribute("visibility", known ? "visible" : "hidden");
+  if (!known) {
+    output.textContent = "";
+    return;
+  }
+  cursor.setAttribute("x1", x);
+  cursor.setAttribute("x2", x);
+  const limited = span.run.limited[index];
+  output.textContent =
+    `${clock(span.run.start + index * span.run.step)}: ${span.run.points[index]} in ${facts.window} s` +
+    (limited ? `, ${limited} × 429` : "");
+}
+
+// The contact sheet: only the tiles in sight exist.
+
+const sheet = byId("sheet");
+const GAP = 14;
+const CAPTION = 66;
+const SCREENS_AHEAD = 1;
+// A picture is fetched once scrolling has come to rest, milliseconds.
+const REST = 80;
+const PAGE = 4;
+let found = rows;
+let shape = { columns: 1, side: 100, height: 100 };
+let tiles = new Map();
+let current = 0;
+let resting = 0;
+
+function measure() {
+  const width = sheet.clientWidth;
+  const columns = Math.max(2, Math.floor((width + GAP) / (width < 700 ? 150 : 200)));
+  const side = (width - GAP * (columns - 1)) / columns;
+  shape = { columns, side, height: side + CAPTION + GAP };
+  sheet.style.height = `${Math.ceil(found.length / columns) * shape.height}px`;
+  for (const tile of tiles.values()) tile.remove();
+  tiles = new Map();
+  draw();
+}
+
+function draw() {
+  const top = -sheet.getBoundingClientRect().top;
+  const ahead = innerHeight * SCREENS_AHEAD;
+  const first = Math.max(0, Math.floor((top - ahead) / shape.height)) * shape.columns;
+  const last = Math.min(found.length, Math.ceil((top + innerHeight + ahead) / shape.height) * shape.columns);
+  for (const [index, tile] of tiles) {
+    if ((index < first || index >= last) && tile !== document.activeElement) {
+      tile.remove();
+      tiles.delete(index);
+    }
+  }
+  for (let index = first; index < last; index++) {
+    if (!tiles.has(index)) tiles.set(index, addTile(index));
+  }
+  clearTimeout(resting);
+  resting = setTimeout(fetchPictures, REST);
+}
+
+function addTile(index) {
+  const row = found[index];
+  const frame = make("span", { className: "frame" });
+  frame.style.height = `${shape.side}px`;
+  if (row.state === "failed") frame.append(make("span", { className: "why" }, row.error || "failed"));
+  else if (row.thumbnail) frame.append(picture(row.thumbnail));
+  if (row.state === "filtered") frame.append(make("span", { className: "mark" }, "filtered"));
+  const tile = make(
+    "button",
+    { type: "button", className: "tile", tabIndex: index === current ? 0 : -1 },
+    frame,
+    make("span", { className: "text" }, row.text || row.id),
+    make("span", { className: "meta" }, [row.service, row.seed === null ? "" : `seed ${row.seed}`].filter(Boolean).join(" · ")),
+  );
+  tile.setAttribute("role", "listitem");
+  tile.setAttribute("aria-setsize", found.length);
+  tile.setAttribute("aria-posinset", index + 1);
+  tile.dataset.index = index;
+  tile.style.width = `${shape.side}px`;
+  const column = index % shape.columns;
+  const line = Math.floor(index / shape.columns);
+  tile.style.transform = `translate(${column * (shape.side + GAP)}px, ${line * shape.height}px)`;
+  sheet.append(tile);
+  return tile;
+}
+
+function picture(source) {
+  return make("img", { loading: "lazy", decoding: "async", alt: "", src: source });
+}
+
+function fetchPictures() {
+  for (const [index, tile] of tiles) {
+    const row = found[index];
+    const frame = tile.firstChild;
+    if (row.file && row.state !== "failed" && !frame.querySelector("img")) frame.prepend(picture(row.file));
+  }
+}
+
+function moveTo(index) {
+  const before = tiles.get(current);
+  if (before) before.tabIndex = -1;
+  current = Math.min(Math.max(index, 0), found.length - 1);
+  const top = Math.floor(current / shape.columns) * shape.height;
+  const start = sheet.getBoundingClientRect().top + scrollY + top;
+  const bar = byId("filter").offsetHeight;
+  if (start - bar < scrollY) scrollTo(0, start - bar - GAP);
+  else if (start + shape.height > scrollY + innerHeight) scrollTo(0, start + shape.height - innerHeight);
+  draw();
+  const tile = tiles.get(current);
+  tile.tabIndex = 0;
+  tile.focus({ preventScroll: true });
+}
+
+function step(key) {
+  const { columns } = shape;
+  const steps = {
+    ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns,
+    PageUp: -columns * PAGE, PageDown: columns * PAGE, Home: -found.length, End: found.length,
+  };
+  return steps[key];
+}
+
+// The filter.
+
+function drawFilter() {
+  const services = [...new Set(rows.map((row) => row.service))].sort();
+  for (const service of services) byId("service").append(make("option", { value: service }, service));
+  byId("service").hidden = services.length < 2;
+  for (const state of STATES) {
+    const count = rows.filter((row) => row.state === state).length;
+    if (!count) continue;
+    const input = make("input", { type: "checkbox", name: "state", value: state, defaultChecked: true });
+    byId("states").append(make("label", {}, input, make("span", {}, `${state} ${whole.format(count)}`)));
+  }
+}
+
+function haystack(row) {
+  row.words ??= [row.id, row.text, row.seed, row.error, ...Object.values(row.more)].join("\n").toLowerCase();
+  return row.words;
+}
+
+function filter() {
+  const words = byId("query").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const service = byId("service").value;
+  const states = new Set([...document.querySelectorAll("[name=state]:checked")].map((input) => input.value));
+  found = rows.filter(
+    (row) =>
+      states.has(row.state) &&
+      (!service || row.service === service) &&
+      words.every((word) => haystack(row).includes(word)),
+  );
+  current = 0;
+  byId("nothing").hidden = found.length > 0;
+  const beyond = facts.counts.done + facts.counts.filtered + facts.counts.failed - rows.length;
+  byId("found").textContent =
+    (found.length === rows.length ? whole.format(rows.length) : `${whole.format(found.length)} of ${whole.format(rows.length)}`) +
+    (beyond > 0 ? `, the first of ${whole.format(rows.length + beyond)}` : "");
+  measure();
+}
+
+// One picture.
+
+const viewer = byId("viewer");
+let shown = 0;
+
+function show(index) {
+  shown = index;
+  const row = found[index];
+  const image = byId("viewer-image");
+  image.hidden = !row.file;
+  image.src = row.file || "";
+  if (!row.file) image.removeAttribute("src");
+  image.alt = row.text || "";
+  byId("viewer-blank").hidden = Boolean(row.file);
+  byId("viewer-blank").textContent = row.error || "This picture is not in the job's folder.";
+  byId("viewer-text").textContent = row.text || row.id;
+  const lines = {
+    id: row.id,
+    service: row.service,
+    ...row.more,
+    seed: row.seed,
+    size: row.width && `${row.width} × ${row.height}`,
+    credits: row.credits,
+    status: row.state,
+    error: row.error,
+  };
+  byId("viewer-facts").replaceChildren(
+    ...Object.entries(lines)
+      .filter(([, value]) => value !== null && value !== undefined && value !== "")
+      .flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, String(value))]),
+  );
+  byId("viewer-link").parentElement.hidden = !row.file;
+  byId("viewer-link").href = row.file || "";
+  byId("place").textContent = `${whole.format(index + 1)} of ${whole.format(found.length)}`;
+  byId("previous").disabled = index === 0;
+  byId("next").disabled = index === found.length - 1;
+  if (!viewer.open) viewer.showModal();
+}
+
+function turn(by) {
+  const index = shown + by;
+  if (index >= 0 && index < found.length) show(index);
+}
+
+drawHead();
+drawTables();
+drawTimeline();
+drawFilter();
+filter();
+
+addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
+new ResizeObserver(() => requestAnimationFrame(measure)).observe(document.querySelector("main"));
+byId("filter").addEventListener("input", filter);
+byId("filter").addEventListener("submit", (event) => event.preventDefault());
+byId("reset").addEventListener("click", () => {
+  byId("filter").reset();
+  filter();
+});
+sheet.addEventListener("click", (event) => {
+  const tile = event.target.closest(".tile");
+  if (tile) show(Number(tile.dataset.index));
+});
+sheet.addEventListener("keydown", (event) => {
+  const by = step(event.key);
+  if (by === undefined || event.ctrlKey || event.altKey || event.metaKey) return;
+  event.preventDefault();
+  moveTo(current + by);
+});
+sheet.addEventListener("focusin", (event) => {
+  const tile = event.target.closest(".tile");
+  if (tile) current = Number(tile.dataset.index);
+});
+viewer.addEventListener("keydown", (event) => {
+  if (event.key === "ArrowLeft") turn(-1);
+  if (event.key === "ArrowRight") turn(1);
+});
+viewer.addEventListener("close", () => moveTo(shown));
+viewer.addEventListener("click", (event) => {
+  if (event.target === viewer) viewer.close();
+});
+byId("previous").addEventListener("click", () => turn(-1));
+byId("next").addEventListener("click", () => turn(1));
+byId("close").addEventListener("click", () => viewer.close());
+addEventListener("keydown", (event) => {
+  if (event.key === "/" && !viewer.open && document.activeElement !== byId("query")) {
+    event.preventDefault();
+    byId("query").focus();
+  }
+});
