@@ -6,12 +6,14 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
 
-.PHONY: help demo test lint types check bench clean
+.PHONY: help demo test lint types check soak browser bench clean
 
 help:
 	@echo "make demo   prompts into pictures on this machine: no key, no network beyond the package index"
 	@echo "make test   the tests"
 	@echo "make check  lint, types and tests"
+	@echo "make soak   the long versions of the quota and crash tests"
+	@echo "make browser  the pages, in a real browser (Debian: chromium, chromium-driver)"
 	@echo "make bench  the figures of the README, measured here"
 
 $(BIN)/python:
@@ -31,7 +33,7 @@ demo: $(VENV)/.installed-demo
 	"$(BIN)/stable-async" run examples/prompts.jsonl --out demo --sandbox
 
 test: $(VENV)/.installed-dev
-	"$(BIN)/python" -m pytest
+	"$(BIN)/python" -m pytest -n 2
 
 lint: $(VENV)/.installed-dev
 	"$(BIN)/ruff" check .
@@ -41,6 +43,17 @@ types: $(VENV)/.installed-dev
 	"$(BIN)/mypy"
 
 check: lint types test
+
+soak: $(VENV)/.installed-dev
+	"$(BIN)/python" -m tests.quota.soak
+	"$(BIN)/python" -m tests.jobs.soak
+
+$(VENV)/.installed-browser: pyproject.toml $(VENV)/.installed-dev
+	"$(BIN)/python" -m pip install --quiet --group browser
+	@touch $@
+
+browser: $(VENV)/.installed-browser
+	"$(BIN)/python" -m pytest tests/browser
 
 $(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-dev
 	"$(BIN)/python" -m pip install --quiet --group bench

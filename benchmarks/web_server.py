@@ -1,7 +1,7 @@
 """The API for the web benchmark, in a process of its own: logs arrivals, and answers with pictures.
 
 `python -m benchmarks.web_server` prints its port. A request arrives a network delay, uniform in
-[0, 0.02] s, after it came in, the first of a connection up to 0.02 s later still, and is answered
+[0, 0.1] s, after it came in, the first of a connection up to 0.2 s later still, and is answered
 1.5 s after that. `GET /log` gives the arrivals as JSON.
 """
 
@@ -11,8 +11,8 @@ import asyncio
 import json
 import random
 
-DELAY = 0.02
-NEW_CONNECTION = 0.02
+DELAY = 0.1
+NEW_CONNECTION = 0.2
 SERVICE = 1.5
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(50_000)
 HEAD = (
