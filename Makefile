@@ -48,11 +48,7 @@ soak: $(VENV)/.installed-dev
 	"$(BIN)/python" -m tests.quota.soak
 	"$(BIN)/python" -m tests.jobs.soak
 
-$(VENV)/.installed-browser: pyproject.toml $(VENV)/.installed-dev
-	"$(BIN)/python" -m pip install --quiet --group browser
-	@touch $@
-
-browser: $(VENV)/.installed-browser
+browser: $(VENV)/.installed-dev
 	"$(BIN)/python" -m pytest tests/browser
 
 $(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-dev
