@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
     from stable_async.groups.base import CallOptions
-    from stable_async.quota import QuotaStatistics
+    from stable_async.quota import Priority, QuotaStatistics
     from stable_async.quota.file import FileBooks
     from stable_async.transport.telemetry import Telemetry
 
@@ -104,6 +104,7 @@ class StabilityClient(Groups):
         poll_interval: float = POLL_INTERVAL,
         accept: Literal["image/*", "application/json"] | None = None,
         raise_on_filtered: bool = False,
+        priority: Priority = "interactive",
         tenant_ids: Literal["hashed", "plain", "off"] = "hashed",
         telemetry: Telemetry | None = None,
         log_prompts: bool = False,
@@ -131,6 +132,7 @@ class StabilityClient(Groups):
             accept: The form of results: `None` and `image/*` ask for bytes, `application/json`
                 for base64 in JSON. The results are the same.
             raise_on_filtered: Raise `ContentFilteredError` for a blurred result.
+            priority: Of calls that name none; a `map` is `bulk` unless it does.
             tenant_ids: How a call's `tenant` is sent to the API as the user's id, for its abuse
                 checks: as its SHA-256 in hexadecimal, as it is, or not at all.
             telemetry: Is told of every call, such as `integrations.opentelemetry.Telemetry`.
@@ -151,6 +153,7 @@ class StabilityClient(Groups):
         self._max_in_flight = max_in_flight
         self._polling = Polling(poll_interval)
         self._raise_on_filtered = raise_on_filtered
+        self._priority = priority
         self._finishing = Finishing()
         limiter, self._books = _limiter(quota, max_waiting)
         self._transport = Transport(
@@ -337,7 +340,9 @@ class StabilityClient(Groups):
             except StabilityError as error:
                 return Outcome(request, None, error)
 
-        limit = max_in_flight or self._max_in_flight
+        limit = self._max_in_flight if max_in_flight is None else max_in_flight
+        if limit < 1:
+            raise ConfigurationError(f"max_in_flight is {limit}; allowed: 1 or more")
         async with aclosing(map_as_completed(outcome, requests, limit)) as outcomes:
             async for one in outcomes:
                 yield one
@@ -352,6 +357,13 @@ class StabilityClient(Groups):
                 return request.read(await self._whole(response))
         raise TypeError(f"{type(request).__name__} is no request")
 
+    def _permit_options(self, options: CallOptions) -> PermitOptions:
+        return {
+            "priority": options.get("priority", self._priority),
+            "deadline": options.get("deadline"),
+            "tenant": options.get("tenant"),
+        }
+
     def _exchange(
         self, request: Request[object], options: CallOptions, departure: Departure
     ) -> AbstractAsyncContextManager[ClientResponse]:
@@ -359,14 +371,14 @@ class StabilityClient(Groups):
             request,
             observer=options.get("observer"),
             departure=departure,
-            **_permit_options(options),
+            **self._permit_options(options),
         )
 
     def _look(
         self, request: ResultRequest[Media], options: CallOptions
     ) -> AbstractAsyncContextManager[ClientResponse]:
         # What is paid for has left: neither its observer nor its deadline are for the polls.
-        permit = _permit_options(options)
+        permit = self._permit_options(options)
         permit["deadline"] = None
         return self._transport.exchange(request, **permit)
 
@@ -455,14 +467,6 @@ def _hashed(tenant: str) -> str:
 
 def _plain(tenant: str) -> str:
     return _header("tenant", tenant)
-
-
-def _permit_options(options: CallOptions) -> PermitOptions:
-    return {
-        "priority": options.get("priority", "interactive"),
-        "deadline": options.get("deadline"),
-        "tenant": options.get("tenant"),
-    }
 
 
 def _header(name: str, text: str) -> str:

@@ -37,6 +37,7 @@ from stable_async import (
     UnprocessableError,
     WrongEventLoopError,
 )
+from stable_async.quota import QuotaLimiter
 from tests.raw_server import answer, raw_server
 
 if TYPE_CHECKING:
@@ -426,3 +427,37 @@ async def test_a_request_cut_off_after_it_left_counts_as_sent() -> None:
         statistics = one.quota_statistics()
     assert statistics is not None
     assert (statistics.in_window, statistics.open) == (1, 0)
+
+
+async def test_the_priority_of_a_client_is_that_of_its_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    acquire = QuotaLimiter.acquire
+
+    async def noting(self: QuotaLimiter, **options: object) -> object:
+        asked.append(str(options["priority"]))
+        return await acquire(self, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(QuotaLimiter, "acquire", noting)
+
+    async def serve(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.send(answer())
+
+    async with raw_server(serve) as url, client(base_url=url, priority="bulk") as one:
+        await one.generate.core("x")
+        await one.generate.core("x", priority="interactive")
+    async with raw_server(serve) as url, client(base_url=url) as one:
+        await one.generate.core("x")
+        async for _ in one.map([GenerateCore(prompt="x")]):
+            pass
+    assert asked == ["bulk", "interactive", "interactive", "bulk"]
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+async def test_a_map_of_nothing_at_a_time_is_refused(limit: int) -> None:
+    async with client(quota=None) as one:
+        with pytest.raises(ConfigurationError, match="max_in_flight"):
+            await anext(one.map([GenerateCore(prompt="x")], max_in_flight=limit))
