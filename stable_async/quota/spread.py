@@ -13,7 +13,7 @@ __all__ = ["SpreadEstimator"]
 
 # Bounds of the allowance, seconds. Below the lower one a server's own hiccups decide; above the
 # upper one stragglers are better left to the shut-out than paid for with every request.
-LEAST = 0.15
+LEAST = 0.12
 MOST = 1.0
 
 # What is remembered, and how much of it there must be before the allowance goes below its start.
