@@ -21,6 +21,15 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
+# What begins like a PNG of 1024 x 1024; what follows does not matter to a reader of headers.
+PNG_HEAD = png_header(1024, 1024)
+
+
+def png(size: int) -> bytes:
+    """Give `size` bytes that begin like a PNG."""
+    return PNG_HEAD + bytes(size - len(PNG_HEAD))
+
+
 def picture(width: int = 64, height: int = 64, kind: str = "png", mode: str = "RGB") -> bytes:
     """Give a gray picture; `kind` is one of Pillow's names of formats."""
     file = io.BytesIO()

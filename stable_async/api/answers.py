@@ -40,6 +40,10 @@ _FAMILY: dict[type[Media], tuple[str, str]] = {
 }
 
 
+# An answer must not be able to stop a client for good.
+MAX_RETRY_AFTER = 3600.0
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An answer: HTTP status, headers (looked up without regard to case), and the body if read."""
@@ -316,10 +320,6 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
         except (TypeError, ValueError):
             return None
     return min(max(seconds, 0.0), MAX_RETRY_AFTER)
-
-
-# An answer must not be able to stop a client for good.
-MAX_RETRY_AFTER = 3600.0
 
 
 def redact(text: str, key: str) -> str:

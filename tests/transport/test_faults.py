@@ -22,8 +22,8 @@ from stable_async import (
     StabilityError,
     Timeouts,
 )
-from tests.pictures import png
 from tests.raw_server import answer, raw_server
+from tests.samples import png
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,8 +19,8 @@ from stable_async import (
     StabilityClient,
 )
 from stable_async.transport.retry import is_retryable, make_retrying
-from tests.pictures import PNG_HEAD, png
 from tests.raw_server import answer, raw_server
+from tests.samples import PNG_HEAD, png
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

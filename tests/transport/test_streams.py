@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from stable_async import GenerateCore, GenerateUltra, StabilityClient
 from stable_async.api.base64_json import Base64Field
-from tests.pictures import PNG_HEAD
 from tests.raw_server import answer, raw_server
+from tests.samples import PNG_HEAD
 
 if TYPE_CHECKING:
     from pathlib import Path
