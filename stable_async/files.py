@@ -18,6 +18,7 @@ __all__ = ["AtomicFile", "Sink", "in_thread", "write_atomically"]
 
 TEMPORARY_SUFFIX = ".part"
 MOST_THREADS = 40
+MOST_NAME = 200
 MOST_PIECES = 256  # per call; the system takes 1,024
 
 P = ParamSpec("P")
@@ -79,7 +80,9 @@ class AtomicFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Write to `path`; nothing is opened before the first bytes come."""
         self.path = Path(path)
-        self._temporary = self.path.with_name(f".{getrandbits(64):016x}{TEMPORARY_SUFFIX}")
+        # Told by its target, to whoever clears up after a crash; names have at most 255 bytes.
+        name = os.fsdecode(os.fsencode(self.path.name)[:MOST_NAME])
+        self._temporary = self.path.with_name(f".{name}.{getrandbits(64):016x}{TEMPORARY_SUFFIX}")
         self._descriptor: int | None = None
 
     def write(self, chunks: Iterable[bytes]) -> None:

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stable_async.files import TEMPORARY_SUFFIX, AtomicFile
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FORKED = """
 import asyncio, os, signal
@@ -22,3 +30,15 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "7"
+
+
+@pytest.mark.parametrize("name", ["picture.png", "\u753b" * 80 + ".png"])
+def test_a_temporary_file_is_told_by_its_target(name: str, tmp_path: Path) -> None:
+    """A job clears up after a crash by these names; long ones must not be too long for the disk."""
+    file = AtomicFile(tmp_path / name)
+    file.write([b"half"])
+    [left] = tmp_path.iterdir()
+    assert left.name.startswith(f".{name[:20]}")
+    assert left.name.endswith(TEMPORARY_SUFFIX)
+    assert file.commit([b" and half"]).read_bytes() == b"half and half"
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
