@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -12,9 +13,9 @@ from random import getrandbits
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["AtomicFile", "Sink", "in_thread", "write_atomically"]
+__all__ = ["AtomicFile", "FileSink", "Sink", "in_thread", "write_atomically"]
 
 TEMPORARY_SUFFIX = ".part"
 MOST_THREADS = 40
@@ -59,31 +60,34 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
 
 class Sink(Protocol[KeptT]):
-    """Where bytes are kept: whole once `commit` was called, or not at all. Its calls may block."""
+    """Where bytes are kept: whole once `commit` has returned, or not at all."""
 
-    def write(self, chunks: Iterable[bytes]) -> None:
+    async def write(self, chunks: Sequence[bytes]) -> None:
         """Append `chunks`."""
 
-    def commit(self, last: Iterable[bytes] = ()) -> KeptT:
+    async def commit(self, last: Sequence[bytes]) -> KeptT:
         """Append `last` and keep everything for good."""
 
-    def discard(self) -> None:
+    async def discard(self) -> None:
         """Forget everything; harmless after `commit`."""
 
 
 class AtomicFile:
     """A file under a temporary name beside `path`, until `commit` gives it its name.
 
-    Its calls block: use them from a worker thread.
+    Its calls block: use them from a worker thread, or use a `FileSink`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Write to `path`; nothing is opened before the first bytes come."""
-        self.path = Path(path)
+        self.path = os.fspath(path)
+        folder, name = os.path.split(self.path)
         # Told by its target, to whoever clears up after a crash; names have at most 255 bytes.
-        name = os.fsdecode(os.fsencode(self.path.name)[:MOST_NAME])
-        self._temporary = self.path.with_name(f".{name}.{getrandbits(64):016x}{TEMPORARY_SUFFIX}")
+        name = os.fsdecode(os.fsencode(name)[:MOST_NAME])
+        temporary = f".{name}.{getrandbits(64):016x}{TEMPORARY_SUFFIX}"
+        self._temporary = os.path.join(folder, temporary)
         self._descriptor: int | None = None
+        self._synced = False
 
     def write(self, chunks: Iterable[bytes]) -> None:
         """Append `chunks`.
@@ -95,6 +99,7 @@ class AtomicFile:
         # As few calls as can be: each gives up the interpreter lock and must win it back.
         pieces = (memoryview(chunk) for chunk in chunks if chunk)
         while views := list(islice(pieces, MOST_PIECES)):
+            self._synced = False
             while views:
                 written = os.writev(descriptor, views)
                 while views and written >= len(views[0]):
@@ -102,22 +107,37 @@ class AtomicFile:
                 if written:
                     views[0] = views[0][written:]
 
-    def commit(self, last: Iterable[bytes] = ()) -> Path:
+    def begin_sync(self) -> None:
+        """Let the disk begin to write what it was given, and do not wait."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._open(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def sync(self) -> None:
+        """Wait until all that was written is on the disk.
+
+        Raises:
+            OSError: The disk failed, or is full after all.
+        """
+        os.fsync(self._open())
+        self._synced = True
+
+    def commit(self, last: Iterable[bytes] = ()) -> None:
         """Append `last`, sync to the disk and give the file its name, replacing one that has it.
 
         Raises:
             OSError: As for `write`.
         """
         self.write(last)
-        os.fsync(self._open())
+        if not self._synced:
+            self.sync()
         self._close()
-        self._temporary.replace(self.path)
-        return self.path
+        os.replace(self._temporary, self.path)
 
     def discard(self) -> None:
         """Remove the temporary file; harmless after `commit`."""
         self._close()
-        self._temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(self._temporary)
 
     def _open(self) -> int:
         if self._descriptor is None:
@@ -131,6 +151,24 @@ class AtomicFile:
             os.close(descriptor)
 
 
+class FileSink:
+    """An `AtomicFile` that is written in worker threads."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Write to `path`; nothing is opened before the first bytes come."""
+        self._file = AtomicFile(path)
+
+    async def write(self, chunks: Sequence[bytes]) -> None:
+        await in_thread(self._file.write, chunks)
+
+    async def commit(self, last: Sequence[bytes]) -> Path:
+        await in_thread(self._file.commit, last)
+        return Path(self._file.path)
+
+    async def discard(self) -> None:
+        await in_thread(self._file.discard)
+
+
 def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> Path:
     """Write `chunks` to `path`, whole or not at all, and give the path.
 
@@ -139,7 +177,8 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> P
     """
     file = AtomicFile(path)
     try:
-        return file.commit(chunks)
+        file.commit(chunks)
+        return Path(path)
     except BaseException:
         file.discard()
         raise

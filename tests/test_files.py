@@ -40,5 +40,6 @@ def test_a_temporary_file_is_told_by_its_target(name: str, tmp_path: Path) -> No
     [left] = tmp_path.iterdir()
     assert left.name.startswith(f".{name[:20]}")
     assert left.name.endswith(TEMPORARY_SUFFIX)
-    assert file.commit([b" and half"]).read_bytes() == b"half and half"
+    file.commit([b" and half"])
+    assert (tmp_path / name).read_bytes() == b"half and half"
     assert [entry.name for entry in tmp_path.iterdir()] == [name]

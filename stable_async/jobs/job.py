@@ -14,6 +14,7 @@ from stable_async.errors import ConfigurationError
 from stable_async.files import in_thread
 from stable_async.jobs.budget import Budget
 from stable_async.jobs.errors import JobError, JournalError, StorageError
+from stable_async.jobs.folder_store import IMAGES, FolderStore
 from stable_async.jobs.journal import Journal
 from stable_async.jobs.lock import locked
 from stable_async.jobs.metadata import MetadataFile
@@ -22,7 +23,6 @@ from stable_async.jobs.plan import Planner
 from stable_async.jobs.progress import Progress, Summary
 from stable_async.jobs.recover import METADATA_NAME, open_journal, repair, retire_replaced
 from stable_async.jobs.runner import OUTAGE_WAITS, Runner
-from stable_async.jobs.store import IMAGES, FolderStore
 from stable_async.jobs.writer import JournalWriter
 
 if TYPE_CHECKING:
@@ -145,13 +145,17 @@ class Job:
         budget = Budget(settings.budget, opened.spent)
         self._count(opened.counts)
         progress.spent = opened.spent
-        async with JournalWriter(opened.journal, opened.metadata, store.settle) as writer:
+        async with (
+            JournalWriter(opened.journal, opened.metadata) as writer,
+            store.writing() as pictures,
+        ):
             runner = Runner(
                 client,
                 writer,
-                store,
+                pictures,
                 budget,
                 progress,
+                free_space=store.free_space,
                 folder=self._prompts.folder,
                 max_in_flight=settings.max_in_flight,
                 passes=settings.passes,

@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from stable_async.api.answers import sniff
+from stable_async.files import in_thread
 from stable_async.jobs.errors import StorageError
 from stable_async.jobs.store import (
     FILTERED,
@@ -24,7 +25,7 @@ from stable_async.jobs.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from obstore import Attributes
     from obstore.store import ObjectStore as Bucket
@@ -64,11 +65,15 @@ class BucketStore:
             what = error.strerror if isinstance(error, OSError) else str(error)
             raise StorageError(f"{url}: {what}") from error
 
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[BucketStore]:
+        yield self
+
     def sink(self, stem: str, content_type: str, *, filtered: bool) -> Sink[StoredImage]:
         (suffix,) = file_suffixes(content_type, filtered=filtered)
         return _ObjectSink(self, stem + suffix, content_type, filtered=filtered)
 
-    def put(self, path: str, data: bytes, content_type: str) -> str:
+    async def put(self, path: str, data: bytes, content_type: str) -> str:
         """Keep an object, whole or not at all, and give its URL.
 
         Raises:
@@ -76,7 +81,7 @@ class BucketStore:
         """
         with _translated():
             attributes: Attributes = {"Content-Type": content_type}
-            self._obstore.put(self._bucket, path, data, attributes=attributes)
+            await self._obstore.put_async(self._bucket, path, data, attributes=attributes)
         return f"{self._url}/{path}"
 
     def find(self, stem: str) -> StoredImage | None:
@@ -127,9 +132,6 @@ class BucketStore:
             pass  # it was done before, and not journalled
         return f"{self._url}/{new}"
 
-    def settle(self, file_names: Iterable[str]) -> None:
-        """An object that was put is there for good."""
-
     def free_space(self) -> int | None:
         return None
 
@@ -144,22 +146,23 @@ class _ObjectSink:
         self._filtered = filtered
         self._chunks: list[bytes] = []
 
-    def write(self, chunks: Iterable[bytes]) -> None:
+    async def write(self, chunks: Sequence[bytes]) -> None:
         self._chunks += chunks
 
-    def commit(self, last: Iterable[bytes] = ()) -> StoredImage:
+    async def commit(self, last: Sequence[bytes]) -> StoredImage:
         data = b"".join([*self._chunks, *last])
-        url = self._store.put(self._path, data, self._content_type)
+        url = await self._store.put(self._path, data, self._content_type)
+        digest = await in_thread(hashlib.sha256, data)
         return describe(
             url,
             self._content_type,
             len(data),
-            hashlib.sha256(data).hexdigest(),
+            digest.hexdigest(),
             data[:HEAD_SIZE],
             filtered=self._filtered,
         )
 
-    def discard(self) -> None:
+    async def discard(self) -> None:
         self._chunks.clear()
 
 

@@ -98,11 +98,11 @@ class Progress:
         self.requests += 1
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
-        self._departures.append(now)
+        _add(self._departures, now, RATE_WINDOW)
 
     def settle(self, now: float) -> None:
         """Note the time of a result."""
-        self._results.append(now)
+        _add(self._results, now, FORECAST_WINDOW)
 
     def request_rate(self, now: float) -> float:
         """Give the requests per second of the last seconds."""
@@ -114,6 +114,12 @@ class Progress:
         if not results:
             return None
         return (self.total - self.settled) * min(FORECAST_WINDOW, now - self.started) / results
+
+
+def _add(times: deque[float], now: float, window: float) -> None:
+    """Add a time and forget those before the window: nobody may ever look."""
+    _recent(times, now, window)
+    times.append(now)
 
 
 def _recent(times: deque[float], now: float, window: float) -> int:

@@ -9,8 +9,6 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-import anyio
-
 from stable_async.concurrency import map_as_completed
 from stable_async.errors import (
     APIConnectionError,
@@ -28,13 +26,14 @@ from stable_async.jobs.store import file_stem
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
     from pathlib import Path
+    from types import TracebackType
 
     from stable_async.api.base import MediaRequest
     from stable_async.client import StabilityClient
     from stable_async.jobs.budget import Budget
     from stable_async.jobs.journal import Prompt
     from stable_async.jobs.progress import Progress
-    from stable_async.jobs.store import Store
+    from stable_async.jobs.store import PictureWriter
     from stable_async.jobs.writer import JournalWriter
     from stable_async.media import Image
 
@@ -67,10 +66,11 @@ class Runner:
         self,
         client: StabilityClient,
         journal: JournalWriter,
-        store: Store,
+        pictures: PictureWriter,
         budget: Budget,
         progress: Progress,
         *,
+        free_space: Callable[[], int | None],
         folder: Path,
         max_in_flight: int,
         passes: int,
@@ -82,9 +82,10 @@ class Runner:
         Args:
             client: Open; sends with priority `bulk`.
             journal: Where the prompts are.
-            store: Where the pictures go.
+            pictures: Where they are kept.
             budget: What they may cost.
             progress: Is kept up to date.
+            free_space: Gives the bytes that are left for pictures; `None` when that is not known.
             folder: What the input files of prompts are relative to.
             max_in_flight: The most prompts that are worked on at a time.
             passes: How often the run goes over what broke on the way, the first time included.
@@ -93,7 +94,8 @@ class Runner:
         """
         self._client = client
         self._journal = journal
-        self._store = store
+        self._pictures = pictures
+        self._free_space = free_space
         self._budget = budget
         self.progress = progress
         self._folder = folder
@@ -106,7 +108,7 @@ class Runner:
         self.over_budget = False
         self.stopping = False
         self.answered = False  # by the server, to anything
-        self._held_back: set[anyio.CancelScope] = set()
+        self._held_back: set[asyncio.Timeout] = set()
         self._out = 0
         self._landed = asyncio.Event()
         self._places = 0
@@ -139,8 +141,8 @@ class Runner:
         self.error = self.error or error
         self.stopping = True
         self.progress.phase = "stopping"
-        for scope in list(self._held_back):
-            scope.cancel()
+        for scope in self._held_back:
+            scope.reschedule(self._clock())
 
     async def _waiting(self) -> AsyncGenerator[Prompt, None]:
         """Give prompts whose price is set aside, and for whose pictures there is room."""
@@ -176,7 +178,7 @@ class Runner:
 
     def _free_places(self) -> int:
         """Tell how many more prompts may be begun before the disk is looked at again."""
-        free = self._store.free_space()
+        free = self._free_space()
         if free is None:
             return DISK_LOOKS
         picture = ASSUMED_PICTURE if self._largest is None else self._largest
@@ -184,38 +186,31 @@ class Runner:
 
     async def _make(self, prompt: Prompt) -> None:
         """Bring one picture, and note in the journal what became of it."""
-        sending = _Sending(self, prompt)
         try:
-            await self._make_and_note(prompt, sending)
+            await self._make_and_note(prompt)
         except JobError as error:
             self.stop(error)
         finally:
-            self.let_go(sending.scope)
             self._out -= 1
             self._landed.set()
 
-    async def _make_and_note(self, prompt: Prompt, sending: _Sending) -> None:
+    async def _make_and_note(self, prompt: Prompt) -> None:
+        sending = _Sending(self, prompt)
         try:
-            with sending.scope:
+            async with sending:
                 image, filtered = await self._bring_through_outages(prompt, sending)
-            if sending.scope.cancelled_caught:
-                raise _StoppedError
         except _StoppedError:
-            sending.landed()
             await self._put_back(prompt, sending, maybe_billed=False)
         except JobError as error:
-            sending.landed()
             self.stop(error)
             await self._put_back(prompt, sending, maybe_billed=isinstance(error, StorageError))
         except StabilityError as error:
-            sending.landed()
             if ends_the_job(error):
                 self.stop(JobError(str(error)))
                 await self._put_back(prompt, sending, maybe_billed=False)
             else:
                 await self._fail(prompt, sending, error)
         else:
-            sending.landed()
             await self._finish(prompt, sending, image, filtered=filtered)
 
     async def _bring_through_outages(
@@ -251,7 +246,7 @@ class Runner:
             self.answered = True
             stem = file_stem(prompt.position, prompt.id)
             filtered = stream.filtered
-            sink = self._store.sink(stem, stream.content_type, filtered=filtered)
+            sink = self._pictures.sink(stem, stream.content_type, filtered=filtered)
             try:
                 stored = await stream.save_to(sink)
             except OSError as error:
@@ -332,12 +327,12 @@ class Runner:
             partial(Journal.accept, position=sending.prompt.position, generation_id=generation_id)
         )
 
-    def hold_back(self, scope: anyio.CancelScope) -> None:
-        """Let `stop` cancel a sending: nothing of it is on its way."""
+    def hold_back(self, scope: asyncio.Timeout) -> None:
+        """Let `stop` end a sending: nothing of it is on its way."""
         self._held_back.add(scope)
 
-    def let_go(self, scope: anyio.CancelScope) -> None:
-        """Keep `stop` from cancelling a sending."""
+    def let_go(self, scope: asyncio.Timeout) -> None:
+        """Keep `stop` from ending a sending."""
         self._held_back.discard(scope)
 
     def count(self, *, requests: int = 0, rate_limited: int = 0) -> None:
@@ -358,19 +353,38 @@ class Runner:
 
 
 class _Sending:
-    """One prompt on its way: watches the attempts of its request."""
+    """One prompt on its way, as a context manager: watches the attempts of its request.
+
+    What does not leave because the job is stopping ends with `_StoppedError`.
+    """
 
     def __init__(self, runner: Runner, prompt: Prompt) -> None:
         self._runner = runner
         self.prompt = prompt
-        self.scope = anyio.CancelScope()
         self.claimed = False
         self.paid = prompt.generation_id is not None
         self.sent_at: float | None = None
         self._reserved = not self.paid
         self._away = False
-        if not self.paid:
-            runner.hold_back(self.scope)
+        # Has no end of its own: `Runner.stop` sets it.
+        self._scope = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._scope.__aenter__()
+        self._hold_back()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._landed()
+        self._runner.let_go(self._scope)
+        try:
+            await self._scope.__aexit__(exc_type, exc, traceback)
+        except TimeoutError:
+            raise _StoppedError from None
 
     async def leaving(self) -> None:
         runner = self._runner
@@ -380,7 +394,7 @@ class _Sending:
         if runner.stopping:
             raise _StoppedError
         # From here on the request may cost: it is brought in whatever happens.
-        runner.let_go(self.scope)
+        runner.let_go(self._scope)
         self._away = True
         self.sent_at = time.time()
         runner.progress.left(asyncio.get_running_loop().time())
@@ -388,7 +402,8 @@ class _Sending:
 
     def refused(self, error: APIStatusError) -> None:
         self._runner.answered = True
-        self.landed()
+        self._landed()
+        self._hold_back()
         if isinstance(error, RateLimitError):
             self._runner.progress.rate_limited += 1
             self._runner.count(rate_limited=1)
@@ -399,16 +414,10 @@ class _Sending:
         await self._runner.accept(self, generation_id)
         self.settle(spent=True)
 
-    def landed(self) -> None:
-        """Nothing of this prompt is on its way any more."""
-        if self._away:
-            self._away = False
-            self._runner.progress.in_flight -= 1
-            self._runner.hold_back(self.scope)
-
     def never_left(self) -> None:
         """There was no connection after all."""
-        self.landed()
+        self._landed()
+        self._hold_back()
         self._runner.progress.requests -= 1
         self._runner.count(requests=-1)
 
@@ -416,3 +425,13 @@ class _Sending:
         if self._reserved:
             self._reserved = False
             self._runner.give_back(self.prompt.price or 0.0, spent=spent)
+
+    def _hold_back(self) -> None:
+        if not self.paid:
+            self._runner.hold_back(self._scope)
+
+    def _landed(self) -> None:
+        """Nothing of this prompt is on its way any more."""
+        if self._away:
+            self._away = False
+            self._runner.progress.in_flight -= 1

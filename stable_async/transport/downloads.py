@@ -7,7 +7,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from stable_async.errors import APITimeoutError, StabilityError
-from stable_async.files import AtomicFile, in_thread
+from stable_async.files import FileSink
 from stable_async.media import CONTENT_FILTERED, Media
 from stable_async.transport.translate import translated_errors
 
@@ -153,10 +153,10 @@ class MediaStream(Generic[MediaT]):
             OSError: The folder is missing or not writable, or the disk is full.
             APIConnectionError, APITimeoutError, InvalidResponseError: As for iterating.
         """
-        return await self.save_to(AtomicFile(path))
+        return await self.save_to(FileSink(path))
 
     async def save_to(self, sink: Sink[KeptT]) -> KeptT:
-        """Write the result to `sink` from worker threads, and give what its `commit` gives.
+        """Write the result to `sink`, and give what its `commit` gives.
 
         Raises:
             APIConnectionError, APITimeoutError, InvalidResponseError: As for iterating; the sink
@@ -169,11 +169,11 @@ class MediaStream(Generic[MediaT]):
                 gathered.append(chunk)
                 size += len(chunk)
                 if size >= WRITE_SIZE:
-                    await in_thread(sink.write, gathered)
+                    await sink.write(gathered)
                     gathered, size = [], 0
-            return await in_thread(sink.commit, gathered)
+            return await sink.commit(gathered)
         except BaseException:
-            await in_thread(sink.discard)
+            await sink.discard()
             raise
 
 

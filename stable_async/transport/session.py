@@ -20,7 +20,7 @@ from stable_async.errors import (
     WrongEventLoopError,
 )
 from stable_async.transport.downloads import read_body
-from stable_async.transport.retry import make_retrying
+from stable_async.transport.retry import make_attempts, make_retrying
 from stable_async.transport.translate import harmless_cause, translate
 from stable_async.transport.uploads import MultipartPayload, body_of
 
@@ -200,7 +200,7 @@ class Transport:
         failure: BaseException | None = None
         try:
             await sending.open()
-            response: aiohttp.ClientResponse = await self._retrying(sending.attempt)
+            response = await make_attempts(self._retrying, sending.attempt)
             try:
                 yield response
             finally:

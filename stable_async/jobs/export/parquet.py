@@ -84,7 +84,8 @@ class Parquet:
             ) as writer:
                 for group in _row_groups(pictures):
                     writer.write_batch(self._batch(group), row_group_size=len(group))
-            return file.commit().stat().st_size
+            file.commit()
+            return path.stat().st_size
         except BaseException:
             file.discard()
             raise

@@ -43,7 +43,8 @@ class WebDataset:
 
     def write(self, number: int, pictures: Iterator[tuple[Record, bytes]]) -> int:
         # Headers by hand: the same job makes the same bytes, and a picture is copied nowhere.
-        file = AtomicFile(self._path(number))
+        path = self._path(number)
+        file = AtomicFile(path)
         try:
             for record, data in pictures:
                 text = str(record.values["text"] or "")
@@ -53,7 +54,8 @@ class WebDataset:
                     f"{record.key}.txt": text.encode(),
                 }
                 file.write(piece for name in entries for piece in _entry(name, entries[name]))
-            return file.commit([END]).stat().st_size
+            file.commit([END])
+            return path.stat().st_size
         except BaseException:
             file.discard()
             raise

@@ -1,0 +1,107 @@
+"""A thread that does together what has gathered while it was busy."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
+
+import anyio.to_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+__all__ = ["BatchThread"]
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+# So that the first of a batch does not wait for very many others.
+MOST = 64
+
+
+class BatchThread(Generic[ItemT, ResultT]):
+    """One thread for one event loop, as an async context manager.
+
+    Items that come while others are in work make the next batch. Many small items so share what
+    one call costs: a sync of the disk, and waking up the thread and the loop.
+    """
+
+    def __init__(
+        self, work: Callable[[Sequence[ItemT]], Sequence[ResultT | Exception]], *, name: str
+    ) -> None:
+        """Call `work` with each batch in a thread of this `name`.
+
+        `work` gives a result or an error for each item; what it raises is the error of all.
+        """
+        self._work = work
+        self._queue: SimpleQueue[tuple[ItemT, asyncio.Future[ResultT]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    async def __aenter__(self) -> Self:
+        """Start the thread."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Do what is waiting, and end the thread."""
+        self._queue.put(None)
+        await anyio.to_thread.run_sync(self._thread.join)
+
+    async def do(self, item: ItemT) -> ResultT:
+        """Give what became of `item`; it is done even if the caller is cancelled meanwhile."""
+        future: asyncio.Future[ResultT] = self._loop.create_future()
+        self._queue.put((item, future))
+        return await future
+
+    def _run(self) -> None:
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """Do one batch, and tell whether there may be another."""
+        batch = self._next()
+        results: Sequence[ResultT | Exception]
+        try:
+            results = self._work([item for item, _ in batch]) if batch else []
+        except Exception as error:  # noqa: BLE001 - handed on to whoever waits
+            results = [error] * len(batch)
+        futures = [future for _, future in batch]
+        self._loop.call_soon_threadsafe(_settle, futures, results)
+        return bool(batch)
+
+    def _next(self) -> list[tuple[ItemT, asyncio.Future[ResultT]]]:
+        """Wait for an item, and give all that wait by then; none: it is over."""
+        batch = []
+        try:
+            entry = self._queue.get()
+            while entry is not None:
+                batch.append(entry)
+                if len(batch) == MOST:
+                    return batch
+                entry = self._queue.get_nowait()
+        except Empty:
+            return batch
+        if batch:
+            self._queue.put(None)
+        return batch
+
+
+def _settle(
+    futures: Sequence[asyncio.Future[ResultT]], results: Sequence[ResultT | Exception]
+) -> None:
+    for future, result in zip(futures, results, strict=True):
+        if future.done():  # its caller was cancelled
+            continue
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

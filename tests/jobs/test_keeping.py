@@ -1,0 +1,112 @@
+"""Pictures are kept many at a time, and what becomes of one is not what becomes of another."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stable_async.jobs.batch_thread import BatchThread
+from stable_async.jobs.folder_store import FolderStore
+from stable_async.jobs.progress import Progress
+from stable_async.jobs.store import StoredImage
+from tests.samples import png
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+PICTURE = png(5_000)
+
+
+async def test_one_picture_that_cannot_be_kept_takes_no_other_along(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    (tmp_path / "images/0000/000002-b.png").mkdir(parents=True)
+    async with store.writing() as pictures:
+        stems = ["0000/000001-a", "0000/000002-b", "0000/000003-c"]
+        sinks = [pictures.sink(stem, "image/png", filtered=False) for stem in stems]
+        for sink in sinks:
+            await sink.write([PICTURE[:2_000]])
+        results = await asyncio.gather(
+            *(sink.commit([PICTURE[2_000:]]) for sink in sinks), return_exceptions=True
+        )
+        assert isinstance(results[1], OSError)
+        await sinks[1].discard()
+    for stem, result in zip(stems, results, strict=True):
+        if isinstance(result, StoredImage):
+            assert result.file_name == f"images/{stem}.png"
+            assert result.sha256 == hashlib.sha256(PICTURE).hexdigest()
+            assert (tmp_path / result.file_name).read_bytes() == PICTURE
+            assert store.find(stem) == result
+    names = sorted(path.name for path in (tmp_path / "images/0000").iterdir())
+    assert names == ["000001-a.png", "000002-b.png", "000003-c.png"]
+
+
+async def test_a_picture_that_was_discarded_leaves_nothing(tmp_path: Path) -> None:
+    """Or it is whole, where its caller was cancelled too late: never half a file."""
+    async with FolderStore(tmp_path).writing() as pictures:
+        for position in range(20):
+            sink = pictures.sink(f"0000/{position:06d}-x", "image/png", filtered=False)
+            await sink.write([PICTURE[:2_000]])
+            commit = asyncio.create_task(sink.commit([PICTURE[2_000:]]))
+            for _ in range(position % 4):
+                await asyncio.sleep(0.001)
+            commit.cancel()
+            await sink.discard()
+            await asyncio.gather(commit, return_exceptions=True)
+    for path in (tmp_path / "images/0000").iterdir():
+        assert path.suffix == ".png"
+        assert path.read_bytes() == PICTURE
+
+
+async def test_a_batch_is_all_that_came_meanwhile_and_each_item_has_its_own_result() -> None:
+    batches: list[list[int]] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work(items: Sequence[int]) -> list[int | Exception]:
+        batches.append(list(items))
+        begun.set()
+        assert go_on.wait(10)
+        return [ValueError(item) if item == 3 else item * 10 for item in items]
+
+    async with BatchThread(work, name="test") as thread:
+        first = asyncio.create_task(thread.do(1))
+        await asyncio.to_thread(begun.wait, 10)
+        others = [asyncio.create_task(thread.do(item)) for item in (2, 3, 4)]
+        await asyncio.sleep(0)
+        others[2].cancel()
+        go_on.set()
+        results = await asyncio.gather(first, *others, return_exceptions=True)
+    assert batches == [[1], [2, 3, 4]]
+    assert results[:2] == [10, 20]
+    assert isinstance(results[2], ValueError)
+    assert isinstance(results[3], asyncio.CancelledError)
+
+
+async def test_leaving_a_batch_thread_does_what_waits_and_what_it_raises_goes_to_all() -> None:
+    def work(items: Sequence[int]) -> list[int]:
+        raise ValueError(len(items))
+
+    async with BatchThread(work, name="test") as thread:
+        waiting = [asyncio.create_task(thread.do(item)) for item in range(200)]
+        await asyncio.sleep(0)
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(result, ValueError) for result in results)
+
+
+@pytest.mark.parametrize("looked_at", [False, True])
+def test_progress_does_not_grow_with_the_job(looked_at: bool) -> None:
+    """A million rows without a display must not be a million times in memory."""
+    progress = Progress(0.0)
+    for number in range(100_000):
+        now = number / 15
+        progress.left(now)
+        progress.settle(now)
+        if looked_at:
+            assert progress.request_rate(now) <= 15.1
+    assert len(progress._departures) <= 151
+    assert len(progress._results) <= 901
+    assert progress.request_rate(100_000 / 15) == pytest.approx(15, abs=0.2)
