@@ -35,7 +35,18 @@ class JournalError(JobError):
 
 
 class StorageError(JobError):
-    """A picture cannot be kept: no space, no permission, no bucket."""
+    """A picture cannot be kept: no space, no permission, no bucket.
+
+    Attributes:
+        set_aside: Whether it is safe all the same, and the next run puts it where it belongs.
+    """
+
+    def __init__(self, message: str, *, set_aside: bool = False) -> None:
+        """Say what cannot be kept, and why."""
+        if set_aside:
+            message += "; it is set aside, and the next run puts it there"
+        super().__init__(message)
+        self.set_aside = set_aside
 
 
 @dataclass(frozen=True, slots=True)

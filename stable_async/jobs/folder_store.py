@@ -33,6 +33,8 @@ T = TypeVar("T")
 class FolderStore:
     """Pictures in `images/` of the job's folder."""
 
+    names_in_job = (IMAGES,)
+
     def __init__(self, folder: Path) -> None:
         """Keep pictures below `folder`, the job's."""
         self._job = folder

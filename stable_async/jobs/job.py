@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["Job", "JobSettings"]
 
 REFUSED_LISTED = 20
+# What a bucket did not take, below the job's folder.
+ASIDE = "set-aside"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +224,11 @@ class Job:
 
     def _open_locked(self, folder: Path, stack: ExitStack) -> _Opened:
         settings = self._settings
-        store = FolderStore(folder) if settings.images is None else BucketStore(settings.images)
+        store: Store
+        if settings.images is None:
+            store = FolderStore(folder)
+        else:
+            store = BucketStore(settings.images, aside=folder / ASIDE)
         journal, rebuilt = open_journal(folder, store)
         stack.callback(journal.close)
         self._keep_place(journal)

@@ -13,11 +13,12 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from stable_async.api.answers import sniff
-from stable_async.files import in_thread
+from stable_async.files import in_thread, write_atomically
 from stable_async.jobs.errors import StorageError
 from stable_async.jobs.store import (
     FILTERED,
     HEAD_SIZE,
+    SetAsideError,
     StoredImage,
     describe,
     file_suffixes,
@@ -26,6 +27,7 @@ from stable_async.jobs.store import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
+    from pathlib import Path
 
     from obstore import Attributes
     from obstore.store import ObjectStore as Bucket
@@ -39,10 +41,20 @@ LONGEST_MESSAGE = 300
 
 
 class BucketStore:
-    """A store below a URL such as `s3://bucket/prefix`."""
+    """A store below a URL such as `s3://bucket/prefix`.
 
-    def __init__(self, url: str) -> None:
+    A picture that the bucket does not take is paid for all the same: it is set aside in a folder,
+    and goes to the bucket when it is looked for.
+    """
+
+    names_in_job = ()
+
+    def __init__(self, url: str, aside: Path) -> None:
         """Connect, and write and remove a small object: better now than after the first picture.
+
+        Args:
+            url: Where pictures go.
+            aside: The folder for those that the bucket does not take; made when there is one.
 
         Raises:
             StorageError: obstore is not installed, the URL is none, or the bucket is not writable.
@@ -55,6 +67,7 @@ class BucketStore:
                 f"{url} needs obstore: pip install 'stable_async[storage]'"
             ) from None
         self._url = url.rstrip("/")
+        self._aside = aside
         self._obstore = obstore
         try:
             with _translated():
@@ -84,9 +97,20 @@ class BucketStore:
             await self._obstore.put_async(self._bucket, path, data, attributes=attributes)
         return f"{self._url}/{path}"
 
+    def set_aside(self, path: str, data: bytes) -> None:
+        """Keep a picture on the disk until `find` asks for it.
+
+        Raises:
+            OSError: It could not be kept there either.
+        """
+        file = self._aside / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, [data])
+
     def find(self, stem: str) -> StoredImage | None:
         for suffix in file_suffixes():
             path = stem + suffix
+            self._bring_over(path)
             if self._size(path) is None:
                 continue
             with _translated():
@@ -100,6 +124,17 @@ class BucketStore:
                 filtered=suffix.startswith(FILTERED),
             )
         return None
+
+    def _bring_over(self, path: str) -> None:
+        """Put a picture into the bucket that was set aside."""
+        file = self._aside / path
+        if not file.is_file():
+            return
+        data = file.read_bytes()
+        with _translated():
+            attributes: Attributes = {"Content-Type": sniff(data)}
+            self._obstore.put(self._bucket, path, data, attributes=attributes)
+        file.unlink()
 
     def owns(self, file_name: str) -> bool:
         return file_name.startswith(f"{self._url}/")
@@ -115,6 +150,10 @@ class BucketStore:
             return None
 
     def pictures(self) -> Iterator[tuple[int, str]]:
+        for file in self._aside.glob("*/*"):
+            match parse_stem(file.name):
+                case int(position), str(identity):
+                    yield position, identity
         with _translated():
             for some in self._obstore.list(self._bucket):
                 for entry in some:
@@ -151,7 +190,11 @@ class _ObjectSink:
 
     async def commit(self, last: Sequence[bytes]) -> StoredImage:
         data = b"".join([*self._chunks, *last])
-        url = await self._store.put(self._path, data, self._content_type)
+        try:
+            url = await self._store.put(self._path, data, self._content_type)
+        except OSError as error:
+            await in_thread(self._store.set_aside, self._path, data)
+            raise SetAsideError(error.errno, error.strerror) from error
         digest = await in_thread(hashlib.sha256, data)
         return describe(
             url,

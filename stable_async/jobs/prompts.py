@@ -77,8 +77,10 @@ class PromptRules:
                     identity.encode()
                 if row.metadata:
                     to_json(row.metadata).encode()
-            except UnicodeEncodeError:
-                yield RowProblem(row.number, "not valid UTF-8")
+            except ValueError as error:
+                infinite = "metadata: a number is not finite; allowed: what JSON has"
+                unreadable = isinstance(error, UnicodeEncodeError)
+                yield RowProblem(row.number, "not valid UTF-8" if unreadable else infinite)
                 return
             yield Item(row.number, identity, service, item_fields, row.metadata, content)
 
@@ -209,8 +211,14 @@ def _head(path: Path, size: int) -> FileHead:
 
 
 def to_json(value: object) -> str:
-    """Give compact JSON, letters of all languages as they are."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    """Give compact JSON, letters of all languages as they are.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
+    return json.dumps(
+        value, ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False
+    )
 
 
 def _digest(service: str, fields: Mapping[str, object]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 import re
 import sys
 from contextlib import contextmanager
@@ -157,7 +158,7 @@ class PromptFile:
             if not line or line.isspace():
                 continue
             try:
-                fields = json.loads(line)
+                fields = json.loads(line, parse_constant=_refuse)
             except (ValueError, RecursionError) as error:
                 what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
                 place = (
@@ -256,9 +257,19 @@ class PromptFile:
 def _row(number: int, columns: Sequence[tuple[str, bool]], cells: Sequence[object]) -> Row:
     row = Row(number, {})
     for (name, is_field), cell in zip(columns, cells, strict=False):
-        if cell is not None and cell != "":
+        if not _is_missing(cell):
             (row.fields if is_field else row.metadata)[name] = cell
     return row
+
+
+def _is_missing(cell: object) -> bool:
+    """Tell whether a cell is empty: in parquet files of pandas, NaN says so."""
+    return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
+
+
+def _refuse(constant: str) -> object:
+    """Take `NaN` and the like, which `json` would read, for what they are."""
+    raise ValueError(constant)
 
 
 def _folded(name: str) -> str:

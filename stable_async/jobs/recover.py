@@ -23,7 +23,6 @@ __all__ = ["METADATA_NAME", "Repair", "open_journal", "repair", "retire_replaced
 
 JOURNAL_NAME = "job.sqlite"
 METADATA_NAME = "metadata.jsonl"
-IMAGES_NAME = "images"
 SUCCESS = "SUCCESS"
 SQLITE_FILES = ("", "-wal", "-shm")
 
@@ -39,7 +38,7 @@ def open_journal(folder: Path, store: Store) -> tuple[Journal, str | None]:
     known = path.exists()
     if not known:
         others = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
-        if others and not {METADATA_NAME, IMAGES_NAME} <= others:
+        if others and not {METADATA_NAME, *store.names_in_job} <= others:
             raise JobError(
                 f"{folder} is no job: it has other files and no {JOURNAL_NAME}; "
                 "choose a new folder, or an empty one"

@@ -21,7 +21,7 @@ from stable_async.jobs.errors import JobError, StorageError
 from stable_async.jobs.failures import classify, ends_the_job
 from stable_async.jobs.journal import ImageFacts, Journal
 from stable_async.jobs.prompts import make_request
-from stable_async.jobs.store import file_stem
+from stable_async.jobs.store import SetAsideError, file_stem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -201,9 +201,15 @@ class Runner:
                 image, filtered = await self._bring_through_outages(prompt, sending)
         except _StoppedError:
             await self._put_back(prompt, sending, maybe_billed=False)
+        except StorageError as error:
+            self.stop(error)
+            if error.set_aside:
+                sending.settle(spent=True)  # in flight to the journal: the next run finds it
+            else:
+                await self._put_back(prompt, sending, maybe_billed=True)
         except JobError as error:
             self.stop(error)
-            await self._put_back(prompt, sending, maybe_billed=isinstance(error, StorageError))
+            await self._put_back(prompt, sending, maybe_billed=False)
         except StabilityError as error:
             if ends_the_job(error):
                 self.stop(JobError(str(error)))
@@ -250,9 +256,8 @@ class Runner:
             try:
                 stored = await stream.save_to(sink)
             except OSError as error:
-                raise StorageError(
-                    f"a picture cannot be kept: {error.strerror or error}"
-                ) from error
+                why = f"a picture cannot be kept: {error.strerror or error}"
+                raise StorageError(why, set_aside=isinstance(error, SetAsideError)) from error
             self._largest = max(self._largest or 0, stored.bytes)
             return ImageFacts(
                 position=prompt.position,

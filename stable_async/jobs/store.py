@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from stable_async.api.pictures import read_picture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from stable_async.files import Sink
@@ -19,6 +19,7 @@ __all__ = [
     "FILTERED",
     "HEAD_SIZE",
     "PictureWriter",
+    "SetAsideError",
     "Store",
     "StoredImage",
     "content_type_of",
@@ -62,6 +63,10 @@ class StoredImage:
     filtered: bool
 
 
+class SetAsideError(OSError):
+    """A picture could not be kept where it belongs, and is where `Store.find` finds it later."""
+
+
 class PictureWriter(Protocol):
     """Writes pictures into a `Store`."""
 
@@ -70,7 +75,14 @@ class PictureWriter(Protocol):
 
 
 class Store(Protocol):
-    """Keeps pictures by stem (`file_stem`); all its calls block."""
+    """Keeps pictures by stem (`file_stem`); all its calls block.
+
+    Attributes:
+        names_in_job: What is in the folder of a job that keeps its pictures here.
+    """
+
+    @property
+    def names_in_job(self) -> Sequence[str]: ...
 
     def writing(self) -> AbstractAsyncContextManager[PictureWriter]:
         """Give what new pictures are written with, for one event loop."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stable_async.jobs import JobError, StorageError
+from stable_async.jobs.export import export_job
 from tests.jobs.shop import make_picture
 from tests.jobs.test_crash import execute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.jobs.conftest import Bench
 
@@ -84,6 +87,9 @@ async def test_a_lost_journal_is_rebuilt_from_the_bucket(bench: Bench, bucket: s
     summary = await bench.run(path, images=bucket)
     assert (summary.ending, summary.skipped, summary.requests) == ("complete", 2, 0)
     (bench.out / "job.sqlite").unlink()
+    summary = await bench.run(path, images=bucket)
+    assert (summary.ending, summary.skipped, summary.requests) == ("complete", 2, 0)
+    (bench.out / "job.sqlite").unlink()
     (bench.out / "images").mkdir()
     with pytest.raises(JobError, match="pictures of this job are elsewhere"):
         await bench.run(path)
@@ -105,6 +111,49 @@ async def test_a_bucket_that_is_not_there_is_told_before_anything_is_sent(
     with pytest.raises(StorageError, match="ftp://x"):
         await bench.run(bench.write("a"), images="ftp://x")
     assert bench.shop.asked == []
+
+
+async def test_pictures_are_set_aside_when_the_bucket_goes_away_during_the_run(
+    bench: Bench, server: str, bucket: str
+) -> None:
+    root = f"{server}/{bucket.split('/')[2]}"
+    bench.shop.script = {prompt: ["slow"] for prompt in "bcd"}
+    path = bench.write("a", "b", "c", "d", "e")
+    async with bench.client() as client:
+        job = bench.job(path, images=bucket, max_in_flight=4)
+        running = asyncio.ensure_future(job.run(client))
+        await bench.shop.wait_for(4)
+        while job.progress.done < 1:
+            await asyncio.sleep(0.001)
+        store = obstore.store.from_url(bucket)
+        obstore.delete(store, [entry["path"] for some in obstore.list(store) for entry in some])
+        urllib.request.urlopen(urllib.request.Request(root, method="DELETE")).close()
+        bench.shop.opened.set()
+        summary = await running
+    assert (summary.ending, summary.maybe_billed) == ("stopped", 0)
+    assert "404" in str(summary.error)
+    assert "set aside" in str(summary.error)
+    aside = sorted(file.name for file in bench.out.glob("set-aside/*/*"))
+    assert len(aside) == len(bench.shop.sold) - 1
+
+    urllib.request.urlopen(urllib.request.Request(root, method="PUT")).close()
+    assert (await bench.run(path, images=bucket)).ending == "complete"
+    assert set(bench.shop.sold.values()) == {1}
+    assert not [*bench.out.glob("set-aside/*/*")]
+    for line in bench.lines():
+        if line["text"] != "a":  # which went with the bucket
+            assert read(line["file_name"]) == make_picture(line["text"], str(line["seed"]))
+
+
+async def test_an_export_reads_the_bucket(bench: Bench, bucket: str, tmp_path: Path) -> None:
+    path = bench.write({"prompt": "a", "id": "a"}, "b")
+    await bench.run(path, images=bucket)
+    obstore.delete(obstore.store.from_url(bucket), ["0000/000001-a.png"])
+    summary = await asyncio.to_thread(export_job, bench.out, tmp_path / "set", "imagefolder")
+    assert (summary.pictures, summary.damaged) == (1, 1)
+    [file] = (tmp_path / "set/images/00000").iterdir()
+    [line] = [line for line in bench.lines() if line["text"] == "b"]
+    assert file.read_bytes() == make_picture("b", str(line["seed"]))
 
 
 async def test_a_job_keeps_its_pictures_in_one_place(bench: Bench, bucket: str) -> None:

@@ -59,12 +59,20 @@ def test_parquet_rows_are_read_with_missing_values_left_out(tmp_path: Path) -> N
     parquet = pytest.importorskip("pyarrow.parquet")
 
     path = tmp_path / "p.parquet"
-    table = pyarrow.table({"Prompt": ["a", "b"], "seed": [7, None], "source": ["x", "y"]})
+    table = pyarrow.table(
+        {
+            "Prompt": ["a", "b"],
+            "seed": [7, None],
+            "cfg_scale": [float("nan"), 4.5],
+            "source": ["x", "y"],
+            "score": [0.5, float("nan")],
+        }
+    )
     parquet.write_table(table, path)
     rows = read(path)
     assert rows == [
-        Row(1, {"prompt": "a", "seed": 7}, {"source": "x"}),
-        Row(2, {"prompt": "b"}, {"source": "y"}),
+        Row(1, {"prompt": "a", "seed": 7}, {"source": "x", "score": 0.5}),
+        Row(2, {"prompt": "b", "cfg_scale": 4.5}, {"source": "y"}),
     ]
     path.write_bytes(b"PAR1 and no more")
     with pytest.raises(PromptFileError, match="not valid parquet"):

@@ -272,11 +272,13 @@ async def test_prompts_that_are_wrong_are_told_all_together_and_nothing_is_sent(
         f'{{"prompt": "{"x" * 10001}"}}\n'
         "[1]\n"
         '{"prompt": "\\ud800"}\n'
+        '{"prompt": "x", "metadata": {"score": NaN}}\n'
+        '{"prompt": "x", "metadata": {"score": 1e999}}\n'
     )
     with pytest.raises(PromptFileError) as caught:
         await bench.run(path)
     rows = {problem.row: problem.text for problem in caught.value.problems}
-    assert sorted(rows) == [2, 3, 4, 5, 7, 8, 9, 10, 11, 12]
+    assert sorted(rows) == [2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14]
     assert "1 to 10000 characters" in rows[2]
     assert "JSON" in rows[3]
     assert "16:9" in rows[4]
@@ -284,6 +286,8 @@ async def test_prompts_that_are_wrong_are_told_all_together_and_nothing_is_sent(
     assert "row 6" in rows[7]
     assert "core" in rows[8]
     assert "no such file" in rows[9]
+    assert "not valid JSON: NaN" in rows[13]
+    assert "not finite" in rows[14]
     assert bench.shop.asked == []
     assert (await bench.run(bench.write("fine"))).ending == "complete"
 
