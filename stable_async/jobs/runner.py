@@ -142,7 +142,8 @@ class Runner:
         self.stopping = True
         self.progress.phase = "stopping"
         for scope in self._held_back:
-            scope.reschedule(self._clock())
+            if not scope.expired():
+                scope.reschedule(self._clock())
 
     async def _waiting(self) -> AsyncGenerator[Prompt, None]:
         """Give prompts whose price is set aside, and for whose pictures there is room."""

@@ -207,7 +207,9 @@ async def test_interrupting_does_not_wait_for_requests_that_the_quota_holds_back
         job = bench.job(path)
         running = asyncio.ensure_future(job.run(client))
         await bench.shop.wait_for(2)
-        job.interrupt()
+        for _ in range(3):  # once is enough, and more often does no harm
+            job.interrupt()
+            await asyncio.sleep(0)
         bench.shop.opened.set()
         async with asyncio.timeout(10):
             summary = await running
