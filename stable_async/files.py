@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from random import getrandbits
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = ["AtomicFile", "FileSink", "Sink", "in_thread", "write_atomically"]
 
@@ -101,7 +101,8 @@ class AtomicFile:
         while views := list(islice(pieces, MOST_PIECES)):
             self._synced = False
             while views:
-                written = os.writev(descriptor, views)
+                with self._named():
+                    written = os.writev(descriptor, views)
                 while views and written >= len(views[0]):
                     written -= len(views.pop(0))
                 if written:
@@ -118,7 +119,8 @@ class AtomicFile:
         Raises:
             OSError: The disk failed, or is full after all.
         """
-        os.fsync(self._open())
+        with self._named():
+            os.fsync(self._open())
         self._synced = True
 
     def commit(self, last: Iterable[bytes] = ()) -> None:
@@ -138,6 +140,15 @@ class AtomicFile:
         self._close()
         with suppress(FileNotFoundError):
             os.unlink(self._temporary)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say in errors which file could not be written: the system does not, of an open one."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or self.path
+            raise
 
     def _open(self) -> int:
         if self._descriptor is None:

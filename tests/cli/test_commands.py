@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stable_async.cli.app import run
+from tests import needs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,7 +173,7 @@ def test_estimate_tells_requests_credits_dollars_and_time(
 
 
 async def test_generate_writes_a_picture_of_the_sandbox(command: Command, tmp_path: Path) -> None:
-    pytest.importorskip("PIL")
+    needs.module("PIL")
     ended = await command(
         "generate", "core", "a red fox", "-o", "fox.webp", "--seed", "7", "--sandbox", key=None
     )

@@ -10,6 +10,7 @@ import pytest
 
 from stable_async.jobs import JobError, StorageError
 from stable_async.jobs.export import export_job
+from tests import needs
 from tests.jobs.shop import make_picture
 from tests.jobs.test_crash import execute
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from tests.jobs.conftest import Bench
 
-obstore = pytest.importorskip("obstore")
-moto = pytest.importorskip("moto.server")
+obstore = needs.module("obstore")
+moto = needs.module("moto.server")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

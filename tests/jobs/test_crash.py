@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sqlite3
-import subprocess
-from contextlib import contextmanager
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -17,9 +14,9 @@ from stable_async.jobs import JournalError, PromptRules, StorageError
 from stable_async.jobs.journal import Journal
 from tests.jobs.shop import make_picture
 from tests.jobs.torture import Torture, check_job
+from tests.needs import small_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.jobs.conftest import Bench
@@ -175,19 +172,6 @@ async def test_a_database_of_another_program_is_left_alone(bench: Bench) -> None
     execute(bench.out / "job.sqlite", "CREATE TABLE mine (x)")
     with pytest.raises(JournalError, match="no journal of stable-async"):
         await bench.run(bench.write("a"))
-
-
-@contextmanager
-def small_disk(folder: Path, mebibytes: int) -> Iterator[Path]:
-    folder.mkdir()
-    size = f"size={mebibytes}m"
-    mount = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("a small disk can be mounted by root only")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def fill(path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -21,8 +22,8 @@ from stable_async.jobs.export import ExportFormat, export_job
 from stable_async.jobs.export.records import Record, shards
 from stable_async.jobs.journal import ImageFacts
 from stable_async.jobs.lock import locked
-
-from .job_folder import JobFolder, png
+from tests.jobs.job_folder import JobFolder, png
+from tests.needs import small_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -276,6 +277,26 @@ def test_a_killed_export_leaves_nothing_torn_and_goes_on(
     summary = export_job(job, target, kind, shard_size=700)
     assert contents(target) == contents(whole)
     assert summary.pictures == 25
+
+
+@each_format
+def test_an_export_to_a_disk_that_fills_up_tears_nothing_and_goes_on(
+    job: Path, tmp_path: Path, kind: ExportFormat
+) -> None:
+    whole = tmp_path / "whole"
+    export_job(job, whole, kind, shard_size=700)
+    with small_disk(tmp_path / "disk", 1) as disk:
+        target = disk / "set"
+        filler = disk / "filler"
+        left = 16 * 1024
+        filler.write_bytes(bytes(shutil.disk_usage(disk).free - left))
+        with pytest.raises(OSError, match=r"No space left on device: '.*/set"):
+            export_job(job, target, kind, shard_size=700)
+        written = contents(target)
+        assert written == {name: contents(whole)[name] for name in written}
+        filler.unlink()
+        assert export_job(job, target, kind, shard_size=700).pictures == 25
+        assert contents(target) == contents(whole)
 
 
 def test_tar_files_of_the_same_job_are_the_same_to_the_byte(job: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 import pytest
 
 from stable_async.jobs.export import ExportFormat, export_job
+from tests import needs
 
 from .job_folder import JobFolder
 
@@ -18,7 +19,7 @@ os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 with warnings.catch_warnings():
     # Of the libraries that it imports.
     warnings.simplefilter("ignore", DeprecationWarning)
-    datasets = pytest.importorskip("datasets")
+    datasets = needs.module("datasets")
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,7 +114,7 @@ def test_datasets_loads_the_same_without_the_card(
 
 
 def test_pictures_decode(exported: tuple[ExportFormat, Path], tmp_path: Path) -> None:
-    pytest.importorskip("PIL")
+    needs.module("PIL")
     kind, target = exported
     rows = load(tmp_path, str(target))
     assert isinstance(rows.features[COLUMN[kind]], datasets.Image)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stable_async.jobs.export import export_job
+from tests import needs
 
 from .job_folder import JobFolder, png
 
 with warnings.catch_warnings():
     # Of the libraries that it imports.
     warnings.simplefilter("ignore")
-    webdataset = pytest.importorskip("webdataset")
+    webdataset = needs.module("webdataset")
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +50,7 @@ def test_webdataset_reads_every_sample_as_picture_json_and_text(tmp_path: Path) 
 
 
 def test_the_usual_pipeline_decodes_pictures(tmp_path: Path) -> None:
-    pytest.importorskip("PIL")
+    needs.module("PIL")
     with JobFolder(tmp_path / "job") as job:
         job.add("a lighthouse")
     export_job(job.folder, tmp_path / "set", "webdataset")

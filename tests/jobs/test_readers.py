@@ -12,6 +12,7 @@ import pytest
 
 from stable_async.jobs import PromptFile, PromptFileError, RowProblem
 from stable_async.jobs.readers import Format, Row
+from tests import needs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,8 +56,8 @@ def test_formats_say_the_same(tmp_path: Path, name: str, text: str, packed: bool
 
 
 def test_parquet_rows_are_read_with_missing_values_left_out(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = needs.module("pyarrow")
+    parquet = needs.module("pyarrow.parquet")
 
     path = tmp_path / "p.parquet"
     table = pyarrow.table(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from stable_async.jobs import JobError
 from stable_async.jobs.report import write_report
 from stable_async.jobs.report.timeline import PAUSE, POINTS, runs
+from tests import needs
 
 from .job_folder import JobFolder, png
 
@@ -145,7 +146,7 @@ def test_the_page_refers_to_nothing_outside(tmp_path: Path) -> None:
 
 
 def test_thumbnails_stand_in_the_page_where_pillow_is(tmp_path: Path) -> None:
-    pytest.importorskip("PIL")
+    needs.module("PIL")
     with JobFolder(tmp_path / "job") as job:
         job.add("good")
         job.add("not a picture", data=b"no")
