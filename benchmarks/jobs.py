@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 KEY = "sk-benchmark"
 AT_A_TIME = 64
-RATE_ROWS = 3_000
+RATE_ROWS = 5_000
 RATE_RUNS = 3
 SMALL = 10_000
+MADE = 100_000
 LEFT = 2_000
 PATH = "/v2beta/stable-image/generate/core"
 
@@ -153,6 +154,20 @@ def rates(url: str, room: Path) -> None:
     print(f"CPU: {more:.2f} times that by hand")
 
 
+def made(url: str, room: Path) -> None:
+    """Print what a job needs more the longer it runs: every row is made."""
+    memory = []
+    for size in (SMALL, MADE):
+        prompts = room / f"made-{size}.jsonl"
+        write_prompts(prompts, size)
+        memory.append(measure("job", url, prompts, room / f"made-{size}")["memory"])
+    small, big = memory
+    print(
+        f"memory, making all: {small:.0f} MiB of {SMALL:,} rows, {big:.0f} MiB of {MADE:,}: "
+        f"{big - small:+.0f} MiB"
+    )
+
+
 def large(url: str, room: Path, rows: int) -> None:
     """Print what a large job needs more than a small one, and when it starts to send again."""
     figures: dict[str, dict[int, dict[str, float]]] = {"plan": {}, "job": {}}
@@ -189,6 +204,7 @@ def main() -> None:
         room = Path(temporary)
         if not options.no_rates:
             rates(url, room)
+            made(url, room)
         large(url, room, options.large)
 
 

@@ -120,8 +120,8 @@ class StabilityClient(Groups):
             retry: How often 429 and 500 answers are tried again.
             timeout: Time limits of one attempt.
             max_in_flight: The most requests of one `map` that are out at a time.
-            max_waiting: The most calls that may wait for the quota at a time; a further one gets a
-                `QuotaTimeoutError`. `None` means no limit.
+            max_waiting: The most interactive calls that may wait for the quota at a time; a further
+                one gets a `QuotaTimeoutError`. `None` means no limit. Bulk calls are not counted.
             client_id: Name of your application, sent to the API; up to 256 characters.
             client_user_id: Who uses it, sent to the API; up to 256 characters.
             client_version: Its version, sent to the API; up to 256 characters.

@@ -129,11 +129,11 @@ class QuotaLimiter:
         Args:
             quota: What the server allows.
             books: Where slots are counted; `None`: in memory, for this limiter alone.
-            max_waiting: The most calls that may wait at one time; `None` means no limit, and 0
-                that nobody waits.
+            max_waiting: The most interactive calls that may wait at one time; `None` means no
+                limit, and 0 that none waits. Bulk calls are there to wait.
         """
         self._books: Books = MemoryBooks(quota) if books is None else books
-        self._max_waiting = inf if max_waiting is None else max_waiting
+        self._most_waiting = inf if max_waiting is None else max_waiting
         rate = quota.requests / quota.window
         self._pace = Pace(quota.burst or quota.requests, rate, self._dispatch)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -167,7 +167,7 @@ class QuotaLimiter:
 
         Raises:
             QuotaTimeoutError: The permit cannot be given before the deadline: at once when the
-                books show it, else as soon as they do. Or too many calls are waiting.
+                books show it, else as soon as they do. Or too many interactive calls are waiting.
             WrongEventLoopError: The limiter belongs to another event loop.
         """
         loop = self._bind()
@@ -320,11 +320,14 @@ class QuotaLimiter:
         """Send `waiter` away if it may not wait, else note when to tell it that it is too late."""
         if waiter.expires <= now:
             reason = self._too_late(self._books.earliest(now) - now)
-        elif len(self._room) > self._max_waiting:
+        elif (
+            waiter.priority == "interactive"
+            and self._room.count("interactive") > self._most_waiting
+        ):
             ahead = self._room.ahead(waiter.priority, waiter.tenant) - 1
             retry_after = max(self._books.earliest(now, ahead) - now, 0.0)
             reason = QuotaTimeoutError(
-                f"{len(self._room) - 1} requests are waiting for the quota already",
+                f"{self._most_waiting:,} interactive requests are waiting for the quota already",
                 retry_after=retry_after,
             )
         else:

@@ -392,6 +392,23 @@ async def test_the_line_is_bounded_when_asked() -> None:
     (await limiter.acquire()).stamp()
 
 
+@virtual_time
+async def test_bulk_calls_wait_without_bound_and_take_no_interactive_place() -> None:
+    """A `map` in a web back end bounds itself, and is there to wait."""
+    limiter = QuotaLimiter(QUOTA, max_waiting=2)
+    await use_up(limiter)
+    sent = Sent(limiter)
+    sent.begin("b", 5, priority="bulk")
+    await asyncio.sleep(0)
+    sent.begin("i", 2)
+    await asyncio.sleep(0)
+    with pytest.raises(QuotaTimeoutError, match="2 interactive requests"):
+        await limiter.acquire()
+    sent.begin("b", priority="bulk")
+    await sent.done()
+    assert sorted(sent.names()) == list("bbbbbbii")
+
+
 # ---- cancellation
 
 
