@@ -441,7 +441,9 @@ class _Wire:
 
     def leaving(self) -> None:
         """Stamp the permit, right before the first bytes go to the connection."""
-        if not self.permit.stamp():
+        # aiohttp writes in a task of its own, which may run once more after its call was cancelled:
+        # what nobody waits for must not leave then.
+        if self._departure.abandoned or not self.permit.stamp():
             self.lapsed = True
             raise _LapsedPermitError
         self._departure.left = True

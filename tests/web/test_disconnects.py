@@ -20,7 +20,9 @@ from stable_async import (
     StabilityClient,
     UpscaleCreative,
 )
+from stable_async.quota import QuotaLimiter
 from stable_async.sandbox import Sandbox
+from stable_async.transport.session import Departure, _LapsedPermitError, _Wire
 from tests.raw_server import answer, raw_server
 
 if TYPE_CHECKING:
@@ -253,22 +255,44 @@ async def test_browsers_that_leave_at_random_leave_nothing_behind(
         StabilityClient(KEY, base_url=url, quota=quota) as client,
     ):
 
-        async def browse(call: Callable[..., Awaitable[None]]) -> None:
+        async def browse(*, streaming: bool) -> None:
             nonlocal had
+            given = cast("CallOptions", {"tenant": str(rng.randrange(9)), **options})
             async with asyncio.timeout(rng.expovariate(1 / 0.4)):
-                await call(client, tenant=str(rng.randrange(9)), **options)
-                had += 1
+                if streaming:
+                    async with client.stream(REQUEST, **given) as one:
+                        async for _ in one:
+                            pass
+                        had += 1  # all of it, even if the time is up while the block is left
+                else:
+                    await client.send(REQUEST, **given)
+                    had += 1
 
-        calls = [browse(rng.choice([send, stream])) for _ in range(200)]
+        calls = [browse(streaming=rng.random() < 0.5) for _ in range(200)]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {TimeoutError, type(None)}
         statistics = client.quota_statistics()
         assert statistics is not None
         assert (statistics.waiting, statistics.open) == (0, 0)
         await client.aclose()
-        assert had == outcomes.count(None) > 50
+        assert had >= outcomes.count(None) > 0
         if on_disconnect == "finish":
             assert len(kept) + had == asked
+
+
+async def test_what_was_abandoned_does_not_leave_a_turn_of_the_loop_later() -> None:
+    """aiohttp writes in a task of its own: it was paid for then, and nobody had it."""
+    limiter = QuotaLimiter()
+    departure = Departure()
+    with await limiter.acquire() as permit:
+        wire = _Wire(permit, departure)
+        departure.abandoned = True
+        with pytest.raises(_LapsedPermitError):
+            wire.leaving()
+        assert not wire.sent
+        assert not departure.left
+        permit.release()
+    assert limiter.statistics().in_window == 0
 
 
 # --- what the client passes on to the quota and to the API -----------------------------------
