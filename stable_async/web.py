@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Unpack
 
+import anyio
+
 from stable_async.api.generate import GenerateCore, GenerateSD3, GenerateUltra
 from stable_async.config import DOCUMENTED_PENALTY
 from stable_async.errors import (
@@ -36,6 +38,8 @@ from stable_async.errors import (
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
+    from anyio.streams.memory import MemoryObjectSendStream
+
     from stable_async.api.base import ImageRequest, MediaRequest
     from stable_async.client import StabilityClient
     from stable_async.errors import APIStatusError
@@ -49,6 +53,9 @@ __all__ = [
     "to_http_answer",
     "to_http_status",
 ]
+
+# How far a story may be ahead of who takes it, parts.
+AHEAD = 8
 
 # The services that take no file, by the name they have in a JSON request.
 SERVICES: Mapping[str, type[ImageRequest]] = {
@@ -155,12 +162,14 @@ async def narrated(
     Raises:
         StabilityError: The result broke off.
     """
-    narrator = _Narrator()
+    parts, told = anyio.create_memory_object_stream[bytes](AHEAD)
+    narrator = _Narrator(parts)
     options["observer"] = narrator
     task = asyncio.create_task(narrator.tell(client, request, options))
     try:
-        while (part := await narrator.parts.get()) is not None:
-            yield part
+        async with told:
+            async for part in told:
+                yield part
         await task
     finally:
         task.cancel()
@@ -168,20 +177,29 @@ async def narrated(
 
 
 class _Narrator:
-    """Sends one request and tells of it. `None` is the end."""
+    """Sends one request, and tells of it as long as `parts` is open."""
 
-    def __init__(self) -> None:
-        self.parts: asyncio.Queue[bytes | None] = asyncio.Queue(8)
+    def __init__(self, parts: MemoryObjectSendStream[bytes]) -> None:
+        self._parts = parts
 
     async def tell(
         self, client: StabilityClient, request: MediaRequest[Media], options: CallOptions
     ) -> None:
-        try:
-            await self._tell(client, request, options)
-        except Exception:
-            await self.parts.put(None)
-            raise
-        await self.parts.put(None)
+        begun = False
+        async with self._parts:
+            try:
+                await self._state("waiting")
+                async with client.stream(request, **options) as stream:
+                    begun = True
+                    state = "filtered" if stream.filtered else "done"
+                    await self._state(state, headers=stream.headers)
+                    async for chunk in stream:
+                        await self._parts.send(chunk)
+            except StabilityError as error:
+                if begun:
+                    raise
+                status, message = _answer(error)
+                await self._state("refused", status=status, message=message)
 
     async def leaving(self) -> None:
         await self._state("generating")
@@ -189,26 +207,8 @@ class _Narrator:
     def refused(self, error: APIStatusError) -> None:
         pass  # the next attempt tells of itself, and the last one's error comes out
 
-    async def _tell(
-        self, client: StabilityClient, request: MediaRequest[Media], options: CallOptions
-    ) -> None:
-        await self._state("waiting")
-        begun = False
-        try:
-            async with client.stream(request, **options) as stream:
-                begun = True
-                state = "filtered" if stream.filtered else "done"
-                await self._state(state, headers=stream.headers)
-                async for chunk in stream:
-                    await self.parts.put(chunk)
-        except StabilityError as error:
-            if begun:
-                raise
-            status, message = _answer(error)
-            await self._state("refused", status=status, message=message)
-
     async def _state(self, state: str, **facts: object) -> None:
-        await self.parts.put(json.dumps({"state": state, **facts}).encode() + b"\n")
+        await self._parts.send(json.dumps({"state": state, **facts}).encode() + b"\n")
 
 
 def _answer(error: BaseException) -> tuple[int, str]:
