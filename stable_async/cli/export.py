@@ -1,6 +1,7 @@
 """`stable-async export`: a job's pictures as a data set for training."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,8 +35,8 @@ def export(
 ) -> int:
     """Write the pictures of a job as a data set, with a card that describes it.
 
-    Every picture is checked against its SHA-256. Given again, the command goes on where it was
-    stopped, and takes in what is new.
+    Every picture is checked against its SHA-256 when it is written, those of an imagefolder each
+    time. Given again, the command goes on where it was stopped, and takes in what is new.
 
     Exit status: 0 all pictures are in the data set; 1 it could not be written; 2 wrong usage; 3
     damaged pictures were left out; 130 interrupted.
@@ -48,6 +49,8 @@ def export(
         shard_size: Megabytes of pictures in a tar or parquet file, at the most.
         json_summary: Print the summary as one JSON object.
     """
+    if not math.isfinite(shard_size):
+        raise UsageError(f"--shard-size is {shard_size}; allowed: a number of megabytes")
     try:
         with _progress() as on_progress:
             summary = export_job(

@@ -1,4 +1,4 @@
-"""One process at a time works on a job."""
+"""One process at a time works in a folder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ LOCK_NAME = ".lock"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a job. The system lets go of it when the process ends, however it ends.
+def locked(folder: Path, doing: str = "works on this job") -> Iterator[None]:
+    """Hold the lock of a folder. The system lets go of it when the process ends, however it ends.
+
+    Args:
+        folder: Where the lock is.
+        doing: What whoever holds it does, for the message.
 
     Raises:
         JobLockedError: Another process holds it; the message names it.
@@ -34,11 +38,14 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
             raise JobLockedError(
-                f"{folder}: another process works on this job: {holder or 'it gives no name'}"
+                f"{folder}: another process {doing}: {holder or 'it gives no name'}"
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        yield
+        try:
+            yield
+        finally:
+            os.ftruncate(descriptor, 0)
     finally:
         # The file stays: to remove it would let a third process lock another one.
         os.close(descriptor)

@@ -58,7 +58,15 @@ async def test_a_folder_that_is_no_job_is_refused_in_one_line(
     assert ended.errors.strip().splitlines() == ["stable-async: . is no job: it has no job.sqlite"]
 
 
-@pytest.mark.parametrize("wrong", [("--format", "zip"), ("--shard-size", "0")])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--format", "zip"),
+        ("--shard-size", "0"),
+        ("--shard-size", "nan"),
+        ("--shard-size", "inf"),
+    ],
+)
 async def test_wrong_usage_has_status_2(
     command: Command, job: JobFolder, wrong: tuple[str, str]
 ) -> None:

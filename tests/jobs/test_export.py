@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import gc
 import hashlib
 import json
 import os
@@ -7,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
@@ -19,9 +21,12 @@ from pyarrow import parquet
 from stable_async.errors import ConfigurationError
 from stable_async.jobs import JobError, JobLockedError
 from stable_async.jobs.export import ExportFormat, export_job
+from stable_async.jobs.export.card import with_edits
 from stable_async.jobs.export.records import Record, shards
+from stable_async.jobs.folder_store import FolderStore
 from stable_async.jobs.journal import ImageFacts
 from stable_async.jobs.lock import locked
+from stable_async.jobs.recover import open_journal
 from tests.jobs.job_folder import JobFolder, png
 from tests.needs import small_disk
 
@@ -209,6 +214,50 @@ def test_shards_that_are_not_needed_any_more_are_removed(
     assert len(READERS[kind](target)) == 25
 
 
+@each_format
+def test_an_export_that_stopped_at_another_shard_size_leaves_no_shard_behind(
+    job: Path, tmp_path: Path, kind: ExportFormat
+) -> None:
+    whole, target = tmp_path / "whole", tmp_path / "set"
+    export_job(job, whole, kind)
+
+    def stop(done: int, total: int) -> None:
+        if done == 13:
+            raise KeyboardInterrupt
+
+    export_job(job, target, kind, shard_size=300)
+    with pytest.raises(KeyboardInterrupt):
+        export_job(job, target, kind, shard_size=400, on_progress=stop)
+    export_job(job, target, kind)
+    assert contents(target) == contents(whole)
+    assert len([*target.rglob("0*.json")]) == 1
+
+
+def test_a_shard_folder_that_is_gone_stops_no_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stable_async.jobs.export.imagefolder.ImageFolder.records_per_shard", 2)
+    target = tmp_path / "set"
+    with JobFolder(tmp_path / "job") as job:
+        for number in range(4):
+            job.add(f"prompt {number}", filtered=number > 1)
+    export_job(job.folder, target, "imagefolder", include_filtered=True)
+    shutil.rmtree(target / "images" / "00001")
+    assert export_job(job.folder, target, "imagefolder").shards == 1
+    assert [path.name for path in (target / "images").iterdir()] == ["00000"]
+
+
+def test_an_image_folder_loses_a_picture_that_was_damaged_since(job: Path, tmp_path: Path) -> None:
+    export_job(job, tmp_path / "set", "imagefolder")
+    picture = next((job / "images").rglob("*1.png"))
+    with picture.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"!")
+    summary = export_job(job, tmp_path / "set", "imagefolder")
+    assert (summary.kept, summary.pictures, summary.damaged) == (0, 24, 1)
+    assert len(read_imagefolder(tmp_path / "set")) == 24
+
+
 def test_all_parquet_files_have_the_same_columns_after_one_has_changed(tmp_path: Path) -> None:
     with JobFolder(tmp_path / "job") as job:
         job.add("no number")
@@ -297,6 +346,23 @@ def test_an_export_to_a_disk_that_fills_up_tears_nothing_and_goes_on(
         filler.unlink()
         assert export_job(job, target, kind, shard_size=700).pictures == 25
         assert contents(target) == contents(whole)
+
+
+def test_a_parquet_file_that_could_not_be_written_does_not_come_back(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = os.writev, count(1)
+
+    def fail_once(descriptor: int, pieces: list[memoryview]) -> int:
+        if next(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, pieces)
+
+    monkeypatch.setattr(os, "writev", fail_once)
+    with pytest.raises(OSError, match="No space"):
+        export_job(job, tmp_path / "set", "parquet")
+    gc.collect()  # pyarrow ends a file when its writer is collected
+    assert list((tmp_path / "set" / "data").iterdir()) == []
 
 
 def test_tar_files_of_the_same_job_are_the_same_to_the_byte(job: Path, tmp_path: Path) -> None:
@@ -389,8 +455,9 @@ def test_whatever_rows_say_fits_the_columns(
     export_job(job.folder, folder / "set", "parquet")
     assert len(read_parquet(folder / "set")) == len(rows)
     head = (folder / "set" / "README.md").read_text().split("---\n")[1]
-    (config,) = yaml.safe_load(head)["configs"]
-    assert config["config_name"] == "default"
+    features = yaml.safe_load(head)["dataset_info"]["features"]
+    schema = parquet.read_schema(folder / "set" / "data" / "train-00000.parquet")
+    assert [feature["name"] for feature in features] == schema.names
 
 
 def record(size: int) -> Record:
@@ -433,6 +500,62 @@ def test_the_card_tells_counts_parameters_costs_and_models(tmp_path: Path) -> No
     assert "| `aspect_ratio` | string | 2 | 16:9 (1), 1:1 (1) |" in body
 
 
+def test_texts_that_look_like_times_are_told_in_the_card_of_an_image_folder(
+    tmp_path: Path,
+) -> None:
+    with JobFolder(tmp_path / "job") as job:
+        job.add("2024 at last", identity="2024-01-04", metadata={"day": "2024-01-04T10+02"})
+    for kind in FORMATS:
+        export_job(job.folder, tmp_path / kind, kind)
+        card = (tmp_path / kind / "README.md").read_text()
+        assert ("`day`, `id`: some texts look like times" in card) == (kind == "imagefolder")
+
+
+def test_what_was_changed_in_a_card_stays_when_it_is_written_anew(tmp_path: Path) -> None:
+    target = tmp_path / "set"
+    path = target / "README.md"
+    with JobFolder(tmp_path / "job") as job:
+        job.add()
+        export_job(job.folder, target, "parquet")
+        written = path.read_text()
+        text = written.replace("---\n", "---\nlicense: mit\nlanguage:\n- en\n", 1)
+        text = text.replace("pretty_name:", "# ours\npretty_name: Lights # not")
+        text = text.partition("## Licence")[0] + "## Thanks\n\nTo all. "
+        path.write_bytes(text.replace("\n", "\r\n").encode() + b"\xe9")
+        job.add()
+        export_job(job.folder, target, "parquet")
+    _, head, body = path.read_text(errors="surrogateescape").split("---\n", 2)
+    facts = yaml.safe_load(head)
+    assert (facts["license"], facts["language"], facts["pretty_name"]) == ("mit", ["en"], "Lights")
+    assert facts["dataset_info"]["splits"][0]["num_examples"] == 2
+    assert "# ours\n" in head
+    assert "2 pictures" in body
+    assert "1 pictures" not in body
+    assert body.endswith("## Thanks\n\nTo all. \udce9")
+    assert "## Licence" not in body
+
+
+def test_a_card_that_nobody_changed_is_written_as_if_it_were_new(job: Path, tmp_path: Path) -> None:
+    export_job(job, tmp_path / "set", "parquet")
+    card = (tmp_path / "set" / "README.md").read_text()
+    assert with_edits(card, card) == card
+    assert with_edits(card, "\n") == card
+
+
+@pytest.mark.parametrize("text", ["Mine.\n", "---\nlicense: mit\n---\nMine.\n"])
+def test_a_card_of_ones_own_keeps_its_text_and_gets_the_head(
+    job: Path, tmp_path: Path, text: str
+) -> None:
+    export_job(job, tmp_path / "set", "parquet")
+    (tmp_path / "set" / "README.md").write_text(text)
+    export_job(job, tmp_path / "set", "parquet")
+    _, head, body = (tmp_path / "set" / "README.md").read_text().split("---\n")
+    facts = yaml.safe_load(head)
+    assert facts["dataset_info"]["splits"][0]["num_examples"] == 25
+    assert facts.get("license") == ("mit" if "license" in text else None)
+    assert body == "Mine.\n"
+
+
 def test_a_card_survives_whatever_prompts_say(tmp_path: Path) -> None:
     with JobFolder(tmp_path / "job") as job:
         job.add('---\n| <script>alert("x")</script> `', metadata={"a: |\n": "|\n---\n<img>"})
@@ -461,8 +584,29 @@ def test_a_job_without_pictures_is_refused(tmp_path: Path) -> None:
 
 def test_a_corrupt_journal_is_refused(job: Path, tmp_path: Path) -> None:
     (job / "job.sqlite").write_bytes(b"x" * 10_000)
-    with pytest.raises(JobError, match=r"job\.sqlite"):
+    with pytest.raises(JobError, match=r"job\.sqlite: .*; the next run of the job repairs it"):
         export_job(job, tmp_path / "set", "parquet")
+
+
+def test_a_journal_that_cannot_be_opened_is_not_called_corrupt(job: Path, tmp_path: Path) -> None:
+    (job / "job.sqlite-wal").mkdir()
+    with pytest.raises(JobError, match=r"job\.sqlite: unable to open database file$"):
+        export_job(job, tmp_path / "set", "parquet")
+
+
+def test_a_job_that_was_killed_is_exported_from_where_nothing_can_be_written(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path / "disk", 8) as disk:
+        with JobFolder(tmp_path / "job") as job:
+            for number in range(3):
+                job.add(f"prompt {number}")
+            shutil.copytree(job.folder, disk / "job")
+        assert (disk / "job" / "job.sqlite-wal").stat().st_size
+        (disk / "job" / "job.sqlite-shm").unlink()
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        assert export_job(disk / "job", tmp_path / "set", "imagefolder").pictures == 3
+    assert len(read_imagefolder(tmp_path / "set")) == 3
 
 
 def test_an_export_into_the_job_itself_is_refused(job: Path) -> None:
@@ -491,10 +635,34 @@ def test_an_export_of_another_job_or_format_is_refused(job: Path, tmp_path: Path
     assert files(tmp_path / "set") == before
 
 
+@pytest.mark.parametrize("request_ids", [True, False])
+def test_a_data_set_is_still_of_its_job_when_the_journal_was_made_anew(
+    tmp_path: Path, request_ids: bool
+) -> None:
+    with JobFolder(tmp_path / "job") as job:
+        names = [job.add(f"prompt {number}").file_name for number in range(3)]
+        job.replace(1)
+        export_job(job.folder, tmp_path / "set", "webdataset")
+        job.replace(2)
+    for name in names[:2]:
+        (job.folder / name).unlink()
+    (job.folder / "job.sqlite").unlink()
+    if not request_ids:
+        (job.folder / "metadata.jsonl").write_text("")
+    journal, _ = open_journal(job.folder, FolderStore(job.folder))
+    journal.close()
+    assert export_job(job.folder, tmp_path / "set", "webdataset").pictures == 1
+
+
 def test_two_exports_to_one_folder_at_a_time_are_refused(job: Path, tmp_path: Path) -> None:
     export_job(job, tmp_path / "set", "parquet")
-    with locked(tmp_path / "set" / ".export"), pytest.raises(JobLockedError, match="process"):
+    lock = tmp_path / "set" / ".export" / ".lock"
+    with (
+        locked(lock.parent, "exports to this folder"),
+        pytest.raises(JobLockedError, match=f"exports to this folder: process {os.getpid()} on"),
+    ):
         export_job(job, tmp_path / "set", "parquet")
+    assert lock.read_text() == ""
 
 
 def test_a_shard_size_of_nothing_is_refused(job: Path, tmp_path: Path) -> None:

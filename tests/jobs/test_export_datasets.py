@@ -113,6 +113,15 @@ def test_datasets_loads_the_same_without_the_card(
     check(load(tmp_path, kind, data_dir=str(tmp_path / "set")), kind)
 
 
+@pytest.mark.parametrize("kind", get_args(ExportFormat))
+def test_names_in_signs_of_every_plane_load(tmp_path: Path, kind: ExportFormat) -> None:
+    with JobFolder(tmp_path / "job") as job:
+        job.add(metadata={"🎨 ü\x7f": "x"})
+    export_job(job.folder, tmp_path / "set 🎨", kind)
+    (row,) = undecoded(load(tmp_path, str(tmp_path / "set 🎨")), COLUMN[kind])
+    assert (row["json"] if kind == "webdataset" else row)["🎨 ü\x7f"] == "x"
+
+
 def test_pictures_decode(exported: tuple[ExportFormat, Path], tmp_path: Path) -> None:
     needs.module("PIL")
     kind, target = exported

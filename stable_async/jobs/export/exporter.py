@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from stable_async.errors import ConfigurationError
 from stable_async.files import write_atomically
 from stable_async.jobs.errors import JobError, JournalError
-from stable_async.jobs.export.card import Census, card
+from stable_async.jobs.export.card import Census, card, with_edits
 from stable_async.jobs.export.imagefolder import ImageFolder
 from stable_async.jobs.export.parquet import Parquet
 from stable_async.jobs.export.pictures import Damage, Pictures
@@ -23,7 +27,6 @@ from stable_async.jobs.recover import JOURNAL_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from stable_async.jobs.export.records import Column, Record, Shard
 
@@ -71,11 +74,18 @@ class _Format(Protocol):
         """Whether `datasets` wants the columns under `configs` as well as `dataset_info`."""
 
     @property
+    def guesses_times(self) -> bool:
+        """Whether `datasets` takes texts for times."""
+
+    @property
     def records_per_shard(self) -> int:
         """The most records in a shard."""
 
     def report_path(self, number: int) -> Path:
         """Give where the report of a shard is."""
+
+    def numbers(self) -> set[int]:
+        """Give the numbers of all shards of which there is something."""
 
     def is_whole(self, number: int, records: Sequence[Record], size: int) -> bool:
         """Tell whether a shard that was written is still there."""
@@ -107,8 +117,9 @@ def export_job(
 ) -> ExportSummary:
     """Write the pictures of a job as a data set, with a card, and tell what became of it.
 
-    Every picture is read and held against its SHA-256 in the journal; damaged ones are left out and
-    reported. Exported again, a data set gets what is new: shards that would be the same are kept.
+    Every picture is held against its SHA-256 in the journal when it is written; damaged ones are
+    left out and reported. Exported again, a data set gets what is new: shards that would be the
+    same are kept, pictures of an `imagefolder` once they are checked again.
     All this blocks; memory does not grow with the number of pictures.
 
     Args:
@@ -132,29 +143,47 @@ def export_job(
     if not path.exists():
         raise JobError(f"{job} is no job: it has no {JOURNAL_NAME}")
     try:
-        with closing(Journal.open(path)) as journal:
+        with _opened(path) as journal:
             # One transaction, so that a job that is running does not change under our eyes.
             journal.db.execute("BEGIN")
             records = Records(journal, include_filtered=include_filtered)
             if not records.count:
                 raise JobError(f"{job} has no pictures to export")
-            origin = journal.db.execute(
-                "SELECT sha256, request_id FROM images ORDER BY number LIMIT 1"
-            ).fetchone()
-            claim: dict[str, object] = {"format": format, "job": list(origin)}
-            with claimed(target, job, claim), Pictures(job) as pictures:
+            claim = claimed(target, job, format, records.origins(), records.has_origin)
+            with claim, Pictures(job) as pictures:
                 writer: _Format
                 match format:
                     case "imagefolder":
-                        writer, shard_limit = ImageFolder(target, pictures.path), math.inf
+                        writer, shard_limit = ImageFolder(target, pictures), math.inf
                     case "webdataset":
                         writer, shard_limit = WebDataset(target), shard_size
                     case "parquet":
                         writer, shard_limit = Parquet(target, records.columns), shard_size
                 export = _Export(records, pictures, writer, on_progress)
                 return export.run(target, shard_limit)
+    except sqlite3.OperationalError as error:
+        raise JournalError(f"{path}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise JournalError(f"{path}: {error}; the next run of the job repairs it") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Journal]:
+    """Open a journal: a copy of it where its folder cannot be written, as SQLite must to read."""
+    with ExitStack() as stack:
+        try:
+            journal = Journal.open(path)
+        except sqlite3.OperationalError:
+            if os.access(path.parent, os.W_OK):
+                raise
+            folder = stack.enter_context(TemporaryDirectory(prefix="stable-async-"))
+            copy = Path(folder, path.name)
+            for suffix in ("", "-wal"):
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
+            journal = Journal.open(copy)
+        stack.callback(journal.close)
+        yield journal
 
 
 class _Export:
@@ -178,11 +207,10 @@ class _Export:
         for shard in shards(self._records, shard_limit, writer.records_per_shard):
             self._bring(shard)
             summary.shards += 1
-        number = summary.shards
-        while (path := writer.report_path(number)).exists():
-            writer.remove(number)
-            path.unlink()
-            number += 1
+        for number in writer.numbers():
+            if number >= summary.shards:
+                writer.remove(number)
+                writer.report_path(number).unlink(missing_ok=True)
         writer.finish(self._records)
         summary.pictures, summary.bytes = census.pictures, census.bytes
         text = card(
@@ -192,13 +220,17 @@ class _Export:
             data_files=writer.data_files,
             features=writer.features(self._records.columns, sorted(census.suffixes)),
             config_has_features=writer.config_has_features,
+            guesses_times=writer.guesses_times,
             loading=writer.loading(summary.shards),
             left_out={
                 "blurred by the content filter": summary.filtered,
                 "missing, or not what the journal says": summary.damaged,
             },
         )
-        write_atomically(target / CARD, [text.encode()])
+        path = target / CARD
+        if path.exists():
+            text = with_edits(text, path.read_text("utf-8-sig", "surrogateescape"))
+        write_atomically(path, [text.encode("utf-8", "surrogateescape")])
         return summary
 
     def _bring(self, shard: Shard) -> None:

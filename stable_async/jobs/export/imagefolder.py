@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
+from contextlib import suppress
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from stable_async.files import TEMPORARY_SUFFIX, write_atomically
+from stable_async.jobs.export.pictures import Damage
+from stable_async.jobs.export.target import STATE_FOLDER, numbers_in
 from stable_async.jobs.prompts import to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from stable_async.jobs.export.pictures import Pictures
     from stable_async.jobs.export.records import Column, Record, Records
 
 __all__ = ["ImageFolder"]
@@ -30,22 +35,25 @@ class ImageFolder:
 
     data_files = (METADATA, "images/**")
     config_has_features = True
+    guesses_times = True
     records_per_shard = 1_000
 
-    def __init__(self, target: Path, source: Callable[[Record], Path | None]) -> None:
-        """Write to the folder `target`; `source` gives where the file of a picture is."""
+    def __init__(self, target: Path, pictures: Pictures) -> None:
+        """Write `pictures` to the folder `target`."""
         self._target = target
-        self._source = source
+        self._pictures = pictures
 
     def report_path(self, number: int) -> Path:
-        return self._target / ".export" / f"{number:05d}.json"
+        return self._target / STATE_FOLDER / f"{number:05d}.json"
+
+    def numbers(self) -> set[int]:
+        folders = numbers_in(self._target / "images", "", "")
+        return folders | numbers_in(self._target / STATE_FOLDER, "", ".json")
 
     def is_whole(self, number: int, records: Sequence[Record], size: int) -> bool:
-        return all(
-            path.exists() and path.stat().st_size == record.image.bytes
-            for record in records
-            for path in [self._path(number, record)]
-        )
+        # Read as well: damage to a picture of the job is damage to its hard link here.
+        there = self._pictures.read(records, lambda record: self._path(number, record))
+        return not any(isinstance(data, Damage) for _, data in there)
 
     def write(self, number: int, pictures: Iterator[tuple[Record, bytes]]) -> int:
         size = 0
@@ -54,7 +62,7 @@ class ImageFolder:
         kept = set()
         for record, data in pictures:
             path = self._path(number, record)
-            source = self._source(record)
+            source = self._pictures.path(record)
             if source is None or not _link(source, path):
                 write_atomically(path, [data])
             kept.add(path.name)
@@ -64,10 +72,8 @@ class ImageFolder:
         return size
 
     def remove(self, number: int) -> None:
-        folder = self._folder(number)
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._folder(number))
 
     def finish(self, records: Records) -> None:
         """Write the metadata of every picture that is there.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stable_async.files import AtomicFile
 from stable_async.jobs.errors import JobError
+from stable_async.jobs.export.target import STATE_FOLDER, numbers_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +31,7 @@ class Parquet:
 
     data_files = "data/train-*.parquet"
     config_has_features = False
+    guesses_times = False
     records_per_shard = 10_000
 
     def __init__(self, target: Path, columns: Sequence[Column]) -> None:
@@ -62,7 +64,11 @@ class Parquet:
         )
 
     def report_path(self, number: int) -> Path:
-        return self._target / ".export" / f"{number:05d}.json"
+        return self._target / STATE_FOLDER / f"{number:05d}.json"
+
+    def numbers(self) -> set[int]:
+        shards = numbers_in(self._target / "data", "train-", ".parquet")
+        return shards | numbers_in(self._target / STATE_FOLDER, "", ".json")
 
     def is_whole(self, number: int, records: Sequence[Record], size: int) -> bool:
         path = self._path(number)
@@ -72,9 +78,10 @@ class Parquet:
         path = self._path(number)
         path.parent.mkdir(exist_ok=True)
         file = AtomicFile(path)
+        stream = _Stream(file)
         try:
             with self._parquet.ParquetWriter(
-                self._pa.PythonFile(_Stream(file), mode="w"),
+                self._pa.PythonFile(stream, mode="w"),
                 self._schema,
                 # Pictures are compressed already, and have no order and no repetition.
                 compression={"image.bytes": "none"}
@@ -87,7 +94,7 @@ class Parquet:
             file.commit()
             return path.stat().st_size
         except BaseException:
-            file.discard()
+            stream.discard()
             raise
 
     def remove(self, number: int) -> None:
@@ -142,9 +149,16 @@ class _Stream:
     def __init__(self, file: AtomicFile) -> None:
         self._file = file
         self._size = 0
+        self._discarded = False
+
+    def discard(self) -> None:
+        self._discarded = True
+        self._file.discard()
 
     def write(self, data: bytes) -> int:
-        self._file.write([data])
+        # pyarrow writes the end of a file that was given up when its writer is collected.
+        if not self._discarded:
+            self._file.write([data])
         self._size += len(data)
         return len(data)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stable_async.jobs.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -58,24 +58,30 @@ class Pictures:
         """Give where the file of a picture is; `None` if it is in a bucket."""
         return path_inside(self._folder, record.image.file_name)
 
-    def read(self, records: Iterable[Record]) -> Iterator[tuple[Record, bytes | Damage]]:
+    def read(
+        self, records: Iterable[Record], place: Callable[[Record], Path] | None = None
+    ) -> Iterator[tuple[Record, bytes | Damage]]:
         """Give the bytes of pictures, in order, or why they cannot be had.
+
+        Args:
+            records: Of the pictures.
+            place: Tells where their files are, if those of the job are not meant.
 
         Raises:
             StorageError: A bucket cannot be read at all.
         """
         ahead: deque[tuple[Record, Future[bytes | Damage]]] = deque()
         for record in records:
-            ahead.append((record, self._pool.submit(self._read, record)))
+            ahead.append((record, self._pool.submit(self._read, record, place)))
             if len(ahead) > READ_AHEAD:
                 record_, future = ahead.popleft()
                 yield record_, future.result()
         for record_, future in ahead:
             yield record_, future.result()
 
-    def _read(self, record: Record) -> bytes | Damage:
+    def _read(self, record: Record, place: Callable[[Record], Path] | None) -> bytes | Damage:
         try:
-            data = self._fetch(record)
+            data = place(record).read_bytes() if place else self._fetch(record)
         except FileNotFoundError:
             return Damage("missing")
         except OSError as error:

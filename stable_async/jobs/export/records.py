@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from stable_async.jobs.journal import metadata_of
@@ -15,6 +16,7 @@ from stable_async.media import CONTENT_FILTERED
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from stable_async.jobs.export.target import Origin
     from stable_async.jobs.journal import ImageFacts, Journal
 
 __all__ = ["Column", "ColumnType", "Record", "Records", "Shard", "shards"]
@@ -33,6 +35,7 @@ FACTS_AFTER: dict[str, ColumnType] = {
     "request_id": "string",
 }
 INT64_LIMIT = 2**63
+ORIGINS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,20 @@ class Records:
         """Give records that together have a value in every column that has one at all."""
         for number, index in self._examples.items():
             yield next(self._records(number - 1, index))
+
+    def origins(self) -> list[Origin]:
+        """Give some pictures that tell the job from others."""
+        return [
+            (image.sha256, image.request_id)
+            for _, _, image in islice(self._journal.images(), ORIGINS)
+        ]
+
+    def has_origin(self, origin: Origin) -> bool:
+        """Tell whether the job has, or had, a picture; a journal made anew lacks request ids."""
+        found = self._journal.db.execute(
+            "SELECT 1 FROM images WHERE sha256 = ? AND ifnull(request_id = ?, 1) LIMIT 1", origin
+        )
+        return found.fetchone() is not None
 
     def _records(self, after: int, index: int) -> Iterator[Record]:
         for number, prompt, image in self._journal.images(after):

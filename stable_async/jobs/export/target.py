@@ -14,13 +14,16 @@ from stable_async.jobs.errors import JobError
 from stable_async.jobs.lock import locked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["STATE_FOLDER", "ShardReport", "claimed"]
+__all__ = ["STATE_FOLDER", "Origin", "ShardReport", "claimed", "numbers_in"]
 
 STATE_FOLDER = ".export"
 CLAIM = "export.json"
+
+Origin = tuple[str, str | None]
+"""SHA-256 and request id of a picture, which tell one job from another."""
 
 
 @dataclass(slots=True)
@@ -79,14 +82,31 @@ class ShardReport:
             return None
 
 
+def numbers_in(folder: Path, before: str, after: str) -> set[int]:
+    """Give the numbers that stand between two texts in the names of a folder's entries."""
+    middles = (
+        path.name.removeprefix(before).removesuffix(after)
+        for path in folder.glob(f"{before}*{after}")
+    )
+    return {int(middle) for middle in middles if middle.isascii() and middle.isdigit()}
+
+
 @contextmanager
-def claimed(target: Path, job: Path, claim: dict[str, object]) -> Iterator[None]:
+def claimed(
+    target: Path,
+    job: Path,
+    format_: str,
+    origins: list[Origin],
+    is_of_job: Callable[[Origin], bool],
+) -> Iterator[None]:
     """Keep a folder for an export, and clear away what a killed one left half written.
 
     Args:
         target: The folder; made if it is not there.
         job: The folder of the job.
-        claim: What tells one export from another.
+        format_: Of the data set.
+        origins: Pictures that tell the job from others.
+        is_of_job: Tells whether the job has, or had, a picture.
 
     Raises:
         JobError: The folder belongs to something else.
@@ -98,14 +118,18 @@ def claimed(target: Path, job: Path, claim: dict[str, object]) -> Iterator[None]
     if target.is_dir() and not state.is_dir() and any(target.iterdir()):
         raise JobError(f"{target} is not empty, and no export: choose another folder")
     state.mkdir(parents=True, exist_ok=True)
-    with locked(state):
+    with locked(state, "exports to this folder"):
         path = state / CLAIM
-        if path.exists() and json.loads(path.read_bytes()) != claim:
-            raise JobError(
-                f"{target} has an export of another job, or in another format: "
-                "choose another folder, or remove it"
-            )
-        write_atomically(path, [json.dumps(claim).encode()])
+        if path.exists():
+            claim = json.loads(path.read_bytes())
+            # Any will do: the first ones may have been replaced since, and forgotten by a journal
+            # that was made anew.
+            if claim["format"] != format_ or not any(map(is_of_job, claim["pictures"])):
+                raise JobError(
+                    f"{target} has an export of another job, or in another format: "
+                    "choose another folder, or remove it"
+                )
+        write_atomically(path, [json.dumps({"format": format_, "pictures": origins}).encode()])
         for left in target.rglob(f".*{TEMPORARY_SUFFIX}"):
             left.unlink()
         yield

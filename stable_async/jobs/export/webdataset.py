@@ -6,6 +6,7 @@ import tarfile
 from typing import TYPE_CHECKING
 
 from stable_async.files import AtomicFile
+from stable_async.jobs.export.target import numbers_in
 from stable_async.jobs.prompts import to_json
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class WebDataset:
 
     data_files = "*.tar"
     config_has_features = False
+    guesses_times = False
     records_per_shard = 10_000
 
     def __init__(self, target: Path) -> None:
@@ -36,6 +38,10 @@ class WebDataset:
 
     def report_path(self, number: int) -> Path:
         return self._target / f"{number:05d}_stats.json"
+
+    def numbers(self) -> set[int]:
+        target = self._target
+        return numbers_in(target, "", ".tar") | numbers_in(target, "", "_stats.json")
 
     def is_whole(self, number: int, records: Sequence[Record], size: int) -> bool:
         path = self._path(number)
