@@ -7,7 +7,7 @@ import threading
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-import anyio.to_thread
+from stable_async.files import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ class BatchThread(Generic[ItemT, ResultT]):
     ) -> None:
         """Do what is waiting, and end the thread."""
         self._queue.put(None)
-        await anyio.to_thread.run_sync(self._thread.join)
+        await in_thread(self._thread.join)
 
     async def do(self, item: ItemT) -> ResultT:
         """Give what became of `item`; it is done even if the caller is cancelled meanwhile."""

@@ -7,6 +7,7 @@ from stable_async.errors import (
     APIStatusError,
     APITimeoutError,
     AuthenticationError,
+    ConfigurationError,
     InvalidRequestError,
     InvalidResponseError,
     PaymentRequiredError,
@@ -14,6 +15,7 @@ from stable_async.errors import (
     RateLimitError,
     ServerError,
     StabilityError,
+    WrongEventLoopError,
 )
 from stable_async.jobs.journal import Failure
 
@@ -21,8 +23,17 @@ __all__ = ["classify", "ends_the_job"]
 
 
 def ends_the_job(error: StabilityError) -> bool:
-    """Tell whether every other prompt would meet the same error: it is about key or account."""
-    return isinstance(error, (AuthenticationError, PaymentRequiredError, PermissionDeniedError))
+    """Tell whether every other prompt would meet the same error: of key, account or client."""
+    return isinstance(
+        error,
+        (
+            AuthenticationError,
+            ConfigurationError,
+            PaymentRequiredError,
+            PermissionDeniedError,
+            WrongEventLoopError,
+        ),
+    )
 
 
 def classify(error: StabilityError) -> Failure:

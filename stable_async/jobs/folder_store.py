@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -98,8 +99,8 @@ class FolderStore:
         return new.relative_to(self._job).as_posix()
 
     def free_space(self) -> int | None:
-        status = os.statvfs(self._job)
-        return status.f_bavail * status.f_frsize
+        folders = [self._job, self._images] if self._images.is_dir() else [self._job]
+        return min(shutil.disk_usage(folder).free for folder in folders)
 
 
 class _FolderWriter:

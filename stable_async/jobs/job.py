@@ -19,9 +19,17 @@ from stable_async.jobs.journal import Journal
 from stable_async.jobs.lock import locked
 from stable_async.jobs.metadata import MetadataFile
 from stable_async.jobs.object_store import BucketStore
+from stable_async.jobs.open_files import make_room_for_files
 from stable_async.jobs.plan import Planner
 from stable_async.jobs.progress import Progress, Summary
-from stable_async.jobs.recover import METADATA_NAME, open_journal, repair, retire_replaced
+from stable_async.jobs.recover import (
+    METADATA_NAME,
+    is_outdated,
+    open_journal,
+    repair,
+    restore_pictures,
+    retire_replaced,
+)
 from stable_async.jobs.runner import OUTAGE_WAITS, Runner
 from stable_async.jobs.writer import JournalWriter
 
@@ -30,9 +38,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stable_async.client import StabilityClient
+    from stable_async.jobs.errors import RowProblem
     from stable_async.jobs.journal import Counts
     from stable_async.jobs.progress import Ending
-    from stable_async.jobs.prompts import PromptRules
+    from stable_async.jobs.prompts import Item, PromptRules
     from stable_async.jobs.readers import PromptFile
     from stable_async.jobs.store import Store
 
@@ -100,6 +109,7 @@ class Job:
         self._rules = rules
         self._runner: Runner | None = None
         self._interrupted = threading.Event()
+        self._task: asyncio.Task[object] | None = None
         self.progress = Progress(0.0, budget=settings.budget)
         self.notes: list[str] = []
         self.refused: list[tuple[str, int, str | None]] = []
@@ -127,20 +137,23 @@ class Job:
         """Make what is missing, and tell what became of the job.
 
         Raises:
+            ConfigurationError: It was run before.
             PromptFileError: The prompts cannot be used as they are; nothing was sent.
             JobLockedError: Another process works on the job.
             JobError: The job cannot begin.
         """
-        clock = asyncio.get_running_loop().time
-        self.progress.started = clock()
+        if self._task is not None:
+            raise ConfigurationError("a Job is one run: make another one to run it again")
+        self._task = asyncio.current_task()
+        self.progress.started = asyncio.get_running_loop().time()
+        make_room_for_files(self._settings.max_in_flight)
+        stack = ExitStack()
         try:
-            opened = await in_thread(self._open)
+            return await self._run(client, await in_thread(self._open, stack))
         except _InterruptedError:
             return self._summary("interrupted", None)
-        try:
-            return await self._run(client, opened)
         finally:
-            await in_thread(opened.stack.close)
+            await in_thread(stack.close)
 
     async def _run(self, client: StabilityClient, opened: _Opened) -> Summary:
         settings, progress, store = self._settings, self.progress, opened.store
@@ -209,13 +222,12 @@ class Job:
         self.progress.filtered = counts.filtered
         self.progress.failed = counts.failed
 
-    def _open(self) -> _Opened:
+    def _open(self, stack: ExitStack) -> _Opened:
         folder = self._settings.folder
         try:
-            with ExitStack() as stack:
-                folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(folder))
-                return self._open_locked(folder, stack)
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder))
+            return self._open_locked(folder, stack)
         except OSError as error:
             where = error.filename or folder
             raise StorageError(f"{where}: {error.strerror or error}") from error
@@ -234,6 +246,10 @@ class Job:
         self._keep_place(journal)
         if rebuilt:
             self.notes.append(rebuilt)
+        elif is_outdated(journal, folder):
+            with journal.transaction():
+                count = restore_pictures(journal, folder, store)
+            self.notes.append(f"the journal is an older copy: {count:,} pictures were found")
         with journal.transaction():
             repaired = repair(journal, store)
         if repaired.adopted:
@@ -247,6 +263,7 @@ class Job:
         planner = Planner(
             journal, self._prompts, self._rules, replace_changed=settings.replace_changed
         )
+        stack.callback(planner.close)
         with journal.transaction():
             if settings.check:
                 report = planner.run(self._on_rows)
@@ -263,9 +280,7 @@ class Job:
             retire_replaced(journal, store)
         metadata = MetadataFile(folder / METADATA_NAME, journal)
         stack.callback(metadata.close)
-        return _Opened(
-            stack.pop_all(), journal, metadata, store, planner, journal.counts(), journal.spent()
-        )
+        return _Opened(journal, metadata, store, planner, journal.counts(), journal.spent())
 
     def _keep_place(self, journal: Journal) -> None:
         """Hold the job to the place where its pictures are."""
@@ -281,23 +296,25 @@ class Job:
 
     def _on_rows(self, count: int) -> None:
         self.progress.total = count
-        if self._interrupted.is_set():
+        cancelled = self._task is not None and self._task.cancelling()
+        if cancelled or self._interrupted.is_set():
             raise _InterruptedError
 
     async def _read_more(self, planner: Planner, writer: JournalWriter) -> bool:
+        """Lay down the rows that have come, or wait for some; tell whether there were any."""
         progress, report = self.progress, planner.report
         failed, filtered = report.states["failed"], report.states["filtered"]
-        more = await writer.do(lambda journal: planner.add_unchecked())
+        items: list[Item | RowProblem] = []
+        while not (items or planner.exhausted or progress.phase == "stopping"):
+            items = await in_thread(planner.take)
+        if not items:
+            return False
+        await writer.do(lambda journal: planner.add_unchecked(items))
         progress.total = report.added + report.known + report.bad
         progress.skipped = report.states["done"]
         progress.failed += report.states["failed"] - failed
         progress.filtered += report.states["filtered"] - filtered
-        match planner.broken:
-            case JobError() as error:
-                raise error
-            case OSError() as error:
-                raise JobError(f"{self._prompts.name}: {error.strerror}") from error
-        return more
+        return True
 
 
 class _InterruptedError(Exception):
@@ -306,7 +323,6 @@ class _InterruptedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    stack: ExitStack
     journal: Journal
     metadata: MetadataFile
     store: Store

@@ -209,7 +209,6 @@ class Journal:
             JournalError: It is of a newer version, of another program, or cannot be written.
             sqlite3.DatabaseError: It is corrupt.
         """
-        new = not path.exists() or path.stat().st_size == 0
         try:
             # Threads take turns; `isolation_level=None` leaves transactions to `transaction`.
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -217,10 +216,9 @@ class Journal:
             raise JournalError(f"{path}: {error}") from None
         try:
             journal = cls(connection)
-            if new:
+            if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
                 journal._create()
-            else:
-                journal._recognise(path)
+            journal._recognise(path)
             journal._settle(durable=True)
         except BaseException:
             connection.close()
@@ -237,7 +235,7 @@ class Journal:
 
     def _create(self) -> None:
         self.db.executescript(
-            f"PRAGMA application_id = {APPLICATION_ID}; BEGIN; {SCHEMA} "
+            f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; {SCHEMA} "
             f"PRAGMA user_version = {VERSION}; COMMIT;"
         )
 
@@ -459,9 +457,14 @@ class Journal:
         metadata: Mapping[str, object],
         image: ImageFacts,
     ) -> bool:
-        """Lay down a picture whose row is not known, and tell whether it was new."""
-        filtered = image.finish_reason == CONTENT_FILTERED
-        cursor = self.db.execute(
+        """Lay down a picture whose row may not be known, and tell whether it was new."""
+        state = "filtered" if image.finish_reason == CONTENT_FILTERED else "done"
+        known = self.db.execute(
+            "UPDATE prompts SET state = ?, generation_id = NULL WHERE position = ? AND id = ? "
+            "AND NOT EXISTS (SELECT 1 FROM images WHERE position = ?)",
+            (state, image.position, identity, image.position),
+        ).rowcount
+        laid_down = self.db.execute(
             "INSERT OR IGNORE INTO prompts (position, id, row, service, parameters, metadata, "
             "seed, price, listed, state) VALUES (?, ?, 0, ?, ?, ?, ?, ?, 0, ?)",
             (
@@ -472,12 +475,12 @@ class Journal:
                 to_json(metadata) if metadata else None,
                 image.seed,
                 image.credits,
-                "filtered" if filtered else "done",
+                state,
             ),
-        )
-        if cursor.rowcount:
+        ).rowcount
+        if known or laid_down:
             self._insert_images([image])
-        return bool(cursor.rowcount)
+        return bool(known or laid_down)
 
     # Pictures that came.
 

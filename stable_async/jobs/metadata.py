@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
 
 __all__ = ["MetadataFile"]
 
-LINES_AT_A_TIME = 1_000
+LINES_AT_A_TIME = 100
+DIGESTED = 4096
 
 
 class MetadataFile:
     """The file, kept up to date with the journal. All calls block.
 
-    The journal knows a mark: a size up to which the file is on the disk, and the number of the
-    last picture before it. What lies behind the mark is written again after a crash.
+    The journal knows a mark: a size up to which the file is on the disk, the number of the last
+    picture before it, and a digest of its last bytes, by which a file is known that was edited.
+    What lies behind the mark is written again after a crash.
     """
 
     def __init__(self, path: Path, journal: Journal) -> None:
@@ -32,9 +35,13 @@ class MetadataFile:
         self._path = path
         self._journal = journal
         size, number = journal.get("metadata_size"), journal.get("metadata_number")
-        present = path.stat().st_size if path.exists() else -1
         self._number = 0
-        if isinstance(size, int) and isinstance(number, int) and present >= size:
+        if (
+            isinstance(size, int)
+            and isinstance(number, int)
+            and path.exists()
+            and _digest_before(path, size) == journal.get("metadata_digest")
+        ):
             os.truncate(path, size)
             self._number = number
             self._file = path.open("ab", buffering=0)
@@ -62,7 +69,11 @@ class MetadataFile:
         """Set the mark to the end of the file; inside a transaction of the journal."""
         os.fsync(self._file.fileno())
         size = self._file.tell()
-        self._journal.set(metadata_size=size, metadata_number=self._number)
+        self._journal.set(
+            metadata_size=size,
+            metadata_number=self._number,
+            metadata_digest=_digest_before(self._path, size),
+        )
         self._marked = self._number
 
     def close(self) -> None:
@@ -80,3 +91,12 @@ class MetadataFile:
         view = memoryview(data)
         while view:
             view = view[self._file.write(view) :]
+
+
+def _digest_before(path: Path, size: int) -> str | None:
+    """Give a digest of the bytes before a place in the file; `None` if it is not that long."""
+    length = min(size, DIGESTED)
+    with path.open("rb") as file:
+        file.seek(size - length)
+        data = file.read(length)
+    return blake2b(data, digest_size=16).hexdigest() if len(data) == length else None

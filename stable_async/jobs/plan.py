@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from stable_async.jobs.errors import PromptFileError, RowProblem
 from stable_async.jobs.prompts import Item, ReadyItem
+from stable_async.jobs.read_ahead import ReadAhead
+from stable_async.jobs.services import service_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from stable_async.jobs.journal import Journal, State
     from stable_async.jobs.prompts import PromptRules
@@ -29,6 +31,10 @@ BATCH = 1_000
 # Problems that are kept to be told; the others are only counted.
 KEPT_PROBLEMS = 1_000
 HASH_CHUNK = 1024 * 1024
+# Seconds to wait for rows before looking whether they are still wanted.
+LOOK = 0.1
+# The reason why a row failed that is no picture to be made.
+BAD_ROW = "bad row"
 
 TABLES = """
 CREATE TEMP TABLE IF NOT EXISTS seen (position INTEGER PRIMARY KEY, row INTEGER NOT NULL);
@@ -71,11 +77,10 @@ class _Known:
 
 
 class Planner:
-    """Reads a prompt file into a journal. Each call must be inside a transaction of the journal.
+    """Reads a prompt file into a journal, inside transactions of it: all but `take` and `close`.
 
     Attributes:
         report: What was found so far.
-        broken: Why a file that is not checked first could not be read to its end.
     """
 
     def __init__(
@@ -103,9 +108,9 @@ class Planner:
         self._lines_changed = False
         self._last_position = 0
         self._new: list[tuple[object, ...]] = []
-        self._source: Iterator[Item | RowProblem] | None = None
+        self._source: ReadAhead[Item | RowProblem] | None = None
+        self._has_rows = False
         self.report = PlanReport()
-        self.broken: PromptFileError | OSError | None = None
 
     def fingerprint(self) -> str | None:
         """Give a digest of the file and the rules; `None` for what can be read only once."""
@@ -125,7 +130,8 @@ class Planner:
         A file that the journal has laid down before, byte for byte, is not read again.
 
         Args:
-            on_rows: Called with the number of pictures found so far; it may raise to give up.
+            on_rows: Called with the number of pictures found so far, ten times a second if no more
+                come; it may raise to give up.
 
         Raises:
             PromptFileError: Rows are wrong: all of them.
@@ -136,60 +142,82 @@ class Planner:
             return self.report
         self._begin()
         count = 0
-        while items := list(islice(self._items(), BATCH)):
-            self._add([item for item in items if isinstance(item, Item)])
-            for item in items:
-                if isinstance(item, RowProblem):
-                    self._complain(item)
-            count += len(items)
-            on_rows(count)
+        try:
+            while not self.exhausted:
+                items = self.take()
+                self._complain(self._add(items))
+                count += len(items)
+                on_rows(count)
+        finally:
+            self.close()
         if self._problem_count:
-            # Problems of one batch come in two lots: of reading, and of comparing.
-            self._problems.sort(key=lambda problem: problem.row)
             raise PromptFileError(self._prompts.name, self._problems, self._problem_count)
-        if not self.report.added + self.report.known:
-            raise PromptFileError(self._prompts.name, [RowProblem(0, "no prompts")])
         self._finish()
         self._journal.set(prompts=fingerprint)
         return self.report
 
     def begin_unchecked(self) -> None:
-        """Begin to read a file that is not checked first; go on with `add_unchecked`."""
+        """Begin to read a file that is not checked first: go on with `take` and `add_unchecked`."""
         self._begin()
         self._db.execute("UPDATE prompts SET listed = 0 WHERE listed")
         self._journal.set(prompts=None)
 
-    def add_unchecked(self) -> bool:
-        """Lay down the next rows; the wrong ones fail at once. Tell whether there were any."""
-        try:
-            items = list(islice(self._items(), BATCH))
-        except (PromptFileError, OSError) as error:
-            self.broken = error
-            return False
-        self._add([item for item in items if isinstance(item, Item)])
-        problems = [item for item in items if isinstance(item, RowProblem)] + self._problems
-        self._problems.clear()
-        self.report.bad += len(problems)
-        self.report.states["failed"] += len(problems)
-        self._db.executemany(
+    @property
+    def exhausted(self) -> bool:
+        """Whether all rows were taken."""
+        return self._source is None or self._source.exhausted
+
+    def take(self) -> list[Item | RowProblem]:
+        """Give the next rows as pictures to be made; none if none come within a moment.
+
+        Raises:
+            PromptFileError: The file cannot be read to its end, or has no prompts.
+        """
+        items = [] if self._source is None else self._source.take(LOOK)
+        self._has_rows = self._has_rows or bool(items)
+        if self.exhausted and not self._has_rows:
+            raise PromptFileError(self._prompts.name, [RowProblem(0, "no prompts")])
+        return items
+
+    def add_unchecked(self, items: Sequence[Item | RowProblem]) -> None:
+        """Lay down what `take` gave; wrong rows fail at once."""
+        problems: dict[int, list[str]] = {}
+        for problem in self._add(items):
+            problems.setdefault(problem.row, []).append(problem.text)
+        # An id that no row can be given: it has a space that is not printable.
+        bad = self._db.executemany(
             "INSERT INTO prompts (id, row, service, parameters, state, reason, error, final) "
-            "VALUES (?, ?, ?, '{}', 'failed', 'bad row', ?, 1) "
-            "ON CONFLICT DO UPDATE SET listed = 1",
+            "VALUES (?, ?, ?, '{}', 'failed', ?, ?, 1) ON CONFLICT DO NOTHING",
             [
-                (f"row {problem.row}", problem.row, self._rules.service, problem.text)
-                for problem in problems
+                (
+                    f"row\u00a0{row}",
+                    row,
+                    service_name(self._rules.service),
+                    BAD_ROW,
+                    "; ".join(texts),
+                )
+                for row, texts in problems.items()
             ],
-        )
+        ).rowcount
+        self.report.bad += bad
+        self.report.states["failed"] += bad
         self._last_position = self._journal.last_position()
         self._list_seen()
-        return bool(items)
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._source is not None:
+            self._source.close()
 
     def _begin(self) -> None:
         for statement in TABLES.split(";"):
             self._db.execute(statement)
+        # Those that are still wrong are told again.
+        self._db.execute("DELETE FROM prompts WHERE reason = ?", (BAD_ROW,))
         self._last_position = self._journal.last_position()
         self._db.execute("DELETE FROM seen")
         self._db.execute("DELETE FROM repeats")
+        self._source = ReadAhead(self._read(), BATCH)
 
     def _finish(self) -> None:
         """Bring `listed` up to date, and have `metadata.jsonl` written anew if lines changed."""
@@ -209,26 +237,25 @@ class Planner:
             "WHERE NOT listed AND position IN (SELECT position FROM seen)"
         )
 
-    def _items(self) -> Iterator[Item | RowProblem]:
-        if self._source is None:
-            self._source = self._read()
-        return self._source
-
-    def _read(self) -> Iterator[Item | RowProblem]:
+    def _read(self) -> Generator[Item | RowProblem, None, None]:
         left = self._rules.limit
-        for row in self._prompts.rows():
-            for item in [row] if isinstance(row, RowProblem) else self._rules.items(row):
-                if left is not None and isinstance(item, Item):
-                    if left == 0:
-                        return
-                    left -= 1
-                yield item
+        with closing(self._prompts.rows()) as rows:
+            for row in rows:
+                for item in [row] if isinstance(row, RowProblem) else self._rules.items(row):
+                    if left is not None and isinstance(item, Item):
+                        if left == 0:
+                            return
+                        left -= 1
+                    yield item
 
-    def _complain(self, *problems: RowProblem) -> None:
+    def _complain(self, problems: Sequence[RowProblem]) -> None:
         self._problem_count += len(problems)
-        self._problems += problems[: max(KEPT_PROBLEMS - len(self._problems), 0)]
+        self._problems += problems[: KEPT_PROBLEMS - len(self._problems)]
 
-    def _add(self, items: Sequence[Item]) -> None:
+    def _add(self, found: Sequence[Item | RowProblem]) -> list[RowProblem]:
+        """Lay down the next items, and give what is wrong with them, in order of their rows."""
+        items = [item for item in found if isinstance(item, Item)]
+        problems = [item for item in found if isinstance(item, RowProblem)]
         known = self._look_up([item.id or _derived_id(item) for item in items])
         named = self._name(items, known)
         seen_here: dict[str, int] = {}
@@ -237,12 +264,14 @@ class Planner:
             there = known.get(identity)
             first = seen_here.get(identity) or (there.seen_in_row if there else None)
             if first:
-                self._complain(RowProblem(item.row, f"id: {identity!r} is taken by row {first}"))
+                problems.append(RowProblem(item.row, f"id: {identity!r} is taken by row {first}"))
                 continue
             seen_here[identity] = item.row
-            position = self._compare(identity, item, there)
-            if position is not None:
-                seen.append((position, item.row))
+            match self._compare(identity, item, there):
+                case int(position):
+                    seen.append((position, item.row))
+                case wrong:
+                    problems += wrong
         self._db.executemany(
             "INSERT INTO prompts (position, id, content, row, service, parameters, metadata, seed, "
             "price) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -250,6 +279,7 @@ class Planner:
         )
         self._new.clear()
         self._db.executemany("INSERT INTO seen VALUES (?, ?)", seen)
+        return sorted(problems, key=lambda problem: problem.row)
 
     def _name(self, items: Sequence[Item], known: dict[str, _Known]) -> list[tuple[str, Item]]:
         """Give items with their ids: given, or made of content and how often it came before.
@@ -284,30 +314,28 @@ class Planner:
             known.update(self._look_up([named[index][0] for index, _ in repeated]))
         return named
 
-    def _compare(self, identity: str, item: Item, there: _Known | None) -> int | None:
-        """Lay down one item and give its position; `None` if there is something wrong with it."""
+    def _compare(self, identity: str, item: Item, there: _Known | None) -> int | list[RowProblem]:
+        """Lay down one item and give its position, or what is wrong with it."""
         if there is not None:
             if there.content == item.content:
                 self.report.known += 1
                 self.report.states[there.state] += 1
                 return there.position
             if there.content is not None and there.paid and not self._replace_changed:
-                self._complain(
+                return [
                     RowProblem(
                         item.row,
                         f"id: {identity!r} was made from other content; give it another id, or "
                         "make it anew with --replace-changed",
                     )
-                )
-                return None
+                ]
         ready = item.check(self._prompts.folder)
         if not isinstance(ready, ReadyItem):
-            self._complain(*ready)
-            return None
+            return ready
         if there is None:
             self.report.added += 1
             return self._insert(identity, item, ready)
-        if there.content is None:
+        if there.content is None and there.state in {"done", "filtered"}:
             # Rebuilt from files: the picture is there, the row it was made from is only now.
             self.report.known += 1
             self.report.states[there.state] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import secrets
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -144,7 +145,7 @@ class Item:
                 continue
             if not isinstance(value, str) or "\0" in value:
                 yield f"{name}: allowed: the path of a file"
-            elif not (folder / value).is_file():
+            elif not os.path.isfile(folder / value):  # noqa: PTH113 - also of what cannot be named
                 yield f"{name}: no such file: {folder / value}"
 
 
@@ -240,7 +241,10 @@ def _id_problem(value: object) -> str | None:
     text = str(value) if isinstance(value, str | int) else ""
     if text and len(text) <= MAX_ID and text.isprintable() and not isinstance(value, bool):
         return None
-    return f"id: allowed: 1 to {MAX_ID} characters that can be printed, or a whole number"
+    return (
+        f"id: given {reprlib.repr(value)}; allowed: 1 to {MAX_ID} characters that can be printed, "
+        "or a whole number"
+    )
 
 
 def _unknown_service(name: str) -> str:

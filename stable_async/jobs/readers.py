@@ -7,8 +7,9 @@ import gzip
 import json
 import math
 import re
+import reprlib
 import sys
-from contextlib import contextmanager
+import zlib
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,7 +20,8 @@ from stable_async.jobs.journal import FACTS
 from stable_async.jobs.services import fields_of_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
+    from io import BufferedReader
 
 __all__ = ["STDIN", "Format", "PromptFile", "Row"]
 
@@ -58,8 +60,8 @@ class PromptFile:
 
     Attributes:
         name: What to call the file in messages.
-        path: Where it is; `None` for standard input.
-        folder: What its input files are relative to.
+        path: Where it is; `None` for standard input and other pipes, which can be read only once.
+        folder: What its input files are relative to; for a pipe, the current one.
         format: Its format.
         prompt_column: Name of the column or key that has the prompts; `None`: `prompt`.
     """
@@ -74,49 +76,56 @@ class PromptFile:
         """Prepare to read.
 
         Args:
-            source: A path, or `-` for standard input.
-            format: `None` goes by the name; standard input is then JSON Lines.
+            source: A path, that of a named pipe for one, or `-` for standard input.
+            format: `None` goes by the name; a pipe is JSON Lines if its name does not tell.
             prompt_column: Name of the column or key that has the prompts.
 
         Raises:
-            PromptFileError: There is no such file, or its format is not known.
+            PromptFileError: There is nothing to read, or its format is not known.
         """
-        self.path = None if source == STDIN else Path(source)
-        self.name = "standard input" if self.path is None else source
-        self.folder = Path.cwd() if self.path is None else self.path.absolute().parent
+        path = Path(source)
+        piped = source == STDIN or path.is_fifo() or path.is_char_device()
+        self._source = source
+        self.name = "standard input" if source == STDIN else source
+        self.path = None if piped else path
+        self.folder = Path.cwd() if piped else path.absolute().parent
         self.format: Format = format or self._format_by_name()
         self.prompt_column = prompt_column
-        if self.path is not None and not self.path.is_file():
-            what = "is a folder" if self.path.is_dir() else "no such file"
-            raise PromptFileError(source, [RowProblem(0, what)])
-        if self.path is None and self.format == "parquet":
-            raise PromptFileError(self.name, [RowProblem(0, "parquet cannot be read from a pipe")])
+        if not piped and not path.is_file():
+            raise self._unusable(0, "is a folder" if path.is_dir() else "no such file")
+        if source == STDIN and sys.stdin is None:
+            raise self._unusable(0, "is closed")
+        if piped and self.format == "parquet":
+            raise self._unusable(0, "parquet cannot be read from a pipe")
 
     def _format_by_name(self) -> Format:
-        if self.path is None:
-            return "jsonl"
-        suffix = self.path.name.lower().removesuffix(".gz").rpartition(".")[2]
+        suffix = self._source.lower().removesuffix(".gz").rpartition(".")[2]
         for known in get_args(Format):
             if suffix == known:
                 return cast("Format", known)
+        if self.path is None:
+            return "jsonl"
         allowed = ", ".join(f".{known}" for known in get_args(Format))
-        raise PromptFileError(
-            self.name,
-            [RowProblem(0, f"unknown format; allowed: {allowed}, each with .gz, or --format")],
-        )
+        raise self._unusable(0, f"unknown format; allowed: {allowed}, each with .gz, or --format")
 
-    def rows(self) -> Iterator[Row | RowProblem]:
+    def rows(self) -> Generator[Row | RowProblem, None, None]:
         """Read the rows, in order.
 
         Raises:
-            PromptFileError: The file as a whole is not what it should be.
-            OSError: It cannot be read.
+            PromptFileError: The file as a whole is not what it should be, or cannot be read.
         """
-        if self.format == "parquet":
-            yield from self._parquet()
-            return
-        with self._open() as file:
-            lines = self._lines(file)
+        try:
+            yield from self._parquet() if self.format == "parquet" else self._text()
+        except OSError as error:
+            raise self._unusable(0, f"cannot be read: {error.strerror or error}") from error
+
+    def _text(self) -> Iterator[Row | RowProblem]:
+        # Standard input as an object of our own: a thread may still wait in it when the
+        # interpreter ends and clears its own away.
+        standard = self._source == STDIN
+        source = sys.stdin.fileno() if standard else self._source
+        with open(source, "rb", closefd=not standard) as file:
+            lines = self._lines(_unpacked(file))
             if self.format == "jsonl":
                 yield from self._jsonl(lines)
             elif self.format == "txt":
@@ -125,19 +134,6 @@ class PromptFile:
                         yield Row(number, {"prompt": line.strip()})
             else:
                 yield from self._table(lines)
-
-    @contextmanager
-    def _open(self) -> Iterator[BinaryIO]:
-        if self.path is None:
-            yield self._unpacked(sys.stdin.buffer)
-            return
-        with self.path.open("rb") as file:
-            yield self._unpacked(file)
-
-    def _unpacked(self, file: BinaryIO) -> BinaryIO:
-        if file.peek(2)[:2] == GZIP_MAGIC:  # type: ignore[attr-defined]  # both are BufferedReader
-            return cast("BinaryIO", gzip.GzipFile(fileobj=file))
-        return file
 
     def _lines(self, file: BinaryIO) -> Iterator[tuple[int, str]]:
         """Give the lines with their numbers; bytes that are no UTF-8 stay as lone surrogates."""
@@ -150,7 +146,7 @@ class PromptFile:
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 yield number, line.decode("utf-8", "surrogateescape").rstrip("\r\n")
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise self._unusable(number + 1, f"the gzip data is broken: {error}") from None
 
     def _jsonl(self, lines: Iterator[tuple[int, str]]) -> Iterator[Row | RowProblem]:
@@ -173,7 +169,8 @@ class PromptFile:
                 fields["prompt"] = fields.pop(self.prompt_column)
             metadata = fields.pop("metadata", {})
             if not isinstance(metadata, dict):
-                yield RowProblem(number, "metadata: allowed: a JSON object")
+                given = reprlib.repr(metadata)
+                yield RowProblem(number, f"metadata: given {given}; allowed: a JSON object")
                 continue
             yield Row(number, fields, {_own_name(name): value for name, value in metadata.items()})
 
@@ -202,10 +199,8 @@ class PromptFile:
         try:
             from pyarrow import ArrowException, parquet  # has none
         except ImportError:
-            raise PromptFileError(
-                self.name,
-                [RowProblem(0, "parquet needs pyarrow: pip install 'stable_async[export]'")],
-            ) from None
+            what = "parquet needs pyarrow: pip install 'stable_async[export]'"
+            raise self._unusable(0, what) from None
         number = 0
         try:
             with parquet.ParquetFile(self.path) as file:
@@ -214,8 +209,9 @@ class PromptFile:
                     for values in zip(*batch.to_pydict().values(), strict=True):
                         number += 1
                         yield _row(number, columns, values)
-        except ArrowException as error:
-            raise self._unusable(number + 1, f"not valid parquet: {error}") from None
+        except (ArrowException, OverflowError, ValueError) as error:  # or a time Python has not
+            what = f"not valid parquet after row {number:,}: {error}"
+            raise self._unusable(0, what) from None
 
     def _columns(self, names: Sequence[str]) -> list[tuple[str, bool]]:
         """Give for each column the name it goes by, and whether it is a field."""
@@ -252,6 +248,12 @@ class PromptFile:
 
     def _unusable(self, row: int, what: str) -> PromptFileError:
         return PromptFileError(self.name, [RowProblem(row, what)])
+
+
+def _unpacked(file: BufferedReader) -> BinaryIO:
+    if file.peek(2)[:2] == GZIP_MAGIC:
+        return cast("BinaryIO", gzip.GzipFile(fileobj=file))
+    return file
 
 
 def _row(number: int, columns: Sequence[tuple[str, bool]], cells: Sequence[object]) -> Row:

@@ -19,12 +19,21 @@ if TYPE_CHECKING:
 
     from stable_async.jobs.store import Store, StoredImage
 
-__all__ = ["METADATA_NAME", "Repair", "open_journal", "repair", "retire_replaced"]
+__all__ = [
+    "METADATA_NAME",
+    "Repair",
+    "is_outdated",
+    "open_journal",
+    "repair",
+    "restore_pictures",
+    "retire_replaced",
+]
 
 JOURNAL_NAME = "job.sqlite"
 METADATA_NAME = "metadata.jsonl"
 SUCCESS = "SUCCESS"
 SQLITE_FILES = ("", "-wal", "-shm")
+ASIDE = ".corrupt-"
 
 
 def open_journal(folder: Path, store: Store) -> tuple[Journal, str | None]:
@@ -35,38 +44,48 @@ def open_journal(folder: Path, store: Store) -> tuple[Journal, str | None]:
         JournalError: The journal is of a newer version, or cannot be written.
     """
     path = folder / JOURNAL_NAME
-    known = path.exists()
-    if not known:
-        others = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
-        if others and not {METADATA_NAME, *store.names_in_job} <= others:
-            raise JobError(
-                f"{folder} is no job: it has other files and no {JOURNAL_NAME}; "
-                "choose a new folder, or an empty one"
-            )
-        if not others:
+    if path.exists() and not path.stat().st_size:
+        _remove(path)  # a disk that was full, or a power cut, can leave it empty
+    what = f"{JOURNAL_NAME} was missing"
+    if path.exists():
+        try:
             return Journal.open(path), None
-    try:
-        if known:
-            return Journal.open(path), None
-        what = f"{JOURNAL_NAME} was missing"
-    except sqlite3.OperationalError as error:
-        raise JournalError(f"{path}: {error}") from None
-    except sqlite3.DatabaseError as error:
-        what = f"{JOURNAL_NAME} was corrupt ({error}) and is kept as {_set_aside(path)}"
-    journal = Journal.open(path)
+        except sqlite3.OperationalError as error:
+            raise JournalError(f"{path}: {error}") from None
+        except sqlite3.DatabaseError as error:
+            what = f"{JOURNAL_NAME} was corrupt ({error}) and is kept as {_set_aside(path)}"
+    others = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+    if not others:
+        return Journal.open(path), None
+    if not {METADATA_NAME, *store.names_in_job} <= others and not any(map(_is_aside, others)):
+        raise JobError(
+            f"{folder} is no job: it has other files and no {JOURNAL_NAME}; "
+            "choose a new folder, or an empty one"
+        )
+    # Under another name until it is whole: else the next run would take it for the whole truth.
+    unfinished = folder / f".{JOURNAL_NAME}.rebuilt"
+    _remove(unfinished)
+    journal = Journal.open(unfinished)
     try:
         with journal.transaction():
-            count = _rebuild(journal, folder, store)
-    except BaseException:
+            count = restore_pictures(journal, folder, store)
+    finally:
         journal.close()
-        path.unlink()  # else the next run would take it for the whole truth
-        raise
-    return journal, f"{what}; rebuilt from {METADATA_NAME} and files: {count:,} pictures"
+    unfinished.replace(path)
+    return Journal.open(path), (
+        f"{what}; rebuilt from {METADATA_NAME} and files: {count:,} pictures. What failed before, "
+        "and what may have been billed without a picture coming, is not known any more"
+    )
+
+
+def _remove(path: Path) -> None:
+    for suffix in SQLITE_FILES:
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _set_aside(path: Path) -> str:
     number = 1
-    while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
+    while (aside := path.with_name(f"{path.name}{ASIDE}{number}")).exists():
         number += 1
     for suffix in SQLITE_FILES:
         file = path.with_name(path.name + suffix)
@@ -75,8 +94,29 @@ def _set_aside(path: Path) -> str:
     return aside.name
 
 
-def _rebuild(journal: Journal, folder: Path, store: Store) -> int:
-    """Lay down every picture that there is; what its row was, the prompt file will tell."""
+def _is_aside(name: str) -> bool:
+    return name.startswith(f"{JOURNAL_NAME}{ASIDE}")
+
+
+def is_outdated(journal: Journal, folder: Path) -> bool:
+    """Tell whether `metadata.jsonl` knows pictures that the journal does not.
+
+    Each line is written when its picture is in the journal: the journal is an older copy. Only what
+    stands behind the journal's mark is looked at.
+    """
+    path, size = folder / METADATA_NAME, journal.get("metadata_size")
+    return any(
+        place is not None and not journal.has_image(place[0])
+        for line in _lines(path, after=size if isinstance(size, int) else 0)
+        for place in [parse_stem(str(line.get("file_name")))]
+    )
+
+
+def restore_pictures(journal: Journal, folder: Path, store: Store) -> int:
+    """Lay down every picture that there is, and count those that the journal did not know.
+
+    What their rows were, the prompt file will tell.
+    """
     count = 0
     for line in _lines(folder / METADATA_NAME):
         name = str(line.get("file_name"))
@@ -117,14 +157,16 @@ def _rebuild(journal: Journal, folder: Path, store: Store) -> int:
     return count
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _lines(path: Path, after: int = 0) -> Iterator[dict[str, Any]]:
+    """Give the lines that can be read, beyond a place in the file."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open("rb") as file:
+        file.seek(after)
         for line in file:
             try:
                 content = json.loads(line)
-            except ValueError:
+            except ValueError:  # half a line, or no UTF-8
                 continue
             if isinstance(content, dict):
                 yield content

@@ -128,13 +128,21 @@ class Runner:
                 if not taken:
                     break
             self.progress.failures = Counter(await self._journal.do(Journal.failures_by_reason))
+            await self._make_all()
+            if self.stopping or self.over_budget:
+                break
+        await self._journal.do(partial(Journal.count_departures, seconds=self._take_departures()))
+
+    async def _make_all(self) -> None:
+        """Work until nothing waits: rows may be read that stand before those that were sent."""
+        waits = partial(Journal.prompts, state="waiting", limit=1)
+        while True:
             outcomes = map_as_completed(self._make, self._waiting(), self._max_in_flight)
             async with aclosing(outcomes):
                 async for _ in outcomes:
                     pass
-            if self.stopping:
-                break
-        await self._journal.do(partial(Journal.count_departures, seconds=self._take_departures()))
+            if self.stopping or self.over_budget or not await self._journal.do(waits):
+                return
 
     def stop(self, error: JobError | None = None) -> None:
         """Let nothing new leave; what has left is brought in. Later errors change nothing."""
@@ -174,7 +182,7 @@ class Runner:
         self._places -= 1
         if prompt.generation_id is None and not await self._budget.reserve(prompt.price or 0.0):
             self.over_budget = True
-            self.stop()
+            return False
         return not self.stopping
 
     def _free_places(self) -> int:
@@ -187,34 +195,33 @@ class Runner:
 
     async def _make(self, prompt: Prompt) -> None:
         """Bring one picture, and note in the journal what became of it."""
+        sending = _Sending(self, prompt)
         try:
-            await self._make_and_note(prompt)
+            await self._make_and_note(prompt, sending)
         except JobError as error:
             self.stop(error)
         finally:
+            sending.settle(spent=True)  # what could not be noted may have cost
             self._out -= 1
             self._landed.set()
 
-    async def _make_and_note(self, prompt: Prompt) -> None:
-        sending = _Sending(self, prompt)
+    async def _make_and_note(self, prompt: Prompt, sending: _Sending) -> None:
         try:
             async with sending:
                 image, filtered = await self._bring_through_outages(prompt, sending)
         except _StoppedError:
-            await self._put_back(prompt, sending, maybe_billed=False)
+            await self._put_back(prompt, sending)
         except StorageError as error:
+            # It stays in flight in the journal: the next run finds the picture if it is anywhere.
             self.stop(error)
-            if error.set_aside:
-                sending.settle(spent=True)  # in flight to the journal: the next run finds it
-            else:
-                await self._put_back(prompt, sending, maybe_billed=True)
+            self.progress.maybe_billed += not error.set_aside
         except JobError as error:
             self.stop(error)
-            await self._put_back(prompt, sending, maybe_billed=False)
+            await self._put_back(prompt, sending)
         except StabilityError as error:
             if ends_the_job(error):
                 self.stop(JobError(str(error)))
-                await self._put_back(prompt, sending, maybe_billed=False)
+                await self._put_back(prompt, sending)
             else:
                 await self._fail(prompt, sending, error)
         else:
@@ -305,13 +312,11 @@ class Runner:
         self.progress.failures[failure.reason] += 1
         self.progress.settle(self._clock())
 
-    async def _put_back(self, prompt: Prompt, sending: _Sending, *, maybe_billed: bool) -> None:
-        """Let a prompt wait again; the next run sends it."""
-        doubtful = maybe_billed and not sending.paid
-        sending.settle(spent=doubtful)
-        self.progress.maybe_billed += doubtful
+    async def _put_back(self, prompt: Prompt, sending: _Sending) -> None:
+        """Let a prompt wait again that was not billed; the next run sends it."""
+        sending.settle(spent=False)
         if sending.claimed:
-            put_back = partial(Journal.put_back, position=prompt.position, maybe_billed=doubtful)
+            put_back = partial(Journal.put_back, position=prompt.position, maybe_billed=False)
             await self._journal.do(put_back)
 
     # What `_Sending` reports.
@@ -336,6 +341,8 @@ class Runner:
     def hold_back(self, scope: asyncio.Timeout) -> None:
         """Let `stop` end a sending: nothing of it is on its way."""
         self._held_back.add(scope)
+        if self.stopping:
+            self.stop()
 
     def let_go(self, scope: asyncio.Timeout) -> None:
         """Keep `stop` from ending a sending."""

@@ -137,6 +137,8 @@ def _escape(identity: str) -> str:
         lambda hit: "".join(f"={byte:02X}" for byte in hit[0].encode()),
         identity,
     )
+    if name.endswith(FILTERED):
+        name = f"{name.removesuffix(FILTERED)}=2E{FILTERED[1:]}"
     if len(name) <= MAX_NAME:
         return name
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]

@@ -84,6 +84,8 @@ class JournalWriter:
         return results
 
     def _mark(self) -> None:
+        if self._failure is not None:
+            return  # the file may end in half a line
         try:
             with self._journal.transaction():
                 self._metadata.mark()

@@ -39,7 +39,7 @@ class Shop:
         url: Where it is.
         script: What happens to the next requests with a prompt: a status, `filtered`, `drop` (sold
             and cut before the answer), `cut` (sold and cut in the middle), `slow` (waits for
-            `opened`); nothing left means a picture.
+            `opened`), `slow 429` (so does this, to be refused); nothing left means a picture.
         sold: Pictures that were paid for, by prompt and seed.
         dropped: Pictures that were sold and not handed over.
         asked: All requests, by prompt, in order.
@@ -126,8 +126,10 @@ class Shop:
         if isinstance(what, int):
             return refusal(what)
         await asyncio.sleep(self.latency)
-        if what == "slow":
+        if what in {"slow", "slow 429"}:
             await self.opened.wait()
+        if what == "slow 429":
+            return refusal(429)
         self.sold[prompt, seed] += 1
         picture = make_picture(prompt, seed)
         headers = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import sqlite3
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -12,13 +14,14 @@ import pytest
 
 from stable_async.jobs import JournalError, PromptRules, StorageError
 from stable_async.jobs.journal import Journal
+from stable_async.jobs.metadata import MetadataFile
+from stable_async.jobs.recover import restore_pictures
 from tests.jobs.shop import make_picture
 from tests.jobs.torture import Torture, check_job
 from tests.needs import small_disk
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from stable_async.jobs.store import Store
     from tests.jobs.conftest import Bench
 
 
@@ -126,7 +129,7 @@ async def test_lines_that_were_written_after_the_last_mark_are_written_once(benc
     assert file.read_bytes() == whole
 
 
-@pytest.mark.parametrize("damage", ["garbage", "missing", "truncated"])
+@pytest.mark.parametrize("damage", ["garbage", "missing", "truncated", "empty"])
 async def test_a_lost_journal_is_rebuilt_from_files_and_metadata(bench: Bench, damage: str) -> None:
     bench.shop.script["b"] = ["filtered"]
     path = bench.write("a", "b", {"id": "my/c", "prompt": "c"}, "d")
@@ -137,6 +140,8 @@ async def test_a_lost_journal_is_rebuilt_from_files_and_metadata(bench: Bench, d
         journal.unlink()
     elif damage == "garbage":
         journal.write_bytes(b"x" * 5000)
+    elif damage == "empty":
+        journal.write_bytes(b"")
     else:
         journal.write_bytes(journal.read_bytes()[:6000])
     lines = (bench.out / "metadata.jsonl").read_text().splitlines(keepends=True)
@@ -148,13 +153,115 @@ async def test_a_lost_journal_is_rebuilt_from_files_and_metadata(bench: Bench, d
     assert sum(bench.shop.sold.values()) == 4
     assert any("rebuilt" in note for note in job.notes)
     aside = list(bench.out.glob("job.sqlite.corrupt-*"))
-    assert bool(aside) == (damage != "missing")
+    assert bool(aside) == (damage in {"garbage", "truncated"})
     after = {line["id"]: line for line in bench.lines()}
     for line in before[:-1]:
         assert after[line["id"]] == line
     last = before[-1]
     assert after[last["id"]] == {**last, "seed": None, "request_id": None}
     assert (await bench.run(path)).requests == 0
+
+
+async def test_a_rebuild_that_is_killed_is_begun_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty journal in its place would have every picture bought and written over again."""
+    left = bench.folder / "left"
+
+    def copy_and_restore(journal: Journal, folder: Path, store: Store) -> int:
+        if not left.exists():
+            shutil.copytree(folder, left)  # what `kill -9` would leave
+        return restore_pictures(journal, folder, store)
+
+    path = bench.write("a", "b")
+    await bench.run(path)
+    (bench.out / "job.sqlite").write_bytes(b"x" * 5000)
+    monkeypatch.setattr("stable_async.jobs.recover.restore_pictures", copy_and_restore)
+    for folder in (bench.out, left):
+        summary = await bench.run(path, folder=folder)
+        assert (summary.ending, summary.skipped, summary.requests) == ("complete", 2, 0)
+        check_job(folder, 2)
+
+
+async def test_an_older_copy_of_the_journal_learns_of_the_pictures_that_came_since(
+    bench: Bench,
+) -> None:
+    """As from a backup: metadata.jsonl knows pictures that the journal does not."""
+    path = bench.write("a", {"id": "b.filtered", "prompt": "b"}, "c", "d")
+    await bench.run(path, PromptRules(limit=1))
+    copy = (bench.out / "job.sqlite").read_bytes()
+    await bench.run(path, PromptRules(limit=3))
+    lines = bench.lines()
+    for name in ("", "-wal", "-shm"):
+        (bench.out / f"job.sqlite{name}").unlink(missing_ok=True)
+    (bench.out / "job.sqlite").write_bytes(copy)
+    async with bench.client() as client:
+        job = bench.job(path)
+        summary = await job.run(client)
+    assert (summary.ending, summary.skipped, summary.done) == ("complete", 3, 1)
+    assert any("older copy: 2 pictures" in note for note in job.notes)
+    assert bench.lines()[:3] == lines
+    check_job(bench.out, 4)
+
+
+async def test_a_row_may_have_an_id_that_looks_like_a_mark(bench: Bench) -> None:
+    path = bench.write({"id": "x.filtered", "prompt": "a"})
+    await bench.run(path)
+    execute(bench.out / "job.sqlite", "DELETE FROM images")
+    execute(bench.out / "job.sqlite", "UPDATE prompts SET state = 'in flight'")
+    (bench.out / "metadata.jsonl").unlink()
+    summary = await bench.run(path)
+    assert (summary.ending, summary.skipped, summary.requests) == ("complete", 1, 0)
+    for name in ("job.sqlite", "metadata.jsonl"):
+        (bench.out / name).unlink()
+    (bench.out / "metadata.jsonl").touch()
+    summary = await bench.run(path)
+    assert (summary.ending, summary.skipped, summary.requests) == ("complete", 1, 0)
+
+
+async def test_pictures_whose_folder_cannot_be_synced_are_found_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path | str) -> None:
+        if [*Path(folder).glob("*.png")]:
+            raise OSError(24, "Too many open files")
+
+    path = bench.write(*(f"p{n}" for n in range(5)))
+    with monkeypatch.context() as patch:
+        patch.setattr("stable_async.jobs.folder_store._sync_folder", refuse)
+        summary = await bench.run(path)
+    assert summary.ending == "stopped"
+    assert "Too many open files" in str(summary.error)
+    assert (await bench.run(path)).ending == "complete"
+    assert set(bench.shop.sold.values()) == {1}
+    check_job(bench.out, 5)
+
+
+async def test_a_metadata_file_that_was_edited_is_written_anew(bench: Bench) -> None:
+    path = bench.write("a", "b", "c")
+    await bench.run(path)
+    file = bench.out / "metadata.jsonl"
+    whole = file.read_text()
+    file.write_text(whole.replace('{"file_name"', '{"note":"hello","file_name"'))
+    await bench.run(path)
+    assert file.read_text() == whole
+
+
+async def test_half_a_line_is_no_end_of_the_metadata(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk may take half a line, which must not be taken for written later."""
+
+    def half(self: MetadataFile, fresh: object) -> None:
+        self._file.write(b'{"file_name":"images/0000/00')
+        raise OSError(28, "No space left on device")
+
+    path = bench.write("a", "b")
+    with monkeypatch.context() as patch:
+        patch.setattr(MetadataFile, "append", half)
+        assert (await bench.run(path)).ending == "stopped"
+    assert (await bench.run(path)).ending == "complete"
+    check_job(bench.out, 2)
 
 
 async def test_a_journal_of_a_newer_version_is_left_alone(bench: Bench) -> None:
@@ -208,6 +315,16 @@ async def test_a_disk_that_fills_up_stops_the_job_and_tears_nothing(bench: Bench
         check_job(out, rows)
         assert len(bench.shop.sold) == rows
         assert sum(bench.shop.sold.values()) <= rows + 4
+
+
+async def test_the_disk_behind_a_link_is_the_one_that_counts(bench: Bench) -> None:
+    with small_disk(bench.folder / "disk", 2) as disk:
+        bench.out.mkdir()
+        (bench.out / "images").symlink_to(disk)
+        execute(bench.out / "job.sqlite", "VACUUM")
+        summary = await bench.run(bench.write("a"))
+    assert (summary.ending, summary.requests) == ("stopped", 0)
+    assert "disk" in str(summary.error)
 
 
 async def test_nothing_is_sent_when_the_disk_is_nearly_full(bench: Bench) -> None:

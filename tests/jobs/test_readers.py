@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
+import os
 import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 
-from stable_async.jobs import PromptFile, PromptFileError, RowProblem
+from stable_async.jobs import PromptFile, PromptFileError, PromptRules, RowProblem
 from stable_async.jobs.readers import Format, Row
 from tests import needs
 
@@ -145,14 +145,39 @@ def test_cells_may_have_line_breaks_in_csv(tmp_path: Path) -> None:
 
 
 def test_standard_input_is_json_lines_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def give(text: str) -> None:
-        raw = io.BufferedReader(io.BytesIO(text.encode()))
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(raw))
+    def given(text: str, **options: str) -> list[dict[str, object]]:
+        reader, writer = os.pipe()
+        os.write(writer, text.encode())
+        os.close(writer)
+        with os.fdopen(reader) as stdin:
+            monkeypatch.setattr("sys.stdin", stdin)
+            return fields("-", **options)
 
-    give('{"prompt": "a"}\n')
-    assert fields("-") == [{"prompt": "a"}]
-    give("a fox\n")
-    assert fields("-", format="txt") == [{"prompt": "a fox"}]
+    assert given('{"prompt": "a"}\n') == [{"prompt": "a"}]
+    assert given("a fox\n", format="txt") == [{"prompt": "a fox"}]
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(PromptFileError, match="standard input: is closed"):
+        PromptFile("-")
+
+
+def test_pipes_are_read_as_standard_input_is(tmp_path: Path) -> None:
+    def give(text: str, name: str, **options: str) -> list[dict[str, object]]:
+        path = tmp_path / name
+        os.mkfifo(path)
+        descriptor = os.open(path, os.O_RDWR)  # so that nobody waits for the other end
+        os.write(descriptor, text.encode())
+        rows = PromptFile(str(path), **options).rows()  # type: ignore[arg-type]  # by test
+        first = next(rows)
+        os.close(descriptor)
+        return [row.fields for row in (first, *rows) if isinstance(row, Row)]
+
+    assert give('{"prompt": "a"}\n{"prompt": "b"}\n', "pipe") == [{"prompt": "a"}, {"prompt": "b"}]
+    assert give("prompt\na\n", "pipe.csv") == [{"prompt": "a"}]
+    assert give("a fox\n", "told", format="txt") == [{"prompt": "a fox"}]
+    assert read("/dev/null") == []
+    os.mkfifo(tmp_path / "p.parquet")
+    with pytest.raises(PromptFileError, match="from a pipe"):
+        PromptFile(str(tmp_path / "p.parquet"))
 
 
 def test_a_file_is_known_by_its_name_or_must_be_told(tmp_path: Path) -> None:
@@ -172,6 +197,64 @@ def test_broken_gzip_is_told(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"a fox\n" * 1000)[:-20])
     with pytest.raises(PromptFileError, match="gzip"):
         read(path)
+
+
+@pytest.mark.parametrize("place", [30, 100])
+def test_damaged_gzip_is_told(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "p.txt.gz"
+    data = bytearray(gzip.compress("".join(f"a fox {n * n}\n" for n in range(9999)).encode()))
+    data[place : place + 8] = bytes(255 - byte for byte in data[place : place + 8])
+    path.write_bytes(data)
+    with pytest.raises(PromptFileError, match="gzip data is broken"):
+        read(path)
+
+
+def test_damaged_parquet_is_told(tmp_path: Path) -> None:
+    pyarrow = needs.module("pyarrow")
+    parquet = needs.module("pyarrow.parquet")
+
+    path = tmp_path / "p.parquet"
+    parquet.write_table(pyarrow.table({"prompt": [f"a fox {n * n}" for n in range(9999)]}), path)
+    data = bytearray(path.read_bytes())
+    data[200:1000] = b"\xff" * 800
+    path.write_bytes(data)
+    with pytest.raises(PromptFileError, match=r"p\.parquet: "):
+        read(path)
+
+
+@pytest.mark.parametrize("type_", ["date64", "duration", "timestamp"])
+def test_values_that_python_lacks_are_told(tmp_path: Path, type_: str) -> None:
+    pyarrow = needs.module("pyarrow")
+    parquet = needs.module("pyarrow.parquet")
+
+    kind = pyarrow.date64() if type_ == "date64" else getattr(pyarrow, type_)("ms")
+    path = tmp_path / "p.parquet"
+    when = pyarrow.array([2**62 // 86_400_000 * 86_400_000], pyarrow.int64()).cast(kind)
+    parquet.write_table(pyarrow.table({"prompt": ["a"], "when": when}), path)
+    with pytest.raises(PromptFileError, match="after row 0"):
+        read(path)
+
+
+def test_a_file_that_cannot_be_read_is_told_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    path.write_text("a")
+    prompts = PromptFile(str(path))
+    path.unlink()
+    with pytest.raises(PromptFileError, match=r"p\.txt: cannot be read: No such file"):
+        list(prompts.rows())
+
+
+def test_problems_of_id_and_metadata_name_the_value(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a", "metadata": "red"}\n')
+    assert read(path) == [RowProblem(1, "metadata: given 'red'; allowed: a JSON object")]
+    for value, told in (("a\nb", r"'a\nb'"), (1.5, "1.5"), ("", "''"), (True, "True")):
+        [problem] = PromptRules().items(Row(3, {"prompt": "a", "id": value}))
+        assert isinstance(problem, RowProblem)
+        assert problem.text.startswith(f"id: given {told}; allowed: 1 to 200")
+    [problem] = PromptRules().items(Row(3, {"prompt": "a", "id": "x" * 201}))
+    assert isinstance(problem, RowProblem)
+    assert len(problem.text) < 120
 
 
 def test_a_line_without_end_is_refused_and_not_read(tmp_path: Path) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import resource
 import sqlite3
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from stable_async import ConfigurationError, Quota
 from stable_async.jobs import JobError, JobLockedError, PromptFileError, PromptRules
 from stable_async.jobs.journal import Journal
+from stable_async.jobs.lock import locked
 from tests.jobs.shop import make_picture
 from tests.samples import picture
 
@@ -199,8 +203,6 @@ async def test_interrupting_at_any_moment_loses_nothing(bench: Bench) -> None:
 async def test_interrupting_does_not_wait_for_requests_that_the_quota_holds_back(
     bench: Bench,
 ) -> None:
-    from stable_async import Quota
-
     bench.shop.script = {f"p{n}": ["slow"] for n in range(2)}
     path = bench.write(*(f"p{n}" for n in range(10)))
     async with bench.client(quota=Quota(requests=2, window=1000.0)) as client:
@@ -216,9 +218,23 @@ async def test_interrupting_does_not_wait_for_requests_that_the_quota_holds_back
     assert (summary.ending, summary.done, summary.requests) == ("interrupted", 2, 2)
 
 
-async def test_429_stops_nobody_and_is_counted(bench: Bench) -> None:
-    from stable_async import Quota
+async def test_interrupting_does_not_wait_for_the_end_of_a_shut_out(bench: Bench) -> None:
+    """What was in flight and is answered 429 after the interrupt does not leave any more."""
+    bench.shop.script = {"a": ["slow 429"]}
+    path = bench.write("a")
+    async with bench.client(quota=Quota(penalty=1000.0)) as client:
+        job = bench.job(path)
+        running = asyncio.ensure_future(job.run(client))
+        await bench.shop.wait_for(1)
+        job.interrupt()
+        bench.shop.opened.set()
+        async with asyncio.timeout(10):
+            summary = await running
+    assert (summary.ending, summary.done, summary.rate_limited) == ("interrupted", 0, 1)
+    assert (await bench.run(path)).ending == "complete"
 
+
+async def test_429_stops_nobody_and_is_counted(bench: Bench) -> None:
     bench.shop.script["a"] = [429]
     path = bench.write("a", "b")
     async with bench.client(quota=Quota(penalty=0.01)) as client:
@@ -292,6 +308,60 @@ async def test_prompts_that_are_wrong_are_told_all_together_and_nothing_is_sent(
     assert "not finite" in rows[14]
     assert bench.shop.asked == []
     assert (await bench.run(bench.write("fine"))).ending == "complete"
+
+
+async def test_a_job_raises_its_limit_of_open_files_or_says_that_it_cannot(bench: Bench) -> None:
+    """A picture that comes when no file can be opened is paid for, and lost."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    path = bench.write("a")
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
+        assert (await bench.run(path, max_in_flight=256)).ending == "complete"
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 400
+        with pytest.raises(JobError, match=rf"max_in_flight is {2**40}, .* may have {before[1]};"):
+            await bench.run(path, max_in_flight=2**40)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_a_job_is_run_once_and_with_an_open_client(bench: Bench) -> None:
+    path = bench.write("a", "b")
+    summary = await bench.job(path).run(bench.client())
+    assert (summary.ending, summary.failed) == ("stopped", 0)
+    assert "not open" in str(summary.error)
+    async with bench.client() as client:
+        job = bench.job(path)
+        assert (await job.run(client)).done == 2
+        with pytest.raises(ConfigurationError, match="another one"):
+            await job.run(client)
+
+
+async def test_giving_up_twice_waits_for_what_is_being_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the lock is free, and the journal closed, while a thread still writes it."""
+    committing, go_on = threading.Event(), threading.Event()
+    take_fresh = Journal.take_fresh
+
+    def slow(journal: Journal) -> object:
+        committing.set()
+        assert go_on.wait(10)
+        return take_fresh(journal)
+
+    monkeypatch.setattr(Journal, "take_fresh", slow)
+    async with bench.client() as client:
+        running = asyncio.ensure_future(bench.job(bench.write("a")).run(client))
+        await asyncio.to_thread(committing.wait, 10)
+        for _ in range(5):
+            running.cancel()
+            await asyncio.sleep(0.01)
+        with pytest.raises(JobLockedError), locked(bench.out):
+            pass
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    with locked(bench.out):
+        assert not [one for one in threading.enumerate() if one.name in {"journal", "pictures"}]
 
 
 async def test_a_job_is_worked_on_by_one_process_at_a_time(bench: Bench) -> None:
@@ -369,6 +439,27 @@ async def test_the_budget_of_all_runs_together_is_never_exceeded(bench: Bench) -
     assert (again.ending, again.requests) == ("budget", 0)
     assert (await bench.run(path, budget=27)).ending == "complete"
     assert sum(bench.shop.sold.values()) == 9
+
+
+async def test_a_row_that_does_not_fit_the_budget_stops_none_that_does(bench: Bench) -> None:
+    """Those that wait for the quota have their price set aside."""
+    path = bench.write("a", "b", "c", {"prompt": "dear", "service": "ultra"})
+    async with bench.client(quota=Quota(requests=2, window=0.2, spread=0.05)) as client:
+        summary = await bench.job(path, budget=12.0).run(client)
+    assert (summary.ending, summary.done, summary.credits) == ("budget", 3, 9.0)
+
+
+async def test_a_journal_that_fails_ends_a_run_that_waits_for_its_budget(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(Journal, "finish", fail)
+    async with asyncio.timeout(10):
+        summary = await bench.run(bench.write("a", "b", "c"), budget=6.0)
+    assert summary.ending == "stopped"
+    assert "database is locked" in str(summary.error)
 
 
 async def test_what_may_have_been_billed_counts_against_the_budget(bench: Bench) -> None:

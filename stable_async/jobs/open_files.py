@@ -1,0 +1,33 @@
+"""How many files a process may have open: a connection for each request is one."""
+
+from __future__ import annotations
+
+import resource
+
+from stable_async.jobs.errors import JobError
+
+__all__ = ["make_room_for_files"]
+
+# Pictures that are kept together, the journal, input files, and what the program has open itself.
+BESIDES = 192
+
+
+def make_room_for_files(in_flight: int) -> None:
+    """Raise the soft limit of this process, if so many requests at a time need more than it.
+
+    A picture that comes when no file can be opened is paid for, and lost.
+
+    Raises:
+        JobError: The hard limit is too low.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = in_flight + BESIDES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (ValueError, OSError):
+        raise JobError(
+            f"max_in_flight is {in_flight}, which needs {needed} open files, and this process may "
+            f"have {hard}; allowed: up to {max(hard - BESIDES, 1)}, or more files (`ulimit -n`)"
+        ) from None
