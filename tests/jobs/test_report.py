@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
+from contextlib import closing
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stable_async.jobs import JobError
+from stable_async.jobs.recover import JOURNAL_NAME
 from stable_async.jobs.report import write_report
 from stable_async.jobs.report.timeline import PAUSE, POINTS, runs
 from tests import needs
@@ -172,6 +175,48 @@ def test_a_large_job_lists_its_first_prompts_and_counts_all(tmp_path: Path) -> N
         page = report(job, most_pictures=4)
     assert [row["text"] for row in page.rows()] == [f"prompt {number}" for number in range(4)]
     assert page.facts["counts"]["done"] == 7
+
+
+def change(job: JobFolder, statement: str) -> None:
+    with closing(sqlite3.connect(job.folder / JOURNAL_NAME)) as db, db:
+        db.execute(statement)
+
+
+def test_figures_are_of_every_picture_also_when_the_prompt_file_has_shrunk(tmp_path: Path) -> None:
+    with JobFolder(tmp_path / "job") as job:
+        for number in range(4):
+            job.add(f"prompt {number}", filtered=number == 1)
+        job.fail("a canal", "403 content_moderation", "403: flagged")
+        job.fail("never made", "", "")
+        change(job, "UPDATE prompts SET state = 'waiting' WHERE position = 6")
+        change(job, "UPDATE prompts SET listed = 0 WHERE position > 1")
+        page = report(job)
+    assert [row["state"] for row in page.rows()] == ["done", "filtered", "done", "done", "failed"]
+    assert page.facts["counts"] == {
+        "done": 3, "filtered": 1, "failed": 1, "left": 0, "gone": 4, "replaced": 0,
+    }  # fmt: skip
+    assert page.facts["failures"] == [["403 content_moderation", 1]]
+    assert page.facts["spending"] == [["core", None, 4, 12.0]]
+    assert (page.facts["credits"], page.facts["requests"]) == (12, 4)
+
+
+def test_what_was_replaced_or_brought_nothing_is_in_the_credits_alone(tmp_path: Path) -> None:
+    with JobFolder(tmp_path / "job") as job:
+        job.add("old")
+        job.replace(1)
+        job.add("new")
+        job.fail("a canal", "timeout", "timeout")
+        job.fail("replaced", "timeout", "timeout")
+        job.replace(4)
+        change(job, "UPDATE prompts SET maybe_billed = 1, price = 5 WHERE position = 3")
+        page = report(job)
+    assert [row["text"] for row in page.rows()] == ["new", "a canal"]
+    assert page.facts["counts"] == {
+        "done": 1, "filtered": 0, "failed": 1, "left": 0, "gone": 0, "replaced": 1,
+    }  # fmt: skip
+    assert page.facts["failures"] == [["timeout", 1]]
+    assert page.facts["spending"] == [["core", None, 1, 11.0]]
+    assert page.facts["credits"] == 11
 
 
 def test_a_job_that_has_done_nothing_has_a_report(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ const byId = (id) => document.getElementById(id);
 const whole = new Intl.NumberFormat();
 const short = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
 const STATES = ["done", "filtered", "failed"];
+const decided = STATES.reduce((sum, state) => sum + facts.counts[state], 0);
 
 function readRows() {
   const element = document.getElementById("rows");
@@ -35,14 +36,17 @@ function drawHead() {
   const { counts } = facts;
   document.title = `${facts.title} · stable-async`;
   byId("title").textContent = facts.title;
-  const left = counts.waiting + counts.in_flight;
+  const { left, gone, replaced } = counts;
   const when = new Date(facts.written * 1000).toLocaleString();
-  byId("summary").textContent =
-    (left ? `${whole.format(left)} of ${whole.format(counts.total)} pictures are still to be made. ` : "") +
-    `Written ${when}.`;
+  byId("summary").textContent = [
+    left && `${whole.format(left)} of ${whole.format(left + decided)} pictures are still to be made.`,
+    gone && `${whole.format(gone)} of these ${whole.format(decided)} were no longer among the prompts of the last run.`,
+    replaced && `Credits and requests include pictures that were replaced: ${whole.format(replaced)}.`,
+    `Written ${when}.`,
+  ].filter(Boolean).join(" ");
   const dollars = facts.credits * facts.dollars_per_credit;
   const figures = [
-    ["pictures", counts.done],
+    ["done", counts.done],
     ["filtered", counts.filtered, counts.filtered && "warn"],
     ["failed", counts.failed, counts.failed && "bad"],
     ["credits", facts.credits],
@@ -68,7 +72,7 @@ function labelled(text, note, share, bad) {
   const line = make("i");
   line.style.width = `${Math.max(share * 100, 1)}%`;
   const cell = document.createDocumentFragment();
-  cell.append(text, note ? make("small", {}, ` ${note}`) : "", make("meter-bar", { className: bad ? "bad-bar" : "" }, line));
+  cell.append(make("bdi", {}, text), note ? make("small", {}, ` ${note}`) : "", make("meter-bar", { className: bad ? "bad-bar" : "" }, line));
   return cell;
 }
 
@@ -210,9 +214,11 @@ function measure() {
   const side = (width - GAP * (columns - 1)) / columns;
   shape = { columns, side, height: side + CAPTION + GAP };
   sheet.style.height = `${Math.ceil(found.length / columns) * shape.height}px`;
-  for (const tile of tiles.values()) tile.remove();
+  const held = sheet.contains(document.activeElement);
+  sheet.replaceChildren();
   tiles = new Map();
   draw();
+  if (held) tiles.get(current)?.focus({ preventScroll: true });
 }
 
 function draw() {
@@ -221,33 +227,33 @@ function draw() {
   const first = Math.max(0, Math.floor((top - ahead) / shape.height)) * shape.columns;
   const last = Math.min(found.length, Math.ceil((top + innerHeight + ahead) / shape.height) * shape.columns);
   for (const [index, tile] of tiles) {
-    if ((index < first || index >= last) && tile !== document.activeElement) {
+    if ((index < first || index >= last) && index !== current) {
       tile.remove();
       tiles.delete(index);
     }
   }
-  for (let index = first; index < last; index++) {
-    if (!tiles.has(index)) tiles.set(index, addTile(index));
-  }
+  for (let index = first; index < last; index++) addTile(index);
+  // Tab leads to this one, in sight or not.
+  if (current < found.length) addTile(current);
   clearTimeout(resting);
   resting = setTimeout(fetchPictures, REST);
 }
 
 function addTile(index) {
+  if (tiles.has(index)) return;
   const row = found[index];
   const frame = make("span", { className: "frame" });
   frame.style.height = `${shape.side}px`;
-  if (row.state === "failed") frame.append(make("span", { className: "why" }, row.error || "failed"));
+  if (row.state === "failed") frame.append(make("span", { className: "why", dir: "auto" }, row.error || "failed"));
   else if (row.thumbnail) frame.append(picture(row.thumbnail));
   if (row.state === "filtered") frame.append(make("span", { className: "mark" }, "filtered"));
   const tile = make(
     "button",
-    { type: "button", className: "tile", tabIndex: index === current ? 0 : -1 },
+    { type: "button", className: "tile", role: "option" },
     frame,
-    make("span", { className: "text" }, row.text || row.id),
+    make("span", { className: "text", dir: "auto" }, row.text || row.id),
     make("span", { className: "meta" }, [row.service, row.seed === null ? "" : `seed ${row.seed}`].filter(Boolean).join(" · ")),
   );
-  tile.setAttribute("role", "listitem");
   tile.setAttribute("aria-setsize", found.length);
   tile.setAttribute("aria-posinset", index + 1);
   tile.dataset.index = index;
@@ -255,8 +261,21 @@ function addTile(index) {
   const column = index % shape.columns;
   const line = Math.floor(index / shape.columns);
   tile.style.transform = `translate(${column * (shape.side + GAP)}px, ${line * shape.height}px)`;
+  mark(tile);
+  tiles.set(index, tile);
   sheet.append(tile);
-  return tile;
+}
+
+function mark(tile) {
+  const chosen = Number(tile.dataset.index) === current;
+  tile.tabIndex = chosen ? 0 : -1;
+  tile.setAttribute("aria-selected", chosen);
+}
+
+function choose(index) {
+  const before = tiles.get(current);
+  current = index;
+  for (const tile of [before, tiles.get(index)]) if (tile) mark(tile);
 }
 
 function picture(source) {
@@ -272,18 +291,14 @@ function fetchPictures() {
 }
 
 function moveTo(index) {
-  const before = tiles.get(current);
-  if (before) before.tabIndex = -1;
-  current = Math.min(Math.max(index, 0), found.length - 1);
+  choose(Math.min(Math.max(index, 0), found.length - 1));
   const top = Math.floor(current / shape.columns) * shape.height;
   const start = sheet.getBoundingClientRect().top + scrollY + top;
   const bar = byId("filter").offsetHeight;
   if (start - bar < scrollY) scrollTo(0, start - bar - GAP);
   else if (start + shape.height > scrollY + innerHeight) scrollTo(0, start + shape.height - innerHeight);
   draw();
-  const tile = tiles.get(current);
-  tile.tabIndex = 0;
-  tile.focus({ preventScroll: true });
+  tiles.get(current).focus({ preventScroll: true });
 }
 
 function step(key) {
@@ -326,10 +341,10 @@ function filter() {
   );
   current = 0;
   byId("nothing").hidden = found.length > 0;
-  const beyond = facts.counts.done + facts.counts.filtered + facts.counts.failed - rows.length;
+  const beyond = decided - rows.length;
   byId("found").textContent =
     (found.length === rows.length ? whole.format(rows.length) : `${whole.format(found.length)} of ${whole.format(rows.length)}`) +
-    (beyond > 0 ? `, the first of ${whole.format(rows.length + beyond)}` : "");
+    (beyond > 0 ? `, the first of ${whole.format(decided)}` : "");
   measure();
 }
 
@@ -362,14 +377,17 @@ function show(index) {
   byId("viewer-facts").replaceChildren(
     ...Object.entries(lines)
       .filter(([, value]) => value !== null && value !== undefined && value !== "")
-      .flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, String(value))]),
+      .flatMap(([name, value]) => [make("dt", {}, name), make("dd", { dir: "auto" }, String(value))]),
   );
   byId("viewer-link").parentElement.hidden = !row.file;
   byId("viewer-link").href = row.file || "";
   byId("place").textContent = `${whole.format(index + 1)} of ${whole.format(found.length)}`;
   byId("previous").disabled = index === 0;
   byId("next").disabled = index === found.length - 1;
-  if (!viewer.open) viewer.showModal();
+  const opening = !viewer.open;
+  if (opening) viewer.showModal();
+  // What is disabled or hidden would lose the focus to the page behind.
+  if (opening || document.activeElement.matches(":disabled, [hidden] *")) viewer.focus();
 }
 
 function turn(by) {
@@ -403,11 +421,7 @@ sheet.addEventListener("keydown", (event) => {
 });
 sheet.addEventListener("focusin", (event) => {
   const tile = event.target.closest(".tile");
-  if (tile) current = Number(tile.dataset.index);
-});
-viewer.addEventListener("keydown", (event) => {
-  if (event.key === "ArrowLeft") turn(-1);
-  if (event.key === "ArrowRight") turn(1);
+  if (tile) choose(Number(tile.dataset.index));
 });
 viewer.addEventListener("close", () => moveTo(shown));
 viewer.addEventListener("click", (event) => {
@@ -417,7 +431,10 @@ byId("previous").addEventListener("click", () => turn(-1));
 byId("next").addEventListener("click", () => turn(1));
 byId("close").addEventListener("click", () => viewer.close());
 addEventListener("keydown", (event) => {
-  if (event.key === "/" && !viewer.open && document.activeElement !== byId("query")) {
+  if (viewer.open) {
+    if (event.key === "ArrowLeft") turn(-1);
+    if (event.key === "ArrowRight") turn(1);
+  } else if (event.key === "/" && document.activeElement !== byId("query")) {
     event.preventDefault();
     byId("query").focus();
   }

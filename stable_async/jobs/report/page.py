@@ -39,6 +39,31 @@ MOST_PICTURES = 50_000
 THUMBNAILS = 500
 ROWS_AT_A_TIME = 100
 
+# Figures and rows are of every picture of the job, whether or not the prompt file has it now; one
+# that was replaced, and so has no id, is in what was spent and sent alone.
+COUNTS = """
+    SELECT count(id) FILTER (WHERE state = 'done') AS done,
+           count(id) FILTER (WHERE state = 'filtered') AS filtered,
+           count(id) FILTER (WHERE state = 'failed') AS failed,
+           count(id) FILTER (WHERE listed AND state IN ('waiting', 'in flight')) AS "left",
+           count(id) FILTER (WHERE NOT listed AND state NOT IN ('waiting', 'in flight')) AS gone,
+           count(*) FILTER (WHERE id IS NULL AND state IN ('done', 'filtered')) AS replaced
+    FROM prompts
+"""
+FAILURES = """
+    SELECT reason, count(*) FROM prompts WHERE state = 'failed' AND id IS NOT NULL
+    GROUP BY reason ORDER BY 2 DESC
+"""
+# With what may have been billed without a picture, as `Journal.spent` counts.
+SPENDING = """
+    SELECT service, json_extract(parameters, '$.model'), sum(made AND id IS NOT NULL), sum(cost)
+    FROM prompts JOIN (
+        SELECT position, 1 AS made, credits AS cost FROM images
+        UNION ALL
+        SELECT position, 0, price * (maybe_billed + (generation_id IS NOT NULL)) FROM prompts
+        WHERE maybe_billed OR generation_id IS NOT NULL
+    ) USING (position) GROUP BY 1, 2 ORDER BY 4 DESC
+"""
 ROWS = """
     SELECT p.id, p.service, p.state, p.parameters, p.metadata, p.error, p.reason,
            i.file_name, i.width, i.height, coalesce(i.seed, p.seed), i.credits
@@ -74,6 +99,8 @@ def write_report(folder: Path, *, most_pictures: int = MOST_PICTURES) -> Path:
         with closing(Journal.open(path)) as journal:
             journal.db.execute("BEGIN")  # a job that is running does not change under our eyes
             return write_atomically(folder / REPORT_NAME, _page(journal, folder, most_pictures))
+    except sqlite3.OperationalError as error:
+        raise JournalError(f"{path}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise JournalError(f"{path}: {error}; the next run of the job repairs it") from error
 
@@ -98,19 +125,20 @@ def _page(journal: Journal, folder: Path, most_pictures: int) -> Iterator[bytes]
 
 
 def _facts(journal: Journal, folder: Path) -> dict[str, object]:
-    counts, quota = journal.counts(), Quota()
+    quota = Quota()
+    counts = journal.db.execute(COUNTS)
+    names = [name for name, *_ in counts.description]
     (may_be_billed,) = journal.db.execute("SELECT total(maybe_billed) FROM prompts").fetchone()
     departures = journal.db.execute("SELECT * FROM departures ORDER BY second").fetchall()
-    spending = journal.db.execute("SELECT * FROM spending ORDER BY credits DESC").fetchall()
     return {
         "title": folder.resolve().name,
         "written": int(time.time()),
-        "counts": {"total": counts.total, **asdict(counts)},
+        "counts": dict(zip(names, counts.fetchone(), strict=True)),
         "credits": journal.spent(),
         "dollars_per_credit": DOLLARS_PER_CREDIT,
         "may_be_billed": int(may_be_billed),
-        "spending": spending,
-        "failures": list(journal.failures_by_reason().items()),
+        "spending": journal.db.execute(SPENDING).fetchall(),
+        "failures": journal.db.execute(FAILURES).fetchall(),
         "requests": sum(requests for _, requests, _ in departures),
         "rate_limited": sum(limited for _, _, limited in departures),
         "ceiling": quota.requests,
