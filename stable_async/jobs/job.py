@@ -110,6 +110,7 @@ class Job:
         self._runner: Runner | None = None
         self._interrupted = threading.Event()
         self._task: asyncio.Task[object] | None = None
+        self._cancelled_before = 0
         self.progress = Progress(0.0, budget=settings.budget)
         self.notes: list[str] = []
         self.refused: list[tuple[str, int, str | None]] = []
@@ -145,6 +146,7 @@ class Job:
         if self._task is not None:
             raise ConfigurationError("a Job is one run: make another one to run it again")
         self._task = asyncio.current_task()
+        self._cancelled_before = self._task.cancelling() if self._task is not None else 0
         self.progress.started = asyncio.get_running_loop().time()
         make_room_for_files(self._settings.max_in_flight)
         stack = ExitStack()
@@ -249,6 +251,7 @@ class Job:
         elif is_outdated(journal, folder):
             with journal.transaction():
                 count = restore_pictures(journal, folder, store)
+                journal.set(prompts=None)  # the prompt file is to be compared anew
             self.notes.append(f"the journal is an older copy: {count:,} pictures were found")
         with journal.transaction():
             repaired = repair(journal, store)
@@ -274,7 +277,7 @@ class Job:
                         "more; they are left as they are"
                     )
             else:
-                journal.take_up_failed(final=settings.retry_failed)
+                journal.take_up_failed(final=settings.retry_failed, gone=True)
                 planner.begin_unchecked()
         with journal.transaction():
             retire_replaced(journal, store)
@@ -296,7 +299,7 @@ class Job:
 
     def _on_rows(self, count: int) -> None:
         self.progress.total = count
-        cancelled = self._task is not None and self._task.cancelling()
+        cancelled = self._task is not None and self._task.cancelling() > self._cancelled_before
         if cancelled or self._interrupted.is_set():
             raise _InterruptedError
 

@@ -431,13 +431,13 @@ class Journal:
         fresh, self._fresh = self._fresh, []
         return fresh
 
-    def take_up_failed(self, *, final: bool) -> int:
-        """Let failed prompts wait again, final ones only if asked for, and count them."""
+    def take_up_failed(self, *, final: bool, gone: bool = False) -> int:
+        """Let failed prompts wait again, final and unlisted ones only if asked for; count them."""
         self._flush()
         return self.db.execute(
-            "UPDATE prompts SET state = 'waiting' WHERE state = 'failed' AND listed "
+            "UPDATE prompts SET state = 'waiting' WHERE state = 'failed' AND (listed OR ?) "
             "AND (NOT final OR ?)",
-            (final,),
+            (gone, final),
         ).rowcount
 
     def count_departures(self, seconds: Mapping[int, tuple[int, int]]) -> None:
@@ -457,13 +457,35 @@ class Journal:
         metadata: Mapping[str, object],
         image: ImageFacts,
     ) -> bool:
-        """Lay down a picture whose row may not be known, and tell whether it was new."""
+        """Lay down a picture whose row may not be known, and tell whether it was new.
+
+        Without a `service` nothing is known but the picture.
+        """
+        if self.has_image(image.position):
+            return False
         state = "filtered" if image.finish_reason == CONTENT_FILTERED else "done"
         known = self.db.execute(
             "UPDATE prompts SET state = ?, generation_id = NULL WHERE position = ? AND id = ? "
-            "AND NOT EXISTS (SELECT 1 FROM images WHERE position = ?)",
-            (state, image.position, identity, image.position),
-        ).rowcount
+            "RETURNING service, parameters",
+            (state, image.position, identity),
+        ).fetchone()
+        if known and service and (known[0], json.loads(known[1])) != (service, parameters):
+            # It was made from other content than the row has here.
+            self.db.execute(
+                "UPDATE prompts SET service = ?, parameters = ?, metadata = ?, content = NULL "
+                "WHERE position = ?",
+                (
+                    service,
+                    to_json(parameters),
+                    to_json(metadata) if metadata else None,
+                    image.position,
+                ),
+            )
+        # It may have taken the id over from one that was made before.
+        self.db.execute(
+            "UPDATE prompts SET id = NULL, listed = 0 WHERE id = ? AND position < ?",
+            (identity, image.position),
+        )
         laid_down = self.db.execute(
             "INSERT OR IGNORE INTO prompts (position, id, row, service, parameters, metadata, "
             "seed, price, listed, state) VALUES (?, ?, 0, ?, ?, ?, ?, ?, 0, ?)",

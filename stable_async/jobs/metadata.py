@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from stable_async.jobs.journal import FreshImage, Journal
 
-__all__ = ["MetadataFile"]
+__all__ = ["MetadataFile", "marked"]
 
 LINES_AT_A_TIME = 100
 DIGESTED = 4096
@@ -34,22 +34,16 @@ class MetadataFile:
         """Bring the file up to date, and open it to append."""
         self._path = path
         self._journal = journal
-        size, number = journal.get("metadata_size"), journal.get("metadata_number")
         self._number = 0
-        if (
-            isinstance(size, int)
-            and isinstance(number, int)
-            and path.exists()
-            and _digest_before(path, size) == journal.get("metadata_digest")
-        ):
+        if mark := marked(path, journal):
+            size, self._number = mark
             os.truncate(path, size)
-            self._number = number
-            self._file = path.open("ab", buffering=0)
+            self._file = path.open("a+b", buffering=0)
             for lines in self._missing():
                 self._write(lines)
         else:
             write_atomically(path, self._missing())
-            self._file = path.open("ab", buffering=0)
+            self._file = path.open("a+b", buffering=0)
         self._marked = -1
 
     def append(self, fresh: Sequence[FreshImage]) -> None:
@@ -72,7 +66,7 @@ class MetadataFile:
         self._journal.set(
             metadata_size=size,
             metadata_number=self._number,
-            metadata_digest=_digest_before(self._path, size),
+            metadata_digest=_digest_before(self._file.fileno(), size),
         )
         self._marked = self._number
 
@@ -93,10 +87,18 @@ class MetadataFile:
             view = view[self._file.write(view) :]
 
 
-def _digest_before(path: Path, size: int) -> str | None:
-    """Give a digest of the bytes before a place in the file; `None` if it is not that long."""
-    length = min(size, DIGESTED)
+def marked(path: Path, journal: Journal) -> tuple[int, int] | None:
+    """Give size and number of the journal's mark; `None` if it was set in no such file."""
+    size, number = journal.get("metadata_size"), journal.get("metadata_number")
+    if not (isinstance(size, int) and isinstance(number, int) and path.exists()):
+        return None
     with path.open("rb") as file:
-        file.seek(size - length)
-        data = file.read(length)
-    return blake2b(data, digest_size=16).hexdigest() if len(data) == length else None
+        digest = _digest_before(file.fileno(), size)
+    return (size, number) if digest == journal.get("metadata_digest") else None
+
+
+def _digest_before(descriptor: int, size: int) -> str:
+    """Give a digest of the bytes before a place in the file, and of how many there are."""
+    length = min(size, DIGESTED)
+    data = os.pread(descriptor, length, size - length)
+    return blake2b(data, digest_size=16, salt=len(data).to_bytes(8)).hexdigest()

@@ -72,7 +72,7 @@ class BucketStore:
         try:
             with _translated():
                 self._bucket: Bucket = from_url(self._url)
-                obstore.put(self._bucket, PROBE, b"")
+                obstore.put(self._bucket, PROBE, b"", attributes={"Content-Type": "image/png"})
                 obstore.delete(self._bucket, PROBE)
         except (OSError, ValueError) as error:
             what = error.strerror if isinstance(error, OSError) else str(error)
@@ -218,7 +218,7 @@ def _translated() -> Iterator[None]:
         yield
     except (NotFoundError, FileNotFoundError) as error:
         raise FileNotFoundError(errno.ENOENT, _short(error)) from error
-    except BaseError as error:
+    except (BaseError, NotImplementedError) as error:
         raise OSError(errno.EIO, _short(error)) from error
 
 

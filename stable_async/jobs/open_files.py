@@ -1,4 +1,4 @@
-"""How many files a process may have open: a connection for each request is one."""
+"""How many files a process may have open: a connection for each request, and a large picture."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from stable_async.jobs.errors import JobError
 
 __all__ = ["make_room_for_files"]
 
-# Pictures that are kept together, the journal, input files, and what the program has open itself.
+# The journal, prompts, input files, and what the program has open itself.
 BESIDES = 192
 
 
@@ -21,13 +21,14 @@ def make_room_for_files(in_flight: int) -> None:
         JobError: The hard limit is too low.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = in_flight + BESIDES
+    needed = 2 * in_flight + BESIDES
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
     except (ValueError, OSError):
+        most = max((hard - BESIDES) // 2, 1)
         raise JobError(
             f"max_in_flight is {in_flight}, which needs {needed} open files, and this process may "
-            f"have {hard}; allowed: up to {max(hard - BESIDES, 1)}, or more files (`ulimit -n`)"
+            f"have {hard}; allowed: up to {most}, or more files (`ulimit -n`)"
         ) from None

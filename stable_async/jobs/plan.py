@@ -322,13 +322,7 @@ class Planner:
                 self.report.states[there.state] += 1
                 return there.position
             if there.content is not None and there.paid and not self._replace_changed:
-                return [
-                    RowProblem(
-                        item.row,
-                        f"id: {identity!r} was made from other content; give it another id, or "
-                        "make it anew with --replace-changed",
-                    )
-                ]
+                return [_made_from_other_content(identity, item)]
         ready = item.check(self._prompts.folder)
         if not isinstance(ready, ReadyItem):
             return ready
@@ -336,11 +330,14 @@ class Planner:
             self.report.added += 1
             return self._insert(identity, item, ready)
         if there.content is None and there.state in {"done", "filtered"}:
-            # Rebuilt from files: the picture is there, the row it was made from is only now.
-            self.report.known += 1
-            self.report.states[there.state] += 1
-            self._update(there.position, item, ready, made=True)
-            return there.position
+            # Rebuilt from files: the picture is there, the row it was made from may be only now.
+            if self._may_be_made_from(there.position, item, ready):
+                self.report.known += 1
+                self.report.states[there.state] += 1
+                self._update(there.position, item, ready, made=True)
+                return there.position
+            if not self._replace_changed:
+                return [_made_from_other_content(identity, item)]
         self.report.changed += 1
         self.report.known += 1
         if there.paid:
@@ -351,6 +348,20 @@ class Planner:
             return self._insert(identity, item, ready)
         self._update(there.position, item, ready, made=False)
         return there.position
+
+    def _may_be_made_from(self, position: int, item: Item, ready: ReadyItem) -> bool:
+        """Tell whether what is known of a picture goes together with a row."""
+        service, parameters, seed = self._db.execute(
+            "SELECT service, parameters, seed FROM prompts WHERE position = ?", (position,)
+        ).fetchone()
+        if not service:
+            return True  # found by its name alone
+        given = str(item.fields.get("seed", 0))
+        if given != "0" and ready.seed != seed:  # 0 is none: one was drawn
+            return False
+        return bool(service == item.service) and json.loads(parameters) == json.loads(
+            ready.parameters
+        )
 
     def _insert(self, identity: str, item: Item, ready: ReadyItem) -> int:
         self._last_position += 1
@@ -408,6 +419,14 @@ class Planner:
 
 def _derived_id(item: Item) -> str:
     return item.content.hex()[:16]
+
+
+def _made_from_other_content(identity: str, item: Item) -> RowProblem:
+    return RowProblem(
+        item.row,
+        f"id: {identity!r} was made from other content; give it another id, or make it anew with "
+        "--replace-changed",
+    )
 
 
 def _marks(values: Sequence[object] | Counter[bytes]) -> str:

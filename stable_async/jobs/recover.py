@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stable_async.jobs.errors import JobError, JournalError
 from stable_async.jobs.journal import FACTS, ImageFacts, Journal
+from stable_async.jobs.metadata import marked
 from stable_async.jobs.services import SERVICES
 from stable_async.jobs.store import content_type_of, file_stem, parse_stem
 from stable_async.media import CONTENT_FILTERED
@@ -71,6 +72,7 @@ def open_journal(folder: Path, store: Store) -> tuple[Journal, str | None]:
             count = restore_pictures(journal, folder, store)
     finally:
         journal.close()
+    _remove(path)  # what a lost one has left beside it belongs to no other
     unfinished.replace(path)
     return Journal.open(path), (
         f"{what}; rebuilt from {METADATA_NAME} and files: {count:,} pictures. What failed before, "
@@ -101,13 +103,14 @@ def _is_aside(name: str) -> bool:
 def is_outdated(journal: Journal, folder: Path) -> bool:
     """Tell whether `metadata.jsonl` knows pictures that the journal does not.
 
-    Each line is written when its picture is in the journal: the journal is an older copy. Only what
-    stands behind the journal's mark is looked at.
+    Each line is written when its picture is in the journal: the journal is an older copy. Of the
+    file that the journal set its mark in, only what stands behind it is looked at.
     """
-    path, size = folder / METADATA_NAME, journal.get("metadata_size")
+    path = folder / METADATA_NAME
+    size, _ = marked(path, journal) or (0, 0)
     return any(
         place is not None and not journal.has_image(place[0])
-        for line in _lines(path, after=size if isinstance(size, int) else 0)
+        for line in _lines(path, after=size)
         for place in [parse_stem(str(line.get("file_name")))]
     )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stable_async.jobs import JournalError, PromptRules, StorageError
+from stable_async.jobs import JournalError, PromptFileError, PromptRules, StorageError
 from stable_async.jobs.journal import Journal
 from stable_async.jobs.metadata import MetadataFile
 from stable_async.jobs.recover import restore_pictures
@@ -132,7 +132,7 @@ async def test_lines_that_were_written_after_the_last_mark_are_written_once(benc
 @pytest.mark.parametrize("damage", ["garbage", "missing", "truncated", "empty"])
 async def test_a_lost_journal_is_rebuilt_from_files_and_metadata(bench: Bench, damage: str) -> None:
     bench.shop.script["b"] = ["filtered"]
-    path = bench.write("a", "b", {"id": "my/c", "prompt": "c"}, "d")
+    path = bench.write({"prompt": "a", "seed": 0}, "b", {"id": "my/c", "prompt": "c"}, "d")
     await bench.run(path, PromptRules(limit=3))
     before = bench.lines()
     journal = bench.out / "job.sqlite"
@@ -192,9 +192,7 @@ async def test_an_older_copy_of_the_journal_learns_of_the_pictures_that_came_sin
     copy = (bench.out / "job.sqlite").read_bytes()
     await bench.run(path, PromptRules(limit=3))
     lines = bench.lines()
-    for name in ("", "-wal", "-shm"):
-        (bench.out / f"job.sqlite{name}").unlink(missing_ok=True)
-    (bench.out / "job.sqlite").write_bytes(copy)
+    keep_only(bench.out / "job.sqlite", copy)
     async with bench.client() as client:
         job = bench.job(path)
         summary = await job.run(client)
@@ -202,6 +200,65 @@ async def test_an_older_copy_of_the_journal_learns_of_the_pictures_that_came_sin
     assert any("older copy: 2 pictures" in note for note in job.notes)
     assert bench.lines()[:3] == lines
     check_job(bench.out, 4)
+
+
+def keep_only(journal: Path, content: bytes) -> None:
+    """Put an older journal in the place of the present one."""
+    for suffix in ("", "-wal", "-shm"):
+        journal.with_name(journal.name + suffix).unlink(missing_ok=True)
+    journal.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["older", "lost"])
+async def test_a_journal_learns_what_a_picture_was_made_from(bench: Bench, damage: str) -> None:
+    """Its row was changed after the backup, and made then."""
+    old = bench.write({"id": "a", "prompt": "a"}, {"id": "b", "prompt": "old"})
+    await bench.run(old, budget=3)
+    copy = (bench.out / "job.sqlite").read_bytes()
+    new = bench.write({"id": "a", "prompt": "a"}, {"id": "b", "prompt": "new"}, name="new.jsonl")
+    await bench.run(new)
+    lines = bench.lines()
+    keep_only(bench.out / "job.sqlite", copy if damage == "older" else b"")
+    with pytest.raises(PromptFileError, match="'b' was made from other content"):
+        await bench.run(old)
+    summary = await bench.run(new)
+    assert (summary.ending, summary.requests) == ("complete", 0)
+    assert bench.lines() == lines
+
+
+async def test_an_older_journal_learns_of_pictures_that_were_replaced(bench: Bench) -> None:
+    rows = [{"id": "a", "prompt": "cat"}, {"id": "b", "prompt": "b"}]
+    await bench.run(bench.write(*rows))
+    copy = (bench.out / "job.sqlite").read_bytes()
+    path = bench.write({"id": "a", "prompt": "dog"}, rows[1])
+    await bench.run(path, replace_changed=True)
+    lines = sorted(bench.lines(), key=lambda line: str(line["id"]))
+    keep_only(bench.out / "job.sqlite", copy)
+    summary = await bench.run(path, replace_changed=True)
+    assert (summary.ending, summary.requests) == ("complete", 0)
+    assert sorted(bench.lines(), key=lambda line: str(line["id"])) == lines
+    assert set(bench.shop.sold.values()) == {1}
+
+
+async def test_what_a_lost_journal_leaves_beside_it_is_not_taken_for_the_new_one(
+    bench: Bench,
+) -> None:
+    path = bench.write(*(f"p{n}" for n in range(30)))
+    left = bench.folder / "left"
+    bench.shop.script = {f"p{n}": ["slow"] for n in range(20, 30)}
+    async with bench.client() as client:
+        job = bench.job(path, max_in_flight=10)
+        running = asyncio.ensure_future(job.run(client))
+        while job.progress.done < 20:
+            await asyncio.sleep(0.001)
+        shutil.copytree(bench.out, left)  # what `kill -9` would leave
+        bench.shop.opened.set()
+        await running
+    assert (left / "job.sqlite-wal").stat().st_size
+    (left / "job.sqlite").unlink()
+    summary = await bench.run(path, folder=left)
+    assert (summary.ending, summary.skipped, summary.done) == ("complete", 20, 10)
+    check_job(left, 30)
 
 
 async def test_a_row_may_have_an_id_that_looks_like_a_mark(bench: Bench) -> None:
@@ -245,6 +302,29 @@ async def test_a_metadata_file_that_was_edited_is_written_anew(bench: Bench) -> 
     file.write_text(whole.replace('{"file_name"', '{"note":"hello","file_name"'))
     await bench.run(path)
     assert file.read_text() == whole
+
+
+@pytest.mark.parametrize("damage", ["shorter", "gone"])
+async def test_a_metadata_file_that_is_replaced_during_a_run_is_written_anew(
+    bench: Bench, damage: str
+) -> None:
+    """An editor saves under another name, and so puts another file in its place."""
+    bench.shop.script["b"] = ["slow"]
+    path = bench.write("a", "b")
+    file = bench.out / "metadata.jsonl"
+    async with bench.client() as client:
+        job = bench.job(path)
+        running = asyncio.ensure_future(job.run(client))
+        while job.progress.done < 1:
+            await asyncio.sleep(0.001)
+        file.unlink()
+        if damage == "shorter":
+            file.write_text("{}\n")
+        bench.shop.opened.set()
+        assert (await running).ending == "complete"
+    await bench.run(path)
+    assert [line["text"] for line in bench.lines()] == ["a", "b"]
+    check_job(bench.out, 2)
 
 
 async def test_half_a_line_is_no_end_of_the_metadata(

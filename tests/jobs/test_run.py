@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import resource
@@ -334,6 +335,16 @@ async def test_a_job_is_run_once_and_with_an_open_client(bench: Bench) -> None:
         assert (await job.run(client)).done == 2
         with pytest.raises(ConfigurationError, match="another one"):
             await job.run(client)
+
+
+async def test_a_cancellation_that_was_swallowed_before_ends_no_job(bench: Bench) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    assert (await bench.run(bench.write("a"))).ending == "complete"
+    task.uncancel()
 
 
 async def test_giving_up_twice_waits_for_what_is_being_written(

@@ -183,7 +183,7 @@ def _parts(text: str) -> tuple[dict[str, str], str]:
     found = HEAD.match(text)
     if not found:
         return {}, f"\n{text}"
-    lines = {some.partition(":")[0]: some for some in KEY.split(found[1])}
+    lines = {some.partition(":")[0].strip(" \"'"): some for some in KEY.split(found[1])}
     return lines, text[found.end() :]
 
 
