@@ -112,6 +112,15 @@ async def logged(url: str) -> list[float]:
         return sorted(json.loads(await answer.text()))
 
 
+def sharing(url: str, folder: str) -> dict[str, str]:
+    """Give the environment of processes that share one key's quota."""
+    return {
+        "STABILITY_API_KEY": KEY,
+        "STABILITY_BASE_URL": url,
+        "STABILITY_SHARED_QUOTA": str(Path(folder) / "quota"),
+    }
+
+
 # ---- users in bursts
 
 
@@ -124,12 +133,7 @@ async def serve_users(name: str, app: str, *, bulk: bool, rate: int = REQUESTS) 
         async with AsyncExitStack() as stack:
             api = await stack.enter_async_context(process("-m", "benchmarks.web_server"))
             url = f"http://127.0.0.1:{await line(api)}"
-            environment = {
-                "STABILITY_API_KEY": KEY,
-                "STABILITY_BASE_URL": url,
-                "STABILITY_SHARED_QUOTA": str(Path(folder) / "quota"),
-                "BENCHMARK_RATE": str(rate),
-            }
+            environment = {**sharing(url, folder), "BENCHMARK_RATE": str(rate)}
             uvicorn = ("-m", "uvicorn", app, "--port", port, "--log-level", "error")
             workers = ("--workers", str(WORKERS), "--timeout-graceful-shutdown", "1")
             service = await stack.enter_async_context(process(*uvicorn, *workers, **environment))
@@ -241,11 +245,7 @@ async def blows() -> None:
         async with AsyncExitStack() as stack:
             api = await stack.enter_async_context(process("-m", "benchmarks.web_server"))
             url = f"http://127.0.0.1:{await line(api)}"
-            environment = {
-                "STABILITY_API_KEY": KEY,
-                "STABILITY_BASE_URL": url,
-                "STABILITY_SHARED_QUOTA": str(Path(folder) / "quota"),
-            }
+            environment = sharing(url, folder)
             jobs = [
                 await stack.enter_async_context(
                     process("-m", "benchmarks.web", "--bulk", "ours", **environment)

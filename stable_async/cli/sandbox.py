@@ -1,13 +1,12 @@
 """`stable-async sandbox`: the API on this machine."""
 
 import asyncio
-import signal
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from stable_async.cli.failures import OK, UsageError
-from stable_async.sandbox import SandboxSettings, serve
+from stable_async.sandbox import SandboxSettings, serve_until_signal
 from stable_async.sandbox.settings import Counting
 
 __all__ = ["sandbox"]
@@ -43,7 +42,7 @@ def sandbox(
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
-    asyncio.run(_serve(settings))
+    asyncio.run(serve_until_signal(settings, on_ready=_tell))
     return OK
 
 
@@ -51,13 +50,5 @@ def _latency(text: str) -> float | Literal["observed"]:
     return "observed" if text == "observed" else float(text)
 
 
-async def _serve(settings: SandboxSettings) -> None:
-    def tell(url: str) -> None:
-        print(f"sandbox on {url} (STABILITY_BASE_URL={url} STABILITY_API_KEY=any)", flush=True)
-
-    task = asyncio.ensure_future(serve(settings, on_ready=tell))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.result()
+def _tell(url: str) -> None:
+    print(f"sandbox on {url} (STABILITY_BASE_URL={url} STABILITY_API_KEY=any)", flush=True)

@@ -18,7 +18,7 @@ from stable_async.jobs.store import (
     StoredImage,
     describe,
     file_suffixes,
-    parse_stem,
+    parse_stems,
 )
 
 if TYPE_CHECKING:
@@ -59,12 +59,10 @@ class FolderStore:
                 found = entry
         if found is None:
             return None
-        digest = hashlib.sha256()
         with found.open("rb") as file:
             head = file.read(HEAD_SIZE)
-            digest.update(head)
-            while chunk := file.read(HEAD_SIZE):
-                digest.update(chunk)
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256")
             size = file.tell()
         return describe(
             found.relative_to(self._job).as_posix(),
@@ -85,10 +83,7 @@ class FolderStore:
             return None
 
     def pictures(self) -> Iterator[tuple[int, str]]:
-        for path in self._images.glob("*/*"):
-            match parse_stem(path.name):
-                case int(position), str(identity):
-                    yield position, identity
+        return parse_stems(path.name for path in self._images.glob("*/*"))
 
     def retire(self, file_name: str) -> str:
         old = self._job / file_name

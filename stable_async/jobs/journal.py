@@ -464,6 +464,7 @@ class Journal:
         if self.has_image(image.position):
             return False
         state = "filtered" if image.finish_reason == CONTENT_FILTERED else "done"
+        row = (service, to_json(parameters), to_json(metadata) if metadata else None)
         known = self.db.execute(
             "UPDATE prompts SET state = ?, generation_id = NULL WHERE position = ? AND id = ? "
             "RETURNING service, parameters",
@@ -474,12 +475,7 @@ class Journal:
             self.db.execute(
                 "UPDATE prompts SET service = ?, parameters = ?, metadata = ?, content = NULL "
                 "WHERE position = ?",
-                (
-                    service,
-                    to_json(parameters),
-                    to_json(metadata) if metadata else None,
-                    image.position,
-                ),
+                (*row, image.position),
             )
         # It may have taken the id over from one that was made before.
         self.db.execute(
@@ -489,16 +485,7 @@ class Journal:
         laid_down = self.db.execute(
             "INSERT OR IGNORE INTO prompts (position, id, row, service, parameters, metadata, "
             "seed, price, listed, state) VALUES (?, ?, 0, ?, ?, ?, ?, ?, 0, ?)",
-            (
-                image.position,
-                identity,
-                service,
-                to_json(parameters),
-                to_json(metadata) if metadata else None,
-                image.seed,
-                image.credits,
-                state,
-            ),
+            (image.position, identity, *row, image.seed, image.credits, state),
         ).rowcount
         if known or laid_down:
             self._insert_images([image])

@@ -38,20 +38,17 @@ class MetadataFile:
         if mark := marked(path, journal):
             size, self._number = mark
             os.truncate(path, size)
-            self._file = path.open("a+b", buffering=0)
-            for lines in self._missing():
-                self._write(lines)
         else:
             write_atomically(path, self._missing())
-            self._file = path.open("a+b", buffering=0)
+        self._file = path.open("a+b", buffering=0)
+        for lines in self._missing():
+            self._write(lines)
         self._marked = -1
 
     def append(self, fresh: Sequence[FreshImage]) -> None:
         """Add lines for pictures that the journal has."""
         if fresh:
-            self._write(
-                "".join(metadata_line(prompt, image) for _, prompt, image in fresh).encode()
-            )
+            self._write(_lines(fresh))
             self._number = fresh[-1][0]
 
     @property
@@ -78,13 +75,17 @@ class MetadataFile:
         """Give the lines that the file does not have yet, many at a time."""
         images = self._journal.images(after=self._number)
         while some := list(islice(images, LINES_AT_A_TIME)):
-            yield "".join(metadata_line(prompt, image) for _, prompt, image in some).encode()
+            yield _lines(some)
             self._number = some[-1][0]
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
             view = view[self._file.write(view) :]
+
+
+def _lines(fresh: Sequence[FreshImage]) -> bytes:
+    return "".join(metadata_line(prompt, image) for _, prompt, image in fresh).encode()
 
 
 def marked(path: Path, journal: Journal) -> tuple[int, int] | None:

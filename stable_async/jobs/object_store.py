@@ -22,7 +22,7 @@ from stable_async.jobs.store import (
     StoredImage,
     describe,
     file_suffixes,
-    parse_stem,
+    parse_stems,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class BucketStore:
         try:
             with _translated():
                 self._bucket: Bucket = from_url(self._url)
-                obstore.put(self._bucket, PROBE, b"", attributes={"Content-Type": "image/png"})
+                obstore.put(self._bucket, PROBE, b"", attributes=_attributes("image/png"))
                 obstore.delete(self._bucket, PROBE)
         except (OSError, ValueError) as error:
             what = error.strerror if isinstance(error, OSError) else str(error)
@@ -93,7 +93,7 @@ class BucketStore:
             OSError: It could not be kept.
         """
         with _translated():
-            attributes: Attributes = {"Content-Type": content_type}
+            attributes = _attributes(content_type)
             await self._obstore.put_async(self._bucket, path, data, attributes=attributes)
         return f"{self._url}/{path}"
 
@@ -132,8 +132,7 @@ class BucketStore:
             return
         data = file.read_bytes()
         with _translated():
-            attributes: Attributes = {"Content-Type": sniff(data)}
-            self._obstore.put(self._bucket, path, data, attributes=attributes)
+            self._obstore.put(self._bucket, path, data, attributes=_attributes(sniff(data)))
         file.unlink()
 
     def owns(self, file_name: str) -> bool:
@@ -150,16 +149,10 @@ class BucketStore:
             return None
 
     def pictures(self) -> Iterator[tuple[int, str]]:
-        for file in self._aside.glob("*/*"):
-            match parse_stem(file.name):
-                case int(position), str(identity):
-                    yield position, identity
+        yield from parse_stems(file.name for file in self._aside.glob("*/*"))
         with _translated():
             for some in self._obstore.list(self._bucket):
-                for entry in some:
-                    match parse_stem(entry["path"]):
-                        case int(position), str(identity):
-                            yield position, identity
+                yield from parse_stems(entry["path"] for entry in some)
 
     def retire(self, file_name: str) -> str:
         old = file_name.removeprefix(f"{self._url}/")
@@ -207,6 +200,10 @@ class _ObjectSink:
 
     async def discard(self) -> None:
         self._chunks.clear()
+
+
+def _attributes(content_type: str) -> Attributes:
+    return {"Content-Type": content_type}
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from typing import TYPE_CHECKING
 
 from stable_async.jobs.errors import PromptFileError, RowProblem
@@ -30,7 +30,6 @@ __all__ = ["PlanReport", "Planner"]
 BATCH = 1_000
 # Problems that are kept to be told; the others are only counted.
 KEPT_PROBLEMS = 1_000
-HASH_CHUNK = 1024 * 1024
 # Seconds to wait for rows before looking whether they are still wanted.
 LOOK = 0.1
 # The reason why a row failed that is no picture to be made.
@@ -120,9 +119,7 @@ class Planner:
         how = [self._prompts.format, self._prompts.prompt_column, asdict(self._rules)]
         digest.update(json.dumps(how).encode())
         with self._prompts.path.open("rb") as file:
-            while chunk := file.read(HASH_CHUNK):
-                digest.update(chunk)
-        return digest.hexdigest()
+            return file_digest(file, lambda: digest).hexdigest()
 
     def run(self, on_rows: Callable[[int], None] = lambda count: None) -> PlanReport:
         """Lay down the whole file, or nothing of it.

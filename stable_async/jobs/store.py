@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from stable_async.api.pictures import read_picture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from stable_async.files import Sink
@@ -28,6 +28,7 @@ __all__ = [
     "file_stem",
     "file_suffixes",
     "parse_stem",
+    "parse_stems",
 ]
 
 # No folder has more than so many files.
@@ -128,6 +129,14 @@ def parse_stem(name: str) -> tuple[int, str | None] | None:
         return position, latin.encode("latin-1").decode()
     except ValueError:
         return position, None
+
+
+def parse_stems(names: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Give position and id of each picture whose name tells them both."""
+    for name in names:
+        match parse_stem(name):
+            case int(position), str(identity):
+                yield position, identity
 
 
 def _escape(identity: str) -> str:

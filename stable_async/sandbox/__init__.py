@@ -12,6 +12,7 @@ docs/sandbox.md for what it imitates and what it does not.
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import TYPE_CHECKING
 
 from stable_async.sandbox.settings import SandboxOptions, SandboxSettings
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from stable_async.sandbox.server import Server
     from stable_async.sandbox.service import Service
 
-__all__ = ["Sandbox", "SandboxOptions", "SandboxSettings", "serve"]
+__all__ = ["Sandbox", "SandboxOptions", "SandboxSettings", "serve", "serve_until_signal"]
 
 
 class Sandbox:
@@ -163,3 +164,29 @@ async def serve(
         if on_ready is not None:
             on_ready(sandbox.url)
         await asyncio.Event().wait()
+
+
+async def serve_until_signal(
+    settings: SandboxSettings,
+    *,
+    on_ready: Callable[[str], None],
+    or_until: Callable[[Callable[[], object]], None] | None = None,
+) -> None:
+    """Run a sandbox until SIGINT or SIGTERM.
+
+    Args:
+        settings: How it behaves.
+        on_ready: Called with the URL once it listens.
+        or_until: Is given what ends the sandbox as well.
+
+    Raises:
+        OSError: The port is taken.
+    """
+    task = asyncio.ensure_future(serve(settings, on_ready=on_ready))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    if or_until is not None:
+        or_until(task.cancel)
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import signal
 import sys
 import threading
 from typing import TYPE_CHECKING, get_args
 
-from stable_async.sandbox import SandboxSettings, serve
+from stable_async.sandbox import SandboxSettings, serve_until_signal
 from stable_async.sandbox.settings import Counting
 
 if TYPE_CHECKING:
@@ -64,25 +63,14 @@ def _show(url: str) -> None:
     sys.stdout.flush()
 
 
-async def _run(settings: SandboxSettings, *, attached: bool) -> None:
-    task = asyncio.ensure_future(serve(settings, on_ready=_show))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    if attached:
-        _when_stdin_ends(task.cancel)
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.result()
-
-
 def main() -> int:
     """Run the command; give its exit status."""
     options = vars(_parser().parse_args())
     attached = options.pop("attached")
     try:
         settings = _attached_settings() if attached else SandboxSettings(**options)
-        asyncio.run(_run(settings, attached=attached))
+        or_until = _when_stdin_ends if attached else None
+        asyncio.run(serve_until_signal(settings, on_ready=_show, or_until=or_until))
     except ValueError as error:
         sys.stderr.write(f"sandbox: {error}\n")
         return 2
