@@ -286,7 +286,10 @@ class Worker:
         assert self.process.stdout.readline() == "open\n"
 
     def departures(self) -> list[float]:
-        output, _ = self.process.communicate(timeout=30)
+        # Not `communicate`: it passes over what `readline` has read beyond its line.
+        with self.process as process:
+            assert process.stdout is not None
+            output = process.stdout.read()
         return [float(line) for line in output.split("\n")[:-1]]
 
 
