@@ -22,10 +22,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from stable_async.jobs.export import ExportFormat, export_job
-from stable_async.jobs.journal import Journal
-from stable_async.jobs.prompts import to_json
-from stable_async.jobs.store import file_stem
+from stable_async.datasets import ExportFormat, export_job
+from stable_async.jobs.ledger import Journal
+from stable_async.jobs.row import to_json
+from stable_async.jobs.storage.base import file_stem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

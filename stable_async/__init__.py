@@ -75,8 +75,8 @@ if TYPE_CHECKING:
     )
     from stable_async.client import Outcome, StabilityClient
     from stable_async.media import Audio, Image, Model3D
-    from stable_async.quota.file import SharedQuota
-    from stable_async.transport.downloads import MediaStream
+    from stable_async.quota.homes.file import SharedQuota
+    from stable_async.transport.streams import MediaStream
 
 __all__ = [
     "APIConnectionError",
@@ -190,8 +190,8 @@ _LAZY = {
     "api.base": ("FileInput", "Request", "ResultRequest"),
     "client": ("Outcome", "StabilityClient"),
     "media": ("Audio", "Image", "Model3D"),
-    "quota.file": ("SharedQuota",),
-    "transport.downloads": ("MediaStream",),
+    "quota.homes.file": ("SharedQuota",),
+    "transport.streams": ("MediaStream",),
 }
 _MODULES = {name: module for module, names in _LAZY.items() for name in names}
 

@@ -29,12 +29,12 @@ from stable_async.errors import (
 )
 from stable_async.groups import Groups
 from stable_async.media import Media
-from stable_async.polling import POLL_INTERVAL, Polling, reported_when_cancelled
 from stable_async.quota import QuotaLimiter
-from stable_async.quota.file import SharedQuota
-from stable_async.transport.downloads import MediaStream, read_body
+from stable_async.quota.homes.file import SharedQuota
 from stable_async.transport.finishing import Finishing
+from stable_async.transport.polling import POLL_INTERVAL, Polling, reported_when_cancelled
 from stable_async.transport.session import Departure, PermitOptions, Transport
+from stable_async.transport.streams import MediaStream, read_body
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from stable_async.groups.base import CallOptions
     from stable_async.quota import Priority, QuotaStatistics
-    from stable_async.quota.file import FileBooks
+    from stable_async.quota.homes.file import FileBooks
     from stable_async.transport.telemetry import Telemetry
 
 __all__ = ["Outcome", "StabilityClient"]

@@ -14,7 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from stable_async import errors
-from stable_async.transport.translate import translated_errors
+from stable_async.transport.error_mapping import translated_errors
 
 
 def drawn() -> dict[str, str]:

@@ -17,11 +17,12 @@ ROOT = Path(stable_async.__file__).parent
 ORDER = [
     "cli",
     "integrations",
+    "report",
+    "datasets",
     "jobs",
     "web",
     "client",
     "groups",
-    "polling",
     "transport",
     "quota",
     "concurrency",

@@ -32,7 +32,7 @@ from stable_async import (
     UpscaleCreative,
     UpscaleFast,
 )
-from stable_async.polling import MAX_BROKEN_LOOKS, Polling
+from stable_async.transport.polling import MAX_BROKEN_LOOKS, Polling
 from tests.raw_server import Connection, answer, raw_server
 from tests.samples import picture
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError as PydanticValidationError
 from pydantic_core import PydanticCustomError, core_schema
 
 from stable_async.api.heads import FileHead
-from stable_async.api.pictures import PictureLimits
+from stable_async.api.images import PictureLimits
 from stable_async.errors import FieldProblem, InvalidRequestError
 from stable_async.media import Image, Media
 

@@ -21,7 +21,7 @@ from stable_async.api.fields import (
     Text,
     UnitInterval,
 )
-from stable_async.api.pictures import PictureLimits
+from stable_async.api.images import PictureLimits
 
 __all__ = ["ControlSketch", "ControlStructure", "ControlStyle", "StyleTransfer"]
 

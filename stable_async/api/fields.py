@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stable_async.api.pictures import PictureLimits
+from stable_async.api.images import PictureLimits
 
 __all__ = [
     "LARGE_PICTURE",

@@ -20,7 +20,7 @@ from stable_async.api.fields import (
     StylePreset,
     UnitInterval,
 )
-from stable_async.api.pictures import PictureLimits
+from stable_async.api.images import PictureLimits
 from stable_async.errors import FieldProblem
 
 __all__ = ["GenerateCore", "GenerateSD3", "GenerateUltra", "SD3Model"]

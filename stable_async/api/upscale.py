@@ -18,7 +18,7 @@ from stable_async.api.fields import (
     Seed,
     StylePreset,
 )
-from stable_async.api.pictures import PictureLimits
+from stable_async.api.images import PictureLimits
 from stable_async.api.results import ImageResult
 from stable_async.media import Image
 

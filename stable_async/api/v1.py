@@ -17,7 +17,7 @@ from stable_async.api.answers import Answer, read_artifacts, read_as
 from stable_async.api.base import FileInput, FilePart, Operation, PathPart, WholeRequest
 from stable_async.api.fields import StylePreset, UnitInterval
 from stable_async.api.heads import FileHead
-from stable_async.api.pictures import read_picture
+from stable_async.api.images import read_picture
 from stable_async.errors import FieldProblem
 from stable_async.media import Image
 

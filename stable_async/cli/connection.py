@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from stable_async.cli.options import Flag
 from stable_async.client import StabilityClient
 from stable_async.config import Quota, resolve_api_key, resolve_base_url
-from stable_async.quota.file import SharedQuota
+from stable_async.quota.homes.file import SharedQuota
 
 __all__ = ["Connection", "open_client"]
 

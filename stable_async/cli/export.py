@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stable_async.cli.failures import INTERRUPTED, OK, SOME_FAILED, UsageError
 from stable_async.cli.options import Flag
+from stable_async.datasets import DEFAULT_SHARD_SIZE, ExportFormat, ExportSummary, export_job
 from stable_async.errors import ConfigurationError
-from stable_async.jobs.export import DEFAULT_SHARD_SIZE, ExportFormat, ExportSummary, export_job
 
 __all__ = ["export"]
 

@@ -10,10 +10,10 @@ from typing import Annotated, Union, get_args, get_origin
 from cyclopts import App, Parameter
 
 from stable_async.api.base import ImageRequest
+from stable_async.api.services import SERVICES
 from stable_async.cli.connection import Connection, open_client
 from stable_async.cli.failures import OK, SOME_FAILED, UsageError
 from stable_async.errors import InvalidRequestError
-from stable_async.jobs.services import SERVICES
 
 __all__ = ["app"]
 

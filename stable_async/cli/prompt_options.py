@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from stable_async.cli.failures import UsageError
 from stable_async.jobs import PromptFile, PromptFileError, PromptRules
-from stable_async.jobs.readers import Format
+from stable_async.jobs.prompt_file import Format
 
 __all__ = ["PromptOptions", "PromptsArgument"]
 

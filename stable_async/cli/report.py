@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stable_async.cli.failures import OK
-from stable_async.jobs.report import write_report
+from stable_async.report import write_report
 
 __all__ = ["report"]
 

@@ -10,8 +10,8 @@ from stable_async.jobs.errors import (
 )
 from stable_async.jobs.job import Job, JobSettings
 from stable_async.jobs.progress import Progress, Summary
-from stable_async.jobs.prompts import PromptRules
-from stable_async.jobs.readers import PromptFile
+from stable_async.jobs.prompt_file import PromptFile
+from stable_async.jobs.row import PromptRules
 
 __all__ = [
     "Job",

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stable_async.jobs.journal import Journal
+from stable_async.api.services import SERVICES
+from stable_async.jobs.ledger import Journal
 from stable_async.jobs.plan import Planner
-from stable_async.jobs.services import SERVICES
 
 if TYPE_CHECKING:
     from stable_async.config import Quota
-    from stable_async.jobs.prompts import PromptRules
-    from stable_async.jobs.readers import PromptFile
+    from stable_async.jobs.prompt_file import PromptFile
+    from stable_async.jobs.row import PromptRules
 
 __all__ = ["Estimate", "Share", "estimate_prompts"]
 

@@ -17,7 +17,7 @@ from stable_async.errors import (
     StabilityError,
     WrongEventLoopError,
 )
-from stable_async.jobs.journal import Failure
+from stable_async.jobs.ledger import Failure
 
 __all__ = ["classify", "ends_the_job"]
 

@@ -14,15 +14,14 @@ from stable_async.errors import ConfigurationError
 from stable_async.files import in_thread
 from stable_async.jobs.budget import Budget
 from stable_async.jobs.errors import JobError, JournalError, StorageError
-from stable_async.jobs.folder_store import IMAGES, FolderStore
-from stable_async.jobs.journal import Journal
+from stable_async.jobs.ledger import Journal
+from stable_async.jobs.ledger_writer import JournalWriter
 from stable_async.jobs.lock import locked
 from stable_async.jobs.metadata import MetadataFile
-from stable_async.jobs.object_store import BucketStore
 from stable_async.jobs.open_files import make_room_for_files
 from stable_async.jobs.plan import Planner
 from stable_async.jobs.progress import Progress, Summary
-from stable_async.jobs.recover import (
+from stable_async.jobs.recovery import (
     METADATA_NAME,
     is_outdated,
     open_journal,
@@ -31,7 +30,8 @@ from stable_async.jobs.recover import (
     retire_replaced,
 )
 from stable_async.jobs.runner import OUTAGE_WAITS, Runner
-from stable_async.jobs.writer import JournalWriter
+from stable_async.jobs.storage.bucket import BucketStore
+from stable_async.jobs.storage.folder import IMAGES, FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
     from stable_async.client import StabilityClient
     from stable_async.jobs.errors import RowProblem
-    from stable_async.jobs.journal import Counts
+    from stable_async.jobs.ledger import Counts
     from stable_async.jobs.progress import Ending
-    from stable_async.jobs.prompts import Item, PromptRules
-    from stable_async.jobs.readers import PromptFile
-    from stable_async.jobs.store import Store
+    from stable_async.jobs.prompt_file import PromptFile
+    from stable_async.jobs.row import Item, PromptRules
+    from stable_async.jobs.storage.base import Store
 
 __all__ = ["Job", "JobSettings"]
 

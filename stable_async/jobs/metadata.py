@@ -8,13 +8,13 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from stable_async.files import write_atomically
-from stable_async.jobs.journal import metadata_line
+from stable_async.jobs.ledger import metadata_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from stable_async.jobs.journal import FreshImage, Journal
+    from stable_async.jobs.ledger import FreshImage, Journal
 
 __all__ = ["MetadataFile", "marked"]
 

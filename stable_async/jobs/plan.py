@@ -13,17 +13,17 @@ from dataclasses import asdict, dataclass, field
 from hashlib import blake2b, file_digest
 from typing import TYPE_CHECKING
 
+from stable_async.api.services import service_name
 from stable_async.jobs.errors import PromptFileError, RowProblem
-from stable_async.jobs.prompts import Item, ReadyItem
 from stable_async.jobs.read_ahead import ReadAhead
-from stable_async.jobs.services import service_name
+from stable_async.jobs.row import Item, ReadyItem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from stable_async.jobs.journal import Journal, State
-    from stable_async.jobs.prompts import PromptRules
-    from stable_async.jobs.readers import PromptFile
+    from stable_async.jobs.ledger import Journal, State
+    from stable_async.jobs.prompt_file import PromptFile
+    from stable_async.jobs.row import PromptRules
 
 __all__ = ["PlanReport", "Planner"]
 

@@ -19,9 +19,9 @@ from stable_async.errors import (
 )
 from stable_async.jobs.errors import JobError, StorageError
 from stable_async.jobs.failures import classify, ends_the_job
-from stable_async.jobs.journal import ImageFacts, Journal
-from stable_async.jobs.prompts import make_request
-from stable_async.jobs.store import SetAsideError, file_stem
+from stable_async.jobs.ledger import ImageFacts, Journal
+from stable_async.jobs.row import make_request
+from stable_async.jobs.storage.base import SetAsideError, file_stem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from stable_async.api.base import MediaRequest
     from stable_async.client import StabilityClient
     from stable_async.jobs.budget import Budget
-    from stable_async.jobs.journal import Prompt
+    from stable_async.jobs.ledger import Prompt
+    from stable_async.jobs.ledger_writer import JournalWriter
     from stable_async.jobs.progress import Progress
-    from stable_async.jobs.store import PictureWriter
-    from stable_async.jobs.writer import JournalWriter
+    from stable_async.jobs.storage.base import PictureWriter
     from stable_async.media import Image
 
 __all__ = ["OUTAGE_WAITS", "Runner"]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Self
 
 from stable_async.config import Quota
 from stable_async.errors import QuotaTimeoutError, StabilityError, WrongEventLoopError
-from stable_async.quota.books import Books, MemoryBooks, Slot
+from stable_async.quota.fair_queue import Priority, Waiter, WaitingRoom
 from stable_async.quota.pace import Pace
-from stable_async.quota.queue import Priority, Waiter, WaitingRoom
+from stable_async.quota.state import Books, MemoryBooks, Slot
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from stable_async.sandbox.faults import Drop
-    from stable_async.sandbox.records import RequestLog, Statistics
+    from stable_async.sandbox.request_log import RequestLog, Statistics
     from stable_async.sandbox.server import Server
     from stable_async.sandbox.service import Service
 

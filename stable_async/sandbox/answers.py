@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from stable_async.sandbox.faults import Drop
     from stable_async.sandbox.refusals import RefusalError
-    from stable_async.sandbox.studio import Product
+    from stable_async.sandbox.render.engine import Product
 
 __all__ = ["Answer", "json_answer", "product_answer", "refused", "v1_answer"]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from stable_async.sandbox.records import RequestRecord
+    from stable_async.sandbox.request_log import RequestRecord
     from stable_async.sandbox.service import Service
 
 __all__ = ["control", "is_control"]

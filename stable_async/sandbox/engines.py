@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from stable_async.sandbox.facts import Engine, load_facts
 from stable_async.sandbox.forms import Form
 from stable_async.sandbox.probes import probe_picture
 from stable_async.sandbox.refusals import refusal
-from stable_async.sandbox.sizes import output_size
+from stable_async.sandbox.spec.facts import Engine, load_facts
+from stable_async.sandbox.spec.sizes import output_size
 
 if TYPE_CHECKING:
-    from stable_async.sandbox.facts import Operation
-    from stable_async.sandbox.fields import Parameters
+    from stable_async.sandbox.spec.facts import Operation
+    from stable_async.sandbox.spec.fields import Parameters
 
 __all__ = ["check_v1", "check_v1_files", "engines_list", "find_engine", "form_of_json"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from stable_async.sandbox.facts import load_facts
+from stable_async.sandbox.spec.facts import load_facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stable_async.sandbox.studio import Product
+    from stable_async.sandbox.render.engine import Product
 
 __all__ = ["POLL_INTERVAL", "RETENTION", "Result", "ResultStore"]
 

@@ -13,8 +13,8 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from stable_async.sandbox.answers import refused
 from stable_async.sandbox.control import MAX_BODY, control, is_control
 from stable_async.sandbox.forms import BodyError
-from stable_async.sandbox.records import RequestRecord
 from stable_async.sandbox.refusals import refusal
+from stable_async.sandbox.request_log import RequestRecord
 from stable_async.sandbox.service import CLIENT_HEADERS, Call, Service
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stable_async.sandbox import studio
 from stable_async.sandbox.answers import (
     Answer,
     json_answer,
@@ -24,7 +23,6 @@ from stable_async.sandbox.answers import (
     v1_answer,
 )
 from stable_async.sandbox.counting import QuotaBook
-from stable_async.sandbox.darkroom import UnreadableError
 from stable_async.sandbox.engines import (
     check_v1,
     check_v1_files,
@@ -32,23 +30,25 @@ from stable_async.sandbox.engines import (
     find_engine,
     form_of_json,
 )
-from stable_async.sandbox.facts import load_facts
 from stable_async.sandbox.faults import Drop, Faults
-from stable_async.sandbox.fields import Parameters, read_parameters
 from stable_async.sandbox.forms import BodyError, BodyTooLargeError, Form, read_form, read_json
-from stable_async.sandbox.prices import price
-from stable_async.sandbox.records import RequestLog, RequestRecord, Statistics, Tally
 from stable_async.sandbox.refusals import RefusalError, refusal
+from stable_async.sandbox.render import engine
+from stable_async.sandbox.render.edits import UnreadableError
+from stable_async.sandbox.request_log import RequestLog, RequestRecord, Statistics, Tally
 from stable_async.sandbox.results import Result, ResultStore
-from stable_async.sandbox.rules import broken_rules
+from stable_async.sandbox.spec.facts import load_facts
+from stable_async.sandbox.spec.fields import Parameters, read_parameters
+from stable_async.sandbox.spec.prices import price
+from stable_async.sandbox.spec.rules import broken_rules
 from stable_async.sandbox.triggers import triggered
 
 if TYPE_CHECKING:
     import re
     from collections.abc import AsyncIterator, Mapping
 
-    from stable_async.sandbox.facts import Operation
     from stable_async.sandbox.settings import SandboxSettings
+    from stable_async.sandbox.spec.facts import Operation
 
 __all__ = ["Call", "Service"]
 
@@ -321,15 +321,15 @@ class Service:
 
     async def _make(
         self, operation: Operation, parameters: Parameters, call: Call, *, filtered: bool
-    ) -> list[studio.Product]:
+    ) -> list[engine.Product]:
         """Give the products once their time has come; they are made meanwhile."""
         first = int(parameters.number("seed")) or self._random.randrange(1, MAX_SEED)
         count = int(parameters.number("samples")) or 1
         jobs = [
-            studio.Job(operation, parameters, (first + number) % (MAX_SEED + 1), filtered=filtered)
+            engine.Job(operation, parameters, (first + number) % (MAX_SEED + 1), filtered=filtered)
             for number in range(count)
         ]
-        work = [self._pool.submit(studio.make, job) for job in jobs]
+        work = [self._pool.submit(engine.make, job) for job in jobs]
         try:
             latency = self._latency(operation, parameters)
             share = SUBMIT_SHARE if operation.submits else 1.0
@@ -343,7 +343,7 @@ class Service:
                 await asyncio.to_thread(wait, work)
 
     def _submitted(
-        self, operation: Operation, parameters: Parameters, product: studio.Product, call: Call
+        self, operation: Operation, parameters: Parameters, product: engine.Product, call: Call
     ) -> Answer:
         result_id = self._draw_id(64)
         ready_at = call.arrival + self._latency(operation, parameters)

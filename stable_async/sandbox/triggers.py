@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stable_async.sandbox.fields import Parameters
+    from stable_async.sandbox.spec.fields import Parameters
 
 __all__ = ["TRIGGERS", "triggered"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from stable_async.errors import StabilityError
 from stable_async.media import Media
-from stable_async.transport.downloads import MediaStream
+from stable_async.transport.streams import MediaStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine

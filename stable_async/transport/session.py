@@ -19,10 +19,10 @@ from stable_async.errors import (
     StabilityError,
     WrongEventLoopError,
 )
-from stable_async.transport.downloads import read_body
+from stable_async.transport.error_mapping import harmless_cause, translate
+from stable_async.transport.multipart import MultipartPayload, body_of
 from stable_async.transport.retry import make_attempts, make_retrying
-from stable_async.transport.translate import harmless_cause, translate
-from stable_async.transport.uploads import MultipartPayload, body_of
+from stable_async.transport.streams import read_body
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping

@@ -15,7 +15,7 @@ from stable_async import (
     V1Masking,
     V1Upscale,
 )
-from stable_async.transport.uploads import HEAD_SIZES, body_of
+from stable_async.transport.multipart import HEAD_SIZES, body_of
 from tests.samples import mp3, picture, png_header, wav
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stable_async.api.heads import FileHead
-from stable_async.api.pictures import Picture, PictureLimits, read_picture
+from stable_async.api.images import Picture, PictureLimits, read_picture
 from tests.samples import picture, png_header
 
 SIDES = st.integers(1, 300)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from stable_async.api.base import Request
-    from stable_async.sandbox.records import RequestRecord
+    from stable_async.sandbox.request_log import RequestRecord
 
 PICTURE = picture()
 

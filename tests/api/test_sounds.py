@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stable_async.api.audio_files import SoundLimits, sound_format, wav_seconds
 from stable_async.api.heads import FileHead
-from stable_async.api.sounds import SoundLimits, sound_format, wav_seconds
 from tests.samples import mp3, picture, wav
 
 

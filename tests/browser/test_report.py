@@ -9,7 +9,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from stable_async.jobs.report import write_report
+from stable_async.report import write_report
 from tests.browser import browsing
 from tests.jobs.job_folder import JobFolder
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from stable_async.api.services import SERVICES
 from stable_async.cli.app import app
-from stable_async.jobs.services import SERVICES
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
 WIDTH = 96

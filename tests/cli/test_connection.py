@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stable_async.cli.connection import Connection, quota_of
 from stable_async.config import Quota
-from stable_async.quota.file import SharedQuota
+from stable_async.quota.homes.file import SharedQuota
 
 if TYPE_CHECKING:
     from pathlib import Path

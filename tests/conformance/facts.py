@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Fact = dict[str, Any]
 Values = dict[str, Any]
 
-FACTS_YAML = resources.files("stable_async.sandbox").joinpath("facts.yaml")
+FACTS_YAML = resources.files("stable_async.sandbox.spec").joinpath("facts.yaml")
 
 ABSENT = None
 

@@ -21,7 +21,7 @@ from stable_async.api import (
 )
 from stable_async.api.base import Request
 from stable_async.errors import InvalidRequestError
-from stable_async.transport.uploads import body_of
+from stable_async.transport.multipart import body_of
 from tests.conformance.facts import ABSENT, operations, smallest
 from tests.operations_table import operations_of
 

@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from stable_async import polling
+from stable_async.transport import polling
 from tests.conformance.facts import ABSENT, OTHER_PICTURE, PICTURE, SOUND, facts, smallest
 from tests.conformance.harness import build
 from tests.samples import picture, png_header

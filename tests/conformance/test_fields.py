@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stable_async.api.base import ResultRequest
-from stable_async.api.pictures import PictureLimits
+from stable_async.api.images import PictureLimits
 from tests.conformance.facts import FACTS_YAML, KEYS, checks, operations, smallest
 from tests.conformance.harness import MODEL_CLASSES, MODELS, build
 from tests.operations_table import operations_of

@@ -9,10 +9,10 @@ import zlib
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Self
 
-from stable_async.jobs.journal import Failure, ImageFacts, Journal, Prompt
+from stable_async.jobs.ledger import Failure, ImageFacts, Journal, Prompt
 from stable_async.jobs.metadata import MetadataFile
-from stable_async.jobs.recover import JOURNAL_NAME, METADATA_NAME
-from stable_async.jobs.store import extension, file_stem
+from stable_async.jobs.recovery import JOURNAL_NAME, METADATA_NAME
+from stable_async.jobs.storage.base import extension, file_stem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stable_async.datasets import export_job
 from stable_async.jobs import JobError, StorageError
-from stable_async.jobs.export import export_job
 from tests import needs
 from tests.jobs.shop import make_picture
 from tests.jobs.test_crash import execute

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stable_async.jobs import JournalError, PromptFileError, PromptRules, StorageError
-from stable_async.jobs.journal import Journal
+from stable_async.jobs.ledger import Journal
 from stable_async.jobs.metadata import MetadataFile
-from stable_async.jobs.recover import restore_pictures
+from stable_async.jobs.recovery import restore_pictures
 from tests.jobs.shop import make_picture
 from tests.jobs.torture import Torture, check_job
 from tests.needs import small_disk
 
 if TYPE_CHECKING:
-    from stable_async.jobs.store import Store
+    from stable_async.jobs.storage.base import Store
     from tests.jobs.conftest import Bench
 
 
@@ -176,7 +176,7 @@ async def test_a_rebuild_that_is_killed_is_begun_again(
     path = bench.write("a", "b")
     await bench.run(path)
     (bench.out / "job.sqlite").write_bytes(b"x" * 5000)
-    monkeypatch.setattr("stable_async.jobs.recover.restore_pictures", copy_and_restore)
+    monkeypatch.setattr("stable_async.jobs.recovery.restore_pictures", copy_and_restore)
     for folder in (bench.out, left):
         summary = await bench.run(path, folder=folder)
         assert (summary.ending, summary.skipped, summary.requests) == ("complete", 2, 0)
@@ -285,7 +285,7 @@ async def test_pictures_whose_folder_cannot_be_synced_are_found_again(
 
     path = bench.write(*(f"p{n}" for n in range(5)))
     with monkeypatch.context() as patch:
-        patch.setattr("stable_async.jobs.folder_store._sync_folder", refuse)
+        patch.setattr("stable_async.jobs.storage.folder._sync_folder", refuse)
         summary = await bench.run(path)
     assert summary.ending == "stopped"
     assert "Too many open files" in str(summary.error)

@@ -18,15 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from stable_async.datasets import ExportFormat, export_job
+from stable_async.datasets.card import with_edits
+from stable_async.datasets.records import Record, shards
 from stable_async.errors import ConfigurationError
 from stable_async.jobs import JobError, JobLockedError
-from stable_async.jobs.export import ExportFormat, export_job
-from stable_async.jobs.export.card import with_edits
-from stable_async.jobs.export.records import Record, shards
-from stable_async.jobs.folder_store import FolderStore
-from stable_async.jobs.journal import ImageFacts
+from stable_async.jobs.ledger import ImageFacts
 from stable_async.jobs.lock import locked
-from stable_async.jobs.recover import open_journal
+from stable_async.jobs.recovery import open_journal
+from stable_async.jobs.storage.folder import FolderStore
 from tests.jobs.job_folder import JobFolder, png
 from tests.needs import small_disk
 
@@ -236,7 +236,7 @@ def test_an_export_that_stopped_at_another_shard_size_leaves_no_shard_behind(
 def test_a_shard_folder_that_is_gone_stops_no_export(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stable_async.jobs.export.imagefolder.ImageFolder.records_per_shard", 2)
+    monkeypatch.setattr("stable_async.datasets.imagefolder.ImageFolder.records_per_shard", 2)
     target = tmp_path / "set"
     with JobFolder(tmp_path / "job") as job:
         for number in range(4):
@@ -305,7 +305,7 @@ def test_an_export_that_stops_anywhere_leaves_nothing_torn_and_goes_on(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from stable_async.jobs.export import export_job
+from stable_async.datasets import export_job
 
 def stop(done, total):
     if done == 13:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import pytest
 
-from stable_async.jobs.export import ExportFormat, export_job
+from stable_async.datasets import ExportFormat, export_job
 from tests import needs
 
 from .job_folder import JobFolder

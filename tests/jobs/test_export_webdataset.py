@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stable_async.jobs.export import export_job
+from stable_async.datasets import export_job
 from tests import needs
 
 from .job_folder import JobFolder, png

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stable_async.jobs.batch_thread import BatchThread
-from stable_async.jobs.folder_store import FolderStore
 from stable_async.jobs.progress import Progress
-from stable_async.jobs.store import StoredImage
+from stable_async.jobs.storage.base import StoredImage
+from stable_async.jobs.storage.folder import FolderStore
 from tests.samples import png
 
 if TYPE_CHECKING:

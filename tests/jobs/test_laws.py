@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stable_async.jobs.budget import Budget
-from stable_async.jobs.journal import Journal
+from stable_async.jobs.ledger import Journal
 from stable_async.jobs.plan import Planner
-from stable_async.jobs.prompts import PromptRules
-from stable_async.jobs.readers import Row
-from stable_async.jobs.store import file_stem, parse_stem
+from stable_async.jobs.prompt_file import Row
+from stable_async.jobs.row import PromptRules
+from stable_async.jobs.storage.base import file_stem, parse_stem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

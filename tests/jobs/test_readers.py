@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stable_async.jobs import PromptFile, PromptFileError, PromptRules, RowProblem
-from stable_async.jobs.readers import Format, Row
+from stable_async.jobs.prompt_file import Format, Row
 from tests import needs
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stable_async.jobs import JobError
-from stable_async.jobs.recover import JOURNAL_NAME
-from stable_async.jobs.report import write_report
-from stable_async.jobs.report.timeline import PAUSE, POINTS, runs
+from stable_async.jobs.recovery import JOURNAL_NAME
+from stable_async.report import write_report
+from stable_async.report.timeline import PAUSE, POINTS, runs
 from tests import needs
 
 from .job_folder import JobFolder, png

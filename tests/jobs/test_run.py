@@ -16,7 +16,7 @@ import pytest
 
 from stable_async import ConfigurationError, Quota
 from stable_async.jobs import JobError, JobLockedError, PromptFileError, PromptRules
-from stable_async.jobs.journal import Journal
+from stable_async.jobs.ledger import Journal
 from stable_async.jobs.lock import locked
 from tests.jobs.shop import make_picture
 from tests.samples import picture

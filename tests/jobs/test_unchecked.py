@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stable_async.jobs import PromptFileError, PromptRules
-from stable_async.jobs.journal import Journal
+from stable_async.jobs.ledger import Journal
 from stable_async.jobs.read_ahead import ReadAhead
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 from stable_async import Quota
-from stable_async.quota import Slot, file
-from stable_async.quota.file import FileBooks
+from stable_async.quota import Slot
+from stable_async.quota.homes import file
+from stable_async.quota.homes.file import FileBooks
 
 
 def main() -> None:

@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 
 from benchmarks import quota_counting as counting
 from stable_async import ConfigurationError, Quota, SharedQuota, StabilityClient
-from stable_async.quota import MemoryBooks, QuotaLimiter, Slot, file
-from stable_async.quota.file import FileBooks
-from stable_async.quota.shared import LEASE
+from stable_async.quota import MemoryBooks, QuotaLimiter, Slot
+from stable_async.quota.homes import file
+from stable_async.quota.homes.file import FileBooks
+from stable_async.quota.homes.replica import LEASE
 from stable_async.sandbox import Sandbox
 from tests.quota import reference
 
@@ -346,7 +347,7 @@ def test_a_worker_killed_with_all_slots_open_blocks_for_a_window(path: Path) -> 
     quota = Quota(requests=2, window=0.4, spread=0.02, adaptive=False)
     code = (
         "import sys, time; from pathlib import Path; from stable_async import Quota\n"
-        "from stable_async.quota.file import FileBooks\n"
+        "from stable_async.quota.homes.file import FileBooks\n"
         f"books = FileBooks(Path(sys.argv[1]), {quota!r})\n"
         "books.reserve(time.monotonic()); books.reserve(time.monotonic())\n"
         "print('holding', flush=True); time.sleep(60)"

@@ -14,9 +14,9 @@ import pytest
 from benchmarks import quota_counting as counting
 from stable_async.errors import QuotaTimeoutError, WrongEventLoopError
 from stable_async.quota import Permit, Quota, QuotaLimiter
+from stable_async.quota.fair_queue import BULK_TURN
 from stable_async.quota.flow import BULK_BURST
-from stable_async.quota.queue import BULK_TURN
-from stable_async.quota.spread import LEAST
+from stable_async.quota.jitter import LEAST
 from tests.virtual_time import VirtualTimeLoop, virtual_time
 
 if TYPE_CHECKING:

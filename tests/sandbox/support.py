@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, cast
 
 from PIL import Image
 
-from stable_async.sandbox.facts import load_facts
+from stable_async.sandbox.spec.facts import load_facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import aiohttp
 
-    from stable_async.sandbox.facts import Field, Operation
+    from stable_async.sandbox.spec.facts import Field, Operation
 
 BOUNDARY = "8c1f0a2bd34e"
 KEY = "sk-sandbox"

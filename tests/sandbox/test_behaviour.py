@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, ImageChops
 
 from stable_async.sandbox import Sandbox, SandboxSettings
-from stable_async.sandbox.fields import Parameters
 from stable_async.sandbox.service import Service
+from stable_async.sandbox.spec.fields import Parameters
 from tests.sandbox.support import BOUNDARY, OPERATIONS, Caller, File, multipart, picture
 
 if TYPE_CHECKING:

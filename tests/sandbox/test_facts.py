@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import stable_async.sandbox as package
-from stable_async.sandbox.facts import load_facts
-from stable_async.sandbox.prices import FORMULAS
-from stable_async.sandbox.rules import RULES
+from stable_async.sandbox.spec.facts import load_facts
+from stable_async.sandbox.spec.prices import FORMULAS
+from stable_async.sandbox.spec.rules import RULES
 
-COPY = Path(package.__file__).parent / "facts.yaml"
+COPY = Path(package.__file__).parent / "spec" / "facts.yaml"
 ORIGINAL = Path(__file__).parents[3] / "shared" / "api" / "stability.yaml"
 
 

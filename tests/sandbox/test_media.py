@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stable_async.sandbox.meshes import glb
 from stable_async.sandbox.probes import probe_picture, probe_sound
-from stable_async.sandbox.sounds import mp3, wav
+from stable_async.sandbox.render.audio import mp3, wav
+from stable_async.sandbox.render.models import glb
 from tests.sandbox.support import OPERATIONS, Caller, picture, sound
 
 

@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from stable_async.sandbox.facts import Field, Operation
+from stable_async.sandbox.spec.facts import Field, Operation
 from tests.sandbox.support import (
     NEEDED_WITH,
     OPERATIONS,

@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 
 from stable_async.sandbox import Sandbox
+from stable_async.sandbox.render.engine import Product
 from stable_async.sandbox.results import RETENTION, Result, ResultStore
-from stable_async.sandbox.studio import Product
 from tests.sandbox.support import OPERATIONS, Caller
 
 RELIGHT = OPERATIONS["edit_replace_background_and_relight"]

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stable_async.sandbox import Sandbox
-from stable_async.sandbox.records import RequestLog, RequestRecord
+from stable_async.sandbox.request_log import RequestLog, RequestRecord
 from tests.sandbox.support import BOUNDARY, OPERATIONS, Caller, multipart, picture
 
 if TYPE_CHECKING:

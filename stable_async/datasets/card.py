@@ -1,0 +1,262 @@
+"""The data set card: `README.md` with the YAML head that the Hub and `datasets` read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from stable_async.datasets.records import Column, Record
+
+__all__ = ["Census", "card", "with_edits"]
+
+# Columns with no more values than these are listed with their values.
+VALUES_LISTED = 12
+LONGEST_VALUE = 60
+# https://github.com/huggingface/hub-docs/blob/main/datasetcard.md, read 2026-09-22.
+SIZE_NAMES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
+
+# Keys of the head that tell what is in the files; the others are for the reader to change.
+KEYS_WRITTEN_ANEW = ("size_categories", "configs", "dataset_info")
+BEGIN = "<!-- Every export writes anew what follows; it keeps what stands before. -->"
+END = "<!-- Every export keeps what follows. -->"
+HEAD = re.compile(r"---\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
+KEY = re.compile(r"^(?=[^\s#\-\]}])", re.MULTILINE)
+
+# What pyarrow takes for a time in JSON, and more.
+TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d.*)?")
+
+SAME_AGAIN = (
+    "`sha256` is that of the picture's bytes, which are as the API sent them. The same service, "
+    "model, parameters and seed make the same picture again."
+)
+
+
+@dataclass(slots=True)
+class Census:
+    """What the records of a data set have in common; memory does not grow with them.
+
+    Attributes:
+        pictures: How many there are.
+        bytes: Of all pictures.
+        spent: Pictures and credits by service and model.
+        suffixes: Extensions of the pictures.
+        values: By column, how often each value is there; `None`: there are too many.
+        filled: By column, how many pictures have a value.
+        times: Columns with texts that look like times.
+    """
+
+    pictures: int = 0
+    bytes: int = 0
+    spent: dict[tuple[str, str], tuple[int, float]] = field(default_factory=dict)
+    suffixes: set[str] = field(default_factory=set)
+    values: dict[str, Counter[str] | None] = field(default_factory=dict)
+    filled: Counter[str] = field(default_factory=Counter)
+    times: set[str] = field(default_factory=set)
+
+    def add(self, record: Record) -> None:
+        """Count a record."""
+        image, values = record.image, record.values
+        self.pictures += 1
+        self.bytes += image.bytes
+        self.suffixes.add(record.suffix)
+        maker = (str(values["service"]), str(values.get("model") or ""))
+        pictures, cost = self.spent.get(maker, (0, 0.0))
+        self.spent[maker] = (pictures + 1, cost + (image.credits or 0.0))
+        for name, value in values.items():
+            if value is None:
+                continue
+            self.filled[name] += 1
+            if isinstance(value, str) and TIME.fullmatch(value):
+                self.times.add(name)
+            if name not in self.values:
+                self.values[name] = Counter()
+            counter = self.values[name]
+            if counter is not None:
+                counter[str(value)] += 1
+                if len(counter) > VALUES_LISTED:
+                    self.values[name] = None
+
+    @property
+    def credits(self) -> float:
+        """What the pictures cost."""
+        return sum(cost for _, cost in self.spent.values())
+
+
+def card(
+    name: str,
+    census: Census,
+    columns: Sequence[Column],
+    *,
+    data_files: str | Sequence[str],
+    features: Sequence[object],
+    config_has_features: bool,
+    guesses_times: bool,
+    loading: str,
+    left_out: Mapping[str, int],
+) -> str:
+    """Give the text of the card.
+
+    Args:
+        name: Of the data set.
+        census: Of what is in it.
+        columns: Its columns, that of the pictures apart.
+        data_files: Patterns of its files.
+        features: Its columns as the YAML head has them.
+        config_has_features: Whether `datasets` wants them under `configs` too.
+        guesses_times: Whether `datasets` takes texts for times.
+        loading: Code that loads it.
+        left_out: How many pictures of the job are not in it, and why.
+    """
+    head = {
+        "pretty_name": name,
+        "size_categories": [_size_category(census.pictures)],
+        "task_categories": ["text-to-image"],
+        "tags": ["synthetic", "stability-ai"],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": "train", "path": data_files}],
+                **({"features": features} if config_has_features else {}),
+            }
+        ],
+        "dataset_info": {
+            "features": features,
+            "splits": [
+                {"name": "train", "num_bytes": census.bytes, "num_examples": census.pictures}
+            ],
+        },
+    }
+    dollars = census.credits * DOLLARS_PER_CREDIT
+    made = (
+        f"{census.pictures:,} pictures ({census.bytes / 1e6:,.1f} MB), made with the Stability AI "
+        f"API for {census.credits:,.2f} credits ({dollars:,.2f} US dollars)."
+    )
+    sections = [
+        f"# {_cell(name)}",
+        BEGIN,
+        made,
+        *(f"{count:,} pictures are left out: {why}." for why, count in left_out.items() if count),
+        "## Made with",
+        "\n".join(_makers(census)),
+        "## Columns",
+        "\n".join(_columns(census, columns)),
+        SAME_AGAIN,
+        *([_caution(census.times)] if guesses_times and census.times else []),
+        "## Load it",
+        f"```python\n{loading}\n```",
+        END,
+        "## Licence",
+        "Not stated here: state it under `license:` in the head of this file before publishing.",
+    ]
+    return "---\n" + "\n".join(_yaml(head)) + "\n---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def with_edits(new: str, old: str) -> str:
+    """Give a new card with what somebody may have changed in an old one.
+
+    That is: keys of its head that do not tell what is in the files, and its text outside the
+    marks; without the marks, all its text.
+    """
+    if not old.strip():
+        return new
+    new_head, new_text = _parts(new)
+    old_head, text = _parts(old)
+    head = old_head | {key: new_head[key] for key in KEYS_WRITTEN_ANEW} if old_head else new_head
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if begin and end:
+        written = new_text.partition(BEGIN)[2].partition(END)[0]
+        text = f"{before}{BEGIN}{written}{END}{after}"
+    return f"---\n{''.join(head.values())}---{text}"
+
+
+def _parts(text: str) -> tuple[dict[str, str], str]:
+    """Give the head of a card, as lines by their key, and what comes after it."""
+    found = HEAD.match(text)
+    if not found:
+        return {}, f"\n{text}"
+    lines = {some.partition(":")[0].strip(" \"'"): some for some in KEY.split(found[1])}
+    return lines, text[found.end() :]
+
+
+def _caution(times: set[str]) -> str:
+    names = ", ".join(f"`{_cell(name)}`" for name in sorted(times))
+    return (
+        f"{names}: some texts look like times. `datasets` may take such a column of an image "
+        "folder for times, and give `2024-01-04` as `2024-01-04 00:00:00`. `metadata.jsonl` has "
+        "the texts as they were."
+    )
+
+
+def _makers(census: Census) -> Iterator[str]:
+    yield "| service | model | pictures | credits |"
+    yield "|---|---|---:|---:|"
+    for (service, model), (pictures, cost) in sorted(census.spent.items()):
+        yield f"| {_cell(service)} | {_cell(model)} | {pictures:,} | {cost:,.2f} |"
+
+
+def _columns(census: Census, columns: Sequence[Column]) -> Iterator[str]:
+    yield "| column | type | filled | values |"
+    yield "|---|---|---:|---|"
+    for column in columns:
+        counter = census.values.get(column.name, Counter())
+        if counter is None:
+            values = "many"
+        else:
+            values = ", ".join(
+                f"{_cell(value)} ({count:,})" for value, count in counter.most_common()
+            )
+        filled = census.filled[column.name]
+        yield f"| `{_cell(column.name)}` | {column.type} | {filled:,} | {values} |"
+
+
+def _cell(text: str) -> str:
+    """Give a text as part of a line of Markdown."""
+    short = text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
+    line = " ".join(short.split())
+    for sign, safe in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("`", "'")):
+        line = line.replace(sign, safe)
+    return line
+
+
+def _size_category(count: int) -> str:
+    smaller = None
+    for power, name in enumerate(SIZE_NAMES, start=3):
+        if count < 10**power:
+            return f"n<{name}" if smaller is None else f"{smaller}<n<{name}"
+        smaller = name
+    return f"n>{smaller}"
+
+
+def _yaml(value: object, indent: str = "") -> Iterator[str]:
+    """Give lines of YAML."""
+    match value:
+        case dict():
+            for key, item in value.items():
+                if isinstance(item, (dict, list)):
+                    yield f"{indent}{key}:"
+                    yield from _yaml(item, indent + "  ")
+                else:
+                    yield f"{indent}{key}: {_scalar(item)}"
+        case list():
+            for item in value:
+                first, *rest = _yaml(item, indent + "  ")
+                yield f"{indent}- {first.lstrip()}"
+                yield from rest
+        case _:
+            yield f"{indent}{_scalar(value)}"
+
+
+def _scalar(value: object) -> str:
+    """Give a value in JSON, which YAML reads too, but for two escapes that make one character."""
+    return re.sub(
+        r"[^ -~]", lambda sign: f"\\U{ord(sign[0]):08x}", json.dumps(value, ensure_ascii=False)
+    )

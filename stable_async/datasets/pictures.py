@@ -1,0 +1,129 @@
+"""Pictures read back from where a job keeps them, and checked against the journal."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from stable_async.jobs.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from obstore.store import ObjectStore as Bucket
+
+    from stable_async.datasets.records import Record
+
+__all__ = ["Damage", "Pictures", "path_inside"]
+
+READERS = 4
+READ_AHEAD = 8
+
+
+class Damage(str):
+    """What is wrong with a picture, in a word or two."""
+
+    __slots__ = ()
+
+
+class Pictures:
+    """Reads pictures, some ahead in threads, as a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the pictures of the job in `folder`."""
+        self._folder = folder
+        self._buckets: dict[str, Bucket] = {}
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="export")
+
+    def __enter__(self) -> Self:
+        """Give the reader."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def path(self, record: Record) -> Path | None:
+        """Give where the file of a picture is; `None` if it is in a bucket."""
+        return path_inside(self._folder, record.image.file_name)
+
+    def read(
+        self, records: Iterable[Record], place: Callable[[Record], Path] | None = None
+    ) -> Iterator[tuple[Record, bytes | Damage]]:
+        """Give the bytes of pictures, in order, or why they cannot be had.
+
+        Args:
+            records: Of the pictures.
+            place: Tells where their files are, if those of the job are not meant.
+
+        Raises:
+            StorageError: A bucket cannot be read at all.
+        """
+        ahead: deque[tuple[Record, Future[bytes | Damage]]] = deque()
+        for record in records:
+            ahead.append((record, self._pool.submit(self._read, record, place)))
+            if len(ahead) > READ_AHEAD:
+                record_, future = ahead.popleft()
+                yield record_, future.result()
+        for record_, future in ahead:
+            yield record_, future.result()
+
+    def _read(self, record: Record, place: Callable[[Record], Path] | None) -> bytes | Damage:
+        try:
+            data = place(record).read_bytes() if place else self._fetch(record)
+        except FileNotFoundError:
+            return Damage("missing")
+        except OSError as error:
+            return Damage(f"unreadable: {error.strerror or error}")
+        if sha256(data).hexdigest() != record.image.sha256:
+            return Damage("sha256 differs")
+        return data
+
+    def _fetch(self, record: Record) -> bytes:
+        path = self.path(record)
+        if path is not None:
+            return path.read_bytes()
+        name = record.image.file_name
+        if "://" not in name:
+            raise FileNotFoundError(name)  # outside the job's folder, where nothing of ours is
+        return self._fetch_object(name)
+
+    def _fetch_object(self, url: str) -> bytes:
+        try:
+            import obstore
+            from obstore.exceptions import BaseError
+            from obstore.store import from_url
+        except ImportError:
+            raise StorageError(
+                f"{url} needs obstore: pip install 'stable_async[storage]'"
+            ) from None
+        scheme, _, rest = url.partition("://")
+        bucket, _, path = rest.partition("/")
+        root = f"{scheme}://{bucket}"
+        try:
+            if root not in self._buckets:
+                self._buckets[root] = from_url(root)
+            return bytes(obstore.get(self._buckets[root], path).bytes())
+        except FileNotFoundError:
+            raise
+        except BaseError as error:
+            raise StorageError(f"{root} cannot be read: {error}") from error
+
+
+def path_inside(folder: Path, name: str) -> Path | None:
+    """Give the path of a picture by its name; `None` for a URL, and for what is not in `folder`."""
+    place = PurePosixPath(name)
+    if "://" in name or "\0" in name or "\\" in name or place.is_absolute() or ".." in place.parts:
+        return None
+    return folder / place

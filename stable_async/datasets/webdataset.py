@@ -1,0 +1,95 @@
+"""WebDataset: tar files in which the files of a sample share a name: `.png`, `.json`, `.txt`."""
+
+from __future__ import annotations
+
+import tarfile
+from typing import TYPE_CHECKING
+
+from stable_async.datasets.target import numbers_in
+from stable_async.files import AtomicFile
+from stable_async.jobs.row import to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from stable_async.datasets.records import Column, Record, Records
+
+__all__ = ["WebDataset"]
+
+LOADING = """import webdataset
+
+pattern = "path/to/this/folder/{{00000..{last:05d}}}.tar"
+dataset = webdataset.WebDataset(pattern, shardshuffle=False).decode("pil")"""
+END = b"\0" * (2 * tarfile.BLOCKSIZE)
+
+
+class WebDataset:
+    """Shards named `00000.tar` and on, each with `00000_stats.json` as img2dataset writes it."""
+
+    data_files = "*.tar"
+    config_has_features = False
+    guesses_times = False
+    records_per_shard = 10_000
+
+    def __init__(self, target: Path) -> None:
+        """Write to the folder `target`."""
+        self._target = target
+
+    def report_path(self, number: int) -> Path:
+        return self._target / f"{number:05d}_stats.json"
+
+    def numbers(self) -> set[int]:
+        target = self._target
+        return numbers_in(target, "", ".tar") | numbers_in(target, "", "_stats.json")
+
+    def is_whole(self, number: int, records: Sequence[Record], size: int) -> bool:
+        path = self._path(number)
+        return path.exists() and path.stat().st_size == size
+
+    def write(self, number: int, pictures: Iterator[tuple[Record, bytes]]) -> int:
+        # Headers by hand: the same job makes the same bytes, and a picture is copied nowhere.
+        path = self._path(number)
+        file = AtomicFile(path)
+        try:
+            for record, data in pictures:
+                text = str(record.values["text"] or "")
+                entries = {
+                    record.name: data,
+                    f"{record.key}.json": to_json(record.values).encode(),
+                    f"{record.key}.txt": text.encode(),
+                }
+                file.write(piece for name in entries for piece in _entry(name, entries[name]))
+            file.commit([END])
+            return path.stat().st_size
+        except BaseException:
+            file.discard()
+            raise
+
+    def remove(self, number: int) -> None:
+        self._path(number).unlink(missing_ok=True)
+
+    def finish(self, records: Records) -> None:
+        """There is nothing besides the shards."""
+
+    def loading(self, shards: int) -> str:
+        return LOADING.format(last=shards - 1)
+
+    def features(self, columns: Sequence[Column], suffixes: Sequence[str]) -> list[object]:
+        return [
+            *({"name": suffix.removeprefix("."), "dtype": "image"} for suffix in suffixes),
+            {
+                "name": "json",
+                "struct": [{"name": column.name, "dtype": column.type} for column in columns],
+            },
+            *({"name": name, "dtype": "string"} for name in ("txt", "__key__", "__url__")),
+        ]
+
+    def _path(self, number: int) -> Path:
+        return self._target / f"{number:05d}.tar"
+
+
+def _entry(name: str, data: bytes) -> list[bytes]:
+    header = tarfile.TarInfo(name)
+    header.size = len(data)
+    return [header.tobuf(tarfile.USTAR_FORMAT), data, b"\0" * (-len(data) % tarfile.BLOCKSIZE)]

@@ -1,0 +1,251 @@
+"""Rows as pictures to be made: one for each row and each combination of `--vary`."""
+
+from __future__ import annotations
+
+import json
+import os
+import reprlib
+import secrets
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import product
+from typing import TYPE_CHECKING, cast
+
+from stable_async.api.fields import MAX_SEED
+from stable_async.api.heads import FileHead
+from stable_async.api.services import SERVICES, service_name
+from stable_async.errors import InvalidRequestError
+from stable_async.jobs.errors import RowProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from stable_async.api.base import ImageRequest
+    from stable_async.jobs.prompt_file import Row
+
+__all__ = ["Item", "PromptRules", "ReadyItem", "make_request"]
+
+MAX_ID = 200
+# Enough for the size of nearly every picture; more is read where it is not.
+HEAD_SIZE = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRules:
+    """How rows become pictures.
+
+    Attributes:
+        service: The service of rows that name none.
+        set: Values that replace those of every row.
+        vary: Values of which every row is made with each; several fields make all combinations.
+        limit: Only the first so many pictures of the file; `None` is all.
+    """
+
+    service: str = "core"
+    set: Mapping[str, str] = field(default_factory=dict)
+    vary: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    limit: int | None = None
+
+    def problems(self) -> Iterator[RowProblem]:
+        """Give what is wrong with the rules themselves."""
+        if service_name(self.service) not in SERVICES:
+            yield RowProblem(0, _unknown_service(self.service))
+        if both := sorted(self.set.keys() & self.vary.keys()):
+            yield RowProblem(0, f"{', '.join(both)}: both set and varied")
+
+    def items(self, row: Row) -> Iterator[Item | RowProblem]:
+        """Give the pictures that a row asks for."""
+        fields = {**row.fields, **self.set}
+        given_id = fields.pop("id", None)
+        service = service_name(str(fields.pop("service", self.service)))
+        if service not in SERVICES:
+            yield RowProblem(row.number, f"service: {_unknown_service(service)}")
+            return
+        if given_id is not None and (problem := _id_problem(given_id)):
+            yield RowProblem(row.number, problem)
+            return
+        for values in product(*self.vary.values()):
+            variant = dict(zip(self.vary, values, strict=True))
+            item_fields = {**fields, **variant}
+            identity = None if given_id is None else str(given_id)
+            if identity is not None and variant:
+                choice = ",".join(f"{name}={value}" for name, value in variant.items())
+                identity = f"{identity}[{choice}]"
+            try:
+                content = _digest(service, item_fields)
+                if identity is not None:
+                    identity.encode()
+                if row.metadata:
+                    to_json(row.metadata).encode()
+            except ValueError as error:
+                infinite = "metadata: a number is not finite; allowed: what JSON has"
+                unreadable = isinstance(error, UnicodeEncodeError)
+                yield RowProblem(row.number, "not valid UTF-8" if unreadable else infinite)
+                return
+            yield Item(row.number, identity, service, item_fields, row.metadata, content)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A picture that a row asks for, not checked yet.
+
+    Attributes:
+        row: Number of the row.
+        id: The id it was given; `None` if none.
+        service: Name of the service.
+        fields: Fields of the API, as given.
+        metadata: What else the row says.
+        content: Digest of service and fields: the same text in another format is the same.
+    """
+
+    row: int
+    id: str | None
+    service: str
+    fields: dict[str, object]
+    metadata: dict[str, object]
+    content: bytes
+
+    def check(self, folder: Path) -> ReadyItem | list[RowProblem]:
+        """Give the item ready for the journal, or all that is wrong with it.
+
+        Args:
+            folder: What input files are relative to.
+        """
+        has_files = not SERVICES[self.service].file_parts.keys().isdisjoint(self.fields)
+        problems = list(self._missing_files(folder)) if has_files else []
+        try:
+            request = make_request(self.service, self.fields, folder)
+            if has_files and not problems:
+                problems += map(str, _unfit_files(request))
+        except InvalidRequestError as error:
+            problems += map(str, error.problems)
+        if problems:
+            return [RowProblem(self.row, problem) for problem in problems]
+        parameters = {
+            name: self.fields[name] if name in request.file_parts else value
+            for name in self.fields
+            if name != "seed" and (value := getattr(request, name)) is not None
+        }
+        seed = None
+        if "seed" in type(request).model_fields:
+            # To the API a seed of 0 means a random one, of which the answer alone would tell.
+            seed = getattr(request, "seed", None) or secrets.randbelow(MAX_SEED) + 1
+        return ReadyItem(
+            parameters=to_json(parameters),
+            metadata=to_json(self.metadata) if self.metadata else None,
+            seed=seed,
+            price=request.credits,
+        )
+
+    def _missing_files(self, folder: Path) -> Iterator[str]:
+        for name in SERVICES[self.service].file_parts:
+            value = self.fields.get(name)
+            if value is None:
+                continue
+            if not isinstance(value, str) or "\0" in value:
+                yield f"{name}: allowed: the path of a file"
+            elif not os.path.isfile(folder / value):  # noqa: PTH113 - also of what cannot be named
+                yield f"{name}: no such file: {folder / value}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyItem:
+    """What the journal keeps of a checked item.
+
+    Attributes:
+        parameters: Fields of the API without the seed, as JSON.
+        metadata: What else the row says, as JSON.
+        seed: Given or drawn; `None` where the service takes none.
+        price: Credits; `None` where no source states them.
+    """
+
+    parameters: str
+    metadata: str | None
+    seed: int | None
+    price: float | None
+
+
+def make_request(service: str, parameters: Mapping[str, object], folder: Path) -> ImageRequest:
+    """Make the request of a row.
+
+    Args:
+        service: Its name in `SERVICES`.
+        parameters: Fields of the API; files by their paths.
+        folder: What the paths are relative to.
+
+    Raises:
+        InvalidRequestError: A rule of the API is broken.
+    """
+    model = SERVICES[service]
+    fields = dict(parameters)
+    for name in model.file_parts:
+        if isinstance(path := fields.get(name), str):
+            fields[name] = folder / path
+    return model.model_validate(fields)
+
+
+def _unfit_files(request: ImageRequest) -> Iterator[object]:
+    """Give what is wrong with the pictures of a request, looking at no more than their headers."""
+    heads: dict[str, FileHead] = {}
+    size = HEAD_SIZE
+    while True:
+        try:
+            for name, path in request.files():
+                heads[name] = _head(cast("Path", path), size)
+            yield from request.broken_file_rules(heads)
+            total = sum(head.size or 0 for head in heads.values())
+            if total > request.operation.max_bytes:
+                yield f"{total:,} bytes of files; allowed: up to {request.operation.max_bytes:,}"
+            return
+        except EOFError:
+            size *= 16
+        except OSError as error:
+            yield error
+            return
+
+
+def _head(path: Path, size: int) -> FileHead:
+    with path.open("rb") as file:
+        whole = os.fstat(file.fileno()).st_size
+        return FileHead(file.read(size), whole <= size, whole)
+
+
+def to_json(value: object) -> str:
+    """Give compact JSON, letters of all languages as they are.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
+    return json.dumps(
+        value, ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False
+    )
+
+
+def _digest(service: str, fields: Mapping[str, object]) -> bytes:
+    parts = [service]
+    for name in sorted(fields):
+        value = fields[name]
+        if value is not None:
+            parts += (name, value if isinstance(value, str) else _wire_text(value))
+    return blake2b("\x1f".join(parts).encode(), digest_size=16).digest()
+
+
+def _wire_text(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _id_problem(value: object) -> str | None:
+    text = str(value) if isinstance(value, str | int) else ""
+    if text and len(text) <= MAX_ID and text.isprintable() and not isinstance(value, bool):
+        return None
+    return (
+        f"id: given {reprlib.repr(value)}; allowed: 1 to {MAX_ID} characters that can be printed, "
+        "or a whole number"
+    )
+
+
+def _unknown_service(name: str) -> str:
+    return f"there is no service {name!r}; allowed: {', '.join(SERVICES)}"

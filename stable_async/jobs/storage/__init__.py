@@ -1,0 +1,1 @@
+"""Where images are stored: a folder or a bucket."""

@@ -1,0 +1,191 @@
+"""What is known of pictures that are kept, by whatever keeps them, and the names they have."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from stable_async.api.images import read_picture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from stable_async.files import Sink
+
+__all__ = [
+    "FILTERED",
+    "HEAD_SIZE",
+    "PictureWriter",
+    "SetAsideError",
+    "Store",
+    "StoredImage",
+    "content_type_of",
+    "describe",
+    "extension",
+    "file_stem",
+    "file_suffixes",
+    "parse_stem",
+    "parse_stems",
+]
+
+# No folder has more than so many files.
+FILES_PER_FOLDER = 1_000
+MAX_NAME = 120
+EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+FILTERED = ".filtered"
+IRREVERSIBLE = "="
+# Far enough into a picture for its size: JPEG may have a color profile before it.
+HEAD_SIZE = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """A picture that is kept, and what its bytes say.
+
+    Attributes:
+        file_name: Where it is: a path relative to the job's folder, or a URL.
+        content_type: Media type.
+        bytes: Length.
+        sha256: Digest, hexadecimal.
+        width: Pixels; `None` when the header cannot be read.
+        height: Pixels.
+        filtered: Whether the content filter blurred it.
+    """
+
+    file_name: str
+    content_type: str
+    bytes: int
+    sha256: str
+    width: int | None
+    height: int | None
+    filtered: bool
+
+
+class SetAsideError(OSError):
+    """A picture could not be kept where it belongs, and is where `Store.find` finds it later."""
+
+
+class PictureWriter(Protocol):
+    """Writes pictures into a `Store`."""
+
+    def sink(self, stem: str, content_type: str, *, filtered: bool) -> Sink[StoredImage]:
+        """Give a sink for one picture, which it keeps for good: a power cut takes nothing."""
+
+
+class Store(Protocol):
+    """Keeps pictures by stem (`file_stem`); all its calls block.
+
+    Attributes:
+        names_in_job: What is in the folder of a job that keeps its pictures here.
+    """
+
+    @property
+    def names_in_job(self) -> Sequence[str]: ...
+
+    def writing(self) -> AbstractAsyncContextManager[PictureWriter]:
+        """Give what new pictures are written with, for one event loop."""
+
+    def find(self, stem: str) -> StoredImage | None:
+        """Give the picture of a stem if there is one, and clear away what is half written."""
+
+    def owns(self, file_name: str) -> bool:
+        """Tell whether a picture of this name would be here."""
+
+    def size_of(self, file_name: str) -> int | None:
+        """Give the length of a picture by its name; `None` if there is none."""
+
+    def pictures(self) -> Iterator[tuple[int, str]]:
+        """Give position and id of every picture whose name tells them."""
+
+    def retire(self, file_name: str) -> str:
+        """Put a picture that was replaced out of the way, and give its new name."""
+
+    def free_space(self) -> int | None:
+        """Give the bytes that are left; `None` when that is not known."""
+
+
+def file_stem(position: int, identity: str) -> str:
+    """Give folder and name of a picture, without extension.
+
+    The position keeps folders small and names apart on any disk; the id is for the reader, and to
+    know the picture again if the journal is lost.
+    """
+    return f"{position // FILES_PER_FOLDER:04d}/{position:06d}-{_escape(identity)}"
+
+
+def parse_stem(name: str) -> tuple[int, str | None] | None:
+    """Give position and id of a picture by its path; `None` where that does not tell them."""
+    match = re.fullmatch(r"(?:.*/)?(\d{6,})-(.+?)(?:\.filtered)?\.(?:png|jpg|webp)", name)
+    if match is None:
+        return None
+    position = int(match[1])
+    if match[2].endswith(IRREVERSIBLE):
+        return position, None
+    latin = re.sub(r"=([0-9A-F]{2})", lambda hit: chr(int(hit[1], 16)), match[2])
+    try:
+        return position, latin.encode("latin-1").decode()
+    except ValueError:
+        return position, None
+
+
+def parse_stems(names: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Give position and id of each picture whose name tells them both."""
+    for name in names:
+        match parse_stem(name):
+            case int(position), str(identity):
+                yield position, identity
+
+
+def _escape(identity: str) -> str:
+    """Give an id as part of a file name, reversibly unless it is very long."""
+    name = re.sub(
+        r"[^A-Za-z0-9._-]",
+        lambda hit: "".join(f"={byte:02X}" for byte in hit[0].encode()),
+        identity,
+    )
+    if name.endswith(FILTERED):
+        name = f"{name.removesuffix(FILTERED)}=2E{FILTERED[1:]}"
+    if len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    return f"{name[: MAX_NAME - 20]}-{digest}{IRREVERSIBLE}"
+
+
+def content_type_of(name: str) -> str:
+    """Give the media type of a picture by its name."""
+    extension = name.rpartition(".")[2]
+    return {known: media for media, known in EXTENSIONS.items()}.get(extension, "image/png")
+
+
+def file_suffixes(
+    content_type: str | None = None, *, filtered: bool | None = None
+) -> tuple[str, ...]:
+    """Give the ends that the name of such a picture may have; `None` is any.
+
+    That of a filtered picture says so, should the journal be lost.
+    """
+    extensions = EXTENSIONS.values() if content_type is None else [extension(content_type)]
+    marks = [
+        FILTERED if mark else "" for mark in ([False, True] if filtered is None else [filtered])
+    ]
+    return tuple(f"{mark}.{name}" for mark in marks for name in extensions)
+
+
+def extension(content_type: str) -> str:
+    """Give the end of names of this media type."""
+    return EXTENSIONS.get(content_type, "png")
+
+
+def describe(
+    file_name: str, content_type: str, size: int, sha256: str, head: bytes, *, filtered: bool
+) -> StoredImage:
+    """Give what is known of a picture that is kept; `head` is its beginning."""
+    try:
+        picture = read_picture(head)
+    except EOFError:
+        picture = None
+    width, height = (picture.width, picture.height) if picture else (None, None)
+    return StoredImage(file_name, content_type, size, sha256, width, height, filtered)

@@ -1,0 +1,224 @@
+"""Pictures in the folder of the job."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from stable_async.api.answers import sniff
+from stable_async.files import TEMPORARY_SUFFIX, AtomicFile, in_thread
+from stable_async.jobs.batch_thread import BatchThread
+from stable_async.jobs.storage.base import (
+    FILTERED,
+    HEAD_SIZE,
+    StoredImage,
+    describe,
+    file_suffixes,
+    parse_stems,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+__all__ = ["IMAGES", "FolderStore"]
+
+IMAGES = "images"
+
+T = TypeVar("T")
+
+
+class FolderStore:
+    """Pictures in `images/` of the job's folder."""
+
+    names_in_job = (IMAGES,)
+
+    def __init__(self, folder: Path) -> None:
+        """Keep pictures below `folder`, the job's."""
+        self._job = folder
+        self._images = folder / IMAGES
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[_FolderWriter]:
+        writer = _FolderWriter(self._job)
+        async with writer.thread:
+            yield writer
+
+    def find(self, stem: str) -> StoredImage | None:
+        path = self._images / stem
+        if not path.parent.is_dir():
+            return None
+        found: Path | None = None
+        for entry in path.parent.iterdir():
+            if entry.name.startswith(f".{path.name}") and entry.name.endswith(TEMPORARY_SUFFIX):
+                entry.unlink()
+            elif entry.stem.removesuffix(FILTERED) == path.name:
+                found = entry
+        if found is None:
+            return None
+        with found.open("rb") as file:
+            head = file.read(HEAD_SIZE)
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256")
+            size = file.tell()
+        return describe(
+            found.relative_to(self._job).as_posix(),
+            sniff(head),
+            size,
+            digest.hexdigest(),
+            head,
+            filtered=found.stem.endswith(FILTERED),
+        )
+
+    def owns(self, file_name: str) -> bool:
+        return "://" not in file_name
+
+    def size_of(self, file_name: str) -> int | None:
+        try:
+            return (self._job / file_name).stat().st_size
+        except (OSError, ValueError):
+            return None
+
+    def pictures(self) -> Iterator[tuple[int, str]]:
+        return parse_stems(path.name for path in self._images.glob("*/*"))
+
+    def retire(self, file_name: str) -> str:
+        old = self._job / file_name
+        new = self._job / "replaced" / Path(file_name).name
+        if old.exists():
+            new.parent.mkdir(exist_ok=True)
+            old.replace(new)
+        return new.relative_to(self._job).as_posix()
+
+    def free_space(self) -> int | None:
+        folders = [self._job, self._images] if self._images.is_dir() else [self._job]
+        return min(shutil.disk_usage(folder).free for folder in folders)
+
+
+class _FolderWriter:
+    """Keeps pictures for good, many at a time: one thread is enough to keep a disk busy."""
+
+    def __init__(self, job: Path) -> None:
+        self.thread = BatchThread(self._keep, name="pictures")
+        self._job = job
+        self._folders: set[str] = set()
+
+    def sink(self, stem: str, content_type: str, *, filtered: bool) -> _Picture:
+        (suffix,) = file_suffixes(content_type, filtered=filtered)
+        name = f"{IMAGES}/{stem}{suffix}"
+        return _Picture(self, f"{self._job}/{name}", name, content_type, filtered=filtered)
+
+    def make_folder(self, folder: str) -> None:
+        """Make a folder of pictures, for good."""
+        if folder not in self._folders:
+            path = Path(folder)
+            path.mkdir(parents=True, exist_ok=True)
+            _sync_folder(path.parent)
+            _sync_folder(self._job)
+            self._folders.add(folder)
+
+    def _keep(self, pictures: Sequence[_Picture]) -> list[StoredImage | Exception | None]:
+        """Keep pictures, unless they were discarded.
+
+        Step by step for all of them: a file system that is changed between two syncs has its
+        journal to write at the second one as well, which takes most of the time.
+        """
+        kept: list[StoredImage | Exception | None] = [None] * len(pictures)
+        for step in (_Picture.finish_writing, _Picture.sync, _Picture.keep):
+            kept = [
+                so_far if isinstance(so_far, Exception) else _attempt(step, picture)
+                for picture, so_far in zip(pictures, kept, strict=True)
+            ]
+        for folder in {
+            picture.folder
+            for picture, stored in zip(pictures, kept, strict=True)
+            if isinstance(stored, StoredImage)
+        }:
+            _sync_folder(folder)
+        return kept
+
+
+class _Picture:
+    """A picture on its way to the disk: what its bytes say is noted while they are written."""
+
+    def __init__(
+        self, writer: _FolderWriter, path: str, name: str, content_type: str, *, filtered: bool
+    ) -> None:
+        self.folder = path.rpartition("/")[0]
+        self._writer = writer
+        self._name = name
+        self._content_type = content_type
+        self._filtered = filtered
+        self._file = AtomicFile(path)
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._head = b""
+        self._last: Sequence[bytes] = ()
+        self._discarded = False
+
+    async def write(self, chunks: Sequence[bytes]) -> None:
+        await in_thread(self._write, chunks)
+
+    async def commit(self, last: Sequence[bytes]) -> StoredImage:
+        self._last = last
+        return cast("StoredImage", await self._writer.thread.do(self))
+
+    async def discard(self) -> None:
+        # In the same thread: not while what a cancelled caller wanted to keep is being kept.
+        self._discarded = True
+        await self._writer.thread.do(self)
+
+    # The steps, which block.
+
+    def finish_writing(self) -> None:
+        """Give the disk all there is."""
+        if not self._discarded:
+            self._write(self._last)
+            self._file.begin_sync()
+
+    def sync(self) -> None:
+        """Wait until the disk has it."""
+        if not self._discarded:
+            self._file.sync()
+
+    def keep(self) -> StoredImage | None:
+        """Give it its name; or remove what was discarded."""
+        if self._discarded:
+            self._file.discard()
+            return None
+        self._file.commit()
+        return describe(
+            self._name,
+            self._content_type,
+            self._size,
+            self._digest.hexdigest(),
+            self._head,
+            filtered=self._filtered,
+        )
+
+    def _write(self, chunks: Sequence[bytes]) -> None:
+        self._writer.make_folder(self.folder)
+        self._file.write(chunks)
+        for chunk in chunks:
+            self._digest.update(chunk)
+            self._size += len(chunk)
+            if len(self._head) < HEAD_SIZE:
+                self._head += chunk[: HEAD_SIZE - len(self._head)]
+
+
+def _attempt(step: Callable[[_Picture], T], picture: _Picture) -> T | Exception:
+    try:
+        return step(picture)
+    except Exception as error:  # noqa: BLE001 - handed on to whoever waits for this picture
+        return error
+
+
+def _sync_folder(folder: str | Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

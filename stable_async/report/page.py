@@ -1,0 +1,204 @@
+"""The report put together: a page of fixed HTML, style and script, and the job as JSON in it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import asdict
+from functools import cache
+from hashlib import sha256
+from importlib import resources
+from itertools import islice
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from stable_async.config import Quota
+from stable_async.datasets.pictures import path_inside
+from stable_async.files import write_atomically
+from stable_async.jobs.errors import JobError, JournalError
+from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
+from stable_async.jobs.ledger import Journal
+from stable_async.jobs.recovery import JOURNAL_NAME
+from stable_async.jobs.row import to_json
+from stable_async.report.thumbnails import thumbnails
+from stable_async.report.timeline import runs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["MOST_PICTURES", "REPORT_NAME", "write_report"]
+
+REPORT_NAME = "report.html"
+# Rows in the page. More make it too large to open at ease; the figures are always of all.
+MOST_PICTURES = 50_000
+# Pictures that stand in the page itself; the others are links to files beside it.
+THUMBNAILS = 500
+ROWS_AT_A_TIME = 100
+
+# Figures and rows are of every picture of the job, whether or not the prompt file has it now; one
+# that was replaced, and so has no id, is in what was spent and sent alone.
+COUNTS = """
+    SELECT count(id) FILTER (WHERE state = 'done') AS done,
+           count(id) FILTER (WHERE state = 'filtered') AS filtered,
+           count(id) FILTER (WHERE state = 'failed') AS failed,
+           count(id) FILTER (WHERE listed AND state IN ('waiting', 'in flight')) AS "left",
+           count(id) FILTER (WHERE NOT listed AND state NOT IN ('waiting', 'in flight')) AS gone,
+           count(*) FILTER (WHERE id IS NULL AND state IN ('done', 'filtered')) AS replaced
+    FROM prompts
+"""
+FAILURES = """
+    SELECT reason, count(*) FROM prompts WHERE state = 'failed' AND id IS NOT NULL
+    GROUP BY reason ORDER BY 2 DESC
+"""
+# With what may have been billed without a picture, as `Journal.spent` counts.
+SPENDING = """
+    SELECT service, json_extract(parameters, '$.model'), sum(made AND id IS NOT NULL), sum(cost)
+    FROM prompts JOIN (
+        SELECT position, 1 AS made, credits AS cost FROM images
+        UNION ALL
+        SELECT position, 0, price * (maybe_billed + (generation_id IS NOT NULL)) FROM prompts
+        WHERE maybe_billed OR generation_id IS NOT NULL
+    ) USING (position) GROUP BY 1, 2 ORDER BY 4 DESC
+"""
+ROWS = """
+    SELECT p.id, p.service, p.state, p.parameters, p.metadata, p.error, p.reason,
+           i.file_name, i.width, i.height, coalesce(i.seed, p.seed), i.credits
+    FROM prompts AS p LEFT JOIN images AS i USING (position)
+    WHERE p.id IS NOT NULL AND p.state IN ('done', 'filtered', 'failed')
+    ORDER BY position LIMIT ?
+"""
+# A journal that was rebuilt knows no departures, but when some of its pictures were sent.
+SENT = """
+    SELECT CAST(sent_at AS INTEGER) AS second, count(*), 0 FROM images
+    WHERE sent_at IS NOT NULL GROUP BY 1 ORDER BY 1
+"""
+
+
+def write_report(folder: Path, *, most_pictures: int = MOST_PICTURES) -> Path:
+    """Write `report.html` into the folder of a job, and give its path.
+
+    Pictures are shown from `images/` beside it, the first ones from thumbnails inside it if Pillow
+    is installed. All this blocks.
+
+    Args:
+        folder: Of the job; it may be running.
+        most_pictures: Rows in the contact sheet, at the most. The figures are always of all.
+
+    Raises:
+        JobError: The folder is no job.
+        OSError: The report cannot be written.
+    """
+    path = folder / JOURNAL_NAME
+    if not path.exists():
+        raise JobError(f"{folder} is no job: it has no {JOURNAL_NAME}")
+    try:
+        with closing(Journal.open(path)) as journal:
+            journal.db.execute("BEGIN")  # a job that is running does not change under our eyes
+            return write_atomically(folder / REPORT_NAME, _page(journal, folder, most_pictures))
+    except sqlite3.OperationalError as error:
+        raise JournalError(f"{path}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise JournalError(f"{path}: {error}; the next run of the job repairs it") from error
+
+
+def _page(journal: Journal, folder: Path, most_pictures: int) -> Iterator[bytes]:
+    page, style, script = _part("page.html"), _part("page.css"), _part("page.js")
+    policy = (
+        "default-src 'none'; img-src 'self' file: data:; base-uri 'none'; form-action 'none'; "
+        f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+    )
+    fixed = {"POLICY": policy, "STYLE": style, "SCRIPT": script}
+    for text in page.split("%%"):
+        match text:
+            case "POLICY" | "STYLE" | "SCRIPT":
+                yield fixed[text].encode()
+            case "FACTS":
+                yield _json(_facts(journal, folder)).encode()
+            case "ROWS":
+                yield from _rows(journal, folder, most_pictures)
+            case _:
+                yield text.encode()
+
+
+def _facts(journal: Journal, folder: Path) -> dict[str, object]:
+    quota = Quota()
+    counts = journal.db.execute(COUNTS)
+    names = [name for name, *_ in counts.description]
+    (may_be_billed,) = journal.db.execute("SELECT total(maybe_billed) FROM prompts").fetchone()
+    departures = journal.db.execute("SELECT * FROM departures ORDER BY second").fetchall()
+    return {
+        "title": folder.resolve().name,
+        "written": int(time.time()),
+        "counts": dict(zip(names, counts.fetchone(), strict=True)),
+        "credits": journal.spent(),
+        "dollars_per_credit": DOLLARS_PER_CREDIT,
+        "may_be_billed": int(may_be_billed),
+        "spending": journal.db.execute(SPENDING).fetchall(),
+        "failures": journal.db.execute(FAILURES).fetchall(),
+        "requests": sum(requests for _, requests, _ in departures),
+        "rate_limited": sum(limited for _, _, limited in departures),
+        "ceiling": quota.requests,
+        "window": quota.window,
+        "runs": [
+            asdict(run)
+            for run in runs(departures or journal.db.execute(SENT), round(quota.window))
+        ],
+        "columns": [
+            "id", "text", "service", "state", "file", "width", "height", "seed", "credits",
+            "error", "more", "thumbnail",
+        ],
+    }  # fmt: skip
+
+
+def _rows(journal: Journal, folder: Path, most: int) -> Iterator[bytes]:
+    """Give a JSON array of rows; a value that repeats that of the row before is `0`."""
+    rows = journal.db.execute(ROWS, (most,))
+    separator, left = "[", THUMBNAILS
+    before: tuple[object, ...] = (None, None)
+    while some := list(islice(rows, ROWS_AT_A_TIME)):
+        paths = [path_inside(folder, row[7]) if row[7] else None for row in some]
+        wanted = [path for path in paths[:left] if path is not None]
+        left -= len(wanted)
+        small = dict(zip(wanted, thumbnails(wanted), strict=True))
+        for row, path in zip(some, paths, strict=True):
+            identity, service, state, parameters, metadata, error, reason, *facts = row
+            fields = {**json.loads(parameters), **json.loads(metadata or "{}")}
+            text = fields.pop("prompt", None)
+            more = {name: _shown(value) for name, value in fields.items()}
+            _, width, height, seed, cost = facts
+            link = None
+            if path is not None:
+                link = quote(path.relative_to(folder).as_posix())
+            now = (text, more)
+            said = [0 if value == last else value for value, last in zip(now, before, strict=True)]
+            values = [
+                identity, said[0], service, state, link, width, height, seed, cost,
+                error or reason, said[1], small.get(path) if path else None,
+            ]  # fmt: skip
+            before = now
+            yield (separator + _json(values)).encode()
+            separator = ",\n"
+    yield b"[]" if separator == "[" else b"]"
+
+
+def _json(value: object) -> str:
+    """Give JSON that can stand in a script element: nothing in it ends the element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else to_json(value)
+
+
+@cache
+def _part(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}"

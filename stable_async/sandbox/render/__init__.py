@@ -1,0 +1,1 @@
+"""Draws what the sandbox answers with: images, audio and 3D models."""

@@ -1,0 +1,155 @@
+"""Pictures made from uploaded pictures: what upscaling, editing and control give back."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, cast
+
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
+
+from stable_async.sandbox.render import images
+
+if TYPE_CHECKING:
+    from stable_async.sandbox.forms import Upload
+    from stable_async.sandbox.render.images import Brief
+    from stable_async.sandbox.spec.facts import Operation
+    from stable_async.sandbox.spec.fields import Parameters
+
+__all__ = ["UnreadableError", "develop", "load"]
+
+BACKGROUND_TOLERANCE = 40
+
+
+class UnreadableError(Exception):
+    """An uploaded picture has a good header and cannot be decoded. The text is its field's name."""
+
+
+def develop(operation: Operation, parameters: Parameters, brief: Brief) -> Image.Image:
+    """Give what `operation` makes of the uploaded pictures, in the size of `brief`.
+
+    Raises:
+        UnreadableError: A picture cannot be decoded.
+    """
+    image = load(parameters, next(iter(parameters.pictures)))
+    size = (brief.width, brief.height)
+    match operation.id:
+        case "upscale_fast":
+            return image.resize(size, Image.Resampling.BICUBIC)
+        case "edit_remove_background":
+            return _cut_out(image)
+        case "edit_erase":
+            smooth = image.filter(ImageFilter.BoxBlur(max(image.size) // 40))
+            return Image.composite(smooth, image, _mask(parameters, image))
+        case "edit_inpaint" | "v2alpha_inpaint" | "v1_image_to_image_masking":
+            mask = _mask(parameters, image)
+            return Image.composite(images.scene(brief), image.convert("RGB"), mask)
+        case "edit_search_and_replace":
+            return Image.composite(images.scene(brief), image.convert("RGB"), _spot(size))
+        case "edit_search_and_recolor":
+            return _recolour(image, brief)
+        case "edit_outpaint":
+            canvas = images.scene(brief)
+            canvas.paste(image, (int(parameters.number("left")), int(parameters.number("up"))))
+            return canvas
+        case "edit_replace_background_and_relight":
+            cut = _cut_out(image)
+            canvas = images.scene(brief)
+            canvas.paste(cut, mask=cut.getchannel("A"))
+            return canvas
+    result = _blend(operation, parameters, brief, image)
+    images.caption(result, brief.prompt, brief.note)
+    return result
+
+
+def load(parameters: Parameters, name: str) -> Image.Image:
+    """Give an uploaded picture, as RGB or, where it has any transparency, as RGBA.
+
+    Raises:
+        UnreadableError: It cannot be decoded.
+    """
+    upload = cast("Upload", parameters.upload(name))
+    upload.file.seek(0)
+    try:
+        image = Image.open(upload.file, formats=("JPEG", "PNG", "WEBP"))
+        transparent = "A" in image.getbands() or "transparency" in image.info
+        return image.convert("RGBA" if transparent else "RGB")
+    # Whatever Pillow makes of broken data, to the caller the picture cannot be read.
+    except Exception as error:
+        raise UnreadableError(name) from error
+
+
+def _blend(
+    operation: Operation, parameters: Parameters, brief: Brief, image: Image.Image
+) -> Image.Image:
+    """Give a mixture of the input and a new scene, in the measure the parameters ask for."""
+    fitted = ImageOps.fit(image.convert("RGB"), (brief.width, brief.height))
+    match operation.id:
+        case "upscale_conservative" | "upscale_creative" | "v2alpha_upscale":
+            share = parameters.number("creativity") / 5
+        case "control_sketch" | "control_structure":
+            share = 1 - parameters.number("control_strength") / 2
+        case "control_style":
+            share = 1 - parameters.number("fidelity") / 2
+        case "control_style_transfer":
+            share = parameters.number("style_strength") / 2
+        case "v1_image_to_image":
+            share = _v1_share(parameters)
+        case "v1_image_to_image_upscale":
+            share = 0.0
+        case _:
+            share = parameters.number("strength")
+    return Image.blend(fitted, images.scene(brief), share) if share else fitted
+
+
+def _v1_share(parameters: Parameters) -> float:
+    """Give how much is new: the schedule's start is one less the strength of the image."""
+    if parameters.text("init_image_mode") == "STEP_SCHEDULE":
+        return parameters.number("step_schedule_start")
+    return 1 - parameters.number("image_strength")
+
+
+def _mask(parameters: Parameters, image: Image.Image) -> Image.Image:
+    """Give where to work, in white: the mask that was sent, else where the image is transparent."""
+    name = next((name for name in ("mask", "mask_image") if name in parameters.pictures), None)
+    source = parameters.text("mask_source")
+    if name is not None and source != "INIT_IMAGE_ALPHA":
+        mask = load(parameters, name).convert("L").resize(image.size)
+        return ImageOps.invert(mask) if source == "MASK_IMAGE_BLACK" else mask
+    if image.mode == "RGBA":
+        return ImageOps.invert(image.getchannel("A"))
+    return _spot(image.size)
+
+
+def _spot(size: tuple[int, int]) -> Image.Image:
+    """Give a mask of the middle of a picture."""
+    mask = Image.new("L", size, 0)
+    width, height = size
+    box = (width * 0.28, height * 0.28, width * 0.72, height * 0.72)
+    ImageDraw.Draw(mask).ellipse(box, fill=255)
+    return mask
+
+
+def _cut_out(image: Image.Image) -> Image.Image:
+    """Give the picture with a transparent background: what differs little from its corner."""
+    if image.mode == "RGBA" and image.getchannel("A").getextrema()[0] == 0:
+        return image
+    plain = image.convert("RGB")
+    corner = Image.new("RGB", plain.size, plain.getpixel((0, 0)))
+    difference = ImageChops.difference(plain, corner).convert("L")
+    mask = difference.point(lambda value: 255 if value > BACKGROUND_TOLERANCE else 0)
+    # With nothing left of it, or nothing gone, the middle is taken for the subject.
+    share = mask.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    if not 8 <= cast("int", share) <= 247:
+        mask = _spot(plain.size)
+    plain.putalpha(mask)
+    return plain
+
+
+def _recolour(image: Image.Image, brief: Brief) -> Image.Image:
+    """Give the picture with its middle in a colour of the prompt's own."""
+    hue = hashlib.sha256(brief.identity.encode()).digest()[0]
+    tint = Image.new("HSV", (1, 1), (hue, 190, 230)).convert("RGB").getpixel((0, 0))
+    toned = ImageOps.colorize(
+        image.convert("L"), (0, 0, 0), (255, 255, 255), cast("tuple[int, ...]", tint)
+    )
+    return Image.composite(toned, image.convert("RGB"), _spot(image.size))

@@ -1,0 +1,251 @@
+"""Multipart bodies, written from their sources piece by piece and the same at every sending."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass
+from random import getrandbits
+from typing import TYPE_CHECKING
+
+from aiohttp.payload import Payload
+
+from stable_async.api.heads import FileHead
+from stable_async.errors import FieldProblem, InvalidRequestError
+from stable_async.transport.file_sources import open_source
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from aiohttp.abc import AbstractStreamWriter
+
+    from stable_async.api.base import Request
+    from stable_async.transport.file_sources import Source
+
+__all__ = ["JsonBody", "MultipartForm", "MultipartPayload", "body_of"]
+
+# How much of each file is read to tell what it is: nearly always the first piece says so. A JPEG
+# may have a long profile or preview in front.
+HEAD_SIZES = (128 * 1024, 1024 * 1024)
+
+
+def body_of(request: Request[object]) -> MultipartForm | JsonBody | None:
+    """Give the body of a request; `None` when it has none."""
+    if request.operation.method == "GET":
+        return None
+    return JsonBody(request) if request.operation.body == "json" else MultipartForm(request)
+
+
+class JsonBody:
+    """The JSON body of one request.
+
+    Attributes:
+        content_type: The header.
+    """
+
+    content_type = "application/json"
+
+    def __init__(self, request: Request[object]) -> None:
+        """Encode the fields."""
+        self._body = request.json_body()
+
+    async def open(self) -> None:
+        """Nothing is to be found."""
+
+    def payload(self, stall_limit: float | None) -> bytes:
+        """Give the body for one sending."""
+        return self._body
+
+    async def close(self) -> None:
+        """Nothing was opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class _FilePart:
+    name: str
+    head: bytes
+    source: Source
+
+
+class MultipartForm:
+    """The multipart/form-data body of one request: made once, sent as often as need be.
+
+    Attributes:
+        content_type: The header, with the boundary; the same at every sending.
+        size: Length of the body, bytes; `None` when a source does not know its own.
+    """
+
+    def __init__(self, request: Request[object]) -> None:
+        """Encode the text fields; `open` then finds the files."""
+        self._request = request
+        self._limit = request.operation.max_bytes
+        self._boundary = f"{getrandbits(128):032x}"  # no secret, but in no file
+        self.content_type = f"multipart/form-data; boundary={self._boundary}"
+        texts = (f"{self._opening(name)}\r\n\r\n{text}\r\n" for name, text in request.texts())
+        self._texts = "".join(texts).encode()
+        self._closing = f"--{self._boundary}--\r\n".encode()
+        self._parts: list[_FilePart] = []
+        self.size: int | None = len(self._texts) + len(self._closing)
+        # A sending that was cut short may still be winding up when the next one begins.
+        self._sending = asyncio.Lock()
+
+    def _opening(self, name: str) -> str:
+        return f'--{self._boundary}\r\nContent-Disposition: form-data; name="{_quoted(name)}"'
+
+    async def open(self) -> None:
+        """Find the files, their sizes, and by their first bytes what they are.
+
+        Raises:
+            InvalidRequestError: A file is missing, unreadable, empty or no picture or sound that
+                the API takes here, or all of it is too large.
+        """
+        for name, value in self._request.files():
+            try:
+                source = await open_source(value)
+            except (OSError, ValueError, TypeError) as error:
+                raise self._unreadable(name, error) from error
+            if source.size == 0:
+                raise self._refused(name, "given 0 bytes", "a file with content")
+            head = (
+                f'{self._opening(name)}; filename="{_quoted(source.filename)}"\r\n'
+                "Content-Type: application/octet-stream\r\n\r\n"
+            ).encode(errors="replace")  # a name that is no UTF-8
+            self._parts.append(_FilePart(name, head, source))
+        await self._check_content()
+        sizes = [part.source.size for part in self._parts]
+        if None in sizes:
+            self.size = None
+            return
+        heads = sum(len(part.head) + len(b"\r\n") for part in self._parts)
+        self.size = len(self._texts) + heads + sum(filter(None, sizes)) + len(self._closing)
+        if self.size > self._limit:
+            raise self._too_large(f"given {self.size} bytes")
+
+    async def _check_content(self) -> None:
+        for size in HEAD_SIZES:
+            heads = {part.name: await self._head(part, size) for part in self._parts}
+            try:
+                problems = list(self._request.broken_file_rules(heads))
+            except EOFError:
+                continue
+            if problems:
+                raise InvalidRequestError(type(self._request).__name__, problems)
+            return
+        # A header that is still not at its end is for the API to judge.
+
+    async def _head(self, part: _FilePart, size: int) -> FileHead:
+        data = bytearray()
+        async with aclosing(self._read(part)) as chunks:
+            async for chunk in chunks:
+                data += chunk
+                if len(data) >= size:
+                    break
+        if not data:
+            allowed = "a source with content, not one that was read before"
+            raise self._refused(part.name, "given 0 bytes", allowed)
+        return FileHead(bytes(data), complete=len(data) < size, size=part.source.size)
+
+    def payload(self, stall_limit: float | None) -> bytes | MultipartPayload:
+        """Give the body for one sending, each piece of which may wait `stall_limit` seconds."""
+        if not self._parts:
+            return self._texts + self._closing
+        return MultipartPayload(self, stall_limit)
+
+    async def chunks(self) -> AsyncGenerator[bytes | memoryview, None]:
+        """Give the body piece by piece.
+
+        Raises:
+            InvalidRequestError: A source cannot be read, is not what it was at first, or is of
+                unknown length and turned out empty or too large.
+        """
+        async with self._sending:
+            left = self._limit - len(self._texts) - len(self._closing)
+            yield self._texts
+            for part in self._parts:
+                yield part.head
+                left -= len(part.head) + len(b"\r\n")
+                read = 0
+                async with aclosing(self._read(part)) as chunks:
+                    async for chunk in chunks:
+                        read += len(chunk)
+                        if read > left:
+                            raise self._too_large(f"given more than {self._limit} bytes")
+                        yield chunk
+                left -= read
+                if part.source.size is None and read == 0:
+                    allowed = "a source with content, not one that was read before"
+                    raise self._refused(part.name, "given 0 bytes", allowed)
+                if part.source.size not in {None, read}:
+                    allowed = f"the {part.source.size} bytes that were announced"
+                    raise self._refused(part.name, f"given {read} bytes", allowed)
+                yield b"\r\n"
+            yield self._closing
+
+    async def _read(self, part: _FilePart) -> AsyncGenerator[bytes | memoryview, None]:
+        try:
+            async with aclosing(part.source.chunks()) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except OSError as error:
+            raise self._unreadable(part.name, error) from error
+
+    async def close(self) -> None:
+        """Close what was opened for this request, once no sending uses it."""
+        if self._parts:
+            async with self._sending:
+                for part in self._parts:
+                    await part.source.close()
+
+    def _unreadable(self, field: str, error: Exception) -> InvalidRequestError:
+        reason = getattr(error, "strerror", None) or str(error)
+        return self._refused(field, reason, "a readable file")
+
+    def _too_large(self, given: str) -> InvalidRequestError:
+        return self._refused("", given, f"up to {self._limit} bytes for the whole request")
+
+    def _refused(self, field: str, given: str, allowed: str) -> InvalidRequestError:
+        problem = FieldProblem(field, given, allowed)
+        return InvalidRequestError(type(self._request).__name__, [problem])
+
+
+class MultipartPayload(Payload):
+    """One sending of a `MultipartForm`, as aiohttp takes it.
+
+    Attributes:
+        failure: What went wrong with a source; aiohttp reports an error of its own instead.
+        on_written: Called when the whole body has been taken.
+    """
+
+    def __init__(self, form: MultipartForm, stall_limit: float | None) -> None:
+        """Send `form`; the server may take `stall_limit` seconds for each piece."""
+        super().__init__(form, content_type=form.content_type)
+        self._size = form.size
+        self._form = form
+        self._stall_limit = stall_limit
+        self.failure: Exception | None = None
+        self.on_written: Callable[[], None] | None = None
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Write the body; each piece waits until the connection has taken the one before."""
+        async with aclosing(self._form.chunks()) as chunks:
+            while True:
+                try:
+                    chunk = await anext(chunks)
+                except StopAsyncIteration:
+                    break
+                except Exception as error:
+                    self.failure = error
+                    raise
+                async with asyncio.timeout(self._stall_limit):
+                    await writer.write(chunk)
+        if self.on_written is not None:
+            self.on_written()
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Refuse: the body is never whole in memory."""
+        raise TypeError("a multipart body is not held in memory")
+
+
+def _quoted(text: str) -> str:
+    """Escape a name for `Content-Disposition`, as browsers do (WHATWG HTML, form submission)."""
+    return text.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
