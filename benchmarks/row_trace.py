@@ -1,0 +1,112 @@
+"""The way of one row through the package: calls, modules, switches between modules, threads.
+
+`python -m benchmarks.row_trace` runs two jobs, one request in flight at a time, and prints by how
+much the larger one needs more, for each row. `--modules` lists the modules as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import stable_async
+from benchmarks.answering import answering_server
+from benchmarks.jobs import KEY, write_prompts
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+PACKAGE = str(Path(stable_async.__file__).parent)
+FEW, MANY = 20, 120
+
+
+class Trace:
+    """Counts what happens inside the package, in all threads.
+
+    Attributes:
+        calls: Calls of functions of the package, by module.
+        switches: How often one thread went on in another module of the package.
+        threads: The threads that ran code of the package.
+    """
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.calls: Counter[str] = Counter()
+        self.switches = 0
+        self.threads: set[str] = set()
+        self._at = threading.local()
+
+    def start(self) -> None:
+        """Count from now on, in this thread and in those that start later."""
+        threading.setprofile(self._event)
+        sys.setprofile(self._event)
+
+    def stop(self) -> None:
+        """Stop counting."""
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+    def _event(self, frame: FrameType, event: str, argument: object) -> None:
+        path = frame.f_code.co_filename
+        if event != "call" or not path.startswith(PACKAGE):
+            return
+        self.calls[path[len(PACKAGE) + 1 :]] += 1
+        if getattr(self._at, "path", path) != path:
+            self.switches += 1
+        self._at.path = path
+        self.threads.add(threading.current_thread().name)
+
+
+def traced(url: str, rows: int, room: Path) -> Trace:
+    """Run a job of `rows` rows and return its trace."""
+    from stable_async import Quota, StabilityClient
+    from stable_async.jobs import Job, JobSettings, PromptFile, PromptRules
+
+    prompts = room / f"{rows}.jsonl"
+    write_prompts(prompts, rows)
+    trace = Trace()
+
+    async def main() -> None:
+        settings = JobSettings(folder=room / str(rows), max_in_flight=1)
+        job = Job(settings, PromptFile(str(prompts)), PromptRules())
+        async with StabilityClient(KEY, base_url=url, quota=Quota(requests=100_000)) as client:
+            summary = await job.run(client)
+        assert summary.ending == "complete", summary
+
+    trace.start()
+    try:
+        asyncio.run(main())
+    finally:
+        trace.stop()
+    return trace
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--modules", action="store_true")
+    options = parser.parse_args()
+    with answering_server() as server, tempfile.TemporaryDirectory() as temporary:
+        url = f"{server}/small"
+        traced(url, 1, Path(temporary))  # imports
+        few, many = (traced(url, rows, Path(temporary)) for rows in (FEW, MANY))
+    rows = MANY - FEW
+    calls = {path: (many.calls[path] - few.calls[path]) / rows for path in many.calls}
+    used = {path: count for path, count in calls.items() if count >= 0.5}
+    print(f"calls of a row: {sum(calls.values()):.0f}")
+    print(f"modules: {len(used)}")
+    print(f"switches between modules: {(many.switches - few.switches) / rows:.0f}")
+    print(f"threads: {len(many.threads)}")
+    if options.modules:
+        for path, count in sorted(used.items(), key=lambda one: -one[1]):
+            print(f"  {count:7.1f}  {path}")
+
+
+if __name__ == "__main__":
+    main()
