@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from stable_async.extras import install_command
+
 __all__ = ["main"]
 
 
@@ -14,5 +16,5 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in {"cyclopts", "rich"}:
             raise
-        sys.exit("stable-async: the command line needs: pip install 'stable_async[cli]'")
+        sys.exit(f"stable-async: the command line needs: {install_command('cli')}")
     sys.exit(run(sys.argv[1:]))

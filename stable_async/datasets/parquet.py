@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from stable_async.datasets.target import STATE_FOLDER, numbers_in
+from stable_async.extras import install_command
 from stable_async.files import AtomicFile
 from stable_async.jobs.errors import JobError
 
@@ -44,7 +45,7 @@ class Parquet:
             import pyarrow as pa
             from pyarrow import parquet
         except ImportError:
-            raise JobError("parquet needs pyarrow: pip install 'stable_async[export]'") from None
+            raise JobError(f"parquet needs pyarrow: {install_command('export')}") from None
         self._pa, self._parquet = pa, parquet
         self._target = target
         self._columns = columns

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from stable_async.extras import install_command
 from stable_async.jobs.errors import StorageError
 
 if TYPE_CHECKING:
@@ -105,9 +106,7 @@ class Pictures:
             from obstore.exceptions import BaseError
             from obstore.store import from_url
         except ImportError:
-            raise StorageError(
-                f"{url} needs obstore: pip install 'stable_async[storage]'"
-            ) from None
+            raise StorageError(f"{url} needs obstore: {install_command('storage')}") from None
         scheme, _, rest = url.partition("://")
         bucket, _, path = rest.partition("/")
         root = f"{scheme}://{bucket}"

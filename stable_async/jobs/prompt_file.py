@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, cast, get_args
 
 from stable_async.api.services import fields_of_all
+from stable_async.extras import install_command
 from stable_async.jobs.errors import PromptFileError, RowProblem
 from stable_async.jobs.ledger import FACTS
 
@@ -199,7 +200,7 @@ class PromptFile:
         try:
             from pyarrow import ArrowException, parquet  # has none
         except ImportError:
-            what = "parquet needs pyarrow: pip install 'stable_async[export]'"
+            what = f"parquet needs pyarrow: {install_command('export')}"
             raise self._unusable(0, what) from None
         number = 0
         try:

@@ -249,5 +249,5 @@ def test_without_its_packages_the_command_says_what_to_install() -> None:
     )
     assert ended.returncode == 1
     assert ended.stderr == (
-        "stable-async: the command line needs: pip install 'stable_async[cli]'\n"
+        'stable-async: the command line needs: pip install ".[cli]" (in a clone of stable_async)\n'
     )

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from stable_async.api.answers import sniff
+from stable_async.extras import install_command
 from stable_async.files import in_thread, write_atomically
 from stable_async.jobs.errors import StorageError
 from stable_async.jobs.storage.base import (
@@ -63,9 +64,7 @@ class BucketStore:
             import obstore
             from obstore.store import from_url
         except ImportError:
-            raise StorageError(
-                f"{url} needs obstore: pip install 'stable_async[storage]'"
-            ) from None
+            raise StorageError(f"{url} needs obstore: {install_command('storage')}") from None
         self._url = url.rstrip("/")
         self._aside = aside
         self._obstore = obstore
