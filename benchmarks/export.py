@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from stable_async.datasets import ExportFormat, export_job
-from stable_async.jobs.ledger import Journal
+from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.row import to_json
 from stable_async.jobs.storage.base import file_stem
 
@@ -42,10 +42,10 @@ MB = 1_000_000
 def make_job(folder: Path, rows: int, size: int, *, shared: bool = False) -> None:
     """Make the folder of a job; `shared`: many pictures are names of one file."""
     folder.mkdir()
-    journal = Journal.open(folder / "job.sqlite")
+    ledger = Ledger.open(folder / "job.sqlite")
     data, first = os.urandom(size), folder
     digest = sha256(data).hexdigest()
-    with journal.transaction():
+    with ledger.transaction():
         for position in range(1, rows + 1):
             if not shared:
                 data = position.to_bytes(8, "big") + data[8:]
@@ -59,28 +59,28 @@ def make_job(folder: Path, rows: int, size: int, *, shared: bool = False) -> Non
                 path.write_bytes(data)
                 first = path
             prompt = {"prompt": f"lighthouse {position} at dusk, film grain", "aspect_ratio": "1:1"}
-            journal.db.execute(
+            ledger.db.execute(
                 "INSERT INTO prompts (position, id, row, service, parameters, metadata, state) "
                 "VALUES (?, ?, ?, 'core', ?, ?, 'done')",
                 (position, f"id-{position}", position, to_json(prompt), '{"Category":"Abstract"}'),
             )
-            journal.db.execute(
+            ledger.db.execute(
                 "INSERT INTO images (position, file_name, content_type, bytes, sha256, width, "
                 "height, seed, finish_reason, request_id, credits) "
                 "VALUES (?, ?, 'image/png', ?, ?, 1024, 1024, ?, 'SUCCESS', ?, 3)",
                 (position, name, size, digest, position, f"{position:032x}"),
             )
-    journal.close()
+    ledger.close()
 
 
 def rows_of(job: Path) -> Iterator[tuple[Path, str]]:
-    journal = Journal.open(job / "job.sqlite")
-    for name, text in journal.db.execute(
+    ledger = Ledger.open(job / "job.sqlite")
+    for name, text in ledger.db.execute(
         "SELECT file_name, json_extract(parameters, '$.prompt') FROM images "
         "JOIN prompts USING (position) ORDER BY number"
     ):
         yield job / name, text
-    journal.close()
+    ledger.close()
 
 
 def by_hand(job: Path, target: Path, kind: str, *, checked: bool) -> None:

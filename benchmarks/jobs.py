@@ -77,7 +77,7 @@ async def by_job(url: str, prompts: Path, folder: Path) -> None:
 
 
 async def lay_down(url: str, prompts: Path, folder: Path) -> None:
-    """Check the prompts and note them in the journal; send nothing."""
+    """Check the prompts and note them in the ledger; send nothing."""
     summary = await run_job(url, prompts, folder, budget=0)
     assert summary.ending == "budget", summary
 
@@ -125,16 +125,16 @@ def do(what: str, url: str, prompts: Path, folder: Path) -> None:
 
 def mark_done(folder: Path, left: int) -> None:
     """Make a job of which only the last rows are left, as if the others had been made."""
-    with sqlite3.connect(folder / "job.sqlite") as journal:
-        (last,) = journal.execute("SELECT max(position) FROM prompts").fetchone()
-        journal.execute(
+    with sqlite3.connect(folder / "job.sqlite") as ledger:
+        (last,) = ledger.execute("SELECT max(position) FROM prompts").fetchone()
+        ledger.execute(
             "INSERT INTO images SELECT NULL, position, 'images/x.png', 'image/png', 1000, "
             "hex(randomblob(32)), 1024, 1024, seed, 'SUCCESS', 'x', 3.0, 0, 0 FROM prompts "
             "WHERE position <= ?",
             (last - left,),
         )
-        journal.execute("UPDATE prompts SET state = 'done' WHERE position <= ?", (last - left,))
-    journal.close()
+        ledger.execute("UPDATE prompts SET state = 'done' WHERE position <= ?", (last - left,))
+    ledger.close()
 
 
 def rates(url: str, room: Path) -> None:

@@ -175,9 +175,9 @@ def show_summary(summary: Summary, job: Job, folder: Path) -> None:
     if summary.rate_limited:
         facts.append(f"{summary.rate_limited:,} answers were 429")
     if summary.maybe_billed:
-        facts.append(f"{summary.maybe_billed:,} requests may have been billed without a picture")
+        facts.append(f"{summary.maybe_billed:,} requests may have been billed without an image")
     print(", ".join(facts))
     left = summary.total - summary.done - summary.skipped - summary.failed - summary.filtered
     if left:
         print(f"{left:,} of {summary.total:,} are still to be made: run the same command again")
-    print(f"pictures: {job.pictures}, their data: {folder / 'metadata.jsonl'}")
+    print(f"images: {job.images}, their data: {folder / 'metadata.jsonl'}")

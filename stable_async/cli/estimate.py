@@ -54,11 +54,11 @@ def estimate(
 
 def _show(found: Estimate, seconds: float) -> None:
     table = Table("service", "model", box=None, pad_edge=False)
-    for name in ("pictures", "credits"):
+    for name in ("images", "credits"):
         table.add_column(name, justify="right")
     for share in found.shares:
         price = "unknown" if share.credits is None else f"{share.credits:,.2f}"
-        table.add_row(share.service, share.model or "", f"{share.pictures:,}", price)
+        table.add_row(share.service, share.model or "", f"{share.images:,}", price)
     console = Console(highlight=False)
     console.print(table)
     console.print(

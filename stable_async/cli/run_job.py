@@ -1,4 +1,4 @@
-"""`stable-async run`: a file of prompts becomes a folder of pictures."""
+"""`stable-async run`: a file of prompts becomes a folder of images."""
 
 import asyncio
 import json
@@ -54,11 +54,11 @@ def run(
     no_check: Flag = False,
     json_summary: Annotated[Flag, Parameter(name="--json")] = False,
 ) -> int:
-    """Make a picture of every prompt in a file: only what is missing, whatever happened before.
+    """Make an image of every prompt in a file: only what is missing, whatever happened before.
 
     The first Ctrl-C lets nothing new leave and brings in what is in flight; the second gives up.
 
-    Exit status: 0 every prompt has its picture; 1 the job could not work, or not go on; 2 wrong
+    Exit status: 0 every prompt has its image; 1 the job could not work, or not go on; 2 wrong
     usage; 3 some failed or were filtered; 4 the budget is spent; 130 interrupted.
 
     Args:
@@ -66,7 +66,7 @@ def run(
         prompt_options: How prompts become requests.
         connection: Where requests go.
         out: The job's folder, new or of an earlier run: images/, metadata.jsonl, job.sqlite.
-        images: Keep pictures in a bucket: s3://bucket/prefix, gs://... or az://...
+        images: Keep images in a bucket: s3://bucket/prefix, gs://... or az://...
         max_in_flight: The most requests that are on their way at a time.
         budget: Credits that all runs of this job together may spend.
         passes: How often to go over what broke on the way, the first time included.

@@ -21,9 +21,9 @@ from stable_async.datasets.target import ShardReport, claimed
 from stable_async.datasets.webdataset import WebDataset
 from stable_async.errors import ConfigurationError
 from stable_async.files import write_atomically
-from stable_async.jobs.errors import JobError, JournalError
-from stable_async.jobs.ledger import Journal
-from stable_async.jobs.recovery import JOURNAL_NAME
+from stable_async.jobs.errors import JobError, LedgerError
+from stable_async.jobs.ledger import Ledger
+from stable_async.jobs.recovery import LEDGER_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +49,7 @@ class ExportSummary:
         shards: Of the data set; folders, for `imagefolder`.
         kept: Shards that an export before had finished.
         filtered: Pictures left out because the content filter blurred them.
-        damaged: Pictures left out because they are missing, or not what the journal says.
+        damaged: Pictures left out because they are missing, or not what the ledger says.
         damage: Id, file name and what is wrong, of the first damaged ones.
     """
 
@@ -117,7 +117,7 @@ def export_job(
 ) -> ExportSummary:
     """Write the pictures of a job as a data set, with a card, and tell what became of it.
 
-    Every picture is held against its SHA-256 in the journal when it is written; damaged ones are
+    Every picture is held against its SHA-256 in the ledger when it is written; damaged ones are
     left out and reported. Exported again, a data set gets what is new: shards that would be the
     same are kept, pictures of an `imagefolder` once they are checked again.
     All this blocks; memory does not grow with the number of pictures.
@@ -139,14 +139,14 @@ def export_job(
     """
     if shard_size < 1:
         raise ConfigurationError(f"shard_size is {shard_size}; allowed: 1 byte or more")
-    path = job / JOURNAL_NAME
+    path = job / LEDGER_NAME
     if not path.exists():
-        raise JobError(f"{job} is no job: it has no {JOURNAL_NAME}")
+        raise JobError(f"{job} is no job: it has no {LEDGER_NAME}")
     try:
-        with _opened(path) as journal:
+        with _opened(path) as ledger:
             # One transaction, so that a job that is running does not change under our eyes.
-            journal.db.execute("BEGIN")
-            records = Records(journal, include_filtered=include_filtered)
+            ledger.db.execute("BEGIN")
+            records = Records(ledger, include_filtered=include_filtered)
             if not records.count:
                 raise JobError(f"{job} has no pictures to export")
             claim = claimed(target, job, format, records.origins(), records.has_origin)
@@ -162,17 +162,17 @@ def export_job(
                 export = _Export(records, pictures, writer, on_progress)
                 return export.run(target, shard_limit)
     except sqlite3.OperationalError as error:
-        raise JournalError(f"{path}: {error}") from error
+        raise LedgerError(f"{path}: {error}") from error
     except sqlite3.DatabaseError as error:
-        raise JournalError(f"{path}: {error}; the next run of the job repairs it") from error
+        raise LedgerError(f"{path}: {error}; the next run of the job repairs it") from error
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Journal]:
-    """Open a journal: a copy of it where its folder cannot be written, as SQLite must to read."""
+def _opened(path: Path) -> Iterator[Ledger]:
+    """Open a ledger: a copy of it where its folder cannot be written, as SQLite must to read."""
     with ExitStack() as stack:
         try:
-            journal = Journal.open(path)
+            ledger = Ledger.open(path)
         except sqlite3.OperationalError:
             if os.access(path.parent, os.W_OK):
                 raise
@@ -181,9 +181,9 @@ def _opened(path: Path) -> Iterator[Journal]:
             for suffix in ("", "-wal"):
                 with suppress(FileNotFoundError):
                     shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
-            journal = Journal.open(copy)
-        stack.callback(journal.close)
-        yield journal
+            ledger = Ledger.open(copy)
+        stack.callback(ledger.close)
+        yield ledger
 
 
 class _Export:
@@ -224,7 +224,7 @@ class _Export:
             loading=writer.loading(summary.shards),
             left_out={
                 "blurred by the content filter": summary.filtered,
-                "missing, or not what the journal says": summary.damaged,
+                "missing, or not what the ledger says": summary.damaged,
             },
         )
         path = target / CARD
@@ -255,7 +255,7 @@ class _Export:
         report.save(path)
 
     def _good(self, records: list[Record], report: ShardReport) -> Iterator[tuple[Record, bytes]]:
-        """Give the pictures that are what the journal says, and note the others."""
+        """Give the pictures that are what the ledger says, and note the others."""
         for record, data in self._pictures.read(records):
             if isinstance(data, Damage):
                 report.outcomes[data] += 1

@@ -1,4 +1,4 @@
-"""Pictures read back from where a job keeps them, and checked against the journal."""
+"""Pictures read back from where a job keeps them, and checked against the ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes into a data set: the pictures of a journal as records with the same columns each."""
+"""What goes into a data set: the pictures of a ledger as records with the same columns each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from stable_async.datasets.target import Origin
-    from stable_async.jobs.ledger import ImageFacts, Journal
+    from stable_async.jobs.ledger import ImageFacts, Ledger
 
 __all__ = ["Column", "ColumnType", "Record", "Records", "Shard", "shards"]
 
@@ -70,12 +70,12 @@ class Record:
     """A picture and its row.
 
     Attributes:
-        number: Of the picture, in the journal.
+        number: Of the picture, in the ledger.
         index: How many records are before this one.
         key: Names the picture: digits alone, since a dot ends the key of a WebDataset sample, and
             `datasets` would take a file named `test` or `train` for a split.
         suffix: Extension by media type.
-        image: As the journal has it.
+        image: As the ledger has it.
         values: By column, every column being there.
     """
 
@@ -108,7 +108,7 @@ class Shard:
 
 
 class Records:
-    """The pictures of a journal that are exported, in the order in which they came.
+    """The pictures of a ledger that are exported, in the order in which they came.
 
     Attributes:
         columns: What every record has.
@@ -116,15 +116,15 @@ class Records:
         filtered_left_out: How many are left out because the content filter blurred them.
     """
 
-    def __init__(self, journal: Journal, *, include_filtered: bool) -> None:
-        """Look through `journal` once."""
-        self._journal = journal
+    def __init__(self, ledger: Ledger, *, include_filtered: bool) -> None:
+        """Look through `ledger` once."""
+        self._ledger = ledger
         self._include_filtered = include_filtered
         self.count = self.filtered_left_out = 0
         # By key of metadata.jsonl, and in the order in which columns appear.
         types: dict[str, set[ColumnType]] = {}
         self._examples: dict[int, int] = {}
-        for number, prompt, image in journal.images():
+        for number, prompt, image in ledger.images():
             if self._leaves_out(image):
                 self.filtered_left_out += 1
                 continue
@@ -150,18 +150,18 @@ class Records:
         """Give some pictures that tell the job from others."""
         return [
             (image.sha256, image.request_id)
-            for _, _, image in islice(self._journal.images(), ORIGINS)
+            for _, _, image in islice(self._ledger.images(), ORIGINS)
         ]
 
     def has_origin(self, origin: Origin) -> bool:
-        """Tell whether the job has, or had, a picture; a journal made anew lacks request ids."""
-        found = self._journal.db.execute(
+        """Tell whether the job has, or had, a picture; a ledger made anew lacks request ids."""
+        found = self._ledger.db.execute(
             "SELECT 1 FROM images WHERE sha256 = ? AND ifnull(request_id = ?, 1) LIMIT 1", origin
         )
         return found.fetchone() is not None
 
     def _records(self, after: int, index: int) -> Iterator[Record]:
-        for number, prompt, image in self._journal.images(after):
+        for number, prompt, image in self._ledger.images(after):
             if self._leaves_out(image):
                 continue
             facts = metadata_of(prompt, image)

@@ -122,7 +122,7 @@ def claimed(
         path = state / CLAIM
         if path.exists():
             claim = json.loads(path.read_bytes())
-            # Any will do: the first ones may have been replaced since, and forgotten by a journal
+            # Any will do: the first ones may have been replaced since, and forgotten by a ledger
             # that was made anew.
             if claim["format"] != format_ or not any(map(is_of_job, claim["pictures"])):
                 raise JobError(

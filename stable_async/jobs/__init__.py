@@ -1,9 +1,9 @@
-"""Bulk jobs: files of prompts that become folders of pictures. Nothing lost, nothing paid twice."""
+"""Bulk jobs: files of prompts that become folders of images. Nothing lost, nothing paid twice."""
 
 from stable_async.jobs.errors import (
     JobError,
     JobLockedError,
-    JournalError,
+    LedgerError,
     PromptFileError,
     RowProblem,
     StorageError,
@@ -18,7 +18,7 @@ __all__ = [
     "JobError",
     "JobLockedError",
     "JobSettings",
-    "JournalError",
+    "LedgerError",
     "Progress",
     "PromptFile",
     "PromptFileError",

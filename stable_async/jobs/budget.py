@@ -28,7 +28,7 @@ class Budget:
         self._settled = asyncio.Event()
 
     async def reserve(self, price: float) -> bool:
-        """Set `price` aside and tell whether it fits, which may take what is on its way to tell."""
+        """Reserve `price` and return whether it fits, which may take what is on its way to tell."""
         limit = inf if self.limit is None else self.limit + TOLERANCE
         while self.spent + self.reserved + price > limit:
             if self.spent + price > limit:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = [
     "JobError",
     "JobLockedError",
-    "JournalError",
+    "LedgerError",
     "PromptFileError",
     "RowProblem",
     "StorageError",
@@ -23,30 +23,30 @@ LISTED_PROBLEMS = 20
 
 
 class JobError(StabilityError):
-    """A job cannot start, or cannot go on. What it has done so far is safe in its journal."""
+    """A job cannot start, or cannot go on. What it has done so far is safe in its ledger."""
 
 
 class JobLockedError(JobError):
     """Another process works on the same job."""
 
 
-class JournalError(JobError):
-    """The journal cannot be read or written."""
+class LedgerError(JobError):
+    """The ledger cannot be read or written."""
 
 
 class StorageError(JobError):
-    """A picture cannot be kept: no space, no permission, no bucket.
+    """An image cannot be kept: no space, no permission, no bucket.
 
     Attributes:
-        set_aside: Whether it is safe all the same, and the next run puts it where it belongs.
+        spooled: Whether it is safe all the same, and the next run puts it where it belongs.
     """
 
-    def __init__(self, message: str, *, set_aside: bool = False) -> None:
+    def __init__(self, message: str, *, spooled: bool = False) -> None:
         """Say what cannot be kept, and why."""
-        if set_aside:
-            message += "; it is set aside, and the next run puts it there"
+        if spooled:
+            message += "; it is spooled, and the next run puts it there"
         super().__init__(message)
-        self.set_aside = set_aside
+        self.spooled = spooled
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stable_async.api.services import SERVICES
-from stable_async.jobs.ledger import Journal
+from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.plan import Planner
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ class Share:
     Attributes:
         service: Its name.
         model: The model, where rows name one.
-        pictures: How many.
+        images: How many.
         credits: What they cost; `None` where no source states it.
     """
 
     service: str
     model: str | None
-    pictures: int
+    images: int
     credits: float | None
 
 
@@ -49,10 +49,10 @@ class Estimate:
 
     @property
     def requests(self) -> int:
-        """The fewest requests: one for each picture, and one look at each asynchronous result."""
+        """The fewest requests: one for each image, and one look at each asynchronous result."""
         asynchronous = _asynchronous()
         return sum(
-            share.pictures * (2 if share.service in asynchronous else 1) for share in self.shares
+            share.images * (2 if share.service in asynchronous else 1) for share in self.shares
         )
 
     @property
@@ -79,13 +79,13 @@ def estimate_prompts(prompts: PromptFile, rules: PromptRules) -> Estimate:
     Raises:
         PromptFileError: The prompts cannot be used as they are.
     """
-    journal = Journal.temporary()
+    ledger = Ledger.temporary()
     try:
-        with journal.transaction():
-            Planner(journal, prompts, rules).run()
-        return Estimate(tuple(Share(*row) for row in journal.shares()))
+        with ledger.transaction():
+            Planner(ledger, prompts, rules).run()
+        return Estimate(tuple(Share(*row) for row in ledger.shares()))
     finally:
-        journal.close()
+        ledger.close()
 
 
 def _asynchronous() -> frozenset[str]:

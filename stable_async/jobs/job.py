@@ -1,4 +1,4 @@
-"""A job: a file of prompts that becomes a folder of pictures, in as many runs as it takes."""
+"""A job: a file of prompts that becomes a folder of images, in as many runs as it takes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from stable_async.errors import ConfigurationError
 from stable_async.files import in_thread
 from stable_async.jobs.budget import Budget
-from stable_async.jobs.errors import JobError, JournalError, StorageError
-from stable_async.jobs.ledger import Journal
-from stable_async.jobs.ledger_writer import JournalWriter
+from stable_async.jobs.errors import JobError, LedgerError, StorageError
+from stable_async.jobs.ledger import Ledger
+from stable_async.jobs.ledger_writer import LedgerWriter
 from stable_async.jobs.lock import locked
 from stable_async.jobs.metadata import MetadataFile
 from stable_async.jobs.open_files import make_room_for_files
@@ -24,9 +24,9 @@ from stable_async.jobs.progress import Progress, Summary
 from stable_async.jobs.recovery import (
     METADATA_NAME,
     is_outdated,
-    open_journal,
+    open_ledger,
     repair,
-    restore_pictures,
+    restore_images,
     retire_replaced,
 )
 from stable_async.jobs.runner import OUTAGE_WAITS, Runner
@@ -49,7 +49,7 @@ __all__ = ["Job", "JobSettings"]
 
 REFUSED_LISTED = 20
 # What a bucket did not take, below the job's folder.
-ASIDE = "set-aside"
+SPOOLED = "spooled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class JobSettings:
 
     Attributes:
         folder: The job's folder; made if it is not there.
-        images: Where pictures go, such as `s3://bucket/prefix`; `None`: `images/` in `folder`.
+        images: Where images go, such as `s3://bucket/prefix`; `None`: `images/` in `folder`.
         budget: Credits that all runs of the job together may spend; `None` is no limit.
         max_in_flight: The most prompts that are worked on at a time.
         passes: How often a run goes over what broke on the way, the first time included.
@@ -116,8 +116,8 @@ class Job:
         self.refused: list[tuple[str, int, str | None]] = []
 
     @property
-    def pictures(self) -> str:
-        """Where the pictures are."""
+    def images(self) -> str:
+        """Where the images are."""
         return self._settings.images or str(self._settings.folder / IMAGES)
 
     @property
@@ -163,13 +163,13 @@ class Job:
         self._count(opened.counts)
         progress.spent = opened.spent
         async with (
-            JournalWriter(opened.journal, opened.metadata) as writer,
-            store.writing() as pictures,
+            LedgerWriter(opened.ledger, opened.metadata) as writer,
+            store.writing() as images,
         ):
             runner = Runner(
                 client,
                 writer,
-                pictures,
+                images,
                 budget,
                 progress,
                 free_space=store.free_space,
@@ -187,7 +187,7 @@ class Job:
                 runner.stop()
             try:
                 await runner.run()
-                self.refused = await writer.do(partial(Journal.refused, limit=REFUSED_LISTED))
+                self.refused = await writer.do(partial(Ledger.refused, limit=REFUSED_LISTED))
             except JobError as error:
                 runner.stop(error)
         if self._interrupted.is_set():
@@ -234,7 +234,7 @@ class Job:
             where = error.filename or folder
             raise StorageError(f"{where}: {error.strerror or error}") from error
         except sqlite3.Error as error:
-            raise JournalError(f"{folder}: the journal cannot be used: {error}") from error
+            raise LedgerError(f"{folder}: the ledger cannot be used: {error}") from error
 
     def _open_locked(self, folder: Path, stack: ExitStack) -> _Opened:
         settings = self._settings
@@ -242,21 +242,21 @@ class Job:
         if settings.images is None:
             store = FolderStore(folder)
         else:
-            store = BucketStore(settings.images, aside=folder / ASIDE)
-        journal, rebuilt = open_journal(folder, store)
-        stack.callback(journal.close)
-        self._keep_place(journal)
+            store = BucketStore(settings.images, spool=folder / SPOOLED)
+        ledger, rebuilt = open_ledger(folder, store)
+        stack.callback(ledger.close)
+        self._keep_place(ledger)
         if rebuilt:
             self.notes.append(rebuilt)
-        elif is_outdated(journal, folder):
-            with journal.transaction():
-                count = restore_pictures(journal, folder, store)
-                journal.set(prompts=None)  # the prompt file is to be compared anew
-            self.notes.append(f"the journal is an older copy: {count:,} pictures were found")
-        with journal.transaction():
-            repaired = repair(journal, store)
+        elif is_outdated(ledger, folder):
+            with ledger.transaction():
+                count = restore_images(ledger, folder, store)
+                ledger.set(prompts=None)  # the prompt file is to be compared anew
+            self.notes.append(f"the ledger is an older copy: {count:,} images were found")
+        with ledger.transaction():
+            repaired = repair(ledger, store)
         if repaired.adopted:
-            self.notes.append(f"{repaired.adopted:,} pictures were found that had just come")
+            self.notes.append(f"{repaired.adopted:,} images were found that had just come")
         if repaired.maybe_billed:
             self.progress.maybe_billed = repaired.maybe_billed
             self.notes.append(
@@ -264,36 +264,36 @@ class Job:
                 "they are sent again and may have been billed before"
             )
         planner = Planner(
-            journal, self._prompts, self._rules, replace_changed=settings.replace_changed
+            ledger, self._prompts, self._rules, replace_changed=settings.replace_changed
         )
         stack.callback(planner.close)
-        with journal.transaction():
+        with ledger.transaction():
             if settings.check:
                 report = planner.run(self._on_rows)
-                journal.take_up_failed(final=settings.retry_failed)
+                ledger.take_up_failed(final=settings.retry_failed)
                 if report.gone:
                     self.notes.append(
-                        f"{report.gone:,} pictures of this job are not in {self._prompts.name} any "
+                        f"{report.gone:,} images of this job are not in {self._prompts.name} any "
                         "more; they are left as they are"
                     )
             else:
-                journal.take_up_failed(final=settings.retry_failed, gone=True)
+                ledger.take_up_failed(final=settings.retry_failed, gone=True)
                 planner.begin_unchecked()
-        with journal.transaction():
-            retire_replaced(journal, store)
-        metadata = MetadataFile(folder / METADATA_NAME, journal)
+        with ledger.transaction():
+            retire_replaced(ledger, store)
+        metadata = MetadataFile(folder / METADATA_NAME, ledger)
         stack.callback(metadata.close)
-        return _Opened(journal, metadata, store, planner, journal.counts(), journal.spent())
+        return _Opened(ledger, metadata, store, planner, ledger.counts(), ledger.spent())
 
-    def _keep_place(self, journal: Journal) -> None:
-        """Hold the job to the place where its pictures are."""
+    def _keep_place(self, ledger: Ledger) -> None:
+        """Hold the job to the place where its images are."""
         wanted = self._settings.images or ""
-        present = journal.get("images")
+        present = ledger.get("images")
         if present is None:
-            journal.set(images=wanted)
+            ledger.set(images=wanted)
         elif present != wanted:
             raise JobError(
-                f"{self._settings.folder}: this job keeps its pictures in "
+                f"{self._settings.folder}: this job keeps its images in "
                 f"{present or 'its folder'}, not in {wanted or 'its folder'}"
             )
 
@@ -303,7 +303,7 @@ class Job:
         if cancelled or self._interrupted.is_set():
             raise _InterruptedError
 
-    async def _read_more(self, planner: Planner, writer: JournalWriter) -> bool:
+    async def _read_more(self, planner: Planner, writer: LedgerWriter) -> bool:
         """Lay down the rows that have come, or wait for some; tell whether there were any."""
         progress, report = self.progress, planner.report
         failed, filtered = report.states["failed"], report.states["filtered"]
@@ -312,7 +312,7 @@ class Job:
             items = await in_thread(planner.take)
         if not items:
             return False
-        await writer.do(lambda journal: planner.add_unchecked(items))
+        await writer.do(lambda ledger: planner.add_unchecked(items))
         progress.total = report.added + report.known + report.bad
         progress.skipped = report.states["done"]
         progress.failed += report.states["failed"] - failed
@@ -326,7 +326,7 @@ class _InterruptedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    journal: Journal
+    ledger: Ledger
     metadata: MetadataFile
     store: Store
     planner: Planner

@@ -1,6 +1,6 @@
-"""The journal of a job, in SQLite: the one truth about every prompt. All calls block.
+"""The ledger of a job, in SQLite: the one truth about every prompt. All calls block.
 
-`prompts` holds the plan and the state of each picture to be made, `images` what came, in the order
+`prompts` holds the plan and the state of each image to be made, `images` what came, in the order
 in which it came: `metadata.jsonl` is that table, written out. docs/jobs.md tells what the states
 mean and which steps are on the disk before which.
 """
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from stable_async.jobs.errors import JournalError
+from stable_async.jobs.errors import LedgerError
 from stable_async.jobs.row import to_json
 from stable_async.media import CONTENT_FILTERED
 
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = [
-    "FACTS",
     "Counts",
     "Failure",
     "ImageFacts",
-    "Journal",
+    "Ledger",
     "Prompt",
     "State",
     "metadata_line",
@@ -58,7 +57,7 @@ CREATE TABLE prompts (
     state TEXT NOT NULL DEFAULT 'waiting'
         CHECK (state IN ('waiting', 'in flight', 'done', 'filtered', 'failed')),
     attempts INTEGER NOT NULL DEFAULT 0,
-    maybe_billed INTEGER NOT NULL DEFAULT 0,  -- attempts without a picture that may have cost
+    maybe_billed INTEGER NOT NULL DEFAULT 0,  -- attempts without an image that may have cost
     generation_id TEXT,                 -- of an asynchronous operation that was accepted
     reason TEXT,                        -- of a failure, in a word or two
     error TEXT,                         -- the same in full
@@ -94,23 +93,6 @@ CREATE VIEW spending AS
     FROM images JOIN prompts USING (position) GROUP BY 1, 2;
 """
 
-# What a line of metadata.jsonl says besides the fields of the API, and what else its row said.
-FACTS = frozenset(
-    (
-        "file_name",
-        "id",
-        "text",
-        "service",
-        "seed",
-        "finish_reason",
-        "sha256",
-        "width",
-        "height",
-        "credits",
-        "request_id",
-    )
-)
-
 PROMPT_COLUMNS = (
     "position, id, row, service, parameters, metadata, seed, price, attempts, generation_id"
 )
@@ -122,7 +104,7 @@ IMAGE_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A picture to be made, as the journal has it; see the table `prompts`."""
+    """An image to be made, as the ledger has it; see the table `prompts`."""
 
     position: int
     id: str
@@ -138,7 +120,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """A picture that came, as the journal has it; see the table `images`."""
+    """An image that came, as the ledger has it; see the table `images`."""
 
     position: int
     file_name: str
@@ -157,7 +139,7 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a prompt has no picture.
+    """Why a prompt has no image.
 
     Attributes:
         reason: In a word or two, to count by.
@@ -189,11 +171,11 @@ class Counts:
 
 
 FreshImage = tuple[int, Prompt, ImageFacts]
-"""The number of a picture, its prompt and its facts."""
+"""The number of an image, its prompt and its facts."""
 
 
-class Journal:
-    """An open journal. It belongs to one thread at a time."""
+class Ledger:
+    """An open ledger. It belongs to one thread at a time."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Use `open`, or `temporary`."""
@@ -203,35 +185,35 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open the journal at `path`; a new one if there is none.
+        """Open the ledger at `path`; a new one if there is none.
 
         Raises:
-            JournalError: It is of a newer version, of another program, or cannot be written.
+            LedgerError: It is of a newer version, of another program, or cannot be written.
             sqlite3.DatabaseError: It is corrupt.
         """
         try:
             # Threads take turns; `isolation_level=None` leaves transactions to `transaction`.
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.OperationalError as error:
-            raise JournalError(f"{path}: {error}") from None
+            raise LedgerError(f"{path}: {error}") from None
         try:
-            journal = cls(connection)
+            ledger = cls(connection)
             if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-                journal._create()
-            journal._recognise(path)
-            journal._settle(durable=True)
+                ledger._create()
+            ledger._recognise(path)
+            ledger._settle(durable=True)
         except BaseException:
             connection.close()
             raise
-        return journal
+        return ledger
 
     @classmethod
     def temporary(cls) -> Self:
-        """Open a journal that is gone when it is closed; large ones go to the disk meanwhile."""
-        journal = cls(sqlite3.connect("", isolation_level=None, check_same_thread=False))
-        journal._create()
-        journal._settle(durable=False)
-        return journal
+        """Open a ledger that is gone when it is closed; large ones go to the disk meanwhile."""
+        ledger = cls(sqlite3.connect("", isolation_level=None, check_same_thread=False))
+        ledger._create()
+        ledger._settle(durable=False)
+        return ledger
 
     def _create(self) -> None:
         self.db.executescript(
@@ -245,10 +227,10 @@ class Journal:
             for name in ("application_id", "user_version")
         )
         if application != APPLICATION_ID:
-            raise JournalError(f"{path} is no journal of stable-async")
+            raise LedgerError(f"{path} is no ledger of stable-async")
         if version > VERSION:
-            raise JournalError(
-                f"{path} was written by a newer stable-async (journal version {version}, this one "
+            raise LedgerError(
+                f"{path} was written by a newer stable-async (ledger version {version}, this one "
                 f"knows {VERSION}): upgrade stable_async, or choose another folder"
             )
         for (problem,) in self.db.execute("PRAGMA quick_check(1)"):
@@ -314,7 +296,7 @@ class Journal:
         ).fetchall()
 
     def refused(self, limit: int) -> list[tuple[str, int, str | None]]:
-        """Give id, row and error of listed prompts without a good picture; no error: filtered."""
+        """Give id, row and error of listed prompts without a good image; no error: filtered."""
         return self.db.execute(
             "SELECT id, row, error FROM prompts WHERE state IN ('failed', 'filtered') AND listed "
             "ORDER BY position LIMIT ?",
@@ -364,7 +346,7 @@ class Journal:
         )
 
     def fail(self, position: int, failure: Failure, *, expired: bool) -> None:
-        """Note that a prompt has no picture, and why.
+        """Note that a prompt has no image, and why.
 
         `expired`: its generation was paid for, and can be fetched no more.
         """
@@ -385,12 +367,12 @@ class Journal:
         )
 
     def finish(self, prompt: Prompt, image: ImageFacts, *, filtered: bool) -> None:
-        """Note a picture that is on the disk."""
+        """Note an image that is on the disk."""
         (self._filtered if filtered else self._done).append(prompt.position)
         self._came.append((prompt, image))
 
     def _insert_images(self, images: Sequence[ImageFacts]) -> int:
-        """Lay down pictures, and give the number of the first."""
+        """Lay down images, and give the number of the first."""
         first = int(self.db.execute("SELECT ifnull(max(number), 0) + 1 FROM images").fetchone()[0])
         self.db.executemany(
             f"INSERT INTO images (number, {IMAGE_COLUMNS}) "  # noqa: S608
@@ -457,9 +439,9 @@ class Journal:
         metadata: Mapping[str, object],
         image: ImageFacts,
     ) -> bool:
-        """Lay down a picture whose row may not be known, and tell whether it was new.
+        """Lay down an image whose row may not be known, and tell whether it was new.
 
-        Without a `service` nothing is known but the picture.
+        Without a `service` nothing is known but the image.
         """
         if self.has_image(image.position):
             return False
@@ -491,30 +473,30 @@ class Journal:
             self._insert_images([image])
         return bool(known or laid_down)
 
-    # Pictures that came.
+    # Images that came.
 
     def last_position(self) -> int:
         """Give the position of the last prompt, 0 if there is none."""
         return int(self.db.execute("SELECT ifnull(max(position), 0) FROM prompts").fetchone()[0])
 
     def has_image(self, position: int) -> bool:
-        """Tell whether the prompt at a position has its picture."""
+        """Tell whether the prompt at a position has its image."""
         found = self.db.execute("SELECT 1 FROM images WHERE position = ?", (position,))
         return found.fetchone() is not None
 
     def replaced_images(self) -> list[tuple[int, str]]:
-        """Give position and name of pictures that were replaced and are still in their place."""
+        """Give position and name of images that were replaced and are still in their place."""
         return self.db.execute(
             "SELECT position, file_name FROM images JOIN prompts USING (position) "
             "WHERE id IS NULL AND instr(file_name, 'replaced/') = 0"
         ).fetchall()
 
     def rename_image(self, position: int, file_name: str) -> None:
-        """Note that a picture has another name."""
+        """Note that an image has another name."""
         self.db.execute("UPDATE images SET file_name = ? WHERE position = ?", (file_name, position))
 
     def images(self, after: int = 0) -> Iterator[FreshImage]:
-        """Give pictures with their numbers and prompts, in the order in which they came."""
+        """Give images with their numbers and prompts, in the order in which they came."""
         rows = self.db.execute(
             f"SELECT number, {_of('p', PROMPT_COLUMNS)}, {_of('i', IMAGE_COLUMNS)} "  # noqa: S608
             "FROM images AS i JOIN prompts AS p USING (position) "
@@ -541,7 +523,7 @@ def _of(table: str, columns: str) -> str:
 
 
 def metadata_of(prompt: Prompt, image: ImageFacts) -> dict[str, object]:
-    """Give what `metadata.jsonl` says of a picture."""
+    """Give what `metadata.jsonl` says of an image."""
     parameters = dict(prompt.parameters)
     return {
         "file_name": image.file_name,
@@ -561,5 +543,5 @@ def metadata_of(prompt: Prompt, image: ImageFacts) -> dict[str, object]:
 
 
 def metadata_line(prompt: Prompt, image: ImageFacts) -> str:
-    """Give the line of `metadata.jsonl` for a picture, with its line break."""
+    """Give the line of `metadata.jsonl` for an image, with its line break."""
     return to_json(metadata_of(prompt, image)) + "\n"

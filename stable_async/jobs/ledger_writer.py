@@ -1,4 +1,4 @@
-"""The journal in a thread of its own: many small changes become one commit on the disk."""
+"""The ledger in a thread of its own: many small changes become one commit on the disk."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from stable_async.files import in_thread
 from stable_async.jobs.batch_thread import BatchThread
-from stable_async.jobs.errors import JobError, JournalError, StorageError
+from stable_async.jobs.errors import JobError, LedgerError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from stable_async.jobs.ledger import Journal
+    from stable_async.jobs.ledger import Ledger
     from stable_async.jobs.metadata import MetadataFile
 
-__all__ = ["JournalWriter"]
+__all__ = ["LedgerWriter"]
 
 T = TypeVar("T")
 
@@ -24,18 +24,18 @@ T = TypeVar("T")
 MARK_EVERY = 1_000
 
 
-class JournalWriter:
-    """Makes changes to the journal, from one event loop, as an async context manager.
+class LedgerWriter:
+    """Makes changes to the ledger, from one event loop, as an async context manager.
 
     Changes that come while others are being written are committed together. After a commit the
-    pictures in it get their lines in `metadata.jsonl`, and then the callers go on.
+    images in it get their lines in `metadata.jsonl`, and then the callers go on.
     """
 
-    def __init__(self, journal: Journal, metadata: MetadataFile) -> None:
-        """Use `journal` and `metadata`, which nobody else may do meanwhile."""
-        self._journal = journal
+    def __init__(self, ledger: Ledger, metadata: MetadataFile) -> None:
+        """Use `ledger` and `metadata`, which nobody else may do meanwhile."""
+        self._ledger = ledger
         self._metadata = metadata
-        self._thread = BatchThread(self._commit, name="journal")
+        self._thread = BatchThread(self._commit, name="ledger")
         self._failure: JobError | None = None
 
     async def __aenter__(self) -> Self:
@@ -53,30 +53,30 @@ class JournalWriter:
         await self._thread.__aexit__(exc_type, exc, traceback)
         await in_thread(self._mark)
 
-    async def do(self, change: Callable[[Journal], T]) -> T:
-        """Call `change` with the journal and give what it gives, once that is on the disk.
+    async def do(self, change: Callable[[Ledger], T]) -> T:
+        """Call `change` with the ledger and give what it gives, once that is on the disk.
 
         It is done even if the caller is cancelled meanwhile.
 
         Raises:
-            JobError: The journal or `metadata.jsonl` cannot be written; no other change is made
+            JobError: The ledger or `metadata.jsonl` cannot be written; no other change is made
                 from then on.
             Exception: What `change` raises; nothing is kept of it, nor of what came along with it.
         """
         return cast("T", await self._thread.do(change))
 
-    def _commit(self, changes: Sequence[Callable[[Journal], Any]]) -> list[Any]:
+    def _commit(self, changes: Sequence[Callable[[Ledger], Any]]) -> list[Any]:
         if self._failure is not None:
             raise self._failure
         try:
-            with self._journal.transaction():
-                results = [change(self._journal) for change in changes]
-                fresh = self._journal.take_fresh()
+            with self._ledger.transaction():
+                results = [change(self._ledger) for change in changes]
+                fresh = self._ledger.take_fresh()
                 if self._metadata.unmarked >= MARK_EVERY:
                     self._metadata.mark()
             self._metadata.append(fresh)
         except sqlite3.Error as error:
-            self._failure = JournalError(f"the journal cannot be written: {error}")
+            self._failure = LedgerError(f"the ledger cannot be written: {error}")
         except OSError as error:
             self._failure = StorageError(f"metadata.jsonl cannot be written: {error.strerror}")
         if self._failure is not None:
@@ -87,7 +87,7 @@ class JournalWriter:
         if self._failure is not None:
             return  # the file may end in half a line
         try:
-            with self._journal.transaction():
+            with self._ledger.transaction():
                 self._metadata.mark()
         except (sqlite3.Error, OSError):
             pass  # the next run brings the file up to date

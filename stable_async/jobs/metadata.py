@@ -1,4 +1,4 @@
-"""`metadata.jsonl`: the pictures of the journal, one line each, in the order in which they came."""
+"""`metadata.jsonl`: the images of the ledger, one line each, in the order in which they came."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from stable_async.jobs.ledger import FreshImage, Journal
+    from stable_async.jobs.ledger import FreshImage, Ledger
 
 __all__ = ["MetadataFile", "marked"]
 
@@ -23,19 +23,19 @@ DIGESTED = 4096
 
 
 class MetadataFile:
-    """The file, kept up to date with the journal. All calls block.
+    """The file, kept up to date with the ledger. All calls block.
 
-    The journal knows a mark: a size up to which the file is on the disk, the number of the last
-    picture before it, and a digest of its last bytes, by which a file is known that was edited.
+    The ledger knows a mark: a size up to which the file is on the disk, the number of the last
+    image before it, and a digest of its last bytes, by which a file is known that was edited.
     What lies behind the mark is written again after a crash.
     """
 
-    def __init__(self, path: Path, journal: Journal) -> None:
+    def __init__(self, path: Path, ledger: Ledger) -> None:
         """Bring the file up to date, and open it to append."""
         self._path = path
-        self._journal = journal
+        self._ledger = ledger
         self._number = 0
-        if mark := marked(path, journal):
+        if mark := marked(path, ledger):
             size, self._number = mark
             os.truncate(path, size)
         else:
@@ -46,7 +46,7 @@ class MetadataFile:
         self._marked = -1
 
     def append(self, fresh: Sequence[FreshImage]) -> None:
-        """Add lines for pictures that the journal has."""
+        """Add lines for images that the ledger has."""
         if fresh:
             self._write(_lines(fresh))
             self._number = fresh[-1][0]
@@ -57,10 +57,10 @@ class MetadataFile:
         return self._number - self._marked
 
     def mark(self) -> None:
-        """Set the mark to the end of the file; inside a transaction of the journal."""
+        """Set the mark to the end of the file; inside a transaction of the ledger."""
         os.fsync(self._file.fileno())
         size = self._file.tell()
-        self._journal.set(
+        self._ledger.set(
             metadata_size=size,
             metadata_number=self._number,
             metadata_digest=_digest_before(self._file.fileno(), size),
@@ -73,7 +73,7 @@ class MetadataFile:
 
     def _missing(self) -> Iterator[bytes]:
         """Give the lines that the file does not have yet, many at a time."""
-        images = self._journal.images(after=self._number)
+        images = self._ledger.images(after=self._number)
         while some := list(islice(images, LINES_AT_A_TIME)):
             yield _lines(some)
             self._number = some[-1][0]
@@ -88,14 +88,14 @@ def _lines(fresh: Sequence[FreshImage]) -> bytes:
     return "".join(metadata_line(prompt, image) for _, prompt, image in fresh).encode()
 
 
-def marked(path: Path, journal: Journal) -> tuple[int, int] | None:
-    """Give size and number of the journal's mark; `None` if it was set in no such file."""
-    size, number = journal.get("metadata_size"), journal.get("metadata_number")
+def marked(path: Path, ledger: Ledger) -> tuple[int, int] | None:
+    """Give size and number of the ledger's mark; `None` if it was set in no such file."""
+    size, number = ledger.get("metadata_size"), ledger.get("metadata_number")
     if not (isinstance(size, int) and isinstance(number, int) and path.exists()):
         return None
     with path.open("rb") as file:
         digest = _digest_before(file.fileno(), size)
-    return (size, number) if digest == journal.get("metadata_digest") else None
+    return (size, number) if digest == ledger.get("metadata_digest") else None
 
 
 def _digest_before(descriptor: int, size: int) -> str:

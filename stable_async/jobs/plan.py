@@ -1,4 +1,4 @@
-"""A prompt file laid down in the journal: checked in full, and compared with what is there.
+"""A prompt file laid down in the ledger: checked in full, and compared with what is there.
 
 Ids are looked up batch by batch, and what was seen is noted in temporary tables, so that memory
 does not grow with the number of rows.
@@ -21,7 +21,7 @@ from stable_async.jobs.row import Item, ReadyItem
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from stable_async.jobs.ledger import Journal, State
+    from stable_async.jobs.ledger import Ledger, State
     from stable_async.jobs.prompt_file import PromptFile
     from stable_async.jobs.row import PromptRules
 
@@ -32,7 +32,7 @@ BATCH = 1_000
 KEPT_PROBLEMS = 1_000
 # Seconds to wait for rows before looking whether they are still wanted.
 LOOK = 0.1
-# The reason why a row failed that is no picture to be made.
+# The reason why a row failed that is no image to be made.
 BAD_ROW = "bad row"
 
 TABLES = """
@@ -50,10 +50,10 @@ class PlanReport:
     """What became of a prompt file.
 
     Attributes:
-        added: Pictures that the journal did not know.
-        known: Pictures that it knew.
+        added: Images that the ledger did not know.
+        known: Images that it knew.
         changed: Known ones that are made from new content.
-        gone: Pictures of the journal that the file does not have any more.
+        gone: Images of the ledger that the file does not have any more.
         bad: Rows that were not checked first and turned out wrong.
         states: States that the known ones, and the bad ones, are in.
     """
@@ -76,7 +76,7 @@ class _Known:
 
 
 class Planner:
-    """Reads a prompt file into a journal, inside transactions of it: all but `take` and `close`.
+    """Reads a prompt file into a ledger, inside transactions of it: all but `take` and `close`.
 
     Attributes:
         report: What was found so far.
@@ -84,7 +84,7 @@ class Planner:
 
     def __init__(
         self,
-        journal: Journal,
+        ledger: Ledger,
         prompts: PromptFile,
         rules: PromptRules,
         *,
@@ -97,8 +97,8 @@ class Planner:
         """
         if problems := list(rules.problems()):
             raise PromptFileError("options", problems)
-        self._journal = journal
-        self._db = journal.db
+        self._ledger = ledger
+        self._db = ledger.db
         self._prompts = prompts
         self._rules = rules
         self._replace_changed = replace_changed
@@ -124,18 +124,18 @@ class Planner:
     def run(self, on_rows: Callable[[int], None] = lambda count: None) -> PlanReport:
         """Lay down the whole file, or nothing of it.
 
-        A file that the journal has laid down before, byte for byte, is not read again.
+        A file that the ledger has laid down before, byte for byte, is not read again.
 
         Args:
-            on_rows: Called with the number of pictures found so far, ten times a second if no more
+            on_rows: Called with the number of images found so far, ten times a second if no more
                 come; it may raise to give up.
 
         Raises:
             PromptFileError: Rows are wrong: all of them.
         """
         fingerprint = self.fingerprint()
-        if fingerprint is not None and fingerprint == self._journal.get("prompts"):
-            self.report.known = self._journal.counts().total
+        if fingerprint is not None and fingerprint == self._ledger.get("prompts"):
+            self.report.known = self._ledger.counts().total
             return self.report
         self._begin()
         count = 0
@@ -150,14 +150,14 @@ class Planner:
         if self._problem_count:
             raise PromptFileError(self._prompts.name, self._problems, self._problem_count)
         self._finish()
-        self._journal.set(prompts=fingerprint)
+        self._ledger.set(prompts=fingerprint)
         return self.report
 
     def begin_unchecked(self) -> None:
         """Begin to read a file that is not checked first: go on with `take` and `add_unchecked`."""
         self._begin()
         self._db.execute("UPDATE prompts SET listed = 0 WHERE listed")
-        self._journal.set(prompts=None)
+        self._ledger.set(prompts=None)
 
     @property
     def exhausted(self) -> bool:
@@ -165,7 +165,7 @@ class Planner:
         return self._source is None or self._source.exhausted
 
     def take(self) -> list[Item | RowProblem]:
-        """Give the next rows as pictures to be made; none if none come within a moment.
+        """Give the next rows as images to be made; none if none come within a moment.
 
         Raises:
             PromptFileError: The file cannot be read to its end, or has no prompts.
@@ -198,7 +198,7 @@ class Planner:
         ).rowcount
         self.report.bad += bad
         self.report.states["failed"] += bad
-        self._last_position = self._journal.last_position()
+        self._last_position = self._ledger.last_position()
         self._list_seen()
 
     def close(self) -> None:
@@ -211,7 +211,7 @@ class Planner:
             self._db.execute(statement)
         # Those that are still wrong are told again.
         self._db.execute("DELETE FROM prompts WHERE reason = ?", (BAD_ROW,))
-        self._last_position = self._journal.last_position()
+        self._last_position = self._ledger.last_position()
         self._db.execute("DELETE FROM seen")
         self._db.execute("DELETE FROM repeats")
         self._source = ReadAhead(self._read(), BATCH)
@@ -219,7 +219,7 @@ class Planner:
     def _finish(self) -> None:
         """Bring `listed` up to date, and have `metadata.jsonl` written anew if lines changed."""
         if self._lines_changed:
-            self._journal.set(metadata_size=None)
+            self._ledger.set(metadata_size=None)
         limited = self._rules.limit is not None
         gone = self._db.execute(
             "UPDATE prompts SET listed = 0 "
@@ -327,7 +327,7 @@ class Planner:
             self.report.added += 1
             return self._insert(identity, item, ready)
         if there.content is None and there.state in {"done", "filtered"}:
-            # Rebuilt from files: the picture is there, the row it was made from may be only now.
+            # Rebuilt from files: the image is there, the row it was made from may be only now.
             if self._may_be_made_from(there.position, item, ready):
                 self.report.known += 1
                 self.report.states[there.state] += 1
@@ -347,7 +347,7 @@ class Planner:
         return there.position
 
     def _may_be_made_from(self, position: int, item: Item, ready: ReadyItem) -> bool:
-        """Tell whether what is known of a picture goes together with a row."""
+        """Tell whether what is known of an image goes together with a row."""
         service, parameters, seed = self._db.execute(
             "SELECT service, parameters, seed FROM prompts WHERE position = ?", (position,)
         ).fetchone()

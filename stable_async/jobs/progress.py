@@ -21,18 +21,18 @@ class Summary:
     """What became of a job.
 
     Attributes:
-        ending: `complete`: every prompt has its picture. `incomplete`: some failed or were
+        ending: `complete`: every prompt has its image. `incomplete`: some failed or were
             filtered, the others are done. `budget`: it is spent. `stopped`: the job could not go
             on, `error` says why. `interrupted`: all that was in flight was brought in.
-        total: Pictures that the prompt file asks for.
+        total: Images that the prompt file asks for.
         done: Made by this run.
         skipped: Made by runs before.
-        failed: Without a picture, and not to be tried again by itself.
+        failed: Without an image, and not to be tried again by itself.
         filtered: Blurred by the content filter.
         credits: Spent by this run.
         requests: Sent by this run, every attempt.
         rate_limited: 429 answers to this run.
-        maybe_billed: Attempts of this run that may have been billed without a picture coming.
+        maybe_billed: Attempts of this run that may have been billed without an image coming.
         seconds: How long this run took.
         peak_in_flight: The most requests that were on their way at one time.
         error: Why the job could not go on.
@@ -90,7 +90,7 @@ class Progress:
 
     @property
     def settled(self) -> int:
-        """How many pictures are decided."""
+        """How many images are decided."""
         return self.done + self.skipped + self.failed + self.filtered
 
     def left(self, now: float) -> None:

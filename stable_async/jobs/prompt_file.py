@@ -10,7 +10,6 @@ import re
 import reprlib
 import sys
 import zlib
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, cast, get_args
@@ -18,13 +17,13 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, cast, get_args
 from stable_async.api.services import fields_of_all
 from stable_async.extras import install_command
 from stable_async.jobs.errors import PromptFileError, RowProblem
-from stable_async.jobs.ledger import FACTS
+from stable_async.jobs.row import FACTS, Row
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
     from io import BufferedReader
 
-__all__ = ["STDIN", "Format", "PromptFile", "Row"]
+__all__ = ["STDIN", "Format", "PromptFile"]
 
 Format = Literal["jsonl", "csv", "tsv", "txt", "parquet"]
 STDIN = "-"
@@ -34,21 +33,6 @@ MAX_LINE = 1024 * 1024
 PARQUET_BATCH = 1_000
 # Keys of a row that are no fields of the API.
 ROW_KEYS = frozenset({"id", "service"})
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row as it stands in the file.
-
-    Attributes:
-        number: As a text editor or a spreadsheet counts.
-        fields: What the row gives: `id`, `service` and fields of the API.
-        metadata: What it says besides, to be kept with its picture.
-    """
-
-    number: int
-    fields: dict[str, object]
-    metadata: dict[str, object] = field(default_factory=dict)
 
 
 class PromptFile:
@@ -280,7 +264,7 @@ def _folded(name: str) -> str:
 
 
 def _own_name(name: str) -> str:
-    """Give a name that does not hide a fact about the picture in metadata.jsonl."""
+    """Give a name that does not hide a fact about the image in metadata.jsonl."""
     return f"source_{name}" if name in FACTS or name in fields_of_all() else name
 
 

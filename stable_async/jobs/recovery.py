@@ -1,4 +1,4 @@
-"""What a crash left half done, brought in order; and a lost journal, made anew. Calls block."""
+"""What a crash left half done, brought in order; and a lost ledger, made anew. Calls block."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stable_async.api.services import SERVICES
-from stable_async.jobs.errors import JobError, JournalError
-from stable_async.jobs.ledger import FACTS, ImageFacts, Journal
+from stable_async.jobs.errors import JobError, LedgerError
+from stable_async.jobs.ledger import ImageFacts, Ledger
 from stable_async.jobs.metadata import marked
+from stable_async.jobs.row import FACTS
 from stable_async.jobs.storage.base import content_type_of, file_stem, parse_stem
 from stable_async.media import CONTENT_FILTERED
 
@@ -24,59 +25,61 @@ __all__ = [
     "METADATA_NAME",
     "Repair",
     "is_outdated",
-    "open_journal",
+    "open_ledger",
     "repair",
-    "restore_pictures",
+    "restore_images",
     "retire_replaced",
 ]
 
-JOURNAL_NAME = "job.sqlite"
+LEDGER_NAME = "job.sqlite"
 METADATA_NAME = "metadata.jsonl"
 SUCCESS = "SUCCESS"
 SQLITE_FILES = ("", "-wal", "-shm")
-ASIDE = ".corrupt-"
+CORRUPT = ".corrupt-"
 
 
-def open_journal(folder: Path, store: Store) -> tuple[Journal, str | None]:
-    """Open the journal of the job in `folder`, and tell if it had to be made anew.
+def open_ledger(folder: Path, store: Store) -> tuple[Ledger, str | None]:
+    """Open the ledger of the job in `folder`, and tell if it had to be made anew.
 
     Raises:
         JobError: The folder has other things in it.
-        JournalError: The journal is of a newer version, or cannot be written.
+        LedgerError: The ledger is of a newer version, or cannot be written.
     """
-    path = folder / JOURNAL_NAME
+    path = folder / LEDGER_NAME
     if path.exists() and not path.stat().st_size:
         _remove(path)  # a disk that was full, or a power cut, can leave it empty
-    what = f"{JOURNAL_NAME} was missing"
+    what = f"{LEDGER_NAME} was missing"
     if path.exists():
         try:
-            return Journal.open(path), None
+            return Ledger.open(path), None
         except sqlite3.OperationalError as error:
-            raise JournalError(f"{path}: {error}") from None
+            raise LedgerError(f"{path}: {error}") from None
         except sqlite3.DatabaseError as error:
-            what = f"{JOURNAL_NAME} was corrupt ({error}) and is kept as {_set_aside(path)}"
+            what = f"{LEDGER_NAME} was corrupt ({error}) and is kept as {_keep_corrupt(path)}"
     others = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
     if not others:
-        return Journal.open(path), None
-    if not {METADATA_NAME, *store.names_in_job} <= others and not any(map(_is_aside, others)):
+        return Ledger.open(path), None
+    if not {METADATA_NAME, *store.names_in_job} <= others and not any(
+        map(_is_corrupt_copy, others)
+    ):
         raise JobError(
-            f"{folder} is no job: it has other files and no {JOURNAL_NAME}; "
+            f"{folder} is no job: it has other files and no {LEDGER_NAME}; "
             "choose a new folder, or an empty one"
         )
     # Under another name until it is whole: else the next run would take it for the whole truth.
-    unfinished = folder / f".{JOURNAL_NAME}.rebuilt"
+    unfinished = folder / f".{LEDGER_NAME}.rebuilt"
     _remove(unfinished)
-    journal = Journal.open(unfinished)
+    ledger = Ledger.open(unfinished)
     try:
-        with journal.transaction():
-            count = restore_pictures(journal, folder, store)
+        with ledger.transaction():
+            count = restore_images(ledger, folder, store)
     finally:
-        journal.close()
+        ledger.close()
     _remove(path)  # what a lost one has left beside it belongs to no other
     unfinished.replace(path)
-    return Journal.open(path), (
-        f"{what}; rebuilt from {METADATA_NAME} and files: {count:,} pictures. What failed before, "
-        "and what may have been billed without a picture coming, is not known any more"
+    return Ledger.open(path), (
+        f"{what}; rebuilt from {METADATA_NAME} and files: {count:,} images. What failed before, "
+        "and what may have been billed without an image coming, is not known any more"
     )
 
 
@@ -85,38 +88,38 @@ def _remove(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _set_aside(path: Path) -> str:
+def _keep_corrupt(path: Path) -> str:
     number = 1
-    while (aside := path.with_name(f"{path.name}{ASIDE}{number}")).exists():
+    while (copy := path.with_name(f"{path.name}{CORRUPT}{number}")).exists():
         number += 1
     for suffix in SQLITE_FILES:
         file = path.with_name(path.name + suffix)
         if file.exists():
-            file.replace(aside.with_name(aside.name + suffix))
-    return aside.name
+            file.replace(copy.with_name(copy.name + suffix))
+    return copy.name
 
 
-def _is_aside(name: str) -> bool:
-    return name.startswith(f"{JOURNAL_NAME}{ASIDE}")
+def _is_corrupt_copy(name: str) -> bool:
+    return name.startswith(f"{LEDGER_NAME}{CORRUPT}")
 
 
-def is_outdated(journal: Journal, folder: Path) -> bool:
-    """Tell whether `metadata.jsonl` knows pictures that the journal does not.
+def is_outdated(ledger: Ledger, folder: Path) -> bool:
+    """Tell whether `metadata.jsonl` knows images that the ledger does not.
 
-    Each line is written when its picture is in the journal: the journal is an older copy. Of the
-    file that the journal set its mark in, only what stands behind it is looked at.
+    Each line is written when its image is in the ledger: the ledger is an older copy. Of the
+    file that the ledger set its mark in, only what stands behind it is looked at.
     """
     path = folder / METADATA_NAME
-    size, _ = marked(path, journal) or (0, 0)
+    size, _ = marked(path, ledger) or (0, 0)
     return any(
-        place is not None and not journal.has_image(place[0])
+        place is not None and not ledger.has_image(place[0])
         for line in _lines(path, after=size)
         for place in [parse_stem(str(line.get("file_name")))]
     )
 
 
-def restore_pictures(journal: Journal, folder: Path, store: Store) -> int:
-    """Lay down every picture that there is, and count those that the journal did not know.
+def restore_images(ledger: Ledger, folder: Path, store: Store) -> int:
+    """Lay down every image that there is, and count those that the ledger did not know.
 
     What their rows were, the prompt file will tell.
     """
@@ -124,7 +127,7 @@ def restore_pictures(journal: Journal, folder: Path, store: Store) -> int:
     for line in _lines(folder / METADATA_NAME):
         name = str(line.get("file_name"))
         if not store.owns(name):
-            raise JobError(f"{folder}: pictures of this job are elsewhere, such as {name}")
+            raise JobError(f"{folder}: images of this job are elsewhere, such as {name}")
         place = parse_stem(name)
         size = None if place is None else store.size_of(name)
         if place is None or size is None:
@@ -150,13 +153,13 @@ def restore_pictures(journal: Journal, folder: Path, store: Store) -> int:
             request_id=line.get("request_id"),
             credits=line.get("credits"),
         )
-        count += journal.restore(str(line.get("id")), service, parameters, own, image)
-    for position, identity in store.pictures():
-        if not journal.has_image(position):
+        count += ledger.restore(str(line.get("id")), service, parameters, own, image)
+    for position, identity in store.images():
+        if not ledger.has_image(position):
             stored = store.find(file_stem(position, identity))
             if stored is not None:
                 image = _facts(stored, position=position, seed=None, price=None)
-                count += journal.restore(identity, "", {}, {}, image)
+                count += ledger.restore(identity, "", {}, {}, image)
     return count
 
 
@@ -180,7 +183,7 @@ class Repair:
     """What a run found half done.
 
     Attributes:
-        adopted: Pictures that were on the disk and not in the journal yet.
+        adopted: Images that were on the disk and not in the ledger yet.
         maybe_billed: Prompts that were in flight, which may have been billed and are sent again.
     """
 
@@ -188,27 +191,27 @@ class Repair:
     maybe_billed: int
 
 
-def repair(journal: Journal, store: Store) -> Repair:
+def repair(ledger: Ledger, store: Store) -> Repair:
     """Settle what was in flight when the last run ended. Inside a transaction."""
     adopted = maybe_billed = 0
-    for prompt in journal.prompts("in flight", gone=True):
+    for prompt in ledger.prompts("in flight", gone=True):
         stored = store.find(file_stem(prompt.position, prompt.id))
         if stored is not None:
             image = _facts(stored, position=prompt.position, seed=prompt.seed, price=prompt.price)
-            journal.finish(prompt, image, filtered=stored.filtered)
+            ledger.finish(prompt, image, filtered=stored.filtered)
             adopted += 1
         else:
             doubtful = prompt.generation_id is None
-            journal.put_back(prompt.position, maybe_billed=doubtful)
+            ledger.put_back(prompt.position, maybe_billed=doubtful)
             maybe_billed += doubtful
-    journal.take_fresh()  # metadata.jsonl is brought up to date as a whole, later
+    ledger.take_fresh()  # metadata.jsonl is brought up to date as a whole, later
     return Repair(adopted, maybe_billed)
 
 
-def retire_replaced(journal: Journal, store: Store) -> None:
-    """Put the pictures of prompts that were replaced out of the way. Inside a transaction."""
-    for position, file_name in journal.replaced_images():
-        journal.rename_image(position, store.retire(file_name))
+def retire_replaced(ledger: Ledger, store: Store) -> None:
+    """Put the images of prompts that were replaced out of the way. Inside a transaction."""
+    for position, file_name in ledger.replaced_images():
+        ledger.rename_image(position, store.retire(file_name))
 
 
 def _facts(

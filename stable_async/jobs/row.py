@@ -1,4 +1,4 @@
-"""Rows as pictures to be made: one for each row and each combination of `--vary`."""
+"""Rows as images to be made: one for each row and each combination of `--vary`."""
 
 from __future__ import annotations
 
@@ -22,24 +22,56 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stable_async.api.base import ImageRequest
-    from stable_async.jobs.prompt_file import Row
 
-__all__ = ["Item", "PromptRules", "ReadyItem", "make_request"]
+__all__ = ["FACTS", "Item", "PromptRules", "ReadyItem", "Row", "make_request", "to_json"]
 
 MAX_ID = 200
-# Enough for the size of nearly every picture; more is read where it is not.
+# Enough for the size of nearly every image; more is read where it is not.
 HEAD_SIZE = 4096
+
+
+# What a line of metadata.jsonl says besides the fields of the API, and what else its row said.
+FACTS = frozenset(
+    (
+        "file_name",
+        "id",
+        "text",
+        "service",
+        "seed",
+        "finish_reason",
+        "sha256",
+        "width",
+        "height",
+        "credits",
+        "request_id",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as it stands in the file.
+
+    Attributes:
+        number: As a text editor or a spreadsheet counts.
+        fields: What the row gives: `id`, `service` and fields of the API.
+        metadata: What it says besides, to be kept with its image.
+    """
+
+    number: int
+    fields: dict[str, object]
+    metadata: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRules:
-    """How rows become pictures.
+    """How rows become images.
 
     Attributes:
         service: The service of rows that name none.
         set: Values that replace those of every row.
         vary: Values of which every row is made with each; several fields make all combinations.
-        limit: Only the first so many pictures of the file; `None` is all.
+        limit: Only the first so many images of the file; `None` is all.
     """
 
     service: str = "core"
@@ -55,7 +87,7 @@ class PromptRules:
             yield RowProblem(0, f"{', '.join(both)}: both set and varied")
 
     def items(self, row: Row) -> Iterator[Item | RowProblem]:
-        """Give the pictures that a row asks for."""
+        """Give the images that a row asks for."""
         fields = {**row.fields, **self.set}
         given_id = fields.pop("id", None)
         service = service_name(str(fields.pop("service", self.service)))
@@ -88,7 +120,7 @@ class PromptRules:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A picture that a row asks for, not checked yet.
+    """An image that a row asks for, not checked yet.
 
     Attributes:
         row: Number of the row.
@@ -107,7 +139,7 @@ class Item:
     content: bytes
 
     def check(self, folder: Path) -> ReadyItem | list[RowProblem]:
-        """Give the item ready for the journal, or all that is wrong with it.
+        """Give the item ready for the ledger, or all that is wrong with it.
 
         Args:
             folder: What input files are relative to.
@@ -151,7 +183,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class ReadyItem:
-    """What the journal keeps of a checked item.
+    """What the ledger keeps of a checked item.
 
     Attributes:
         parameters: Fields of the API without the seed, as JSON.
@@ -186,7 +218,7 @@ def make_request(service: str, parameters: Mapping[str, object], folder: Path) -
 
 
 def _unfit_files(request: ImageRequest) -> Iterator[object]:
-    """Give what is wrong with the pictures of a request, looking at no more than their headers."""
+    """Give what is wrong with the images of a request, looking at no more than their headers."""
     heads: dict[str, FileHead] = {}
     size = HEAD_SIZE
     while True:

@@ -1,4 +1,4 @@
-"""The heart of a job: every waiting prompt becomes a picture, inside quota, budget and disk."""
+"""The heart of a job: every waiting prompt becomes an image, inside quota, budget and disk."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from stable_async.errors import (
 )
 from stable_async.jobs.errors import JobError, StorageError
 from stable_async.jobs.failures import classify, ends_the_job
-from stable_async.jobs.ledger import ImageFacts, Journal
+from stable_async.jobs.ledger import ImageFacts, Ledger
 from stable_async.jobs.row import make_request
-from stable_async.jobs.storage.base import SetAsideError, file_stem
+from stable_async.jobs.storage.base import SpooledError, file_stem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from stable_async.client import StabilityClient
     from stable_async.jobs.budget import Budget
     from stable_async.jobs.ledger import Prompt
-    from stable_async.jobs.ledger_writer import JournalWriter
+    from stable_async.jobs.ledger_writer import LedgerWriter
     from stable_async.jobs.progress import Progress
-    from stable_async.jobs.storage.base import PictureWriter
+    from stable_async.jobs.storage.base import ImageWriter
     from stable_async.media import Image
 
 __all__ = ["OUTAGE_WAITS", "Runner"]
@@ -42,10 +42,10 @@ __all__ = ["OUTAGE_WAITS", "Runner"]
 READ_AHEAD = 256
 # A request that never left costs nothing to try again, and a night is long: two minutes in all.
 OUTAGE_WAITS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
-# Room kept on the disk for journal and metadata, and for each picture on its way before the first
+# Room kept on the disk for ledger and metadata, and for each image on its way before the first
 # one has come.
 DISK_MARGIN = 4 * 1024 * 1024
-ASSUMED_PICTURE = 4 * 1024 * 1024
+ASSUMED_IMAGE = 4 * 1024 * 1024
 DISK_LOOKS = 32
 
 
@@ -54,7 +54,7 @@ class _StoppedError(Exception):
 
 
 class Runner:
-    """Sends what waits in the journal until nothing does, or until it is stopped.
+    """Sends what waits in the ledger until nothing does, or until it is stopped.
 
     Attributes:
         error: Why the job cannot go on; `None` while it can.
@@ -65,8 +65,8 @@ class Runner:
     def __init__(
         self,
         client: StabilityClient,
-        journal: JournalWriter,
-        pictures: PictureWriter,
+        ledger: LedgerWriter,
+        images: ImageWriter,
         budget: Budget,
         progress: Progress,
         *,
@@ -81,11 +81,11 @@ class Runner:
 
         Args:
             client: Open; sends with priority `bulk`.
-            journal: Where the prompts are.
-            pictures: Where they are kept.
+            ledger: Where the prompts are.
+            images: Where they are kept.
             budget: What they may cost.
             progress: Is kept up to date.
-            free_space: Gives the bytes that are left for pictures; `None` when that is not known.
+            free_space: Gives the bytes that are left for images; `None` when that is not known.
             folder: What the input files of prompts are relative to.
             max_in_flight: The most prompts that are worked on at a time.
             passes: How often the run goes over what broke on the way, the first time included.
@@ -93,8 +93,8 @@ class Runner:
             outage_waits: Seconds between attempts to connect, before the job gives up.
         """
         self._client = client
-        self._journal = journal
-        self._pictures = pictures
+        self._ledger = ledger
+        self._images = images
         self._free_space = free_space
         self._budget = budget
         self.progress = progress
@@ -119,29 +119,29 @@ class Runner:
         """Work until all is done, or until what was in flight when it stopped is brought in.
 
         Raises:
-            JobError: The journal cannot be written.
+            JobError: The ledger cannot be written.
         """
         for number in range(self._passes):
             if number:
-                taken = await self._journal.do(partial(Journal.take_up_failed, final=False))
+                taken = await self._ledger.do(partial(Ledger.take_up_failed, final=False))
                 self.progress.failed -= taken
                 if not taken:
                     break
-            self.progress.failures = Counter(await self._journal.do(Journal.failures_by_reason))
+            self.progress.failures = Counter(await self._ledger.do(Ledger.failures_by_reason))
             await self._make_all()
             if self.stopping or self.over_budget:
                 break
-        await self._journal.do(partial(Journal.count_departures, seconds=self._take_departures()))
+        await self._ledger.do(partial(Ledger.count_departures, seconds=self._take_departures()))
 
     async def _make_all(self) -> None:
         """Work until nothing waits: rows may be read that stand before those that were sent."""
-        waits = partial(Journal.prompts, state="waiting", limit=1)
+        waits = partial(Ledger.prompts, state="waiting", limit=1)
         while True:
             outcomes = map_as_completed(self._make, self._waiting(), self._max_in_flight)
             async with aclosing(outcomes):
                 async for _ in outcomes:
                     pass
-            if self.stopping or self.over_budget or not await self._journal.do(waits):
+            if self.stopping or self.over_budget or not await self._ledger.do(waits):
                 return
 
     def stop(self, error: JobError | None = None) -> None:
@@ -154,12 +154,12 @@ class Runner:
                 scope.reschedule(self._clock())
 
     async def _waiting(self) -> AsyncGenerator[Prompt, None]:
-        """Give prompts whose price is set aside, and for whose pictures there is room."""
+        """Give prompts whose price is reserved, and for whose images there is room."""
         position = 0
         more = self._read_more
         while not self.stopping:
-            read = partial(Journal.prompts, state="waiting", after=position, limit=READ_AHEAD)
-            prompts = await self._journal.do(read)
+            read = partial(Ledger.prompts, state="waiting", after=position, limit=READ_AHEAD)
+            prompts = await self._ledger.do(read)
             for prompt in prompts:
                 position = prompt.position
                 if not await self._has_room(prompt):
@@ -190,11 +190,11 @@ class Runner:
         free = self._free_space()
         if free is None:
             return DISK_LOOKS
-        picture = ASSUMED_PICTURE if self._largest is None else self._largest
-        return min(max((free - DISK_MARGIN) // max(picture, 1) - self._out, 0), DISK_LOOKS)
+        image = ASSUMED_IMAGE if self._largest is None else self._largest
+        return min(max((free - DISK_MARGIN) // max(image, 1) - self._out, 0), DISK_LOOKS)
 
     async def _make(self, prompt: Prompt) -> None:
-        """Bring one picture, and note in the journal what became of it."""
+        """Bring one image, and note in the ledger what became of it."""
         sending = _Sending(self, prompt)
         try:
             await self._make_and_note(prompt, sending)
@@ -212,9 +212,9 @@ class Runner:
         except _StoppedError:
             await self._put_back(prompt, sending)
         except StorageError as error:
-            # It stays in flight in the journal: the next run finds the picture if it is anywhere.
+            # It stays in flight in the ledger: the next run finds the image if it is anywhere.
             self.stop(error)
-            self.progress.maybe_billed += not error.set_aside
+            self.progress.maybe_billed += not error.spooled
         except JobError as error:
             self.stop(error)
             await self._put_back(prompt, sending)
@@ -260,12 +260,12 @@ class Runner:
             self.answered = True
             stem = file_stem(prompt.position, prompt.id)
             filtered = stream.filtered
-            sink = self._pictures.sink(stem, stream.content_type, filtered=filtered)
+            sink = self._images.sink(stem, stream.content_type, filtered=filtered)
             try:
                 stored = await stream.save_to(sink)
             except OSError as error:
-                why = f"a picture cannot be kept: {error.strerror or error}"
-                raise StorageError(why, set_aside=isinstance(error, SetAsideError)) from error
+                why = f"an image cannot be kept: {error.strerror or error}"
+                raise StorageError(why, spooled=isinstance(error, SpooledError)) from error
             self._largest = max(self._largest or 0, stored.bytes)
             return ImageFacts(
                 position=prompt.position,
@@ -286,9 +286,7 @@ class Runner:
     async def _finish(
         self, prompt: Prompt, sending: _Sending, image: ImageFacts, *, filtered: bool
     ) -> None:
-        await self._journal.do(
-            partial(Journal.finish, prompt=prompt, image=image, filtered=filtered)
-        )
+        await self._ledger.do(partial(Ledger.finish, prompt=prompt, image=image, filtered=filtered))
         sending.settle(spent=True)
         progress = self.progress
         progress.credits += image.credits or 0.0
@@ -302,8 +300,8 @@ class Runner:
         failure = classify(error)
         # A generation that was paid can be fetched again, unless the API has none such.
         expired = sending.paid and isinstance(error, NotFoundError)
-        await self._journal.do(
-            partial(Journal.fail, position=prompt.position, failure=failure, expired=expired)
+        await self._ledger.do(
+            partial(Ledger.fail, position=prompt.position, failure=failure, expired=expired)
         )
         doubtful = failure.maybe_billed and not sending.paid
         sending.settle(spent=doubtful)
@@ -316,8 +314,8 @@ class Runner:
         """Let a prompt wait again that was not billed; the next run sends it."""
         sending.settle(spent=False)
         if sending.claimed:
-            put_back = partial(Journal.put_back, position=prompt.position, maybe_billed=False)
-            await self._journal.do(put_back)
+            put_back = partial(Ledger.put_back, position=prompt.position, maybe_billed=False)
+            await self._ledger.do(put_back)
 
     # What `_Sending` reports.
 
@@ -325,17 +323,17 @@ class Runner:
         """Note that a request is about to leave; when this is over, it may."""
         departures = self._take_departures(before=int(time.time()))
 
-        def note(journal: Journal) -> None:
-            journal.claim(sending.prompt.position)
+        def note(ledger: Ledger) -> None:
+            ledger.claim(sending.prompt.position)
             if departures:
-                journal.count_departures(departures)
+                ledger.count_departures(departures)
 
-        await self._journal.do(note)
+        await self._ledger.do(note)
 
     async def accept(self, sending: _Sending, generation_id: str) -> None:
         """Note the id of a generation that is paid for."""
-        await self._journal.do(
-            partial(Journal.accept, position=sending.prompt.position, generation_id=generation_id)
+        await self._ledger.do(
+            partial(Ledger.accept, position=sending.prompt.position, generation_id=generation_id)
         )
 
     def hold_back(self, scope: asyncio.Timeout) -> None:

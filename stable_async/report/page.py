@@ -18,10 +18,10 @@ from urllib.parse import quote
 from stable_async.config import Quota
 from stable_async.datasets.pictures import path_inside
 from stable_async.files import write_atomically
-from stable_async.jobs.errors import JobError, JournalError
+from stable_async.jobs.errors import JobError, LedgerError
 from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
-from stable_async.jobs.ledger import Journal
-from stable_async.jobs.recovery import JOURNAL_NAME
+from stable_async.jobs.ledger import Ledger
+from stable_async.jobs.recovery import LEDGER_NAME
 from stable_async.jobs.row import to_json
 from stable_async.report.thumbnails import thumbnails
 from stable_async.report.timeline import runs
@@ -54,7 +54,7 @@ FAILURES = """
     SELECT reason, count(*) FROM prompts WHERE state = 'failed' AND id IS NOT NULL
     GROUP BY reason ORDER BY 2 DESC
 """
-# With what may have been billed without a picture, as `Journal.spent` counts.
+# With what may have been billed without a picture, as `Ledger.spent` counts.
 SPENDING = """
     SELECT service, json_extract(parameters, '$.model'), sum(made AND id IS NOT NULL), sum(cost)
     FROM prompts JOIN (
@@ -71,7 +71,7 @@ ROWS = """
     WHERE p.id IS NOT NULL AND p.state IN ('done', 'filtered', 'failed')
     ORDER BY position LIMIT ?
 """
-# A journal that was rebuilt knows no departures, but when some of its pictures were sent.
+# A ledger that was rebuilt knows no departures, but when some of its pictures were sent.
 SENT = """
     SELECT CAST(sent_at AS INTEGER) AS second, count(*), 0 FROM images
     WHERE sent_at IS NOT NULL GROUP BY 1 ORDER BY 1
@@ -92,20 +92,20 @@ def write_report(folder: Path, *, most_pictures: int = MOST_PICTURES) -> Path:
         JobError: The folder is no job.
         OSError: The report cannot be written.
     """
-    path = folder / JOURNAL_NAME
+    path = folder / LEDGER_NAME
     if not path.exists():
-        raise JobError(f"{folder} is no job: it has no {JOURNAL_NAME}")
+        raise JobError(f"{folder} is no job: it has no {LEDGER_NAME}")
     try:
-        with closing(Journal.open(path)) as journal:
-            journal.db.execute("BEGIN")  # a job that is running does not change under our eyes
-            return write_atomically(folder / REPORT_NAME, _page(journal, folder, most_pictures))
+        with closing(Ledger.open(path)) as ledger:
+            ledger.db.execute("BEGIN")  # a job that is running does not change under our eyes
+            return write_atomically(folder / REPORT_NAME, _page(ledger, folder, most_pictures))
     except sqlite3.OperationalError as error:
-        raise JournalError(f"{path}: {error}") from error
+        raise LedgerError(f"{path}: {error}") from error
     except sqlite3.DatabaseError as error:
-        raise JournalError(f"{path}: {error}; the next run of the job repairs it") from error
+        raise LedgerError(f"{path}: {error}; the next run of the job repairs it") from error
 
 
-def _page(journal: Journal, folder: Path, most_pictures: int) -> Iterator[bytes]:
+def _page(ledger: Ledger, folder: Path, most_pictures: int) -> Iterator[bytes]:
     page, style, script = _part("page.html"), _part("page.css"), _part("page.js")
     policy = (
         "default-src 'none'; img-src 'self' file: data:; base-uri 'none'; form-action 'none'; "
@@ -117,35 +117,35 @@ def _page(journal: Journal, folder: Path, most_pictures: int) -> Iterator[bytes]
             case "POLICY" | "STYLE" | "SCRIPT":
                 yield fixed[text].encode()
             case "FACTS":
-                yield _json(_facts(journal, folder)).encode()
+                yield _json(_facts(ledger, folder)).encode()
             case "ROWS":
-                yield from _rows(journal, folder, most_pictures)
+                yield from _rows(ledger, folder, most_pictures)
             case _:
                 yield text.encode()
 
 
-def _facts(journal: Journal, folder: Path) -> dict[str, object]:
+def _facts(ledger: Ledger, folder: Path) -> dict[str, object]:
     quota = Quota()
-    counts = journal.db.execute(COUNTS)
+    counts = ledger.db.execute(COUNTS)
     names = [name for name, *_ in counts.description]
-    (may_be_billed,) = journal.db.execute("SELECT total(maybe_billed) FROM prompts").fetchone()
-    departures = journal.db.execute("SELECT * FROM departures ORDER BY second").fetchall()
+    (may_be_billed,) = ledger.db.execute("SELECT total(maybe_billed) FROM prompts").fetchone()
+    departures = ledger.db.execute("SELECT * FROM departures ORDER BY second").fetchall()
     return {
         "title": folder.resolve().name,
         "written": int(time.time()),
         "counts": dict(zip(names, counts.fetchone(), strict=True)),
-        "credits": journal.spent(),
+        "credits": ledger.spent(),
         "dollars_per_credit": DOLLARS_PER_CREDIT,
         "may_be_billed": int(may_be_billed),
-        "spending": journal.db.execute(SPENDING).fetchall(),
-        "failures": journal.db.execute(FAILURES).fetchall(),
+        "spending": ledger.db.execute(SPENDING).fetchall(),
+        "failures": ledger.db.execute(FAILURES).fetchall(),
         "requests": sum(requests for _, requests, _ in departures),
         "rate_limited": sum(limited for _, _, limited in departures),
         "ceiling": quota.requests,
         "window": quota.window,
         "runs": [
             asdict(run)
-            for run in runs(departures or journal.db.execute(SENT), round(quota.window))
+            for run in runs(departures or ledger.db.execute(SENT), round(quota.window))
         ],
         "columns": [
             "id", "text", "service", "state", "file", "width", "height", "seed", "credits",
@@ -154,9 +154,9 @@ def _facts(journal: Journal, folder: Path) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _rows(journal: Journal, folder: Path, most: int) -> Iterator[bytes]:
+def _rows(ledger: Ledger, folder: Path, most: int) -> Iterator[bytes]:
     """Give a JSON array of rows; a value that repeats that of the row before is `0`."""
-    rows = journal.db.execute(ROWS, (most,))
+    rows = ledger.db.execute(ROWS, (most,))
     separator, left = "[", THUMBNAILS
     before: tuple[object, ...] = (None, None)
     while some := list(islice(rows, ROWS_AT_A_TIME)):

@@ -9,9 +9,9 @@ import zlib
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Self
 
-from stable_async.jobs.ledger import Failure, ImageFacts, Journal, Prompt
+from stable_async.jobs.ledger import Failure, ImageFacts, Ledger, Prompt
 from stable_async.jobs.metadata import MetadataFile
-from stable_async.jobs.recovery import JOURNAL_NAME, METADATA_NAME
+from stable_async.jobs.recovery import LEDGER_NAME, METADATA_NAME
 from stable_async.jobs.storage.base import extension, file_stem
 
 if TYPE_CHECKING:
@@ -49,24 +49,24 @@ class JobFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        self._journal = Journal.open(folder / JOURNAL_NAME)
-        self._alone: Callable[[], AbstractContextManager[None]] = self._journal.transaction
+        self._ledger = Ledger.open(folder / LEDGER_NAME)
+        self._alone: Callable[[], AbstractContextManager[None]] = self._ledger.transaction
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        metadata = MetadataFile(self.folder / METADATA_NAME, self._journal)
+        metadata = MetadataFile(self.folder / METADATA_NAME, self._ledger)
         metadata.close()
-        self._journal.close()
+        self._ledger.close()
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Keep what is added in one transaction: quicker for many pictures."""
-        with self._journal.transaction():
+        with self._ledger.transaction():
             self._alone = nullcontext
             yield
-            self._alone = self._journal.transaction
+            self._alone = self._ledger.transaction
 
     def add(
         self,
@@ -108,20 +108,20 @@ class JobFolder:
             finished_at=sent + 4,
         )
         with self._alone():
-            self._journal.finish(row, image, filtered=filtered)
-            self._journal.count_departures({int(sent): (1, 0)})
+            self._ledger.finish(row, image, filtered=filtered)
+            self._ledger.count_departures({int(sent): (1, 0)})
         return image
 
     def fail(self, prompt: str, reason: str, error: str) -> None:
         """Add a prompt that has no picture."""
         row = self._prompt(prompt, None, "core", {}, None)
         failure = Failure(reason, error, final=True, maybe_billed=False)
-        with self._journal.transaction():
-            self._journal.fail(row.position, failure, expired=False)
+        with self._ledger.transaction():
+            self._ledger.fail(row.position, failure, expired=False)
 
     def replace(self, position: int) -> None:
         """Let the picture at a position be one that another took the place of."""
-        self._journal.db.execute("UPDATE prompts SET id = NULL WHERE position = ?", (position,))
+        self._ledger.db.execute("UPDATE prompts SET id = NULL WHERE position = ?", (position,))
 
     def _prompt(
         self,
@@ -131,12 +131,12 @@ class JobFolder:
         parameters: dict[str, object],
         metadata: dict[str, object] | None,
     ) -> Prompt:
-        (last,) = self._journal.db.execute("SELECT max(position) FROM prompts").fetchone()
+        (last,) = self._ledger.db.execute("SELECT max(position) FROM prompts").fetchone()
         position = (last or 0) + 1
         identity = identity or f"prompt.{position}"
         fields = {"prompt": prompt, **parameters}
         own = metadata or {}
-        self._journal.db.execute(
+        self._ledger.db.execute(
             "INSERT INTO prompts (position, id, row, service, parameters, metadata, seed, price) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, 3)",
             (

@@ -55,7 +55,7 @@ def read(url: str) -> bytes:
     return bytes(obstore.get(store, url.rpartition("/")[2]).bytes())
 
 
-async def test_pictures_go_to_the_bucket_and_the_journal_stays(bench: Bench, bucket: str) -> None:
+async def test_pictures_go_to_the_bucket_and_the_ledger_stays(bench: Bench, bucket: str) -> None:
     bench.shop.script["b"] = ["filtered"]
     path = bench.write({"prompt": "a", "seed": 3, "id": "x"}, "b")
     summary = await bench.run(path, images=bucket)
@@ -71,16 +71,16 @@ async def test_a_picture_that_just_came_is_found_in_the_bucket(bench: Bench, buc
     path = bench.write("a")
     await bench.run(path, images=bucket)
     [made] = bench.lines()
-    journal = bench.out / "job.sqlite"
-    execute(journal, "DELETE FROM images")
-    execute(journal, "UPDATE prompts SET state = 'in flight'")
+    ledger = bench.out / "job.sqlite"
+    execute(ledger, "DELETE FROM images")
+    execute(ledger, "UPDATE prompts SET state = 'in flight'")
     (bench.out / "metadata.jsonl").unlink()
     summary = await bench.run(path, images=bucket)
     assert (summary.ending, summary.skipped) == ("complete", 1)
     assert bench.lines() == [{**made, "request_id": None}]
 
 
-async def test_a_lost_journal_is_rebuilt_from_the_bucket(bench: Bench, bucket: str) -> None:
+async def test_a_lost_ledger_is_rebuilt_from_the_bucket(bench: Bench, bucket: str) -> None:
     path = bench.write("a", "b")
     await bench.run(path, images=bucket)
     (bench.out / "job.sqlite").write_bytes(b"x" * 100)
@@ -92,7 +92,7 @@ async def test_a_lost_journal_is_rebuilt_from_the_bucket(bench: Bench, bucket: s
     assert (summary.ending, summary.skipped, summary.requests) == ("complete", 2, 0)
     (bench.out / "job.sqlite").unlink()
     (bench.out / "images").mkdir()
-    with pytest.raises(JobError, match="pictures of this job are elsewhere"):
+    with pytest.raises(JobError, match="images of this job are elsewhere"):
         await bench.run(path)
 
 
@@ -114,7 +114,7 @@ async def test_a_bucket_that_is_not_there_is_told_before_anything_is_sent(
     assert bench.shop.asked == []
 
 
-async def test_pictures_are_set_aside_when_the_bucket_goes_away_during_the_run(
+async def test_pictures_are_spooled_when_the_bucket_goes_away_during_the_run(
     bench: Bench, server: str, bucket: str
 ) -> None:
     root = f"{server}/{bucket.split('/')[2]}"
@@ -133,14 +133,14 @@ async def test_pictures_are_set_aside_when_the_bucket_goes_away_during_the_run(
         summary = await running
     assert (summary.ending, summary.maybe_billed) == ("stopped", 0)
     assert "404" in str(summary.error)
-    assert "set aside" in str(summary.error)
-    aside = sorted(file.name for file in bench.out.glob("set-aside/*/*"))
-    assert len(aside) == len(bench.shop.sold) - 1
+    assert "spooled" in str(summary.error)
+    spooled = sorted(file.name for file in bench.out.glob("spooled/*/*"))
+    assert len(spooled) == len(bench.shop.sold) - 1
 
     urllib.request.urlopen(urllib.request.Request(root, method="PUT")).close()
     assert (await bench.run(path, images=bucket)).ending == "complete"
     assert set(bench.shop.sold.values()) == {1}
-    assert not [*bench.out.glob("set-aside/*/*")]
+    assert not [*bench.out.glob("spooled/*/*")]
     for line in bench.lines():
         if line["text"] != "a":  # which went with the bucket
             assert read(line["file_name"]) == make_picture(line["text"], str(line["seed"]))

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stable_async.jobs import JournalError, PromptFileError, PromptRules, StorageError
-from stable_async.jobs.ledger import Journal
+from stable_async.jobs import LedgerError, PromptFileError, PromptRules, StorageError
+from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.metadata import MetadataFile
-from stable_async.jobs.recovery import restore_pictures
+from stable_async.jobs.recovery import restore_images
 from tests.jobs.shop import make_picture
 from tests.jobs.torture import Torture, check_job
 from tests.needs import small_disk
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 def execute(path: Path, statement: str, *values: object) -> None:
-    with sqlite3.connect(path) as journal:
-        journal.execute(statement, values)
-    journal.close()
+    with sqlite3.connect(path) as ledger:
+        ledger.execute(statement, values)
+    ledger.close()
 
 
 async def test_kill_9_at_random_moments_loses_at_most_what_was_in_flight(bench: Bench) -> None:
@@ -68,14 +68,14 @@ async def test_a_polite_signal_loses_nothing_at_all(bench: Bench, how: signal.Si
     assert set(bench.shop.sold.values()) == {1}
 
 
-async def test_a_picture_that_was_renamed_but_not_journalled_is_adopted(bench: Bench) -> None:
+async def test_a_picture_that_was_renamed_but_not_ledgerled_is_adopted(bench: Bench) -> None:
     """As after a power cut between the two."""
     path = bench.write("a", "b")
     await bench.run(path, budget=3)
     [made] = bench.lines()
-    journal = bench.out / "job.sqlite"
-    execute(journal, "DELETE FROM images")
-    execute(journal, "UPDATE prompts SET state = 'in flight' WHERE id = ?", made["id"])
+    ledger = bench.out / "job.sqlite"
+    execute(ledger, "DELETE FROM images")
+    execute(ledger, "UPDATE prompts SET state = 'in flight' WHERE id = ?", made["id"])
     (bench.out / "metadata.jsonl").unlink()
     summary = await bench.run(path)
     assert (summary.ending, summary.done, summary.skipped) == ("complete", 1, 1)
@@ -88,9 +88,9 @@ async def test_a_half_written_file_is_cleared_away(bench: Bench) -> None:
     path = bench.write("a")
     await bench.run(path, budget=0)
     execute(bench.out / "job.sqlite", "UPDATE prompts SET state = 'in flight'")
-    with sqlite3.connect(bench.out / "job.sqlite") as journal:
-        [(identity,)] = journal.execute("SELECT id FROM prompts")
-    journal.close()
+    with sqlite3.connect(bench.out / "job.sqlite") as ledger:
+        [(identity,)] = ledger.execute("SELECT id FROM prompts")
+    ledger.close()
     folder = bench.out / "images" / "0000"
     folder.mkdir(parents=True)
     (folder / f".000001-{identity}.png.0123456789abcdef.part").write_bytes(b"half")
@@ -100,7 +100,7 @@ async def test_a_half_written_file_is_cleared_away(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "torn", "short", "long"])
-async def test_metadata_is_brought_up_to_date_from_the_journal(bench: Bench, damage: str) -> None:
+async def test_metadata_is_brought_up_to_date_from_the_ledger(bench: Bench, damage: str) -> None:
     path = bench.write("a", "b", "c")
     await bench.run(path)
     file = bench.out / "metadata.jsonl"
@@ -116,34 +116,34 @@ async def test_metadata_is_brought_up_to_date_from_the_journal(bench: Bench, dam
 
 
 async def test_lines_that_were_written_after_the_last_mark_are_written_once(bench: Bench) -> None:
-    """A crash leaves lines behind the mark that the journal has as well."""
+    """A crash leaves lines behind the mark that the ledger has as well."""
     path = bench.write("a", "b", "c")
     await bench.run(path)
     file = bench.out / "metadata.jsonl"
     whole = file.read_bytes()
     size = whole.index(b"\n") + 1
-    journal = bench.out / "job.sqlite"
-    execute(journal, "UPDATE job SET value = ? WHERE name = 'metadata_size'", size)
-    execute(journal, "UPDATE job SET value = 1 WHERE name = 'metadata_number'")
+    ledger = bench.out / "job.sqlite"
+    execute(ledger, "UPDATE job SET value = ? WHERE name = 'metadata_size'", size)
+    execute(ledger, "UPDATE job SET value = 1 WHERE name = 'metadata_number'")
     await bench.run(path)
     assert file.read_bytes() == whole
 
 
 @pytest.mark.parametrize("damage", ["garbage", "missing", "truncated", "empty"])
-async def test_a_lost_journal_is_rebuilt_from_files_and_metadata(bench: Bench, damage: str) -> None:
+async def test_a_lost_ledger_is_rebuilt_from_files_and_metadata(bench: Bench, damage: str) -> None:
     bench.shop.script["b"] = ["filtered"]
     path = bench.write({"prompt": "a", "seed": 0}, "b", {"id": "my/c", "prompt": "c"}, "d")
     await bench.run(path, PromptRules(limit=3))
     before = bench.lines()
-    journal = bench.out / "job.sqlite"
+    ledger = bench.out / "job.sqlite"
     if damage == "missing":
-        journal.unlink()
+        ledger.unlink()
     elif damage == "garbage":
-        journal.write_bytes(b"x" * 5000)
+        ledger.write_bytes(b"x" * 5000)
     elif damage == "empty":
-        journal.write_bytes(b"")
+        ledger.write_bytes(b"")
     else:
-        journal.write_bytes(journal.read_bytes()[:6000])
+        ledger.write_bytes(ledger.read_bytes()[:6000])
     lines = (bench.out / "metadata.jsonl").read_text().splitlines(keepends=True)
     (bench.out / "metadata.jsonl").write_text("".join(lines[:-1]) + lines[-1][:30])
     async with bench.client() as client:
@@ -165,28 +165,28 @@ async def test_a_lost_journal_is_rebuilt_from_files_and_metadata(bench: Bench, d
 async def test_a_rebuild_that_is_killed_is_begun_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An empty journal in its place would have every picture bought and written over again."""
+    """An empty ledger in its place would have every picture bought and written over again."""
     left = bench.folder / "left"
 
-    def copy_and_restore(journal: Journal, folder: Path, store: Store) -> int:
+    def copy_and_restore(ledger: Ledger, folder: Path, store: Store) -> int:
         if not left.exists():
             shutil.copytree(folder, left)  # what `kill -9` would leave
-        return restore_pictures(journal, folder, store)
+        return restore_images(ledger, folder, store)
 
     path = bench.write("a", "b")
     await bench.run(path)
     (bench.out / "job.sqlite").write_bytes(b"x" * 5000)
-    monkeypatch.setattr("stable_async.jobs.recovery.restore_pictures", copy_and_restore)
+    monkeypatch.setattr("stable_async.jobs.recovery.restore_images", copy_and_restore)
     for folder in (bench.out, left):
         summary = await bench.run(path, folder=folder)
         assert (summary.ending, summary.skipped, summary.requests) == ("complete", 2, 0)
         check_job(folder, 2)
 
 
-async def test_an_older_copy_of_the_journal_learns_of_the_pictures_that_came_since(
+async def test_an_older_copy_of_the_ledger_learns_of_the_pictures_that_came_since(
     bench: Bench,
 ) -> None:
-    """As from a backup: metadata.jsonl knows pictures that the journal does not."""
+    """As from a backup: metadata.jsonl knows pictures that the ledger does not."""
     path = bench.write("a", {"id": "b.filtered", "prompt": "b"}, "c", "d")
     await bench.run(path, PromptRules(limit=1))
     copy = (bench.out / "job.sqlite").read_bytes()
@@ -197,20 +197,20 @@ async def test_an_older_copy_of_the_journal_learns_of_the_pictures_that_came_sin
         job = bench.job(path)
         summary = await job.run(client)
     assert (summary.ending, summary.skipped, summary.done) == ("complete", 3, 1)
-    assert any("older copy: 2 pictures" in note for note in job.notes)
+    assert any("older copy: 2 images" in note for note in job.notes)
     assert bench.lines()[:3] == lines
     check_job(bench.out, 4)
 
 
-def keep_only(journal: Path, content: bytes) -> None:
-    """Put an older journal in the place of the present one."""
+def keep_only(ledger: Path, content: bytes) -> None:
+    """Put an older ledger in the place of the present one."""
     for suffix in ("", "-wal", "-shm"):
-        journal.with_name(journal.name + suffix).unlink(missing_ok=True)
-    journal.write_bytes(content)
+        ledger.with_name(ledger.name + suffix).unlink(missing_ok=True)
+    ledger.write_bytes(content)
 
 
 @pytest.mark.parametrize("damage", ["older", "lost"])
-async def test_a_journal_learns_what_a_picture_was_made_from(bench: Bench, damage: str) -> None:
+async def test_a_ledger_learns_what_a_picture_was_made_from(bench: Bench, damage: str) -> None:
     """Its row was changed after the backup, and made then."""
     old = bench.write({"id": "a", "prompt": "a"}, {"id": "b", "prompt": "old"})
     await bench.run(old, budget=3)
@@ -226,7 +226,7 @@ async def test_a_journal_learns_what_a_picture_was_made_from(bench: Bench, damag
     assert bench.lines() == lines
 
 
-async def test_an_older_journal_learns_of_pictures_that_were_replaced(bench: Bench) -> None:
+async def test_an_older_ledger_learns_of_pictures_that_were_replaced(bench: Bench) -> None:
     rows = [{"id": "a", "prompt": "cat"}, {"id": "b", "prompt": "b"}]
     await bench.run(bench.write(*rows))
     copy = (bench.out / "job.sqlite").read_bytes()
@@ -240,7 +240,7 @@ async def test_an_older_journal_learns_of_pictures_that_were_replaced(bench: Ben
     assert set(bench.shop.sold.values()) == {1}
 
 
-async def test_what_a_lost_journal_leaves_beside_it_is_not_taken_for_the_new_one(
+async def test_what_a_lost_ledger_leaves_beside_it_is_not_taken_for_the_new_one(
     bench: Bench,
 ) -> None:
     path = bench.write(*(f"p{n}" for n in range(30)))
@@ -344,12 +344,12 @@ async def test_half_a_line_is_no_end_of_the_metadata(
     check_job(bench.out, 2)
 
 
-async def test_a_journal_of_a_newer_version_is_left_alone(bench: Bench) -> None:
+async def test_a_ledger_of_a_newer_version_is_left_alone(bench: Bench) -> None:
     path = bench.write("a")
     await bench.run(path)
     execute(bench.out / "job.sqlite", "PRAGMA user_version = 99")
     before = (bench.out / "job.sqlite").read_bytes()
-    with pytest.raises(JournalError, match=r"newer.*version 99"):
+    with pytest.raises(LedgerError, match=r"newer.*version 99"):
         await bench.run(path)
     assert (bench.out / "job.sqlite").read_bytes() == before
 
@@ -357,7 +357,7 @@ async def test_a_journal_of_a_newer_version_is_left_alone(bench: Bench) -> None:
 async def test_a_database_of_another_program_is_left_alone(bench: Bench) -> None:
     bench.out.mkdir()
     execute(bench.out / "job.sqlite", "CREATE TABLE mine (x)")
-    with pytest.raises(JournalError, match="no journal of stable-async"):
+    with pytest.raises(LedgerError, match="no ledger of stable-async"):
         await bench.run(bench.write("a"))
 
 
@@ -445,9 +445,9 @@ async def test_an_aborted_run_leaves_a_job_that_can_go_on(bench: Bench) -> None:
     check_job(bench.out, 2)
 
 
-async def test_the_journal_counts_what_left_by_the_second(bench: Bench) -> None:
+async def test_the_ledger_counts_what_left_by_the_second(bench: Bench) -> None:
     await bench.run(bench.write(*(f"p{n}" for n in range(5))))
-    journal = Journal.open(bench.out / "job.sqlite")
-    [(requests,)] = journal.db.execute("SELECT sum(requests) FROM departures")
-    journal.close()
+    ledger = Ledger.open(bench.out / "job.sqlite")
+    [(requests,)] = ledger.db.execute("SELECT sum(requests) FROM departures")
+    ledger.close()
     assert requests == 5

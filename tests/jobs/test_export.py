@@ -25,7 +25,7 @@ from stable_async.errors import ConfigurationError
 from stable_async.jobs import JobError, JobLockedError
 from stable_async.jobs.ledger import ImageFacts
 from stable_async.jobs.lock import locked
-from stable_async.jobs.recovery import open_journal
+from stable_async.jobs.recovery import open_ledger
 from stable_async.jobs.storage.folder import FolderStore
 from tests.jobs.job_folder import JobFolder, png
 from tests.needs import small_disk
@@ -582,13 +582,13 @@ def test_a_job_without_pictures_is_refused(tmp_path: Path) -> None:
         export_job(job.folder, tmp_path / "set", "parquet")
 
 
-def test_a_corrupt_journal_is_refused(job: Path, tmp_path: Path) -> None:
+def test_a_corrupt_ledger_is_refused(job: Path, tmp_path: Path) -> None:
     (job / "job.sqlite").write_bytes(b"x" * 10_000)
     with pytest.raises(JobError, match=r"job\.sqlite: .*; the next run of the job repairs it"):
         export_job(job, tmp_path / "set", "parquet")
 
 
-def test_a_journal_that_cannot_be_opened_is_not_called_corrupt(job: Path, tmp_path: Path) -> None:
+def test_a_ledger_that_cannot_be_opened_is_not_called_corrupt(job: Path, tmp_path: Path) -> None:
     (job / "job.sqlite-wal").mkdir()
     with pytest.raises(JobError, match=r"job\.sqlite: unable to open database file$"):
         export_job(job, tmp_path / "set", "parquet")
@@ -636,7 +636,7 @@ def test_an_export_of_another_job_or_format_is_refused(job: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("request_ids", [True, False])
-def test_a_data_set_is_still_of_its_job_when_the_journal_was_made_anew(
+def test_a_data_set_is_still_of_its_job_when_the_ledger_was_made_anew(
     tmp_path: Path, request_ids: bool
 ) -> None:
     with JobFolder(tmp_path / "job") as job:
@@ -649,8 +649,8 @@ def test_a_data_set_is_still_of_its_job_when_the_journal_was_made_anew(
     (job.folder / "job.sqlite").unlink()
     if not request_ids:
         (job.folder / "metadata.jsonl").write_text("")
-    journal, _ = open_journal(job.folder, FolderStore(job.folder))
-    journal.close()
+    ledger, _ = open_ledger(job.folder, FolderStore(job.folder))
+    ledger.close()
     assert export_job(job.folder, tmp_path / "set", "webdataset").pictures == 1
 
 

@@ -25,9 +25,9 @@ PICTURE = png(5_000)
 async def test_one_picture_that_cannot_be_kept_takes_no_other_along(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     (tmp_path / "images/0000/000002-b.png").mkdir(parents=True)
-    async with store.writing() as pictures:
+    async with store.writing() as images:
         stems = ["0000/000001-a", "0000/000002-b", "0000/000003-c"]
-        sinks = [pictures.sink(stem, "image/png", filtered=False) for stem in stems]
+        sinks = [images.sink(stem, "image/png", filtered=False) for stem in stems]
         for sink in sinks:
             await sink.write([PICTURE[:2_000]])
         results = await asyncio.gather(
@@ -47,9 +47,9 @@ async def test_one_picture_that_cannot_be_kept_takes_no_other_along(tmp_path: Pa
 
 async def test_a_picture_that_was_discarded_leaves_nothing(tmp_path: Path) -> None:
     """Or it is whole, where its caller was cancelled too late: never half a file."""
-    async with FolderStore(tmp_path).writing() as pictures:
+    async with FolderStore(tmp_path).writing() as images:
         for position in range(20):
-            sink = pictures.sink(f"0000/{position:06d}-x", "image/png", filtered=False)
+            sink = images.sink(f"0000/{position:06d}-x", "image/png", filtered=False)
             await sink.write([PICTURE[:2_000]])
             commit = asyncio.create_task(sink.commit([PICTURE[2_000:]]))
             for _ in range(position % 4):

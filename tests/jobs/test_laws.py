@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stable_async.jobs.budget import Budget
-from stable_async.jobs.ledger import Journal
+from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.plan import Planner
-from stable_async.jobs.prompt_file import Row
-from stable_async.jobs.row import PromptRules
+from stable_async.jobs.row import PromptRules, Row
 from stable_async.jobs.storage.base import file_stem, parse_stem
 
 if TYPE_CHECKING:
@@ -96,15 +95,15 @@ def test_a_changed_file_adds_only_what_was_not_there_before(
     """Ids that are not given do not depend on where a row stands."""
     from pathlib import Path
 
-    journal = Journal.temporary()
+    ledger = Ledger.temporary()
     try:
         for prompts in (first, second):
-            with journal.transaction():
+            with ledger.transaction():
                 source = Rows(Path(), prompts)
-                report = Planner(journal, source, PromptRules()).run()  # type: ignore[arg-type]
+                report = Planner(ledger, source, PromptRules()).run()  # type: ignore[arg-type]
         new = sum(max(second.count(p) - first.count(p), 0) for p in set(second))
         gone = sum(max(first.count(p) - second.count(p), 0) for p in set(first))
         assert (report.added, report.gone) == (new, gone)
-        assert journal.counts().total == len(second)
+        assert ledger.counts().total == len(second)
     finally:
-        journal.close()
+        ledger.close()

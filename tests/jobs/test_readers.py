@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stable_async.jobs import PromptFile, PromptFileError, PromptRules, RowProblem
-from stable_async.jobs.prompt_file import Format, Row
+from stable_async.jobs.row import Row
 from tests import needs
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from stable_async.jobs.prompt_file import Format
 
 
 def read(path: Path | str, **options: str) -> list[Row | RowProblem]:

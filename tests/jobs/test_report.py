@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stable_async.jobs import JobError
-from stable_async.jobs.recovery import JOURNAL_NAME
+from stable_async.jobs.recovery import LEDGER_NAME
 from stable_async.report import write_report
 from stable_async.report.timeline import PAUSE, POINTS, runs
 from tests import needs
@@ -178,7 +178,7 @@ def test_a_large_job_lists_its_first_prompts_and_counts_all(tmp_path: Path) -> N
 
 
 def change(job: JobFolder, statement: str) -> None:
-    with closing(sqlite3.connect(job.folder / JOURNAL_NAME)) as db, db:
+    with closing(sqlite3.connect(job.folder / LEDGER_NAME)) as db, db:
         db.execute(statement)
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from stable_async import ConfigurationError, Quota
 from stable_async.jobs import JobError, JobLockedError, PromptFileError, PromptRules
-from stable_async.jobs.ledger import Journal
+from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.lock import locked
 from tests.jobs.shop import make_picture
 from tests.samples import picture
@@ -63,15 +63,15 @@ async def test_a_second_run_sends_nothing_and_skips_all(bench: Bench) -> None:
     assert len(bench.shop.asked) == 3
 
 
-async def test_a_row_without_seed_has_one_in_the_journal_before_it_is_sent(bench: Bench) -> None:
+async def test_a_row_without_seed_has_one_in_the_ledger_before_it_is_sent(bench: Bench) -> None:
     bench.shop.script["a"] = ["slow"]
     path = bench.write("a")
     async with bench.client() as client:
         running = asyncio.ensure_future(bench.job(path).run(client))
         await bench.shop.wait_for(1)
-        with sqlite3.connect(bench.out / "job.sqlite") as journal:
-            state, seed = journal.execute("SELECT state, seed FROM prompts").fetchone()
-        journal.close()
+        with sqlite3.connect(bench.out / "job.sqlite") as ledger:
+            state, seed = ledger.execute("SELECT state, seed FROM prompts").fetchone()
+        ledger.close()
         assert (state, str(seed)) == ("in flight", bench.shop.forms[0]["seed"])
         bench.shop.opened.set()
         await running
@@ -350,16 +350,16 @@ async def test_a_cancellation_that_was_swallowed_before_ends_no_job(bench: Bench
 async def test_giving_up_twice_waits_for_what_is_being_written(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the lock is free, and the journal closed, while a thread still writes it."""
+    """Else the lock is free, and the ledger closed, while a thread still writes it."""
     committing, go_on = threading.Event(), threading.Event()
-    take_fresh = Journal.take_fresh
+    take_fresh = Ledger.take_fresh
 
-    def slow(journal: Journal) -> object:
+    def slow(ledger: Ledger) -> object:
         committing.set()
         assert go_on.wait(10)
-        return take_fresh(journal)
+        return take_fresh(ledger)
 
-    monkeypatch.setattr(Journal, "take_fresh", slow)
+    monkeypatch.setattr(Ledger, "take_fresh", slow)
     async with bench.client() as client:
         running = asyncio.ensure_future(bench.job(bench.write("a")).run(client))
         await asyncio.to_thread(committing.wait, 10)
@@ -372,7 +372,7 @@ async def test_giving_up_twice_waits_for_what_is_being_written(
         with pytest.raises(asyncio.CancelledError):
             await running
     with locked(bench.out):
-        assert not [one for one in threading.enumerate() if one.name in {"journal", "pictures"}]
+        assert not [one for one in threading.enumerate() if one.name in {"ledger", "images"}]
 
 
 async def test_a_job_is_worked_on_by_one_process_at_a_time(bench: Bench) -> None:
@@ -403,7 +403,7 @@ async def test_rows_may_move_come_and_go_without_being_made_again(bench: Bench) 
         job = bench.job(path)
         summary = await job.run(client)
     assert (summary.total, summary.done, summary.skipped) == (2, 1, 1)
-    assert any("4 pictures" in note for note in job.notes), job.notes
+    assert any("4 images" in note for note in job.notes), job.notes
     assert len(bench.lines()) == 6
 
 
@@ -453,20 +453,20 @@ async def test_the_budget_of_all_runs_together_is_never_exceeded(bench: Bench) -
 
 
 async def test_a_row_that_does_not_fit_the_budget_stops_none_that_does(bench: Bench) -> None:
-    """Those that wait for the quota have their price set aside."""
+    """Those that wait for the quota have their price reserved."""
     path = bench.write("a", "b", "c", {"prompt": "dear", "service": "ultra"})
     async with bench.client(quota=Quota(requests=2, window=0.2, spread=0.05)) as client:
         summary = await bench.job(path, budget=12.0).run(client)
     assert (summary.ending, summary.done, summary.credits) == ("budget", 3, 9.0)
 
 
-async def test_a_journal_that_fails_ends_a_run_that_waits_for_its_budget(
+async def test_a_ledger_that_fails_ends_a_run_that_waits_for_its_budget(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("database is locked")
 
-    monkeypatch.setattr(Journal, "finish", fail)
+    monkeypatch.setattr(Ledger, "finish", fail)
     async with asyncio.timeout(10):
         summary = await bench.run(bench.write("a", "b", "c"), budget=6.0)
     assert summary.ending == "stopped"
@@ -527,9 +527,9 @@ async def test_services_may_be_mixed_and_input_files_are_found_beside_the_prompt
     assert (summary.ending, summary.done, summary.credits) == ("complete", 4, 3 + 2 + 3.5 + 5)
     [upscaled] = [line for line in bench.lines() if line["service"] == "upscale-fast"]
     assert (upscaled["text"], upscaled["seed"], upscaled["image"]) == (None, 5, "in/fox.png")
-    journal = Journal.open(bench.out / "job.sqlite")
-    spending = set(journal.db.execute("SELECT service, model, images, credits FROM spending"))
-    journal.close()
+    ledger = Ledger.open(bench.out / "job.sqlite")
+    spending = set(ledger.db.execute("SELECT service, model, images, credits FROM spending"))
+    ledger.close()
     assert ("sd3", "sd3.5-medium", 1, 3.5) in spending
 
 
@@ -556,10 +556,10 @@ async def test_a_generation_that_was_paid_is_fetched_and_not_bought_again(bench:
     async with bench.client() as client:
         running = asyncio.ensure_future(bench.job(path).run(client))
         await bench.shop.wait_for(1)
-        while True:  # until its id is in the journal
-            with sqlite3.connect(bench.out / "job.sqlite") as journal:
-                [(identity,)] = journal.execute("SELECT generation_id FROM prompts")
-            journal.close()
+        while True:  # until its id is in the ledger
+            with sqlite3.connect(bench.out / "job.sqlite") as ledger:
+                [(identity,)] = ledger.execute("SELECT generation_id FROM prompts")
+            ledger.close()
             if identity:
                 break
             await asyncio.sleep(0.001)
@@ -576,9 +576,9 @@ async def test_an_expired_generation_fails_and_may_be_bought_again(bench: Bench)
     (bench.folder / "fox.png").write_bytes(picture())
     path = bench.write({"service": "upscale-creative", "prompt": "a", "image": "fox.png"})
     await bench.run(path, budget=0)
-    with sqlite3.connect(bench.out / "job.sqlite") as journal:
-        journal.execute("UPDATE prompts SET state = 'in flight', generation_id = ?", ("0" * 64,))
-    journal.close()
+    with sqlite3.connect(bench.out / "job.sqlite") as ledger:
+        ledger.execute("UPDATE prompts SET state = 'in flight', generation_id = ?", ("0" * 64,))
+    ledger.close()
     summary = await bench.run(path)
     assert (summary.failed, summary.maybe_billed, summary.requests) == (1, 1, 0)
     summary = await bench.run(path, retry_failed=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stable_async.jobs import PromptFileError, PromptRules
-from stable_async.jobs.ledger import Journal
+from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.read_ahead import ReadAhead
 
 if TYPE_CHECKING:
@@ -174,9 +174,9 @@ async def test_a_signal_ends_the_command_though_standard_input_is_silent(
     )
     assert process.stdin is not None
     process.stdin.write(b'{"prompt": "a"}\n')
-    journal = bench.out / "job.sqlite-wal"
+    ledger = bench.out / "job.sqlite-wal"
     async with asyncio.timeout(20):
-        while not (journal.exists() and journal.stat().st_size):
+        while not (ledger.exists() and ledger.stat().st_size):
             await asyncio.sleep(0.001)
         if options:
             await bench.shop.wait_for(1)
@@ -279,11 +279,11 @@ async def test_a_row_that_was_corrected_is_made_whatever_its_id(bench: Bench, ch
 async def test_only_a_picture_that_is_there_is_taken_for_the_rebuilt_one(bench: Bench) -> None:
     path = write(bench, '{"prompt": "a", "id": "x"}')
     await bench.run(path, budget=0)
-    journal = Journal.open(bench.out / "job.sqlite")
-    with journal.transaction():
-        journal.db.execute("UPDATE prompts SET content = NULL, state = 'failed', final = 1")
-        journal.set(prompts=None)
-    journal.close()
+    ledger = Ledger.open(bench.out / "job.sqlite")
+    with ledger.transaction():
+        ledger.db.execute("UPDATE prompts SET content = NULL, state = 'failed', final = 1")
+        ledger.set(prompts=None)
+    ledger.close()
     summary = await bench.run(path)
     assert (summary.ending, summary.done) == ("complete", 1)
 

@@ -79,7 +79,7 @@ class Torture:
         return summary
 
     async def _working(self, process: asyncio.subprocess.Process) -> None:
-        """Wait until the process has the journal open: what it does before cannot hurt."""
+        """Wait until the process has the ledger open: what it does before cannot hurt."""
         lock = self.out / ".lock"
         while process.returncode is None:
             if lock.exists() and f"process {process.pid} " in lock.read_text():
@@ -87,10 +87,10 @@ class Torture:
             await asyncio.sleep(0.01)
 
     def _look(self) -> None:
-        with sqlite3.connect(self.out / "job.sqlite") as journal:
-            [(count,)] = journal.execute("SELECT count(*) FROM prompts WHERE state = 'in flight'")
-            names = [name for (name,) in journal.execute("SELECT file_name FROM images")]
-        journal.close()
+        with sqlite3.connect(self.out / "job.sqlite") as ledger:
+            [(count,)] = ledger.execute("SELECT count(*) FROM prompts WHERE state = 'in flight'")
+            names = [name for (name,) in ledger.execute("SELECT file_name FROM images")]
+        ledger.close()
         self.in_flight += count
         for name in names:
             status = (self.out / name).stat()
@@ -99,12 +99,12 @@ class Torture:
 
 
 def check_job(out: Path, rows: int) -> None:
-    """Journal, files and `metadata.jsonl` of a complete job agree."""
-    with sqlite3.connect(out / "job.sqlite") as journal:
-        states = dict(journal.execute("SELECT state, count(*) FROM prompts GROUP BY state"))
-        images = dict(journal.execute("SELECT file_name, sha256 FROM images"))
-        [(verdict,)] = journal.execute("PRAGMA integrity_check")
-    journal.close()
+    """Ledger, files and `metadata.jsonl` of a complete job agree."""
+    with sqlite3.connect(out / "job.sqlite") as ledger:
+        states = dict(ledger.execute("SELECT state, count(*) FROM prompts GROUP BY state"))
+        images = dict(ledger.execute("SELECT file_name, sha256 FROM images"))
+        [(verdict,)] = ledger.execute("PRAGMA integrity_check")
+    ledger.close()
     assert verdict == "ok"
     assert states == {"done": rows}
     assert len(images) == rows

@@ -1,4 +1,4 @@
-"""What is known of pictures that are kept, by whatever keeps them, and the names they have."""
+"""What is known of images that are kept, by whatever keeps them, and the names they have."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = [
     "FILTERED",
     "HEAD_SIZE",
-    "PictureWriter",
-    "SetAsideError",
+    "ImageWriter",
+    "SpooledError",
     "Store",
     "StoredImage",
     "content_type_of",
@@ -37,13 +37,13 @@ MAX_NAME = 120
 EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 FILTERED = ".filtered"
 IRREVERSIBLE = "="
-# Far enough into a picture for its size: JPEG may have a color profile before it.
+# Far enough into an image for its size: JPEG may have a color profile before it.
 HEAD_SIZE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """A picture that is kept, and what its bytes say.
+    """An image that is kept, and what its bytes say.
 
     Attributes:
         file_name: Where it is: a path relative to the job's folder, or a URL.
@@ -64,60 +64,60 @@ class StoredImage:
     filtered: bool
 
 
-class SetAsideError(OSError):
-    """A picture could not be kept where it belongs, and is where `Store.find` finds it later."""
+class SpooledError(OSError):
+    """An image could not be kept where it belongs, and is where `Store.find` finds it later."""
 
 
-class PictureWriter(Protocol):
-    """Writes pictures into a `Store`."""
+class ImageWriter(Protocol):
+    """Writes images into a `Store`."""
 
     def sink(self, stem: str, content_type: str, *, filtered: bool) -> Sink[StoredImage]:
-        """Give a sink for one picture, which it keeps for good: a power cut takes nothing."""
+        """Give a sink for one image, which it keeps for good: a power cut takes nothing."""
 
 
 class Store(Protocol):
-    """Keeps pictures by stem (`file_stem`); all its calls block.
+    """Keeps images by stem (`file_stem`); all its calls block.
 
     Attributes:
-        names_in_job: What is in the folder of a job that keeps its pictures here.
+        names_in_job: What is in the folder of a job that keeps its images here.
     """
 
     @property
     def names_in_job(self) -> Sequence[str]: ...
 
-    def writing(self) -> AbstractAsyncContextManager[PictureWriter]:
-        """Give what new pictures are written with, for one event loop."""
+    def writing(self) -> AbstractAsyncContextManager[ImageWriter]:
+        """Give what new images are written with, for one event loop."""
 
     def find(self, stem: str) -> StoredImage | None:
-        """Give the picture of a stem if there is one, and clear away what is half written."""
+        """Give the image of a stem if there is one, and clear away what is half written."""
 
     def owns(self, file_name: str) -> bool:
-        """Tell whether a picture of this name would be here."""
+        """Tell whether an image of this name would be here."""
 
     def size_of(self, file_name: str) -> int | None:
-        """Give the length of a picture by its name; `None` if there is none."""
+        """Give the length of an image by its name; `None` if there is none."""
 
-    def pictures(self) -> Iterator[tuple[int, str]]:
-        """Give position and id of every picture whose name tells them."""
+    def images(self) -> Iterator[tuple[int, str]]:
+        """Give position and id of every image whose name tells them."""
 
     def retire(self, file_name: str) -> str:
-        """Put a picture that was replaced out of the way, and give its new name."""
+        """Put an image that was replaced out of the way, and give its new name."""
 
     def free_space(self) -> int | None:
         """Give the bytes that are left; `None` when that is not known."""
 
 
 def file_stem(position: int, identity: str) -> str:
-    """Give folder and name of a picture, without extension.
+    """Give folder and name of an image, without extension.
 
     The position keeps folders small and names apart on any disk; the id is for the reader, and to
-    know the picture again if the journal is lost.
+    know the image again if the ledger is lost.
     """
     return f"{position // FILES_PER_FOLDER:04d}/{position:06d}-{_escape(identity)}"
 
 
 def parse_stem(name: str) -> tuple[int, str | None] | None:
-    """Give position and id of a picture by its path; `None` where that does not tell them."""
+    """Give position and id of an image by its path; `None` where that does not tell them."""
     match = re.fullmatch(r"(?:.*/)?(\d{6,})-(.+?)(?:\.filtered)?\.(?:png|jpg|webp)", name)
     if match is None:
         return None
@@ -132,7 +132,7 @@ def parse_stem(name: str) -> tuple[int, str | None] | None:
 
 
 def parse_stems(names: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Give position and id of each picture whose name tells them both."""
+    """Give position and id of each image whose name tells them both."""
     for name in names:
         match parse_stem(name):
             case int(position), str(identity):
@@ -155,7 +155,7 @@ def _escape(identity: str) -> str:
 
 
 def content_type_of(name: str) -> str:
-    """Give the media type of a picture by its name."""
+    """Give the media type of an image by its name."""
     extension = name.rpartition(".")[2]
     return {known: media for media, known in EXTENSIONS.items()}.get(extension, "image/png")
 
@@ -163,9 +163,9 @@ def content_type_of(name: str) -> str:
 def file_suffixes(
     content_type: str | None = None, *, filtered: bool | None = None
 ) -> tuple[str, ...]:
-    """Give the ends that the name of such a picture may have; `None` is any.
+    """Give the ends that the name of such an image may have; `None` is any.
 
-    That of a filtered picture says so, should the journal be lost.
+    That of a filtered image says so, should the ledger be lost.
     """
     extensions = EXTENSIONS.values() if content_type is None else [extension(content_type)]
     marks = [
@@ -182,10 +182,10 @@ def extension(content_type: str) -> str:
 def describe(
     file_name: str, content_type: str, size: int, sha256: str, head: bytes, *, filtered: bool
 ) -> StoredImage:
-    """Give what is known of a picture that is kept; `head` is its beginning."""
+    """Give what is known of an image that is kept; `head` is its beginning."""
     try:
-        picture = read_picture(head)
+        image = read_picture(head)
     except EOFError:
-        picture = None
-    width, height = (picture.width, picture.height) if picture else (None, None)
+        image = None
+    width, height = (image.width, image.height) if image else (None, None)
     return StoredImage(file_name, content_type, size, sha256, width, height, filtered)

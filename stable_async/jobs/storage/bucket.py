@@ -1,4 +1,4 @@
-"""Pictures in a bucket: Amazon S3 and what speaks its language, Google Cloud Storage, Azure.
+"""Images in a bucket: Amazon S3 and what speaks its language, Google Cloud Storage, Azure.
 
 Credentials and addresses come from the environment, by the names that each vendor's own tools use
 (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, ...).
@@ -19,7 +19,7 @@ from stable_async.jobs.errors import StorageError
 from stable_async.jobs.storage.base import (
     FILTERED,
     HEAD_SIZE,
-    SetAsideError,
+    SpooledError,
     StoredImage,
     describe,
     file_suffixes,
@@ -44,18 +44,18 @@ LONGEST_MESSAGE = 300
 class BucketStore:
     """A store below a URL such as `s3://bucket/prefix`.
 
-    A picture that the bucket does not take is paid for all the same: it is set aside in a folder,
+    An image that the bucket does not take is paid for all the same: it is spooled to a folder,
     and goes to the bucket when it is looked for.
     """
 
     names_in_job = ()
 
-    def __init__(self, url: str, aside: Path) -> None:
-        """Connect, and write and remove a small object: better now than after the first picture.
+    def __init__(self, url: str, spool: Path) -> None:
+        """Connect, and write and remove a small object: better now than after the first image.
 
         Args:
-            url: Where pictures go.
-            aside: The folder for those that the bucket does not take; made when there is one.
+            url: Where images go.
+            spool: The folder for those that the bucket does not take; made when there is one.
 
         Raises:
             StorageError: obstore is not installed, the URL is none, or the bucket is not writable.
@@ -66,7 +66,7 @@ class BucketStore:
         except ImportError:
             raise StorageError(f"{url} needs obstore: {install_command('storage')}") from None
         self._url = url.rstrip("/")
-        self._aside = aside
+        self._spool = spool
         self._obstore = obstore
         try:
             with _translated():
@@ -96,13 +96,13 @@ class BucketStore:
             await self._obstore.put_async(self._bucket, path, data, attributes=attributes)
         return f"{self._url}/{path}"
 
-    def set_aside(self, path: str, data: bytes) -> None:
-        """Keep a picture on the disk until `find` asks for it.
+    def spool(self, path: str, data: bytes) -> None:
+        """Keep an image on the disk until `find` asks for it.
 
         Raises:
             OSError: It could not be kept there either.
         """
-        file = self._aside / path
+        file = self._spool / path
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, [data])
 
@@ -125,8 +125,8 @@ class BucketStore:
         return None
 
     def _bring_over(self, path: str) -> None:
-        """Put a picture into the bucket that was set aside."""
-        file = self._aside / path
+        """Put an image into the bucket that was spooled."""
+        file = self._spool / path
         if not file.is_file():
             return
         data = file.read_bytes()
@@ -147,8 +147,8 @@ class BucketStore:
         except FileNotFoundError:
             return None
 
-    def pictures(self) -> Iterator[tuple[int, str]]:
-        yield from parse_stems(file.name for file in self._aside.glob("*/*"))
+    def images(self) -> Iterator[tuple[int, str]]:
+        yield from parse_stems(file.name for file in self._spool.glob("*/*"))
         with _translated():
             for some in self._obstore.list(self._bucket):
                 yield from parse_stems(entry["path"] for entry in some)
@@ -160,7 +160,7 @@ class BucketStore:
             with _translated():
                 self._obstore.rename(self._bucket, old, new)
         except FileNotFoundError:
-            pass  # it was done before, and not journalled
+            pass  # it was done before, and not recorded
         return f"{self._url}/{new}"
 
     def free_space(self) -> int | None:
@@ -168,7 +168,7 @@ class BucketStore:
 
 
 class _ObjectSink:
-    """Gathers a picture in memory, for a single put."""
+    """Gathers an image in memory, for a single put."""
 
     def __init__(self, store: BucketStore, path: str, content_type: str, *, filtered: bool) -> None:
         self._store = store
@@ -185,8 +185,8 @@ class _ObjectSink:
         try:
             url = await self._store.put(self._path, data, self._content_type)
         except OSError as error:
-            await in_thread(self._store.set_aside, self._path, data)
-            raise SetAsideError(error.errno, error.strerror) from error
+            await in_thread(self._store.spool, self._path, data)
+            raise SpooledError(error.errno, error.strerror) from error
         digest = await in_thread(hashlib.sha256, data)
         return describe(
             url,

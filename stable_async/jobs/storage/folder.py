@@ -1,4 +1,4 @@
-"""Pictures in the folder of the job."""
+"""Images in the folder of the job."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ T = TypeVar("T")
 
 
 class FolderStore:
-    """Pictures in `images/` of the job's folder."""
+    """Images in `images/` of the job's folder."""
 
     names_in_job = (IMAGES,)
 
     def __init__(self, folder: Path) -> None:
-        """Keep pictures below `folder`, the job's."""
+        """Keep images below `folder`, the job's."""
         self._job = folder
         self._images = folder / IMAGES
 
@@ -82,7 +82,7 @@ class FolderStore:
         except (OSError, ValueError):
             return None
 
-    def pictures(self) -> Iterator[tuple[int, str]]:
+    def images(self) -> Iterator[tuple[int, str]]:
         return parse_stems(path.name for path in self._images.glob("*/*"))
 
     def retire(self, file_name: str) -> str:
@@ -99,20 +99,20 @@ class FolderStore:
 
 
 class _FolderWriter:
-    """Keeps pictures for good, many at a time: one thread is enough to keep a disk busy."""
+    """Keeps images for good, many at a time: one thread is enough to keep a disk busy."""
 
     def __init__(self, job: Path) -> None:
-        self.thread = BatchThread(self._keep, name="pictures")
+        self.thread = BatchThread(self._keep, name="images")
         self._job = job
         self._folders: set[str] = set()
 
-    def sink(self, stem: str, content_type: str, *, filtered: bool) -> _Picture:
+    def sink(self, stem: str, content_type: str, *, filtered: bool) -> _Image:
         (suffix,) = file_suffixes(content_type, filtered=filtered)
         name = f"{IMAGES}/{stem}{suffix}"
-        return _Picture(self, f"{self._job}/{name}", name, content_type, filtered=filtered)
+        return _Image(self, f"{self._job}/{name}", name, content_type, filtered=filtered)
 
     def make_folder(self, folder: str) -> None:
-        """Make a folder of pictures, for good."""
+        """Make a folder of images, for good."""
         if folder not in self._folders:
             path = Path(folder)
             path.mkdir(parents=True, exist_ok=True)
@@ -120,29 +120,29 @@ class _FolderWriter:
             _sync_folder(self._job)
             self._folders.add(folder)
 
-    def _keep(self, pictures: Sequence[_Picture]) -> list[StoredImage | Exception | None]:
-        """Keep pictures, unless they were discarded.
+    def _keep(self, images: Sequence[_Image]) -> list[StoredImage | Exception | None]:
+        """Keep images, unless they were discarded.
 
         Step by step for all of them: a file system that is changed between two syncs has its
         journal to write at the second one as well, which takes most of the time.
         """
-        kept: list[StoredImage | Exception | None] = [None] * len(pictures)
-        for step in (_Picture.finish_writing, _Picture.sync, _Picture.keep):
+        kept: list[StoredImage | Exception | None] = [None] * len(images)
+        for step in (_Image.finish_writing, _Image.sync, _Image.keep):
             kept = [
-                so_far if isinstance(so_far, Exception) else _attempt(step, picture)
-                for picture, so_far in zip(pictures, kept, strict=True)
+                so_far if isinstance(so_far, Exception) else _attempt(step, image)
+                for image, so_far in zip(images, kept, strict=True)
             ]
         for folder in {
-            picture.folder
-            for picture, stored in zip(pictures, kept, strict=True)
+            image.folder
+            for image, stored in zip(images, kept, strict=True)
             if isinstance(stored, StoredImage)
         }:
             _sync_folder(folder)
         return kept
 
 
-class _Picture:
-    """A picture on its way to the disk: what its bytes say is noted while they are written."""
+class _Image:
+    """An image on its way to the disk: what its bytes say is noted while they are written."""
 
     def __init__(
         self, writer: _FolderWriter, path: str, name: str, content_type: str, *, filtered: bool
@@ -209,10 +209,10 @@ class _Picture:
                 self._head += chunk[: HEAD_SIZE - len(self._head)]
 
 
-def _attempt(step: Callable[[_Picture], T], picture: _Picture) -> T | Exception:
+def _attempt(step: Callable[[_Image], T], image: _Image) -> T | Exception:
     try:
-        return step(picture)
-    except Exception as error:  # noqa: BLE001 - handed on to whoever waits for this picture
+        return step(image)
+    except Exception as error:  # noqa: BLE001 - handed on to whoever waits for this image
         return error
 
 
