@@ -293,7 +293,7 @@ async def leavers(count: int) -> None:
                 await asyncio.sleep(0.5)
                 gc.collect()
                 left = app.state.client.quota_statistics()
-                idle = app.state.client._transport._session.connector  # noqa: SLF001
+                idle = app.state.client._session.pool.connector  # noqa: SLF001
                 await idle.close()  # what is kept alive on purpose
                 await asyncio.sleep(0.1)
                 more_tasks = len(asyncio.all_tasks()) - tasks

@@ -88,8 +88,8 @@ class StabilityError(Exception):
 
     generation_id: str | None = None
 
-    def concerns(self, generation_id: str) -> None:
-        """Say that this happened while waiting for the result of `generation_id`."""
+    def attach_generation(self, generation_id: str) -> None:
+        """Note that this happened while waiting for the result of `generation_id`."""
         if self.generation_id is None:
             self.generation_id = generation_id
             self.add_note(f"generation {generation_id} is paid for; its result can be fetched")

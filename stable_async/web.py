@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import anyio
 
-from stable_async.api.generate import GenerateCore, GenerateSD3, GenerateUltra
+from stable_async.api.services import SERVICES, service_name
 from stable_async.config import DOCUMENTED_PENALTY
 from stable_async.errors import (
     APIConnectionError,
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
     from anyio.streams.memory import MemoryObjectSendStream
 
-    from stable_async.api.base import ImageRequest, MediaRequest
+    from stable_async.api.base import MediaRequest
     from stable_async.client import StabilityClient
     from stable_async.errors import APIStatusError
-    from stable_async.groups.base import CallOptions
     from stable_async.media import Media
+    from stable_async.transport.call import CallOptions
 
 __all__ = [
     "HTTPAnswer",
@@ -57,12 +57,8 @@ __all__ = [
 # How far a story may be ahead of who takes it, parts.
 AHEAD = 8
 
-# The services that take no file, by the name they have in a JSON request.
-SERVICES: Mapping[str, type[ImageRequest]] = {
-    "core": GenerateCore,
-    "ultra": GenerateUltra,
-    "sd3": GenerateSD3,
-}
+# A JSON request can carry no file.
+TEXT_SERVICES = {name: service for name, service in SERVICES.items() if service.takes_text_alone}
 
 # What the user of a service is told, by the class of error: the status, and what he can do. The
 # first class that fits counts. None of it says whose key it is, or how the service works.
@@ -125,7 +121,7 @@ def to_http_answer(error: BaseException) -> HTTPAnswer:
     return HTTPAnswer(status, headers, json.dumps(content).encode())
 
 
-def request_from_json(content: object) -> ImageRequest:
+def request_from_json(content: object) -> MediaRequest[Media]:
     """Give the request that a JSON object describes: `prompt`, `service` and its parameters.
 
     Files are refused: a text would be taken for a path of this machine.
@@ -136,12 +132,13 @@ def request_from_json(content: object) -> ImageRequest:
     if not isinstance(content, dict):
         raise InvalidRequestError("request", [FieldProblem("", "", "a JSON object")])
     fields = dict(content)
-    service = fields.pop("service", "core")
-    model = SERVICES.get(service) if isinstance(service, str) else None
-    if model is None:
+    name = fields.pop("service", "core")
+    service = TEXT_SERVICES.get(service_name(name)) if isinstance(name, str) else None
+    if service is None:
         raise InvalidRequestError(
-            "request", [FieldProblem("service", "no such service", ", ".join(SERVICES))]
+            "request", [FieldProblem("service", "no such service", ", ".join(TEXT_SERVICES))]
         )
+    model = service.model
     if files := sorted(model.file_parts.keys() & fields.keys()):
         raise InvalidRequestError(
             model.__name__, [FieldProblem(name, "a file", "no files here") for name in files]

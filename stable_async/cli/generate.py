@@ -9,11 +9,12 @@ from typing import Annotated, Union, get_args, get_origin
 
 from cyclopts import App, Parameter
 
-from stable_async.api.base import ImageRequest
-from stable_async.api.services import SERVICES
+from stable_async.api.base import MediaRequest
+from stable_async.api.services import IMAGE_SERVICES
 from stable_async.cli.connection import Connection, open_client
 from stable_async.cli.failures import OK, SOME_FAILED, UsageError
 from stable_async.errors import InvalidRequestError
+from stable_async.media import Media
 
 __all__ = ["app"]
 
@@ -24,7 +25,7 @@ DEFAULT = Connection()
 app = App(name="generate", help="Make one picture.", help_format="plaintext")
 
 
-def _command(model: type[ImageRequest]) -> Callable[..., int]:
+def _command(model: type[MediaRequest[Media]]) -> Callable[..., int]:
     """Make the command of a service: an option for each field of its request."""
 
     def command(
@@ -77,7 +78,7 @@ def _plain(annotation: object) -> object:
     return annotation
 
 
-def _help(model: type[ImageRequest], name: str) -> str:
+def _help(model: type[MediaRequest[Media]], name: str) -> str:
     """Give what the docstring of a request says about a field."""
     lines = inspect.cleandoc(model.__doc__ or "").splitlines()
     found: list[str] = []
@@ -92,7 +93,10 @@ def _help(model: type[ImageRequest], name: str) -> str:
 
 
 async def _generate(
-    model: type[ImageRequest], output: Path, connection: Connection, fields: dict[str, object]
+    model: type[MediaRequest[Media]],
+    output: Path,
+    connection: Connection,
+    fields: dict[str, object],
 ) -> int:
     given = {name: value for name, value in fields.items() if value is not None}
     if "output_format" in model.model_fields and "output_format" not in given:
@@ -114,5 +118,5 @@ async def _generate(
         return SOME_FAILED if stream.filtered else OK
 
 
-for _name, _model in SERVICES.items():
-    app.command(_command(_model), name=_name)
+for _service in IMAGE_SERVICES.values():
+    app.command(_command(_service.model), name=_service.name)

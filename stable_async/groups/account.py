@@ -9,7 +9,7 @@ from stable_async.groups.base import Group
 
 if TYPE_CHECKING:
     from stable_async.api import account
-    from stable_async.groups.base import CallOptions
+    from stable_async.transport.call import CallOptions
 
 __all__ = ["Account"]
 

@@ -10,8 +10,8 @@ from stable_async.groups.base import Group
 if TYPE_CHECKING:
     from stable_async.api.base import FileInput
     from stable_async.api.fields import AspectRatio, ImageFormat, StylePreset
-    from stable_async.groups.base import CallOptions
     from stable_async.media import Image
+    from stable_async.transport.call import CallOptions
 
 __all__ = ["Control"]
 

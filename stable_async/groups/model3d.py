@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from stable_async import media
     from stable_async.api.base import FileInput
     from stable_async.api.model3d import Remesh, TextureResolution
-    from stable_async.groups.base import CallOptions
+    from stable_async.transport.call import CallOptions
 
 __all__ = ["Model3D"]
 

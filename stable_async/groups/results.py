@@ -9,8 +9,8 @@ from stable_async.groups.base import Group
 
 if TYPE_CHECKING:
     from stable_async import media
-    from stable_async.groups.base import CallOptions
     from stable_async.media import Image
+    from stable_async.transport.call import CallOptions
 
 __all__ = ["Results"]
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from stable_async.api.base import FileInput
     from stable_async.api.fields import StylePreset
     from stable_async.api.v1 import ClipGuidancePreset, Engine, Sampler, TextPrompt
-    from stable_async.groups.base import CallOptions
     from stable_async.media import Image
+    from stable_async.transport.call import CallOptions
 
 __all__ = ["V1"]
 

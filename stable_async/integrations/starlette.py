@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from stable_async.api.base import MediaRequest
     from stable_async.client import StabilityClient
-    from stable_async.groups.base import CallOptions
     from stable_async.media import Media
+    from stable_async.transport.call import CallOptions
 
 __all__ = ["MediaResponse"]
 

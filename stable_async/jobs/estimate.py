@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stable_async.api.services import SERVICES
+from stable_async.api.services import IMAGE_SERVICES
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.plan import Planner
 
@@ -89,8 +89,4 @@ def estimate_prompts(prompts: PromptFile, rules: PromptRules) -> Estimate:
 
 
 def _asynchronous() -> frozenset[str]:
-    return frozenset(
-        name
-        for name, model in SERVICES.items()
-        if getattr(model.operation, "result", None) is not None
-    )
+    return frozenset(name for name, service in IMAGE_SERVICES.items() if service.asynchronous)

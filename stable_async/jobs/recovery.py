@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stable_async.api.services import SERVICES
+from stable_async.api.services import IMAGE_SERVICES
 from stable_async.jobs.errors import JobError, LedgerError
 from stable_async.jobs.ledger import ImageFacts, Ledger
 from stable_async.jobs.metadata import marked
@@ -133,7 +133,7 @@ def restore_images(ledger: Ledger, folder: Path, store: Store) -> int:
         if place is None or size is None:
             continue
         service = str(line.get("service"))
-        fields = SERVICES[service].model_fields if service in SERVICES else {}
+        fields = IMAGE_SERVICES[service].model.model_fields if service in IMAGE_SERVICES else {}
         parameters = {key: line[key] for key in line if key in fields and key not in FACTS}
         if line.get("text") is not None:
             parameters["prompt"] = line["text"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from stable_async.api.fields import MAX_SEED
 from stable_async.api.heads import FileHead
-from stable_async.api.services import SERVICES, service_name
+from stable_async.api.services import IMAGE_SERVICES, service_name
 from stable_async.errors import InvalidRequestError
 from stable_async.jobs.errors import RowProblem
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from stable_async.api.base import ImageRequest
+    from stable_async.api.base import MediaRequest
+    from stable_async.media import Image
 
 __all__ = ["FACTS", "Item", "PromptRules", "ReadyItem", "Row", "make_request", "to_json"]
 
@@ -81,7 +82,7 @@ class PromptRules:
 
     def problems(self) -> Iterator[RowProblem]:
         """Give what is wrong with the rules themselves."""
-        if service_name(self.service) not in SERVICES:
+        if service_name(self.service) not in IMAGE_SERVICES:
             yield RowProblem(0, _unknown_service(self.service))
         if both := sorted(self.set.keys() & self.vary.keys()):
             yield RowProblem(0, f"{', '.join(both)}: both set and varied")
@@ -91,7 +92,7 @@ class PromptRules:
         fields = {**row.fields, **self.set}
         given_id = fields.pop("id", None)
         service = service_name(str(fields.pop("service", self.service)))
-        if service not in SERVICES:
+        if service not in IMAGE_SERVICES:
             yield RowProblem(row.number, f"service: {_unknown_service(service)}")
             return
         if given_id is not None and (problem := _id_problem(given_id)):
@@ -144,7 +145,7 @@ class Item:
         Args:
             folder: What input files are relative to.
         """
-        has_files = not SERVICES[self.service].file_parts.keys().isdisjoint(self.fields)
+        has_files = not IMAGE_SERVICES[self.service].model.file_parts.keys().isdisjoint(self.fields)
         problems = list(self._missing_files(folder)) if has_files else []
         try:
             request = make_request(self.service, self.fields, folder)
@@ -171,7 +172,7 @@ class Item:
         )
 
     def _missing_files(self, folder: Path) -> Iterator[str]:
-        for name in SERVICES[self.service].file_parts:
+        for name in IMAGE_SERVICES[self.service].model.file_parts:
             value = self.fields.get(name)
             if value is None:
                 continue
@@ -198,26 +199,28 @@ class ReadyItem:
     price: float | None
 
 
-def make_request(service: str, parameters: Mapping[str, object], folder: Path) -> ImageRequest:
+def make_request(
+    service: str, parameters: Mapping[str, object], folder: Path
+) -> MediaRequest[Image]:
     """Make the request of a row.
 
     Args:
-        service: Its name in `SERVICES`.
+        service: Its name in `IMAGE_SERVICES`.
         parameters: Fields of the API; files by their paths.
         folder: What the paths are relative to.
 
     Raises:
         InvalidRequestError: A rule of the API is broken.
     """
-    model = SERVICES[service]
+    model = IMAGE_SERVICES[service].model
     fields = dict(parameters)
     for name in model.file_parts:
         if isinstance(path := fields.get(name), str):
             fields[name] = folder / path
-    return model.model_validate(fields)
+    return cast("MediaRequest[Image]", model.model_validate(fields))
 
 
-def _unfit_files(request: ImageRequest) -> Iterator[object]:
+def _unfit_files(request: MediaRequest[Image]) -> Iterator[object]:
     """Give what is wrong with the images of a request, looking at no more than their headers."""
     heads: dict[str, FileHead] = {}
     size = HEAD_SIZE
@@ -280,4 +283,4 @@ def _id_problem(value: object) -> str | None:
 
 
 def _unknown_service(name: str) -> str:
-    return f"there is no service {name!r}; allowed: {', '.join(SERVICES)}"
+    return f"there is no service {name!r}; allowed: {', '.join(IMAGE_SERVICES)}"

@@ -7,7 +7,7 @@ import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from stable_async.errors import StabilityError
+from stable_async.errors import ConfigurationError, StabilityError
 from stable_async.media import Media
 from stable_async.transport.streams import MediaStream
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
 
-    from stable_async.transport.session import Departure
+    from stable_async.transport.call import CallOptions
+    from stable_async.transport.send_state import SendState
+
+    Keep = Callable[[object], Awaitable[None]]
 
 __all__ = ["Finishing", "FinishingStream"]
 
@@ -87,27 +90,44 @@ class Finishing:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def send(
-        self,
-        work: Coroutine[object, object, ResultT],
-        departure: Departure,
-        keep: Callable[[ResultT], Awaitable[None]],
+        self, sending: Coroutine[object, object, ResultT], state: SendState, options: CallOptions
     ) -> ResultT:
-        """Give what `work` gives; if this is cancelled once it has left, `keep` gets it."""
-        task = asyncio.create_task(work)
+        """Return the result of `sending`.
+
+        With `on_disconnect="finish"`, a call that is cancelled after it was sent goes on, and
+        `on_finished` receives its result.
+        """
+        try:
+            keep = _keep(options)
+        except BaseException:
+            sending.close()
+            raise
+        if keep is None:
+            return await sending
+        task = asyncio.create_task(sending)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            await self._part(task, departure, keep)
+            await self._part(task, state, keep)
             raise
 
     @asynccontextmanager
     async def stream(
         self,
         opening: AbstractAsyncContextManager[MediaStream[MediaT]],
-        departure: Departure,
-        keep: Callable[[MediaT], Awaitable[None]],
+        state: SendState,
+        options: CallOptions,
     ) -> AsyncIterator[MediaStream[MediaT]]:
-        """Give a stream; if it is left before its end, and has left, `keep` gets the result."""
+        """Return the stream that `opening` opens.
+
+        With `on_disconnect="finish"`, a stream that is closed before its end, after its request was
+        sent, is read on, and `on_finished` receives its result.
+        """
+        keep = _keep(options)
+        if keep is None:
+            async with opening as stream:
+                yield stream
+            return
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         streams: list[FinishingStream[MediaT]] = []
 
@@ -129,7 +149,7 @@ class Finishing:
             if streams and streams[0].taken:
                 await _ended(task)
             else:
-                await self._part(task, departure, keep)
+                await self._part(task, state, keep)
 
     async def aclose(self) -> None:
         """Wait for those that go on; if this is cancelled, cut them."""
@@ -144,11 +164,12 @@ class Finishing:
     async def _part(
         self,
         task: asyncio.Task[ResultT],
-        departure: Departure,
-        keep: Callable[[ResultT], Awaitable[None]],
+        state: SendState,
+        keep: Keep,
     ) -> None:
-        departure.abandoned = True
-        if departure.left:
+        """Let go of a caller: finish what was sent, withdraw what was not."""
+        state.abandoned = True
+        if state.sent:
             finish = asyncio.create_task(_finish(task, keep))
             self._tasks.add(finish)
             finish.add_done_callback(self._tasks.discard)
@@ -162,7 +183,17 @@ async def _ended(task: asyncio.Task[ResultT]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def _finish(task: asyncio.Task[ResultT], keep: Callable[[ResultT], Awaitable[None]]) -> None:
+def _keep(options: CallOptions) -> Keep | None:
+    """Return what receives the result of a call that is cancelled; `None` cuts the call."""
+    if options.get("on_disconnect", "cut") == "cut":
+        return None
+    keep = options.get("on_finished")
+    if keep is None:
+        raise ConfigurationError('on_disconnect="finish" requires on_finished, for the result')
+    return keep
+
+
+async def _finish(task: asyncio.Task[ResultT], keep: Keep) -> None:
     try:
         await keep(await task)
     except StabilityError as error:

@@ -72,7 +72,7 @@ class Polling:
         try:
             return await look()
         except StabilityError as error:
-            error.concerns(generation)
+            error.attach_generation(generation)
             raise
         finally:
             self.rest(generation)  # and after: it may have waited long for the quota

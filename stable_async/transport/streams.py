@@ -132,7 +132,7 @@ class MediaStream(Generic[MediaT]):
             self._reader.finish()
         except StabilityError as error:
             if self.generation_id is not None:
-                error.concerns(self.generation_id)
+                error.attach_generation(self.generation_id)
             raise
 
     async def read(self) -> MediaT:

@@ -12,8 +12,8 @@ from pydantic import JsonValue
 
 from stable_async import BadRequestError, StabilityClient, media
 from stable_async.api import account, audio, base, edit, fields, generate, model3d, v1
-from stable_async.groups import base as groups_base
 from stable_async.sandbox import Sandbox
+from stable_async.transport.call import CallOptions
 from tests.operations_table import COROUTINES
 from tests.samples import picture, wav
 
@@ -25,7 +25,7 @@ NAMES = {
     "Sequence": Sequence,
     "JsonValue": JsonValue,
     "Literal": Literal,
-    "CallOptions": groups_base.CallOptions,
+    "CallOptions": CallOptions,
     "FileInput": base.FileInput,
     "media": media,
     "account": account,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stable_async.api.services import SERVICES
+from stable_async.api.services import IMAGE_SERVICES
 from stable_async.cli.app import app
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
@@ -43,7 +43,7 @@ def help_of(*tokens: str) -> str:
 
 def reference() -> str:
     """Give the whole document."""
-    services = ", ".join(f"`{name}`" for name in SERVICES)
+    services = ", ".join(f"`{name}`" for name in IMAGE_SERVICES)
     parts = [INTRODUCTION]
     for name in sorted(app):
         if name.startswith("-"):

@@ -22,14 +22,14 @@ from stable_async import (
 )
 from stable_async.quota import QuotaLimiter
 from stable_async.sandbox import Sandbox
-from stable_async.transport.session import Departure, _LapsedPermitError, _Wire
+from stable_async.transport.send_state import AttemptTrace, LapsedPermitError, SendState
 from tests.raw_server import answer, raw_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from stable_async.groups.base import CallOptions
+    from stable_async.transport.call import CallOptions
     from tests.raw_server import Connection
 
     Keep = Callable[[object], Awaitable[None]]
@@ -283,14 +283,14 @@ async def test_browsers_that_leave_at_random_leave_nothing_behind(
 async def test_what_was_abandoned_does_not_leave_a_turn_of_the_loop_later() -> None:
     """aiohttp writes in a task of its own: it was paid for then, and nobody had it."""
     limiter = QuotaLimiter()
-    departure = Departure()
+    state = SendState()
     with await limiter.acquire() as permit:
-        wire = _Wire(permit, departure)
-        departure.abandoned = True
-        with pytest.raises(_LapsedPermitError):
-            wire.leaving()
-        assert not wire.sent
-        assert not departure.left
+        trace = AttemptTrace(permit, state)
+        state.abandoned = True
+        with pytest.raises(LapsedPermitError):
+            trace.mark_sent()
+        assert not trace.sent
+        assert not state.sent
         permit.release()
     assert limiter.statistics().in_window == 0
 

@@ -1,0 +1,292 @@
+"""One call: its options, its attempts, and whether its request was sent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
+
+import aiohttp
+
+from stable_async.api.answers import Answer, read_error, read_retry_after
+from stable_async.errors import (
+    APIConnectionError,
+    APIStatusError,
+    ConfigurationError,
+    StabilityError,
+)
+from stable_async.transport.error_mapping import harmless_cause, translate
+from stable_async.transport.multipart import MultipartPayload, body_of
+from stable_async.transport.retry import make_attempts
+from stable_async.transport.send_state import AttemptTrace, LapsedPermitError, SendState
+from stable_async.transport.streams import read_body
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+
+    from stable_async.api.base import Request
+    from stable_async.quota import Permit, Priority, QuotaLimiter
+    from stable_async.transport.session import Session
+    from stable_async.transport.telemetry import CallTelemetry
+
+__all__ = ["AttemptObserver", "Call", "CallOptions"]
+
+logger = logging.getLogger("stable_async")
+
+# Error bodies are small; the page of a proxy is not worth more than this.
+MAX_ERROR_BODY = 64 * 1024
+# 202: an asynchronous operation was accepted, or is still running.
+SUCCESS = frozenset({200, 202})
+TOO_MANY_REQUESTS = 429
+
+
+class CallOptions(TypedDict, total=False):
+    """How one call is made; not sent to the API.
+
+    Attributes:
+        priority: `interactive` (the default) leaves before `bulk`, which still gets its share.
+        deadline: Seconds from now within which the request must leave, else `QuotaTimeoutError`.
+        tenant: Requests of one priority take turns by tenant.
+        raise_on_filtered: Make a filtered result a `ContentFilteredError`.
+        observer: Notified of each attempt. What its `leaving` raises is raised, and nothing is
+            sent.
+        on_disconnect: What happens to a call that is cancelled after its request was sent, and may
+            be billed: `cut` (the default) closes the connection, `finish` fetches the result.
+            A request that was not sent is withdrawn in any case, and nothing is paid.
+        on_finished: Receives the result then; required with `finish`. `aclose` waits for it.
+    """
+
+    priority: Priority
+    deadline: float | None
+    tenant: str | None
+    raise_on_filtered: bool
+    observer: AttemptObserver | None
+    on_disconnect: Literal["cut", "finish"]
+    on_finished: Callable[[object], Awaitable[None]] | None
+
+
+class AttemptObserver(Protocol):
+    """Notified of each attempt to send one request."""
+
+    async def leaving(self) -> None:
+        """Called when an attempt has its permit, before it is sent; an error here stops it."""
+
+    def refused(self, error: APIStatusError) -> None:
+        """Called when an attempt was answered with an error, before another one is made."""
+
+
+class Call:
+    """One request with all its attempts: `async with Call(...) as response`.
+
+    Entering sends the request, again where that is safe, and returns the response with its body
+    unread. Leaving closes the response, which returns its connection if the body was read whole.
+
+    Raises:
+        InvalidRequestError: A file of the request is missing, empty or too large.
+        QuotaTimeoutError: No permit before the deadline; nothing was sent.
+        APIStatusError: The API refused it, at the last of the attempts.
+        APIConnectionError: No connection, or it broke; `maybe_billed` says what is known.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        request: Request[object],
+        options: CallOptions,
+        state: SendState,
+    ) -> None:
+        """Prepare to send `request` over `session`; `state` is kept up to date."""
+        self._session = session
+        self._pool = session.pool
+        self._clock = asyncio.get_running_loop().time
+        self._request = request
+        self._state = state
+        self._observer = options.get("observer")
+        self._priority = options.get("priority", session.priority)
+        self._tenant = options.get("tenant")
+        deadline = options.get("deadline")
+        self._expires = None if deadline is None else self._clock() + deadline
+        self._method = request.operation.method
+        self._url = session.url(request)
+        self._headers = session.headers(request, self._tenant)
+        self._form = body_of(request)
+        if self._form is not None:
+            self._headers["Content-Type"] = self._form.content_type
+        self._attempts = 0
+        self._response: aiohttp.ClientResponse | None = None
+        self._telemetry: CallTelemetry | None = None
+        if session.telemetry is not None:
+            self._telemetry = session.telemetry.call(request, self._url, self._priority)
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        """Send the request and return its response."""
+        try:
+            if self._form is not None:
+                await self._form.open()
+            self._response = await make_attempts(self._session.retrying, self._attempt)
+        except BaseException as error:
+            await self._close(error)
+            raise
+        return self._response
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the response and the files of the request."""
+        await self._close(error)
+
+    async def _close(self, error: BaseException | None) -> None:
+        if self._response is not None:
+            self._response.close()
+        if self._telemetry is not None:
+            self._telemetry.ended(error)
+        if self._form is not None:
+            await self._form.close()
+
+    async def _attempt(self) -> aiohttp.ClientResponse:
+        self._attempts += 1
+        while True:
+            if self._state.abandoned:
+                raise asyncio.CancelledError
+            began = self._clock()
+            permit = await self._permit()
+            try:
+                return await self._send(permit, self._clock() - began)
+            except LapsedPermitError:
+                logger.warning("this process was stopped: asking for another permit")
+            finally:
+                if permit is not None:
+                    permit.release()  # returns the slot if the request was not sent
+
+    async def _permit(self) -> Permit | None:
+        """Wait for the quota; return `None` when it is switched off."""
+        if self._session.limiter is None:
+            return None
+        deadline = None if self._expires is None else max(self._expires - self._clock(), 0.0)
+        permit = await self._session.limiter.acquire(
+            priority=self._priority, deadline=deadline, tenant=self._tenant
+        )
+        if self._pool.closed:
+            permit.release()
+            raise ConfigurationError("the client was closed while this call waited")
+        return permit
+
+    async def _send(self, permit: Permit | None, waited: float) -> aiohttp.ClientResponse:
+        """Make one attempt, and notify telemetry and log."""
+        if self._telemetry is not None:
+            self._telemetry.leaving(self._attempts - 1, waited)
+        sent_at = self._clock()
+        try:
+            if self._observer is not None:
+                await self._observer.leaving()
+            response = await self._exchange(permit)
+            if response.status not in SUCCESS:
+                raise await self._refusal(response)
+        except BaseException as error:
+            if isinstance(error, APIStatusError) and not error.maybe_billed:
+                self._state.sent = False
+            if self._telemetry is not None:
+                self._telemetry.failed(error)
+            if isinstance(error, StabilityError):
+                self._log(type(error).__name__, waited, self._clock() - sent_at)
+            raise
+        if self._telemetry is not None:
+            self._telemetry.answered(response.status, response.headers)
+        self._log(str(response.status), waited, self._clock() - sent_at)
+        return response
+
+    async def _exchange(self, permit: Permit | None) -> aiohttp.ClientResponse:
+        """Write the request and read the head of its response."""
+        limits = self._session.timeouts
+        trace = AttemptTrace(permit, self._state) if permit is not None else None
+        if trace is None:
+            self._state.sent = True
+        body = self._form.payload(limits.between_bytes) if self._form is not None else None
+        try:
+            async with self._time_limit(body):
+                response = await self._pool.request(
+                    self._method,
+                    self._url,
+                    data=body,
+                    headers=self._headers,
+                    allow_redirects=False,  # the key goes to no other host
+                    trace_request_ctx=trace,
+                )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if trace is not None and trace.lapsed:
+                raise LapsedPermitError from None
+            if isinstance(body, MultipartPayload) and body.failure is not None:
+                raise body.failure from None
+            broken = translate(error, maybe_billed=trace is None or trace.sent)
+            broken.attempts = self._attempts
+            raise broken from harmless_cause(error)
+        if trace is not None and self._session.limiter is not None:
+            self._report(self._session.limiter, response, trace)
+        return response
+
+    def _time_limit(self, body: bytes | MultipartPayload | None) -> asyncio.Timeout:
+        """Limit the time to the response's head, however its bytes come, once the body is sent."""
+        limits = self._session.timeouts
+        if limits.first_byte is None or limits.connect is None:
+            return asyncio.timeout(None)
+        if not isinstance(body, MultipartPayload):
+            return asyncio.timeout(limits.connect + limits.first_byte)
+        limit, seconds = asyncio.timeout(None), limits.first_byte
+
+        def on_written() -> None:
+            with suppress(RuntimeError):  # the response came first
+                limit.reschedule(self._clock() + seconds)
+
+        body.on_written = on_written
+        return limit
+
+    def _report(
+        self, limiter: QuotaLimiter, response: aiohttp.ClientResponse, trace: AttemptTrace
+    ) -> None:
+        """Tell the limiter what the head of a response says."""
+        if response.status == TOO_MANY_REQUESTS:
+            limiter.penalise(read_retry_after(response.headers), trace.permit)
+        # Refusals of texts are as quick as looks at results: nothing was computed or uploaded.
+        refused = 400 <= response.status < 500 and not any(self._request.files())
+        if refused or self._method == "GET":
+            limiter.observe(trace.since_sent())
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> APIStatusError:
+        """Return the error of a response; a body that breaks off or never ends is cut."""
+        body = bytearray()
+        try:
+            chunks = read_body(response, self._session.timeouts.between_bytes)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > MAX_ERROR_BODY:
+                        break
+        except APIConnectionError:
+            pass  # the status is known, and says enough
+        finally:
+            response.close()  # which also ends an upload that is still going on
+        answer = Answer(response.status, response.headers, bytes(body))
+        refusal = read_error(answer, key=self._session.key, attempts=self._attempts)
+        if self._observer is not None:
+            self._observer.refused(refusal)
+        return refusal
+
+    def _log(self, outcome: str, waited: float, seconds: float) -> None:
+        if not logger.isEnabledFor(logging.DEBUG):
+            return
+        logger.debug(
+            "%s: %s in %.3f s, attempt %d, waited %.3f s for the quota%s",
+            self._request.operation.id,
+            outcome,
+            seconds,
+            self._attempts,
+            waited,
+            f", prompt {getattr(self._request, 'prompt', None)!r}"
+            if self._session.log_prompts
+            else "",
+        )

@@ -1,0 +1,155 @@
+"""One operation from request to result: submit it, look for its result, read it."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from stable_async.api.answers import Answer, MediaReader, read_generation_id
+from stable_async.api.base import MediaRequest, ResultRequest, WholeRequest
+from stable_async.errors import FieldProblem, InvalidRequestError
+from stable_async.media import Media
+from stable_async.transport.call import Call
+from stable_async.transport.polling import reported_when_cancelled
+from stable_async.transport.send_state import SendState
+from stable_async.transport.streams import MediaStream, read_body
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aiohttp import ClientResponse
+
+    from stable_async.api.base import Request
+    from stable_async.transport.call import CallOptions
+    from stable_async.transport.session import Session
+
+__all__ = ["look", "send", "stream", "submit"]
+
+ResultT = TypeVar("ResultT")
+MediaT = TypeVar("MediaT", bound=Media)
+
+STILL_RUNNING = 202
+
+
+async def send(
+    session: Session, request: Request[ResultT], options: CallOptions, state: SendState
+) -> ResultT:
+    """Send a request of any kind and return its result, held in memory."""
+    if isinstance(request, WholeRequest):
+        async with Call(session, request, options, state) as response:
+            return cast("ResultT", request.read(await _read_whole(session, response)))
+    if not isinstance(request, MediaRequest):
+        raise TypeError(f"{type(request).__name__} is no request")
+    if request.operation.result is not None:
+        generation = await submit(session, request, options, state)
+        with reported_when_cancelled(generation.id):
+            found = await _wait(session, generation, options)
+    elif isinstance(request, ResultRequest):
+        found = await _wait(session, request, options)
+    else:
+        async with Call(session, request, options, state) as response:
+            found = await _media_stream(session, request, response).read()
+    return cast("ResultT", found)
+
+
+@asynccontextmanager
+async def stream(
+    session: Session, request: MediaRequest[MediaT], options: CallOptions, state: SendState
+) -> AsyncIterator[MediaStream[MediaT]]:
+    """Send a request and return its result as a stream."""
+    async with AsyncExitStack() as stack:
+        if request.operation.result is not None:
+            request = await submit(session, request, options, state)
+            stack.enter_context(reported_when_cancelled(request.id))
+        if isinstance(request, ResultRequest):
+            open_if_finished = partial(_open_if_finished, stack, session, request, options)
+            yield await session.polling.until_found(request.id, open_if_finished)
+        else:
+            response = await stack.enter_async_context(Call(session, request, options, state))
+            yield _media_stream(session, request, response)
+
+
+async def submit(
+    session: Session, request: MediaRequest[MediaT], options: CallOptions, state: SendState
+) -> ResultRequest[MediaT]:
+    """Start an asynchronous operation and return the request for its result."""
+    result = request.operation.result
+    if result is None:
+        problem = FieldProblem("", "a synchronous operation", "an asynchronous one, or `send`")
+        raise InvalidRequestError(type(request).__name__, [problem])
+    async with Call(session, request, options, state) as response:
+        generation = read_generation_id(await _read_whole(session, response))
+    session.polling.rest(generation)
+    try:
+        return cast("ResultRequest[MediaT]", result(id=generation, paid=request.credits))
+    except InvalidRequestError as error:
+        error.attach_generation(generation)
+        raise
+
+
+async def look(
+    session: Session, request: ResultRequest[MediaT], options: CallOptions
+) -> MediaT | None:
+    """Look once for the result of a generation; return `None` while it is running."""
+    return await session.polling.once(
+        request.id, partial(_read_if_finished, session, request, options)
+    )
+
+
+async def _wait(session: Session, request: ResultRequest[MediaT], options: CallOptions) -> MediaT:
+    return await session.polling.until_found(
+        request.id, partial(_read_if_finished, session, request, options)
+    )
+
+
+def _look(session: Session, request: ResultRequest[Media], options: CallOptions) -> Call:
+    # The submission was sent: neither its observer nor its deadline apply to the looks.
+    options = {**options, "observer": None, "deadline": None}
+    return Call(session, request, options, SendState())
+
+
+async def _read_if_finished(
+    session: Session, request: ResultRequest[MediaT], options: CallOptions
+) -> MediaT | None:
+    async with _look(session, request, options) as response:
+        if response.status == STILL_RUNNING:
+            return None
+        return await _media_stream(session, request, response).read()
+
+
+async def _open_if_finished(
+    stack: AsyncExitStack,
+    session: Session,
+    request: ResultRequest[MediaT],
+    options: CallOptions,
+) -> MediaStream[MediaT] | None:
+    async with AsyncExitStack() as call:
+        response = await call.enter_async_context(_look(session, request, options))
+        if response.status == STILL_RUNNING:
+            return None
+        opened = _media_stream(session, request, response)
+        stack.push_async_exit(call.pop_all())
+        return opened
+
+
+def _media_stream(
+    session: Session, request: MediaRequest[MediaT], response: ClientResponse
+) -> MediaStream[MediaT]:
+    reader = MediaReader(
+        cast("type[MediaT]", request.media), Answer(response.status, response.headers)
+    )
+    generation = request if isinstance(request, ResultRequest) else None
+    return MediaStream(
+        response,
+        reader,
+        credits=request.credits if generation is None else generation.paid,
+        generation_id=None if generation is None else generation.id,
+        stall_limit=session.timeouts.between_bytes,
+    )
+
+
+async def _read_whole(session: Session, response: ClientResponse) -> Answer:
+    chunks = read_body(response, session.timeouts.between_bytes)
+    body = b"".join([chunk async for chunk in chunks])
+    return Answer(response.status, response.headers, body)
