@@ -1,37 +1,66 @@
-"""The commands together, and how their errors look."""
+"""All commands, and how their errors look."""
 
 import asyncio
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
-from rich.console import Console
 
 from stable_async._version import __version__
-from stable_async.cli import balance, estimate, export, generate, report, run_job, sandbox
 from stable_async.cli.failures import CANNOT_WORK, INTERRUPTED, OK, WRONG_USAGE, UsageError
 from stable_async.errors import StabilityError
 
-__all__ = ["app", "run"]
+__all__ = ["COMMANDS", "make_app", "run"]
 
-app = App(
-    name="stable-async",
-    help="Pictures from the Stability AI API: one, or a million.",
-    version=__version__,
-    help_format="plaintext",
-)
-app.command(run_job.run, name="run")
-app.command(generate.app)
-app.command(estimate.estimate)
-app.command(export.export)
-app.command(report.report)
-app.command(balance.balance)
-app.command(sandbox.sandbox)
+# Where each command is, and what the list of commands says of it: the first paragraph of its own
+# docstring. A command's module is imported when it is called: importing all of them takes twice
+# as long as all else that `--help` does.
+COMMANDS = {
+    "run": (
+        "run_job:run",
+        "Make an image of every prompt in a file: only what is missing, whatever happened before.",
+    ),
+    "generate": ("generate:app", "Make one image."),
+    "estimate": (
+        "estimate:estimate",
+        "Tell requests, credits, dollars, and the least time that the quota makes them take.",
+    ),
+    "export": (
+        "export:export",
+        "Write the images of a job as a data set, with a card that describes it.",
+    ),
+    "report": (
+        "report:report",
+        "Write report.html into the folder of a job: its images, requests, failures and costs.",
+    ),
+    "balance": (
+        "balance:balance",
+        "Print the credits of the account. The API's figure lags behind what was spent just now.",
+    ),
+    "sandbox": (
+        "sandbox:sandbox",
+        "Serve the API on 127.0.0.1, without a key and without cost, until Ctrl-C.",
+    ),
+}
+
+
+def make_app(called: str | None = None) -> App:
+    """Return the command line; `called` is the command whose own help may be asked for."""
+    app = App(
+        name="stable-async",
+        help="Images, audio and 3D models from the Stability AI API: one, or a million.",
+        version=__version__,
+        help_format="plaintext",
+    )
+    for name, (place, summary) in COMMANDS.items():
+        listed = None if name == called else summary
+        app.command(f"stable_async.cli.{place}", name=name, help=listed)
+    return app
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command; give its exit status."""
+    """Run a command and return its exit status."""
     try:
-        status = app(
+        status = make_app(arguments[0] if arguments else None)(
             arguments, exit_on_error=False, print_error=False, result_action="return_value"
         )
     except (CycloptsError, UsageError) as error:
@@ -51,6 +80,8 @@ def _one_line(error: Exception) -> str:
 
 
 def _complain(message: str, status: int) -> int:
+    from rich.console import Console
+
     Console(stderr=True, soft_wrap=True, highlight=False).print(
         f"stable-async: {message}", markup=False
     )

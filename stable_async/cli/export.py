@@ -33,7 +33,7 @@ def export(
     shard_size: Annotated[float, Parameter(metavar="MB")] = DEFAULT_SHARD_SIZE / MB,
     json_summary: Annotated[Flag, Parameter(name="--json")] = False,
 ) -> int:
-    """Write the pictures of a job as a data set, with a card that describes it.
+    """Write the images of a job as a data set, with a card that describes it.
 
     Every picture is checked against its SHA-256 when it is written, those of an imagefolder each
     time. Given again, the command goes on where it was stopped, and takes in what is new.

@@ -22,7 +22,7 @@ FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 DEFAULT = Connection()
 
-app = App(name="generate", help="Make one picture.", help_format="plaintext")
+app = App(name="generate", help="Make one image.", help_format="plaintext")
 
 
 def _command(model: type[MediaRequest[Media]]) -> Callable[..., int]:

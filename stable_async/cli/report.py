@@ -12,7 +12,7 @@ __all__ = ["report"]
 
 
 def report(folder: Annotated[Path, Parameter(name="DIR")], /) -> int:
-    """Write report.html into the folder of a job: its pictures, requests, failures and costs.
+    """Write report.html into the folder of a job: its images, requests, failures and costs.
 
     It is one file that needs no server; pictures are shown from images/ beside it.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from stable_async.api.services import IMAGE_SERVICES
-from stable_async.cli.app import app
+from stable_async.cli.app import COMMANDS, make_app
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
 WIDTH = 96
@@ -33,21 +33,19 @@ tells them with `--help`. `-o` gives the format, too, unless `--output-format` d
 
 
 def help_of(*tokens: str) -> str:
-    """Give the help page of a command."""
+    """Return the help page of a command."""
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None, force_terminal=False)
-    app.help_print(tokens, console=console)
+    make_app(tokens[0]).help_print(tokens, console=console)
     assert isinstance(console.file, io.StringIO)
     lines = (line.rstrip() for line in console.file.getvalue().splitlines())
     return "```\n" + "\n".join(lines).strip() + "\n```\n"
 
 
 def reference() -> str:
-    """Give the whole document."""
+    """Return the whole document."""
     services = ", ".join(f"`{name}`" for name in IMAGE_SERVICES)
     parts = [INTRODUCTION]
-    for name in sorted(app):
-        if name.startswith("-"):
-            continue
+    for name in sorted(COMMANDS):
         if name == "generate":
             parts += [GENERATE.format(services=services), help_of("generate", "core")]
         else:
