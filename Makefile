@@ -6,12 +6,14 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
 
-.PHONY: help demo test lint types check soak browser bench clean
+.PHONY: help demo test lint types docs package check soak browser bench clean
 
 help:
 	@echo "make demo   prompts into pictures on this machine: no key, no network beyond the package index"
 	@echo "make test   the tests"
-	@echo "make check  lint, types and tests"
+	@echo "make check  lint, types, documentation and tests"
+	@echo "make docs   the site, in build/site; a broken link or an unknown name is an error"
+	@echo "make package  sdist and wheel, in build/dist, checked and tried without the checkout"
 	@echo "make soak   the long versions of the quota and crash tests"
 	@echo "make browser  the pages, in a real browser (Debian: chromium, chromium-driver)"
 	@echo "make bench  the figures of the README, measured here"
@@ -42,7 +44,20 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	"$(BIN)/mypy"
 
-check: lint types test
+$(VENV)/.installed-docs: pyproject.toml $(VENV)/.installed-dev
+	"$(BIN)/python" -m pip install --quiet --group docs
+	@touch $@
+
+docs: $(VENV)/.installed-docs
+	"$(BIN)/zensical" build --clean --strict
+
+package: $(VENV)/.installed-dev
+	rm -rf build/dist && mkdir -p build
+	"$(BIN)/python" -m build --outdir build/dist . > build/build.log || { cat build/build.log; exit 1; }
+	"$(BIN)/python" -m twine check --strict build/dist/*
+	"$(BIN)/python" -m tests.package build/dist
+
+check: lint types package test
 
 soak: $(VENV)/.installed-dev
 	"$(BIN)/python" -m tests.quota.soak
