@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         Organization,
     )
     from stable_async.api.audio import AudioInpaint, AudioToAudio, TextToAudio
-    from stable_async.api.base import FileInput, Request, ResultRequest
+    from stable_async.api.base import Request, ResultRequest
     from stable_async.api.control import (
         ControlSketch,
         ControlStructure,
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         SearchAndRecolor,
         SearchAndReplace,
     )
+    from stable_async.api.file_input import FileInput
     from stable_async.api.generate import GenerateCore, GenerateSD3, GenerateUltra
     from stable_async.api.model3d import StableFast3D, StablePointAware3D
     from stable_async.api.results import AudioResult, ImageResult
@@ -187,7 +188,8 @@ _LAZY = {
         "V1TextToImage",
         "V1Upscale",
     ),
-    "api.base": ("FileInput", "Request", "ResultRequest"),
+    "api.base": ("Request", "ResultRequest"),
+    "api.file_input": ("FileInput",),
     "client": ("Outcome", "StabilityClient"),
     "media": ("Audio", "Image", "Model3D"),
     "quota.homes.file": ("SharedQuota",),

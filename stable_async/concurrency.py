@@ -1,4 +1,4 @@
-"""Many calls at a time, never more than a limit, and results as they finish."""
+"""Concurrent calls up to a limit, with results as they finish."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ async def map_as_completed(
     items: Iterable[ItemT] | AsyncIterable[ItemT],
     limit: int,
 ) -> AsyncGenerator[ResultT, None]:
-    """Give `await function(item)` for every item, as they finish.
+    """Yield `await function(item)` for every item, in the order in which they finish.
 
-    At most `limit` items are out at any time: read from `items`, with a result that was not taken
-    yet. There are never more tasks than that. An error of `items` or `function` comes out after
-    the results of what was under way then. Closing the generator cancels what is under way.
+    At most `limit` items at any time are read from `items` without their result having been taken;
+    there are never more tasks than that. An error of `items` or `function` is raised after the
+    results of the calls in progress. Closing the generator cancels the calls in progress.
     """
     pool = _Pool(function, items, limit)
     try:
@@ -36,7 +36,7 @@ async def map_as_completed(
 
 
 class _Pool(Generic[ItemT, ResultT]):
-    """Workers that each read an item, work on it, and leave the result to be taken."""
+    """Workers that each read an item, call the function, and queue the result."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class _Pool(Generic[ItemT, ResultT]):
         self._function = function
         self._items = _iterate(items)
         self._limit = limit
-        self._places = asyncio.Semaphore(limit)
+        self._slots = asyncio.Semaphore(limit)
         self._reading = asyncio.Lock()
         self._exhausted = False
         self._finished: deque[ResultT] = deque()
@@ -60,7 +60,7 @@ class _Pool(Generic[ItemT, ResultT]):
         while self._workers or self._finished:
             if self._finished:
                 yield self._finished.popleft()
-                self._places.release()
+                self._slots.release()
             else:
                 self._changed.clear()
                 await self._changed.wait()
@@ -80,7 +80,7 @@ class _Pool(Generic[ItemT, ResultT]):
 
     async def _work(self) -> None:
         while True:
-            await self._places.acquire()
+            await self._slots.acquire()
             async with self._reading:
                 if self._exhausted:
                     return
@@ -89,7 +89,7 @@ class _Pool(Generic[ItemT, ResultT]):
                 except StopAsyncIteration:
                     self._exhausted = True
                     return
-                # One worker more as long as there is work: few items make few tasks.
+                # One more worker while there are items: few items create few tasks.
                 if len(self._workers) < self._limit:
                     self._start_worker()
             self._finished.append(await self._function(item))
@@ -97,7 +97,7 @@ class _Pool(Generic[ItemT, ResultT]):
 
     def _worker_ended(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
-        self._places.release()  # its last place has no result to show for it
+        self._slots.release()  # the slot it acquired last has no result
         if not worker.cancelled() and (error := worker.exception()) is not None:
             self._exhausted = True
             self._failure = self._failure or error

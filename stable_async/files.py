@@ -1,4 +1,7 @@
-"""Files written whole or not at all: a temporary name beside the target, synced, then renamed."""
+"""Files written whole or not at all: to a temporary name beside the target, synced, then renamed.
+
+Nothing here needs POSIX: where a faster call is missing, a portable one is used.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ __all__ = ["AtomicFile", "FileSink", "Sink", "in_thread", "write_atomically"]
 TEMPORARY_SUFFIX = ".part"
 MOST_THREADS = 40
 MOST_NAME = 200
-MOST_PIECES = 256  # per call; the system takes 1,024
+MOST_PIECES = 256  # per call; systems accept 1,024
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,20 +32,20 @@ KeptT = TypeVar("KeptT", covariant=True)
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    """Give threads of our own: asyncio's are few, and look up names as well."""
+    """Return our own threads: those of asyncio are few, and also resolve host names."""
     return ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="stable_async")
 
 
-# A forked process has the object, but none of its threads: a call would wait for ever.
+# A forked process inherits the executor without its threads: a call would wait for ever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a blocking function in a worker thread, and be gone only when it is.
+    """Call a blocking function in a worker thread.
 
-    A cancelled caller waits for the call to end before the cancellation goes on: what the
-    function uses, a file for one, may be closed right after.
+    If this is cancelled, it waits for the call to end before it raises: the caller may close what
+    the function uses, such as a file, right afterwards.
     """
     loop = asyncio.get_running_loop()
     call = loop.run_in_executor(_threads(), partial(function, *args, **kwargs))
@@ -55,35 +58,44 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
             except asyncio.CancelledError:
                 continue
         if not call.cancelled():
-            call.exception()  # looked at, so that asyncio does not report it as forgotten
+            call.exception()  # marked as retrieved
         raise
 
 
+def _write_some(descriptor: int, pieces: Sequence[memoryview]) -> int:
+    """Write some of `pieces`, from the first on, and return the number of bytes."""
+    if hasattr(os, "writev"):
+        return os.writev(descriptor, pieces)
+    return os.write(descriptor, pieces[0])
+
+
 class Sink(Protocol[KeptT]):
-    """Where bytes are kept: whole once `commit` has returned, or not at all."""
+    """A place to store bytes: whole once `commit` has returned, or not at all."""
 
     async def write(self, chunks: Sequence[bytes]) -> None:
         """Append `chunks`."""
 
     async def commit(self, last: Sequence[bytes]) -> KeptT:
-        """Append `last` and keep everything for good."""
+        """Append `last` and store everything durably."""
 
     async def discard(self) -> None:
-        """Forget everything; harmless after `commit`."""
+        """Remove everything; harmless after `commit`."""
 
 
 class AtomicFile:
-    """A file under a temporary name beside `path`, until `commit` gives it its name.
+    """A file under a temporary name beside `path`, which `commit` renames to `path`.
 
-    Its calls block: use them from a worker thread, or use a `FileSink`.
+    Its methods block: call them from a worker thread, or use a `FileSink`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Write to `path`; nothing is opened before the first bytes come."""
+        """Write to `path`; the file is created by the first `write`."""
         self.path = os.fspath(path)
         folder, name = os.path.split(self.path)
-        # Told by its target, to whoever clears up after a crash; names have at most 255 bytes.
-        name = os.fsdecode(os.fsencode(name)[:MOST_NAME])
+        # Named after its target, for the removal after a crash; names have at most 255 bytes.
+        name = name[:MOST_NAME]
+        while len(os.fsencode(name)) > MOST_NAME:
+            name = name[:-1]
         temporary = f".{name}.{getrandbits(64):016x}{TEMPORARY_SUFFIX}"
         self._temporary = os.path.join(folder, temporary)
         self._descriptor: int | None = None
@@ -96,35 +108,35 @@ class AtomicFile:
             OSError: The folder is missing or not writable, or the disk is full.
         """
         descriptor = self._open()
-        # As few calls as can be: each gives up the interpreter lock and must win it back.
+        # As few calls as possible: each releases the interpreter lock and has to acquire it again.
         pieces = (memoryview(chunk) for chunk in chunks if chunk)
         while views := list(islice(pieces, MOST_PIECES)):
             self._synced = False
             while views:
-                with self._named():
-                    written = os.writev(descriptor, views)
+                with self._errors_name_target():
+                    written = _write_some(descriptor, views)
                 while views and written >= len(views[0]):
                     written -= len(views.pop(0))
                 if written:
                     views[0] = views[0][written:]
 
     def begin_sync(self) -> None:
-        """Let the disk begin to write what it was given, and do not wait."""
+        """Start writing to the disk what was appended so far, without waiting."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._open(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def sync(self) -> None:
-        """Wait until all that was written is on the disk.
+        """Wait until everything written is on the disk.
 
         Raises:
-            OSError: The disk failed, or is full after all.
+            OSError: The disk failed or is full.
         """
-        with self._named():
+        with self._errors_name_target():
             os.fsync(self._open())
         self._synced = True
 
     def commit(self, last: Iterable[bytes] = ()) -> None:
-        """Append `last`, sync to the disk and give the file its name, replacing one that has it.
+        """Append `last`, sync to the disk and rename to `path`, replacing a file of that name.
 
         Raises:
             OSError: As for `write`.
@@ -133,7 +145,8 @@ class AtomicFile:
         if not self._synced:
             self.sync()
         self._close()
-        os.replace(self._temporary, self.path)
+        with self._errors_name_target():
+            os.replace(self._temporary, self.path)
 
     def discard(self) -> None:
         """Remove the temporary file; harmless after `commit`."""
@@ -142,18 +155,20 @@ class AtomicFile:
             os.unlink(self._temporary)
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Say in errors which file could not be written: the system does not, of an open one."""
+    def _errors_name_target(self) -> Iterator[None]:
+        """Let errors name `path`, instead of the temporary file or no file at all."""
         try:
             yield
         except OSError as error:
-            error.filename = error.filename or self.path
+            error.filename = self.path
+            error.filename2 = None
             raise
 
     def _open(self) -> int:
         if self._descriptor is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._descriptor = os.open(self._temporary, flags, 0o666)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            with self._errors_name_target():
+                self._descriptor = os.open(self._temporary, flags, 0o666)
         return self._descriptor
 
     def _close(self) -> None:
@@ -163,10 +178,10 @@ class AtomicFile:
 
 
 class FileSink:
-    """An `AtomicFile` that is written in worker threads."""
+    """An `AtomicFile`, written in worker threads."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Write to `path`; nothing is opened before the first bytes come."""
+        """Write to `path`; the file is created by the first `write`."""
         self._file = AtomicFile(path)
 
     async def write(self, chunks: Sequence[bytes]) -> None:
@@ -181,10 +196,10 @@ class FileSink:
 
 
 def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> Path:
-    """Write `chunks` to `path`, whole or not at all, and give the path.
+    """Write `chunks` to `path`, whole or not at all, and return the path.
 
     Raises:
-        OSError: The folder is missing or not writable, or the disk is full; `path` is as it was.
+        OSError: The folder is missing or not writable, or the disk is full; `path` is unchanged.
     """
     file = AtomicFile(path)
     try:

@@ -143,7 +143,7 @@ def request_from_json(content: object) -> MediaRequest[Media]:
         raise InvalidRequestError(
             model.__name__, [FieldProblem(name, "a file", "no files here") for name in files]
         )
-    return model.model_validate(fields)
+    return model(**{str(name): value for name, value in fields.items()})
 
 
 async def narrated(

@@ -28,6 +28,7 @@ ORDER = [
     "concurrency",
     "api",
     "media",
+    "image_header",
     "files",
     "config",
     "errors",

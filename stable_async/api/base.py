@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import AsyncIterable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, BinaryIO, ClassVar, Generic, Literal, TypeVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, Self, TypeVar, cast
 
 from annotated_types import Ge, Le, MaxLen, MinLen, MultipleOf
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import ValidationError as PydanticValidationError
 from pydantic_core import PydanticCustomError, core_schema
 
+from stable_async.api.file_input import FileInput, FilePart
 from stable_async.api.heads import FileHead
-from stable_async.api.images import PictureLimits
 from stable_async.errors import FieldProblem, InvalidRequestError
 from stable_async.media import Image, Media
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic.fields import FieldInfo
-    from pydantic_core import ErrorDetails
+    from pydantic_core import ErrorDetails, InitErrorDetails
 
     from stable_async.api.answers import Answer
 
 __all__ = [
-    "FileInput",
-    "FilePart",
     "ImageRequest",
     "MediaRequest",
     "Operation",
@@ -41,20 +39,8 @@ __all__ = [
 ResultT = TypeVar("ResultT", covariant=True)
 MediaT = TypeVar("MediaT", bound=Media, covariant=True)
 
-FileInput = (
-    str
-    | os.PathLike[str]
-    | bytes
-    | bytearray
-    | memoryview
-    | BinaryIO
-    | Iterable[bytes]
-    | AsyncIterable[bytes]
-)
-"""A file to send: a path, bytes, a binary file object (read from where it stands) or an (async)
-iterable of bytes."""
-
 MIB = 1024 * 1024
+RULE = "broken_rule"
 
 # OpenAPI document of api.stability.ai, read 2026-09-22: "payloads cannot be larger than 10MiB".
 MAX_REQUEST_BYTES = 10 * MIB
@@ -88,35 +74,6 @@ class Operation:
     max_bytes: int = MAX_REQUEST_BYTES
     result: type[ResultRequest[Media]] | None = None
     organization: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class FilePart:
-    """Marks a field of a request model that is sent as a file.
-
-    Attributes:
-        picture: What the API takes as a picture here; `None` where no source states limits.
-    """
-
-    picture: PictureLimits | None = None
-
-    def __get_pydantic_core_schema__(
-        self, source: object, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        """Check the kind of source only: what is in the file is looked at when it is opened."""
-        return core_schema.no_info_plain_validator_function(self._check)
-
-    @staticmethod
-    def _check(value: object) -> object:
-        if value is None or isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview)):
-            return value
-        if callable(getattr(value, "read", None)):
-            return value
-        if isinstance(value, (Iterable, AsyncIterable)) and not isinstance(value, Mapping):
-            return value
-        raise PydanticCustomError(
-            "file_type", "a path, bytes, a binary file object or an (async) iterable of bytes"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,19 +137,30 @@ class Request(BaseModel, Generic[ResultT]):
         """The operation this request goes to."""
         raise NotImplementedError
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _validate(
-        cls, data: object, handler: ModelWrapValidatorHandler[Request[ResultT]]
-    ) -> Request[ResultT]:
-        try:
-            request = handler(data)
-        except PydanticValidationError as error:
-            problems = [_problem(cls, detail) for detail in error.errors(include_url=False)]
-            raise InvalidRequestError(cls.__name__, problems) from None
-        if broken := list(request.broken_rules()):
-            raise InvalidRequestError(cls.__name__, broken)
-        return request
+    if not TYPE_CHECKING:  # so that type checkers see one parameter per field
+
+        def __init__(self, **fields: object) -> None:
+            """Check the fields; `model_validate` raises pydantic's `ValidationError` instead."""
+            for name in self.file_parts:
+                # Of a program's text, and of no other, a path is made: see `FilePart`.
+                if isinstance(value := fields.get(name), str):
+                    fields[name] = Path(value)
+            try:
+                super().__init__(**fields)
+            except PydanticValidationError as error:
+                problems = [_problem(type(self), detail) for detail in error.errors()]
+                raise InvalidRequestError(type(self).__name__, problems) from None
+
+        # Without this, pydantic would call `__init__` for data as well, and not get its own errors.
+        __init__.__pydantic_base_init__ = True
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
+        if broken := list(self.broken_rules()):
+            raise PydanticValidationError.from_exception_data(
+                type(self).__name__, [_rule_error(problem) for problem in broken]
+            )
+        return self
 
     def broken_rules(self) -> Iterator[FieldProblem]:
         """Give the rules between fields that this request breaks."""
@@ -371,9 +339,21 @@ def _types(annotation: object) -> Iterator[object]:
         yield from _types(argument)
 
 
+def _rule_error(problem: FieldProblem) -> InitErrorDetails:
+    template = "{given}; allowed: {allowed}" if problem.given else "allowed: {allowed}"
+    context = {"given": problem.given, "allowed": problem.allowed}
+    return {
+        "type": PydanticCustomError(RULE, template, context),
+        "loc": (problem.field,) if problem.field else (),
+        "input": None,
+    }
+
+
 def _problem(model: type[BaseModel], detail: ErrorDetails) -> FieldProblem:
     name = ".".join(str(part) for part in detail["loc"]) or ""
     top = str(detail["loc"][0]) if detail["loc"] else ""
+    if detail["type"] == RULE:
+        return FieldProblem(name, detail["ctx"]["given"], detail["ctx"]["allowed"])
     if detail["type"] == "extra_forbidden":
         return FieldProblem(name, "no such field", ", ".join(model.model_fields))
     field = model.model_fields.get(top)

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from stable_async.api.base import FileInput, FilePart, ImageRequest, Operation
+from stable_async.api.base import ImageRequest, Operation
 from stable_async.api.fields import (
     OBLONG_PICTURE,
     AspectRatio,
@@ -21,6 +21,7 @@ from stable_async.api.fields import (
     Text,
     UnitInterval,
 )
+from stable_async.api.file_input import FileInput, FilePart
 from stable_async.api.images import PictureLimits
 
 __all__ = ["ControlSketch", "ControlStructure", "ControlStyle", "StyleTransfer"]

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from stable_async.api.base import FileInput, FilePart, ImageRequest, Operation
+from stable_async.api.base import ImageRequest, Operation
 from stable_async.api.fields import (
     LARGE_PICTURE,
     MEDIUM_PICTURE,
@@ -24,6 +24,7 @@ from stable_async.api.fields import (
     Text,
     UnitInterval,
 )
+from stable_async.api.file_input import FileInput, FilePart
 from stable_async.api.results import ImageResult
 from stable_async.errors import FieldProblem
 

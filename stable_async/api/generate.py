@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from stable_async.api.base import FileInput, FilePart, ImageRequest, Operation
+from stable_async.api.base import ImageRequest, Operation
 from stable_async.api.fields import (
     AspectRatio,
     ImageFormat,
@@ -20,6 +20,7 @@ from stable_async.api.fields import (
     StylePreset,
     UnitInterval,
 )
+from stable_async.api.file_input import FileInput, FilePart
 from stable_async.api.images import PictureLimits
 from stable_async.errors import FieldProblem
 

@@ -1,96 +1,14 @@
-"""What a picture is, by its first bytes: format and size, without decoding it. Pure."""
+"""What the API takes as an image. Pure."""
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
-from typing import Literal
 
 from stable_async.api.heads import FileHead
 from stable_async.errors import FieldProblem
+from stable_async.image_header import read_image_header
 
-__all__ = ["Picture", "PictureLimits", "read_picture"]
-
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Markers of JPEG segments, ITU-T T.81 table B.1: those that state the size, and those without a
-# length. Start of scan and end of image come after the size, or there is none.
-JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-JPEG_BARE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
-JPEG_LAST = frozenset({0xD9, 0xDA})
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture's format, and its width and height in pixels."""
-
-    format: Literal["jpeg", "png", "webp"]
-    width: int
-    height: int
-
-
-def read_picture(head: bytes) -> Picture | None:
-    """Give what the header says; `None` when it is no header of a JPEG, PNG or WebP.
-
-    Raises:
-        EOFError: The header goes on after `head`.
-    """
-    try:
-        if head.startswith(PNG_SIGNATURE):
-            return _read_png(head)
-        if head.startswith(b"\xff\xd8\xff"):
-            return _read_jpeg(head)
-        if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-            return _read_webp(head)
-    except struct.error:
-        raise EOFError from None
-    if len(head) < 12:
-        raise EOFError
-    return None
-
-
-def _read_png(head: bytes) -> Picture | None:
-    chunk, width, height = struct.unpack_from(">4sII", head, 12)
-    return Picture("png", width, height) if chunk == b"IHDR" else None
-
-
-def _read_jpeg(head: bytes) -> Picture | None:
-    position = 2
-    while True:
-        # Between segments decoders skip whatever is no marker, and any number of fill bytes.
-        position = head.find(b"\xff", position)
-        if position < 0 or position + 1 >= len(head):
-            raise EOFError
-        marker = head[position + 1]
-        if marker == 0xFF:
-            position += 1
-        elif marker in JPEG_BARE:
-            position += 2
-        elif marker in JPEG_LAST:
-            return None
-        elif marker in JPEG_SIZES:
-            height, width = struct.unpack_from(">HH", head, position + 5)
-            return Picture("jpeg", width, height)
-        else:
-            (length,) = struct.unpack_from(">H", head, position + 2)
-            position += 2 + length
-
-
-def _read_webp(head: bytes) -> Picture | None:
-    """Read a WebP container's first chunk: lossy, lossless or extended (RFC 9649)."""
-    (chunk,) = struct.unpack_from("4s", head, 12)
-    if chunk == b"VP8 ":
-        start, width, height = struct.unpack_from("<3sHH", head, 23)
-        # The two highest bits are a scale for display, which does not change the size.
-        return Picture("webp", width & 0x3FFF, height & 0x3FFF) if start == b"\x9d\x01*" else None
-    if chunk == b"VP8L":
-        signature, bits = struct.unpack_from("<BI", head, 20)
-        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-        return Picture("webp", width, height) if signature == 0x2F else None
-    if chunk == b"VP8X":
-        sides = struct.unpack_from("6s", head, 24)[0]
-        width, height = (int.from_bytes(sides[at : at + 3], "little") + 1 for at in (0, 3))
-        return Picture("webp", width, height)
-    return None
+__all__ = ["PictureLimits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +36,7 @@ class PictureLimits:
             EOFError: The header goes on after what there is of `head`.
         """
         try:
-            picture = read_picture(head.data)
+            picture = read_image_header(head.data)
         except EOFError:
             if not head.complete:
                 raise

@@ -9,8 +9,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from stable_async.api.base import FileInput, FilePart, MediaRequest, Operation
+from stable_async.api.base import MediaRequest, Operation
 from stable_async.api.fields import MEDIUM_PICTURE, Seed
+from stable_async.api.file_input import FileInput, FilePart
 from stable_async.media import Model3D
 
 __all__ = ["Remesh", "StableFast3D", "StablePointAware3D", "TextureResolution"]

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from stable_async.api.base import FileInput, FilePart, ImageRequest, Operation, ResultRequest
+from stable_async.api.base import ImageRequest, Operation, ResultRequest
 from stable_async.api.fields import (
     OBLONG_PICTURE,
     ImageFormat,
@@ -18,6 +18,7 @@ from stable_async.api.fields import (
     Seed,
     StylePreset,
 )
+from stable_async.api.file_input import FileInput, FilePart
 from stable_async.api.images import PictureLimits
 from stable_async.api.results import ImageResult
 from stable_async.media import Image

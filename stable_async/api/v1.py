@@ -14,11 +14,12 @@ from pydantic import Field, JsonValue
 from typing_extensions import TypedDict
 
 from stable_async.api.answers import Answer, read_artifacts, read_as
-from stable_async.api.base import FileInput, FilePart, Operation, PathPart, WholeRequest
+from stable_async.api.base import Operation, PathPart, WholeRequest
 from stable_async.api.fields import StylePreset, UnitInterval
+from stable_async.api.file_input import FileInput, FilePart
 from stable_async.api.heads import FileHead
-from stable_async.api.images import read_picture
 from stable_async.errors import FieldProblem
+from stable_async.image_header import read_image_header
 from stable_async.media import Image
 
 __all__ = [
@@ -293,7 +294,7 @@ class V1Masking(_V1Generation):
     def broken_file_rules(self, heads: Mapping[str, FileHead]) -> Iterator[FieldProblem]:
         if "mask_image" not in heads:
             return
-        mask, init = (read_picture(heads[name].data) for name in ("mask_image", "init_image"))
+        mask, init = (read_image_header(heads[name].data) for name in ("mask_image", "init_image"))
         if mask and init and (mask.width, mask.height) != (init.width, init.height):
             given = f"given {mask.width} x {mask.height} pixels"
             allowed = f"{init.width} x {init.height} pixels, as init_image"
@@ -349,7 +350,7 @@ class V1Upscale(WholeRequest[list[Image]]):
                     yield FieldProblem(name, "given", f"only with engine {_LATENT_UPSCALER}")
 
     def broken_file_rules(self, heads: Mapping[str, FileHead]) -> Iterator[FieldProblem]:
-        picture = read_picture(heads["image"].data)
+        picture = read_image_header(heads["image"].data)
         if picture is None:
             return
         factor = 2.0

@@ -10,7 +10,7 @@ from stable_async.groups.base import Group
 if TYPE_CHECKING:
     from stable_async import media
     from stable_async.api.audio import AudioFormat, AudioModel
-    from stable_async.api.base import FileInput
+    from stable_async.api.file_input import FileInput
     from stable_async.transport.call import CallOptions
 
 __all__ = ["Audio"]

@@ -8,8 +8,8 @@ from stable_async.api.control import ControlSketch, ControlStructure, ControlSty
 from stable_async.groups.base import Group
 
 if TYPE_CHECKING:
-    from stable_async.api.base import FileInput
     from stable_async.api.fields import AspectRatio, ImageFormat, StylePreset
+    from stable_async.api.file_input import FileInput
     from stable_async.media import Image
     from stable_async.transport.call import CallOptions
 

@@ -9,7 +9,7 @@ from stable_async.groups.base import Group
 
 if TYPE_CHECKING:
     from stable_async import media
-    from stable_async.api.base import FileInput
+    from stable_async.api.file_input import FileInput
     from stable_async.api.model3d import Remesh, TextureResolution
     from stable_async.transport.call import CallOptions
 

@@ -13,8 +13,8 @@ from stable_async.api.upscale import (
 from stable_async.groups.base import Group
 
 if TYPE_CHECKING:
-    from stable_async.api.base import FileInput
     from stable_async.api.fields import ImageFormat, StylePreset
+    from stable_async.api.file_input import FileInput
     from stable_async.media import Image
     from stable_async.transport.call import CallOptions
 

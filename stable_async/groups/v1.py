@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from stable_async.api.base import FileInput
     from stable_async.api.fields import StylePreset
+    from stable_async.api.file_input import FileInput
     from stable_async.api.v1 import ClipGuidancePreset, Engine, Sampler, TextPrompt
     from stable_async.media import Image
     from stable_async.transport.call import CallOptions

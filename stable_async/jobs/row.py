@@ -217,7 +217,7 @@ def make_request(
     for name in model.file_parts:
         if isinstance(path := fields.get(name), str):
             fields[name] = folder / path
-    return cast("MediaRequest[Image]", model.model_validate(fields))
+    return cast("MediaRequest[Image]", model(**fields))
 
 
 def _unfit_files(request: MediaRequest[Image]) -> Iterator[object]:

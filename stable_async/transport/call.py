@@ -221,7 +221,7 @@ class Call:
             if trace is not None and trace.lapsed:
                 raise LapsedPermitError from None
             if isinstance(body, MultipartPayload) and body.failure is not None:
-                raise body.failure from None
+                raise body.failure from body.failure.__cause__
             broken = translate(error, maybe_billed=trace is None or trace.sent)
             broken.attempts = self._attempts
             raise broken from harmless_cause(error)

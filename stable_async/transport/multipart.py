@@ -1,4 +1,4 @@
-"""Multipart bodies, written from their sources piece by piece and the same at every sending."""
+"""Multipart bodies, streamed from their sources; each attempt sends the same bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiohttp.payload import Payload
 
 from stable_async.api.heads import FileHead
 from stable_async.errors import FieldProblem, InvalidRequestError
-from stable_async.transport.file_sources import open_source
+from stable_async.transport.file_sources import UnfitSourceError, open_source
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["JsonBody", "MultipartForm", "MultipartPayload", "body_of"]
 
-# How much of each file is read to tell what it is: nearly always the first piece says so. A JPEG
-# may have a long profile or preview in front.
+# How much of each file is read to determine its format. The first size is nearly always enough; a
+# JPEG may begin with a long profile or preview.
 HEAD_SIZES = (128 * 1024, 1024 * 1024)
 
 
 def body_of(request: Request[object]) -> MultipartForm | JsonBody | None:
-    """Give the body of a request; `None` when it has none."""
+    """Return the body of a request; `None` if it has none."""
     if request.operation.method == "GET":
         return None
     return JsonBody(request) if request.operation.body == "json" else MultipartForm(request)
@@ -50,14 +50,14 @@ class JsonBody:
         self._body = request.json_body()
 
     async def open(self) -> None:
-        """Nothing is to be found."""
+        """Do nothing."""
 
     def payload(self, stall_limit: float | None) -> bytes:
-        """Give the body for one sending."""
+        """Return the body for one attempt."""
         return self._body
 
     async def close(self) -> None:
-        """Nothing was opened."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,48 +68,48 @@ class _FilePart:
 
 
 class MultipartForm:
-    """The multipart/form-data body of one request: made once, sent as often as need be.
+    """The multipart/form-data body of one request, for any number of attempts.
 
     Attributes:
-        content_type: The header, with the boundary; the same at every sending.
-        size: Length of the body, bytes; `None` when a source does not know its own.
+        content_type: The header, with the boundary; the same for each attempt.
+        size: Length of the body, bytes; `None` if a source does not know its own.
     """
 
     def __init__(self, request: Request[object]) -> None:
-        """Encode the text fields; `open` then finds the files."""
+        """Encode the text fields; `open` opens the files."""
         self._request = request
         self._limit = request.operation.max_bytes
-        self._boundary = f"{getrandbits(128):032x}"  # no secret, but in no file
+        self._boundary = f"{getrandbits(128):032x}"  # need not be secret, must not occur in a file
         self.content_type = f"multipart/form-data; boundary={self._boundary}"
         texts = (f"{self._opening(name)}\r\n\r\n{text}\r\n" for name, text in request.texts())
         self._texts = "".join(texts).encode()
         self._closing = f"--{self._boundary}--\r\n".encode()
         self._parts: list[_FilePart] = []
         self.size: int | None = len(self._texts) + len(self._closing)
-        # A sending that was cut short may still be winding up when the next one begins.
+        # A cancelled attempt may still be closing its sources when the next one begins.
         self._sending = asyncio.Lock()
 
     def _opening(self, name: str) -> str:
         return f'--{self._boundary}\r\nContent-Disposition: form-data; name="{_quoted(name)}"'
 
     async def open(self) -> None:
-        """Find the files, their sizes, and by their first bytes what they are.
+        """Open the files, and check their sizes and formats.
 
         Raises:
-            InvalidRequestError: A file is missing, unreadable, empty or no picture or sound that
-                the API takes here, or all of it is too large.
+            InvalidRequestError: A file is missing, unreadable, empty or not of a format and size
+                that the API takes here, or the whole request is too large.
         """
         for name, value in self._request.files():
             try:
                 source = await open_source(value)
-            except (OSError, ValueError, TypeError) as error:
+            except (OSError, UnfitSourceError) as error:
                 raise self._unreadable(name, error) from error
             if source.size == 0:
                 raise self._refused(name, "given 0 bytes", "a file with content")
             head = (
                 f'{self._opening(name)}; filename="{_quoted(source.filename)}"\r\n'
                 "Content-Type: application/octet-stream\r\n\r\n"
-            ).encode(errors="replace")  # a name that is no UTF-8
+            ).encode(errors="replace")  # a name that is not UTF-8
             self._parts.append(_FilePart(name, head, source))
         await self._check_content()
         sizes = [part.source.size for part in self._parts]
@@ -131,7 +131,7 @@ class MultipartForm:
             if problems:
                 raise InvalidRequestError(type(self._request).__name__, problems)
             return
-        # A header that is still not at its end is for the API to judge.
+        # The API judges a longer header.
 
     async def _head(self, part: _FilePart, size: int) -> FileHead:
         data = bytearray()
@@ -146,17 +146,17 @@ class MultipartForm:
         return FileHead(bytes(data), complete=len(data) < size, size=part.source.size)
 
     def payload(self, stall_limit: float | None) -> bytes | MultipartPayload:
-        """Give the body for one sending, each piece of which may wait `stall_limit` seconds."""
+        """Return the body for one attempt; each piece may wait `stall_limit` seconds."""
         if not self._parts:
             return self._texts + self._closing
         return MultipartPayload(self, stall_limit)
 
     async def chunks(self) -> AsyncGenerator[bytes | memoryview, None]:
-        """Give the body piece by piece.
+        """Yield the body piece by piece.
 
         Raises:
-            InvalidRequestError: A source cannot be read, is not what it was at first, or is of
-                unknown length and turned out empty or too large.
+            InvalidRequestError: A source cannot be read or has changed, or had an unknown length
+                and turned out empty or too large.
         """
         async with self._sending:
             left = self._limit - len(self._texts) - len(self._closing)
@@ -186,18 +186,21 @@ class MultipartForm:
             async with aclosing(part.source.chunks()) as chunks:
                 async for chunk in chunks:
                     yield chunk
-        except OSError as error:
+        except Exception as error:  # of the caller's code, where the source is an iterable
             raise self._unreadable(part.name, error) from error
 
     async def close(self) -> None:
-        """Close what was opened for this request, once no sending uses it."""
+        """Close the sources once no attempt uses them."""
         if self._parts:
             async with self._sending:
                 for part in self._parts:
                     await part.source.close()
 
     def _unreadable(self, field: str, error: Exception) -> InvalidRequestError:
-        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, UnfitSourceError):
+            return self._refused(field, f"given {error.given}", error.allowed)
+        # The text of another library's error may hold anything.
+        reason = getattr(error, "strerror", None) or f"reading it raised {type(error).__name__}"
         return self._refused(field, reason, "a readable file")
 
     def _too_large(self, given: str) -> InvalidRequestError:
@@ -209,15 +212,15 @@ class MultipartForm:
 
 
 class MultipartPayload(Payload):
-    """One sending of a `MultipartForm`, as aiohttp takes it.
+    """One attempt to send a `MultipartForm`, as a payload of aiohttp.
 
     Attributes:
-        failure: What went wrong with a source; aiohttp reports an error of its own instead.
-        on_written: Called when the whole body has been taken.
+        failure: The error of a source; aiohttp raises an error of its own instead.
+        on_written: Called when the whole body was written.
     """
 
     def __init__(self, form: MultipartForm, stall_limit: float | None) -> None:
-        """Send `form`; the server may take `stall_limit` seconds for each piece."""
+        """Send `form`; each piece may wait `stall_limit` seconds for the server."""
         super().__init__(form, content_type=form.content_type)
         self._size = form.size
         self._form = form
@@ -226,7 +229,7 @@ class MultipartPayload(Payload):
         self.on_written: Callable[[], None] | None = None
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write the body; each piece waits until the connection has taken the one before."""
+        """Write the body; each piece waits until the connection accepted the previous one."""
         async with aclosing(self._form.chunks()) as chunks:
             while True:
                 try:
@@ -242,7 +245,7 @@ class MultipartPayload(Payload):
             self.on_written()
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Refuse: the body is never whole in memory."""
+        """Raise `TypeError`: the body is never whole in memory."""
         raise TypeError("a multipart body is not held in memory")
 
 

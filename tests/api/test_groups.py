@@ -11,7 +11,7 @@ import pytest
 from pydantic import JsonValue
 
 from stable_async import BadRequestError, StabilityClient, media
-from stable_async.api import account, audio, base, edit, fields, generate, model3d, v1
+from stable_async.api import account, audio, base, edit, fields, file_input, generate, model3d, v1
 from stable_async.sandbox import Sandbox
 from stable_async.transport.call import CallOptions
 from tests.operations_table import COROUTINES
@@ -26,7 +26,7 @@ NAMES = {
     "JsonValue": JsonValue,
     "Literal": Literal,
     "CallOptions": CallOptions,
-    "FileInput": base.FileInput,
+    "FileInput": file_input.FileInput,
     "media": media,
     "account": account,
     "Image": media.Image,

@@ -26,6 +26,7 @@ OF_THE_CLIENT_ITSELF = {
     "stable_async.api.base64_json",
     "stable_async.api.parsing",
     "stable_async.api.heads",
+    "stable_async.api.file_input",
     "stable_async.api.images",
     "stable_async.groups.base",
 }

@@ -25,6 +25,7 @@ from stable_async import (
     V1TextToImage,
     V1Upscale,
 )
+from stable_async.api.file_input import ALLOWED
 
 SDXL = "stable-diffusion-xl-1024-v1-0"
 PROMPTS: Any = [{"text": "x"}]
@@ -111,7 +112,7 @@ def problems(model: type[Any], /, **values: object) -> list[FieldProblem]:
             (
                 "image",
                 "given 7",
-                "a path, bytes, a binary file object or an (async) iterable of bytes",
+                ALLOWED,
             ),
         ),
         (

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stable_async.api.heads import FileHead
-from stable_async.api.images import Picture, PictureLimits, read_picture
+from stable_async.api.images import PictureLimits
+from stable_async.image_header import ImageHeader, read_image_header
 from tests.samples import picture, png_header
 
 SIDES = st.integers(1, 300)
@@ -28,7 +29,7 @@ def encoded(kind: str, width: int, height: int, mode: str = "RGB", **options: ob
 @given(st.sampled_from(sorted(KINDS)), SIDES, SIDES)
 def test_format_and_size_are_what_a_decoder_says(kind: str, width: int, height: int) -> None:
     data = encoded(kind, width, height)
-    assert read_picture(data) == Picture(kind.partition("-")[0], width, height)  # type: ignore[arg-type]
+    assert read_image_header(data) == ImageHeader(kind.partition("-")[0], width, height)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_format_and_size_are_what_a_decoder_says(kind: str, width: int, height: 
 )
 def test_what_stands_before_the_size_is_passed_over(kind: str, options: dict[str, object]) -> None:
     data = encoded(kind, 123, 45, **options)  # type: ignore[arg-type]
-    assert read_picture(data) == Picture(kind, 123, 45)  # type: ignore[arg-type]
+    assert read_image_header(data) == ImageHeader(kind, 123, 45)  # type: ignore[arg-type]
 
 
 @given(st.sampled_from(sorted(KINDS)), SIDES, SIDES, st.data())
@@ -57,10 +58,10 @@ def test_a_part_of_a_header_asks_for_more_or_says_the_same(
     whole = encoded(kind, width, height)
     part = whole[: data.draw(st.integers(0, min(len(whole), 700)))]
     try:
-        found = read_picture(part)
+        found = read_image_header(part)
     except EOFError:
         return
-    assert found == read_picture(whole)
+    assert found == read_image_header(whole)
 
 
 @given(st.binary(max_size=200), st.sampled_from(sorted(KINDS)), st.integers(0, 40))
@@ -68,22 +69,22 @@ def test_damage_gives_a_picture_or_none_and_no_other_error(
     noise: bytes, kind: str, keep: int
 ) -> None:
     try:
-        read_picture(encoded(kind, 10, 10)[:keep] + noise)
+        read_image_header(encoded(kind, 10, 10)[:keep] + noise)
     except EOFError:
         pass
 
 
 def test_junk_between_segments_is_skipped_as_decoders_do() -> None:
     whole = encoded("jpeg", 30, 20)
-    assert read_picture(whole[:2] + b"\xff\xff\xff" + whole[2:]) == Picture("jpeg", 30, 20)
+    assert read_image_header(whole[:2] + b"\xff\xff\xff" + whole[2:]) == ImageHeader("jpeg", 30, 20)
     (length,) = struct.unpack_from(">H", whole, 4)
     end = 4 + length
-    assert read_picture(whole[:end] + b"\0\0" + whole[end:]) == Picture("jpeg", 30, 20)
+    assert read_image_header(whole[:end] + b"\0\0" + whole[end:]) == ImageHeader("jpeg", 30, 20)
 
 
 @pytest.mark.parametrize("kind", ["gif", "bmp", "tiff", "ico"])
 def test_other_formats_are_none(kind: str) -> None:
-    assert read_picture(picture(kind=kind)) is None
+    assert read_image_header(picture(kind=kind)) is None
 
 
 LIMITS = PictureLimits(min_side=64, max_side=2_000, max_pixels=1_000_000, aspect_ratio=(0.4, 2.5))

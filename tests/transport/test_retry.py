@@ -168,7 +168,7 @@ async def test_a_file_that_changes_between_two_sendings_is_not_sent_again(tmp_pa
         await connection.send(answer(b"{}", status="500 Oops", content_type="application/json"))
 
     async with raw_server(changes_it) as url, client(url) as one:
-        with pytest.raises(InvalidRequestError, match=r"image: in\.png changed"):
+        with pytest.raises(InvalidRequestError, match=r"image: given in\.png, which changed"):
             await one.generate.ultra("x", image=path, strength=0.5)
 
 
@@ -182,14 +182,16 @@ async def test_a_source_that_was_read_before_is_refused_not_sent_empty() -> None
     assert len(server.bodies) == 1
 
 
-async def test_an_error_of_the_callers_own_source_comes_out_as_it_is() -> None:
+async def test_an_error_of_the_callers_own_source_is_the_cause_of_ours() -> None:
     def breaks() -> Iterator[bytes]:
         yield png(200_000)
-        raise ZeroDivisionError
+        raise ZeroDivisionError("a text that may hold anything")
 
     async with raw_server(Refusing()) as url, client(url) as one:
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(InvalidRequestError, match="raised ZeroDivisionError") as caught:
             await one.generate.ultra("x", image=breaks(), strength=0.5)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert "anything" not in str(caught.value)
 
 
 @pytest.mark.parametrize("image", [b"", io.BytesIO(), [], "no/such/file.png"])

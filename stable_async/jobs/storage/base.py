@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from stable_async.api.images import read_picture
+from stable_async.image_header import read_image_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -184,7 +184,7 @@ def describe(
 ) -> StoredImage:
     """Give what is known of an image that is kept; `head` is its beginning."""
     try:
-        image = read_picture(head)
+        image = read_image_header(head)
     except EOFError:
         image = None
     width, height = (image.width, image.height) if image else (None, None)
