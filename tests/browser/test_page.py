@@ -1,6 +1,6 @@
 """The page in a real browser: `make browser`. Not part of `make test`, which needs no browser.
 
-With SCREENSHOTS=FOLDER it leaves a picture of every size and scheme there.
+With SCREENSHOTS=FOLDER it leaves a screenshot of every size and scheme there.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def ask(page: WebDriver, prompt: str) -> None:
     box.send_keys(Keys.CONTROL, Keys.ENTER)
 
 
-def test_a_picture_comes_in_with_its_states(page: WebDriver) -> None:
+def test_an_image_comes_in_with_its_states(page: WebDriver) -> None:
     ask(page, "a lighthouse")
     until(page, lambda: states(page) == ["generating"])
     until(page, lambda: states(page) == ["done"])
@@ -93,7 +93,7 @@ def test_prompts_are_shown_as_text(page: WebDriver) -> None:
     ask(page, evil)
     until(page, lambda: states(page) == ["done"])
     assert page.find_element(By.CSS_SELECTOR, "#wall p").text == evil
-    assert page.title == "Pictures"
+    assert page.title == "Images"
 
 
 def test_one_that_was_stopped_can_be_asked_for_again(page: WebDriver) -> None:
@@ -105,13 +105,49 @@ def test_one_that_was_stopped_can_be_asked_for_again(page: WebDriver) -> None:
     until(page, lambda: states(page) == ["done"])
 
 
+def test_an_image_opens_in_full_size_and_closes_again(page: WebDriver) -> None:
+    ask(page, "a lighthouse")
+    until(page, lambda: states(page) == ["done"])
+    page.find_element(By.CSS_SELECTOR, "#wall .frame button").click()
+    large = page.find_element(By.CSS_SELECTOR, "#large img")
+    assert large.is_displayed()
+    assert large.get_attribute("alt") == "a lighthouse"
+    large.click()
+    assert not large.is_displayed()
+
+
+def test_the_price_of_all_that_is_asked_for_is_shown(page: WebDriver) -> None:
+    assert page.find_element(By.ID, "price").text == "3 credits in all"
+    count = page.find_element(By.ID, "count")
+    count.clear()
+    count.send_keys("4")
+    assert page.find_element(By.ID, "price").text == "12 credits in all"
+
+
+def test_all_that_wait_can_be_stopped_and_asked_for_again(page: WebDriver) -> None:
+    count = page.find_element(By.ID, "count")
+    count.clear()
+    count.send_keys("8")  # more than a browser has connections: the last ones wait
+    ask(page, "a lighthouse")
+    until(page, lambda: len(states(page)) == 8)
+    labels = page.execute_script(
+        "const cards = [...document.querySelectorAll('#wall li')];"
+        "const button = card => card.querySelector('.state button');"
+        "for (const card of cards) if (button(card)?.textContent === 'Stop') button(card).click();"
+        "return cards.filter(card => card.dataset.state === 'stopped')"
+        ".map(card => button(card).textContent);"
+    )
+    assert len(labels) >= 3
+    assert set(labels) == {"Again"}
+
+
 def test_everything_is_reached_by_the_keyboard_and_has_a_name(page: WebDriver) -> None:
     reached = []
     for _ in range(10):
         active = page.switch_to.active_element
         reached.append(active.accessible_name)
         active.send_keys(Keys.TAB)
-    assert reached[0] == "What should the picture show?"
+    assert reached[0] == "What should the image show?"
     for name in ("Service", "Shape", "Style", "How many", "Make"):
         assert name in reached, reached
     assert all(reached)
@@ -134,7 +170,7 @@ def test_the_gauge_shows_the_quota(page: WebDriver) -> None:
     until(page, lambda: shown() >= 1)
 
 
-def test_more_pictures_than_a_browser_has_connections_come_in_all_the_same(
+def test_more_images_than_a_browser_has_connections_come_in_all_the_same(
     page: WebDriver,
 ) -> None:
     page.execute_script("document.getElementById('count').value = 9")
