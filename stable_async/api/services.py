@@ -106,5 +106,5 @@ def service_name(name: str) -> str:
 
 
 def fields_of_all() -> frozenset[str]:
-    """Return the names of the fields of all services that make images."""
-    return frozenset(name for one in IMAGE_SERVICES.values() for name in one.model.model_fields)
+    """Return the names of the fields of all services."""
+    return frozenset(name for one in SERVICES.values() for name in one.model.model_fields)

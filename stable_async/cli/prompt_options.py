@@ -7,12 +7,16 @@ from cyclopts import Parameter
 
 from stable_async.cli.failures import UsageError
 from stable_async.jobs import PromptFile, PromptFileError, PromptRules
+from stable_async.jobs.columns import ColumnRules, folded
 from stable_async.jobs.prompt_file import Format
 
 __all__ = ["PromptOptions", "PromptsArgument"]
 
 PromptsArgument = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """The path of a prompt file, or `-`."""
+
+Columns = Annotated[list[str], Parameter(metavar="COLUMN", negative="", show_default=False)]
+"""Names of columns: repeated, or with commas between them."""
 
 
 @Parameter(name="*")
@@ -26,7 +30,12 @@ class PromptOptions:
         vary: KEY=A,B,C makes every row with each; several make all combinations.
         limit: Only the first so many pictures of the file.
         format: Format of PROMPTS where its name does not tell; standard input is jsonl.
-        prompt_column: Name of the column or key that has the prompts.
+        encoding: Of a text file that is neither UTF-8 nor has a byte order mark, such as cp1252.
+        delimiter: Between the cells of CSV, where the header does not show it; tab is one, too.
+        prompt_column: The column or key that has the prompts, in any case.
+        map: COLUMN=FIELD makes a column a parameter; may be repeated.
+        keep: Columns to keep as metadata though they look like parameters; '*' is all.
+        drop: Columns to leave out.
     """
 
     service: str = "core"
@@ -38,7 +47,14 @@ class PromptOptions:
     )
     limit: int | None = None
     format: Format | None = None
-    prompt_column: str | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+    prompt_column: Annotated[str | None, Parameter(metavar="COLUMN")] = None
+    map: Annotated[
+        list[str], Parameter(metavar="COLUMN=FIELD", negative="", show_default=False)
+    ] = field(default_factory=list)
+    keep: Columns = field(default_factory=list)
+    drop: Columns = field(default_factory=list)
 
     def read(self, prompts: str) -> tuple[PromptFile, PromptRules]:
         """Give the prompt file and the rules that these options make.
@@ -60,9 +76,34 @@ class PromptOptions:
         for problem in rules.problems():
             raise UsageError(str(problem))
         try:
-            return PromptFile(prompts, format=self.format, prompt_column=self.prompt_column), rules
+            source = PromptFile(
+                prompts,
+                format=self.format,
+                encoding=self.encoding,
+                delimiter=self.delimiter,
+                rules=ColumnRules(
+                    service=self.service,
+                    given=frozenset((*rules.set, *rules.vary)),
+                    prompt_column=self.prompt_column,
+                    map=dict(_mapping(text) for text in self.map),
+                    keep=_names(self.keep),
+                    drop=_names(self.drop),
+                ),
+            )
         except PromptFileError as error:
             raise UsageError(str(error)) from None
+        return source, rules
+
+
+def _mapping(text: str) -> tuple[str, str]:
+    column, separator, target = text.rpartition("=")
+    if not column or not separator or not target:
+        raise UsageError(f"--map {text}: allowed: COLUMN=FIELD")
+    return column, folded(target)
+
+
+def _names(texts: list[str]) -> list[str]:
+    return [name for text in texts for name in text.split(",") if name]
 
 
 def _pair(option: str, text: str) -> tuple[str, str]:

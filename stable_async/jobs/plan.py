@@ -116,7 +116,7 @@ class Planner:
         if self._prompts.path is None:
             return None
         digest = blake2b(digest_size=16)
-        how = [self._prompts.format, self._prompts.prompt_column, asdict(self._rules)]
+        how = [self._prompts.reading, asdict(self._rules)]
         digest.update(json.dumps(how).encode())
         with self._prompts.path.open("rb") as file:
             return file_digest(file, lambda: digest).hexdigest()

@@ -2,53 +2,65 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
-import math
-import re
-import reprlib
 import sys
-import zlib
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from stable_async.api.services import fields_of_all
-from stable_async.extras import install_command
+from stable_async.jobs.columns import ColumnError, ColumnReport, ColumnRules, folded
 from stable_async.jobs.errors import PromptFileError, RowProblem
-from stable_async.jobs.row import FACTS, Row
+from stable_async.jobs.formats.base import UnreadableError
+from stable_async.jobs.formats.decoding import TextFile, is_text_encoding, unpacked
+from stable_async.jobs.formats.delimited import read_records, read_tab_separated
+from stable_async.jobs.formats.json_rows import read_json
+from stable_async.jobs.formats.parquet_rows import read_parquet
+from stable_async.jobs.formats.prompt_lines import read_prompt_lines
+from stable_async.jobs.formats.table import SuspiciousColumnsError, read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
-    from io import BufferedReader
+    from collections.abc import Generator
 
-__all__ = ["STDIN", "Format", "PromptFile"]
+    from stable_async.jobs.formats.base import Rows
+    from stable_async.jobs.row import Row
 
-Format = Literal["jsonl", "csv", "tsv", "txt", "parquet"]
+__all__ = ["STDIN", "Format", "PromptFile", "SuspiciousFileError"]
+
+Format = Literal["jsonl", "json", "csv", "tsv", "txt", "parquet"]
 STDIN = "-"
-GZIP_MAGIC = b"\x1f\x8b"
-# The longest prompt has 10,000 characters; a longer line is a file without line breaks.
-MAX_LINE = 1024 * 1024
-PARQUET_BATCH = 1_000
-# Keys of a row that are no fields of the API.
-ROW_KEYS = frozenset({"id", "service"})
+OTHER_NAMES: dict[str, Format] = {"ndjson": "jsonl", "tab": "tsv", "pq": "parquet"}
+DELIMITER_NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+
+
+class SuspiciousFileError(PromptFileError):
+    """Columns look like parameters under other names, and no option says what they are.
+
+    Attributes:
+        columns: What is done with each column.
+    """
+
+    def __init__(self, name: str, problem: RowProblem, columns: ColumnReport) -> None:
+        """Name the columns of the file called `name`."""
+        super().__init__(name, [problem])
+        self.columns = columns
 
 
 class PromptFile:
-    """A prompt file: `.jsonl`, `.csv`, `.tsv`, `.txt` or `.parquet`, with gzip or without, or `-`.
+    """A prompt file: `.jsonl`, `.json`, `.csv`, `.tsv`, `.txt` or `.parquet`, or `-`.
 
-    JSON Lines know no other keys than `id`, `service`, the fields of the API and `metadata`, so
-    that a slip of the pen costs nothing. Tables come with columns of their own: names are matched
-    without regard to case, and a column that no service knows is kept as metadata, unless it
-    looks like a slip of the pen. Empty cells are not given.
+    Text may be compressed with gzip. JSON Lines know no other keys than `id`, `service`, the
+    fields of the API and `metadata`, so that a misspelt key costs nothing. Tables and JSON arrays
+    have columns of their own: names are matched without regard to case; a column that is no
+    parameter is kept as metadata, unless it looks like a parameter under another name. Empty cells
+    are not given.
 
     Attributes:
         name: What to call the file in messages.
         path: Where it is; `None` for standard input and other pipes, which can be read only once.
         folder: What its input files are relative to; for a pipe, the current one.
         format: Its format.
-        prompt_column: Name of the column or key that has the prompts; `None`: `prompt`.
+        encoding: Of its text; `None`: what its byte order mark says, else UTF-8.
+        delimiter: Between the cells of CSV; `None`: what its header shows.
+        rules: What is done with its columns.
+        columns: What was found of its columns, as far as it was read.
     """
 
     def __init__(
@@ -56,17 +68,21 @@ class PromptFile:
         source: str,
         *,
         format: Format | None = None,  # noqa: A002 - the option's name
-        prompt_column: str | None = None,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        rules: ColumnRules | None = None,
     ) -> None:
         """Prepare to read.
 
         Args:
             source: A path, that of a named pipe for one, or `-` for standard input.
             format: `None` goes by the name; a pipe is JSON Lines if its name does not tell.
-            prompt_column: Name of the column or key that has the prompts.
+            encoding: Of text, by Python's name for it.
+            delimiter: One character, or `tab`, `comma`, `semicolon` or `pipe`.
+            rules: What is done with columns; `None`: each by its name.
 
         Raises:
-            PromptFileError: There is nothing to read, or its format is not known.
+            PromptFileError: There is nothing to read, or an argument makes no sense.
         """
         path = Path(source)
         piped = source == STDIN or path.is_fifo() or path.is_char_device()
@@ -75,201 +91,111 @@ class PromptFile:
         self.path = None if piped else path
         self.folder = Path.cwd() if piped else path.absolute().parent
         self.format: Format = format or self._format_by_name()
-        self.prompt_column = prompt_column
-        if not piped and not path.is_file():
-            raise self._unusable(0, "is a folder" if path.is_dir() else "no such file")
-        if source == STDIN and sys.stdin is None:
-            raise self._unusable(0, "is closed")
-        if piped and self.format == "parquet":
-            raise self._unusable(0, "parquet cannot be read from a pipe")
+        self.encoding = encoding
+        self.delimiter = DELIMITER_NAMES.get(delimiter or "", delimiter)
+        self.rules = rules or ColumnRules()
+        self.columns = ColumnReport()
+        for problem in self._problems():
+            raise self._unusable(0, problem)
+
+    def _problems(self) -> Generator[str, None, None]:
+        if self.path is None and self.format == "parquet":
+            yield "parquet cannot be read from a pipe"
+        if self.path is not None and not self.path.is_file():
+            yield "is a folder" if self.path.is_dir() else "no such file"
+        if self._source == STDIN and sys.stdin is None:
+            yield "is closed"
+        if self.encoding is not None and not is_text_encoding(self.encoding):
+            yield (
+                f"encoding {self.encoding!r} is not known; allowed: utf-8, utf-16, cp1252, "
+                "cp932, gb18030 and the others of Python"
+            )
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            names = ", ".join(name for name in DELIMITER_NAMES if name.isalpha())
+            yield f"delimiter {self.delimiter!r}; allowed: one character, or {names}"
+        yield from self.rules.problems()
 
     def _format_by_name(self) -> Format:
         suffix = self._source.lower().removesuffix(".gz").rpartition(".")[2]
         for known in get_args(Format):
             if suffix == known:
                 return cast("Format", known)
+        if suffix in OTHER_NAMES:
+            return OTHER_NAMES[suffix]
         if self.path is None:
             return "jsonl"
+        if suffix in {"xlsx", "xls", "ods", "numbers"}:
+            raise self._unusable(0, f"a .{suffix} file: save the sheet as CSV (UTF-8)")
         allowed = ", ".join(f".{known}" for known in get_args(Format))
         raise self._unusable(0, f"unknown format; allowed: {allowed}, each with .gz, or --format")
+
+    @property
+    def reading(self) -> dict[str, object]:
+        """How the file is read, in values of JSON: with another one the rows may be others."""
+        rules = self.rules
+        return {
+            "format": self.format,
+            "encoding": self.encoding,
+            "delimiter": self.delimiter,
+            "prompt_column": rules.prompt_column and folded(rules.prompt_column),
+            "map": {folded(name): rules.map[name] for name in sorted(rules.map)},
+            "keep": sorted(map(folded, rules.keep)),
+            "drop": sorted(map(folded, rules.drop)),
+        }
 
     def rows(self) -> Generator[Row | RowProblem, None, None]:
         """Read the rows, in order.
 
         Raises:
+            SuspiciousFileError: Columns look like parameters under other names.
             PromptFileError: The file as a whole is not what it should be, or cannot be read.
         """
+        self.columns.take(ColumnReport())
         try:
             yield from self._parquet() if self.format == "parquet" else self._text()
+        except SuspiciousColumnsError as error:
+            self.columns.take(error.report)
+            problem = RowProblem(error.row, error.what)
+            raise SuspiciousFileError(self.name, problem, error.report) from None
+        except UnreadableError as error:
+            raise self._unusable(error.row, error.what) from None
         except OSError as error:
             raise self._unusable(0, f"cannot be read: {error.strerror or error}") from error
 
-    def _text(self) -> Iterator[Row | RowProblem]:
+    def _parquet(self) -> Rows:
+        if self.path is None:
+            return iter(())
+        return read_parquet(self.path, self.rules, self.columns)
+
+    def _text(self) -> Rows:
         # Standard input as an object of our own: a thread may still wait in it when the
         # interpreter ends and clears its own away.
         standard = self._source == STDIN
         source = sys.stdin.fileno() if standard else self._source
-        with open(source, "rb", closefd=not standard) as file:
-            lines = self._lines(_unpacked(file))
-            if self.format == "jsonl":
-                yield from self._jsonl(lines)
-            elif self.format == "txt":
-                for number, line in lines:
-                    if line.strip():
-                        yield Row(number, {"prompt": line.strip()})
-            else:
-                yield from self._table(lines)
+        with (
+            open(source, "rb", closefd=not standard) as file,
+            TextFile(unpacked(file), self.encoding) as text,
+        ):
+            yield from self._rows_of(text)
 
-    def _lines(self, file: BinaryIO) -> Iterator[tuple[int, str]]:
-        """Give the lines with their numbers; bytes that are no UTF-8 stay as lone surrogates."""
-        number = 0
-        try:
-            while line := file.readline(MAX_LINE + 1):
-                number += 1
-                if len(line) > MAX_LINE:
-                    raise self._unusable(number, f"longer than {MAX_LINE:,} bytes")
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                yield number, line.decode("utf-8", "surrogateescape").rstrip("\r\n")
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise self._unusable(number + 1, f"the gzip data is broken: {error}") from None
-
-    def _jsonl(self, lines: Iterator[tuple[int, str]]) -> Iterator[Row | RowProblem]:
-        for number, line in lines:
-            if not line or line.isspace():
-                continue
-            try:
-                fields = json.loads(line, parse_constant=_refuse)
-            except (ValueError, RecursionError) as error:
-                what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-                place = (
-                    f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-                )
-                yield RowProblem(number, f"not valid JSON: {what}{place}")
-                continue
-            if not isinstance(fields, dict):
-                yield RowProblem(number, 'not a JSON object; allowed: {"prompt": "...", ...}')
-                continue
-            if self.prompt_column is not None and self.prompt_column in fields:
-                fields["prompt"] = fields.pop(self.prompt_column)
-            metadata = fields.pop("metadata", {})
-            if not isinstance(metadata, dict):
-                given = reprlib.repr(metadata)
-                yield RowProblem(number, f"metadata: given {given}; allowed: a JSON object")
-                continue
-            yield Row(number, fields, {_own_name(name): value for name, value in metadata.items()})
-
-    def _table(self, lines: Iterator[tuple[int, str]]) -> Iterator[Row | RowProblem]:
-        if self.format == "tsv":
-            records: Iterator[Sequence[str]] = (
-                [_unquoted(cell) for cell in line.split("\t")] for _, line in lines
-            )
-        else:
-            records = csv.reader((line + "\n" for _, line in lines), strict=True)
-        number = 1
-        try:
-            columns = self._columns(next(records, ()))
-            for cells in records:
-                number += 1
-                if not any(cells):
-                    continue
-                if len(cells) > len(columns):
-                    yield RowProblem(number, f"{len(cells)} cells under {len(columns)} columns")
-                    continue
-                yield _row(number, columns, cells)
-        except csv.Error as error:
-            raise self._unusable(number + 1, f"not valid CSV: {error}") from None
-
-    def _parquet(self) -> Iterator[Row | RowProblem]:
-        try:
-            from pyarrow import ArrowException, parquet  # has none
-        except ImportError:
-            what = f"parquet needs pyarrow: {install_command('export')}"
-            raise self._unusable(0, what) from None
-        number = 0
-        try:
-            with parquet.ParquetFile(self.path) as file:
-                columns = self._columns(file.schema_arrow.names)
-                for batch in file.iter_batches(PARQUET_BATCH):
-                    for values in zip(*batch.to_pydict().values(), strict=True):
-                        number += 1
-                        yield _row(number, columns, values)
-        except (ArrowException, OverflowError, ValueError) as error:  # or a time Python has not
-            what = f"not valid parquet after row {number:,}: {error}"
-            raise self._unusable(0, what) from None
-
-    def _columns(self, names: Sequence[str]) -> list[tuple[str, bool]]:
-        """Give for each column the name it goes by, and whether it is a field."""
-        known = fields_of_all() | ROW_KEYS
-        columns: list[tuple[str, bool]] = []
-        problems: list[RowProblem] = []
-        for name in names:
-            field_name = _folded(name)
-            if self.prompt_column is not None and "prompt" in {field_name, name}:
-                field_name = f"source_{field_name}"
-            if self.prompt_column is not None and name.strip() == self.prompt_column.strip():
-                field_name = "prompt"
-            if field_name in known:
-                columns.append((field_name, True))
-            elif near := get_close_matches(field_name, known, n=1, cutoff=0.88):
-                problems.append(
-                    RowProblem(1, f"column {name!r} is no field; is it {near[0]!r}? rename it")
-                )
-            else:
-                columns.append((_own_name(name.strip()), False))
-        found = [name for name, _ in columns]
-        problems += [
-            RowProblem(1, f"two columns are {name!r}")
-            for name in sorted(set(found))
-            if found.count(name) > 1
-        ]
-        if self.prompt_column is not None and "prompt" not in found:
-            problems.append(
-                RowProblem(1, f"no column {self.prompt_column!r}; there are: {', '.join(names)}")
-            )
-        if problems:
-            raise PromptFileError(self.name, problems)
-        return columns
+    def _rows_of(self, text: TextFile) -> Rows:
+        rules, columns = self.rules, self.columns
+        match self.format:
+            case "jsonl" | "json":
+                return read_json(text, rules, columns)
+            case "txt":
+                try:
+                    field = rules.line_field
+                except ColumnError as error:
+                    raise UnreadableError(0, str(error)) from None
+                is_path = field in rules.file_fields
+                return read_prompt_lines(text.lines(), field, is_path=is_path)
+            case "tsv" if self.delimiter is None:
+                records = read_tab_separated(text.lines())
+            case _:
+                records = read_records(text.lines(), self.delimiter, rules.knows)
+        hint = "put quotes around a text with a comma in it; row names need a column of their own"
+        return read_table(records, rules, columns, delimiter_hint=hint)
 
     def _unusable(self, row: int, what: str) -> PromptFileError:
         return PromptFileError(self.name, [RowProblem(row, what)])
-
-
-def _unpacked(file: BufferedReader) -> BinaryIO:
-    if file.peek(2)[:2] == GZIP_MAGIC:
-        return cast("BinaryIO", gzip.GzipFile(fileobj=file))
-    return file
-
-
-def _row(number: int, columns: Sequence[tuple[str, bool]], cells: Sequence[object]) -> Row:
-    row = Row(number, {})
-    for (name, is_field), cell in zip(columns, cells, strict=False):
-        if not _is_missing(cell):
-            (row.fields if is_field else row.metadata)[name] = cell
-    return row
-
-
-def _is_missing(cell: object) -> bool:
-    """Tell whether a cell is empty: in parquet files of pandas, NaN says so."""
-    return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
-
-
-def _refuse(constant: str) -> object:
-    """Take `NaN` and the like, which `json` would read, for what they are."""
-    raise ValueError(constant)
-
-
-def _folded(name: str) -> str:
-    return re.sub(r"[\s-]+", "_", name.strip().lower())
-
-
-def _own_name(name: str) -> str:
-    """Give a name that does not hide a fact about the image in metadata.jsonl."""
-    return f"source_{name}" if name in FACTS or name in fields_of_all() else name
-
-
-def _unquoted(cell: str) -> str:
-    """Undo the quotes of spreadsheets: TSV itself knows none, and a prompt may begin with one."""
-    if len(cell) > 1 and re.fullmatch(r'"(?:[^"]|"")*"', cell):
-        return cell[1:-1].replace('""', '"')
-    return cell

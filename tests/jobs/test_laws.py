@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import string
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,7 +73,7 @@ class Rows:
     path = None
     name = "rows"
     format = "jsonl"
-    prompt_column = None
+    reading: ClassVar[dict[str, object]] = {}
 
     def __init__(self, folder: Path, prompts: list[str]) -> None:
         self.folder = folder

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stable_async.jobs import PromptFile, PromptFileError, PromptRules, RowProblem
+from stable_async.jobs.columns import ColumnRules
 from stable_async.jobs.row import Row
 from tests import needs
 
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
     from stable_async.jobs.prompt_file import Format
 
 
-def read(path: Path | str, **options: str) -> list[Row | RowProblem]:
-    return list(PromptFile(str(path), **options).rows())  # type: ignore[arg-type]  # by test
+def read(
+    path: Path | str, rules: ColumnRules | None = None, *, format_: Format | None = None
+) -> list[Row | RowProblem]:
+    return list(PromptFile(str(path), format=format_, rules=rules).rows())
 
 
-def fields(path: Path | str, **options: str) -> list[dict[str, object]]:
-    rows = read(path, **options)
+def fields(path: Path | str, *, format_: Format | None = None) -> list[dict[str, object]]:
+    rows = read(path, format_=format_)
     assert all(isinstance(row, Row) for row in rows), rows
     return [row.fields for row in rows if isinstance(row, Row)]
 
@@ -72,7 +75,7 @@ def test_parquet_rows_are_read_with_missing_values_left_out(tmp_path: Path) -> N
         }
     )
     parquet.write_table(table, path)
-    rows = read(path)
+    rows = read(path, rules=ColumnRules(service="sd3"))
     assert rows == [
         Row(1, {"prompt": "a", "seed": 7}, {"source": "x", "score": 0.5}),
         Row(2, {"prompt": "b", "cfg_scale": 4.5}, {"source": "y"}),
@@ -91,7 +94,9 @@ def test_text_files_have_a_prompt_on_each_line_that_is_not_blank(tmp_path: Path)
 def test_columns_that_no_service_knows_are_metadata(tmp_path: Path) -> None:
     path = tmp_path / "p.tsv"
     path.write_text("Prompt\tCategory\tNote\twidth\nbond\tAbstract\t\t4\n")
-    assert read(path) == [Row(2, {"prompt": "bond"}, {"Category": "Abstract", "source_width": "4"})]
+    assert read(path, rules=ColumnRules(keep=["Width"])) == [
+        Row(2, {"prompt": "bond"}, {"Category": "Abstract", "source_width": "4"})
+    ]
 
 
 @pytest.mark.parametrize("name", ["p.csv", "p.jsonl"])
@@ -102,7 +107,7 @@ def test_another_column_may_have_the_prompts(tmp_path: Path, name: str) -> None:
         "p.jsonl": '{"caption": "a fox", "metadata": {"prompt": "unused"}}\n',
     }
     path.write_text(rows[name])
-    assert read(path, prompt_column="caption") == [
+    assert read(path, rules=ColumnRules(prompt_column="Caption")) == [
         Row(2 if name == "p.csv" else 1, {"prompt": "a fox"}, {"source_prompt": "unused"})
     ]
 
@@ -110,7 +115,10 @@ def test_another_column_may_have_the_prompts(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("prompt,aspect_ration\na,1:1\n", "row 1: column 'aspect_ration'.*'aspect_ratio'"),
+        (
+            "prompt,aspect_ration\na,1:1\n",
+            "looks like a parameter.*aspect_ration \\(aspect_ratio\\?\\)",
+        ),
         ("prompt,Prompt\na,b\n", "row 1: two columns are 'prompt'"),
         ('prompt\n"a\nb\n', "row 2: not valid CSV"),
     ],
@@ -125,8 +133,8 @@ def test_a_table_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, told
 def test_a_column_that_is_asked_for_must_be_there(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(PromptFileError, match=r"no column 'caption'; there are: a, b"):
-        read(path, prompt_column="caption")
+    with pytest.raises(PromptFileError, match=r"no column 'Caption'; the columns are: a, b"):
+        read(path, rules=ColumnRules(prompt_column="Caption"))
 
 
 @pytest.mark.parametrize("format_", ["csv", "tsv"])
@@ -134,7 +142,7 @@ def test_more_cells_than_columns_are_told_by_row(tmp_path: Path, format_: Format
     comma = {"csv": ",", "tsv": "\t"}[format_]
     path = tmp_path / f"p.{format_}"
     path.write_text(f"prompt\na\n\nb{comma}c\n")
-    assert read(path)[1] == RowProblem(4, "2 cells under 1 columns")
+    assert read(path)[1] == RowProblem(4, "2 cells under 1 column")
 
 
 def test_cells_may_have_line_breaks_in_csv(tmp_path: Path) -> None:
@@ -147,35 +155,35 @@ def test_cells_may_have_line_breaks_in_csv(tmp_path: Path) -> None:
 
 
 def test_standard_input_is_json_lines_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def given(text: str, **options: str) -> list[dict[str, object]]:
+    def given(text: str, format_: Format | None = None) -> list[dict[str, object]]:
         reader, writer = os.pipe()
         os.write(writer, text.encode())
         os.close(writer)
         with os.fdopen(reader) as stdin:
             monkeypatch.setattr("sys.stdin", stdin)
-            return fields("-", **options)
+            return fields("-", format_=format_)
 
     assert given('{"prompt": "a"}\n') == [{"prompt": "a"}]
-    assert given("a fox\n", format="txt") == [{"prompt": "a fox"}]
+    assert given("a fox\n", format_="txt") == [{"prompt": "a fox"}]
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(PromptFileError, match="standard input: is closed"):
         PromptFile("-")
 
 
 def test_pipes_are_read_as_standard_input_is(tmp_path: Path) -> None:
-    def give(text: str, name: str, **options: str) -> list[dict[str, object]]:
+    def give(text: str, name: str, format_: Format | None = None) -> list[dict[str, object]]:
         path = tmp_path / name
         os.mkfifo(path)
         descriptor = os.open(path, os.O_RDWR)  # so that nobody waits for the other end
         os.write(descriptor, text.encode())
-        rows = PromptFile(str(path), **options).rows()  # type: ignore[arg-type]  # by test
+        rows = PromptFile(str(path), format=format_).rows()
         first = next(rows)
         os.close(descriptor)
         return [row.fields for row in (first, *rows) if isinstance(row, Row)]
 
     assert give('{"prompt": "a"}\n{"prompt": "b"}\n', "pipe") == [{"prompt": "a"}, {"prompt": "b"}]
     assert give("prompt\na\n", "pipe.csv") == [{"prompt": "a"}]
-    assert give("a fox\n", "told", format="txt") == [{"prompt": "a fox"}]
+    assert give("a fox\n", "told", format_="txt") == [{"prompt": "a fox"}]
     assert read("/dev/null") == []
     os.mkfifo(tmp_path / "p.parquet")
     with pytest.raises(PromptFileError, match="from a pipe"):
@@ -185,9 +193,9 @@ def test_pipes_are_read_as_standard_input_is(tmp_path: Path) -> None:
 def test_a_file_is_known_by_its_name_or_must_be_told(tmp_path: Path) -> None:
     path = tmp_path / "prompts"
     path.write_text("a\n")
-    with pytest.raises(PromptFileError, match=r"\.jsonl, \.csv"):
+    with pytest.raises(PromptFileError, match=r"\.jsonl, \.json, \.csv"):
         PromptFile(str(path))
-    assert fields(path, format="txt") == [{"prompt": "a"}]
+    assert fields(path, format_="txt") == [{"prompt": "a"}]
     with pytest.raises(PromptFileError, match="no such file"):
         PromptFile(str(tmp_path / "none.txt"))
     with pytest.raises(PromptFileError, match="is a folder"):

@@ -1,0 +1,471 @@
+"""What the columns of a prompt file mean: parameters, metadata, or a mistake. Pure."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from stable_async.api.services import SERVICES, fields_of_all, service_name
+from stable_async.jobs.row import FACTS
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from stable_async.api.services import Service
+
+__all__ = [
+    "EVERYTHING",
+    "ROW_KEYS",
+    "ColumnError",
+    "ColumnReport",
+    "ColumnRules",
+    "Suspicion",
+    "Target",
+    "TargetKind",
+    "classify",
+    "folded",
+    "is_parameter",
+    "own_name",
+]
+
+ALL_FIELDS = fields_of_all()
+# Keys of a row that are no fields of the API.
+ROW_KEYS = frozenset({"id", "service"})
+# `--keep '*'`: every column that is no parameter.
+EVERYTHING = "*"
+
+# Names that other programs and data sets use for a parameter, by what may be meant: the first
+# that the service has. Names are folded, without the underscores.
+MEANT: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "neg": ("negative_prompt",),
+        "negative": ("negative_prompt",),
+        "negatives": ("negative_prompt",),
+        "negativetext": ("negative_prompt",),
+        "negprompt": ("negative_prompt",),
+        "nprompt": ("negative_prompt",),
+        "uc": ("negative_prompt",),
+        "ar": ("aspect_ratio",),
+        "aspect": ("aspect_ratio",),
+        "ratio": ("aspect_ratio",),
+        "width": ("width", "aspect_ratio"),
+        "height": ("height", "aspect_ratio"),
+        "w": ("width", "aspect_ratio"),
+        "h": ("height", "aspect_ratio"),
+        "size": ("aspect_ratio",),
+        "imagesize": ("aspect_ratio",),
+        "resolution": ("aspect_ratio",),
+        "dimensions": ("aspect_ratio",),
+        "style": ("style_preset",),
+        "preset": ("style_preset",),
+        "format": ("output_format",),
+        "fileformat": ("output_format",),
+        "imageformat": ("output_format",),
+        "cfg": ("cfg_scale",),
+        "guidance": ("cfg_scale",),
+        "guidancescale": ("cfg_scale",),
+        "randomseed": ("seed",),
+        "noiseseed": ("seed",),
+        "rngseed": ("seed",),
+        "step": ("steps",),
+        "numsteps": ("steps",),
+        "inferencesteps": ("steps",),
+        "numinferencesteps": ("steps",),
+        "scheduler": ("sampler",),
+        "samplername": ("sampler",),
+        "denoise": ("strength",),
+        "denoisingstrength": ("strength",),
+        "imagestrength": ("strength", "image_strength"),
+        "img": ("image", "init_image", "subject_image"),
+        "imagepath": ("image", "init_image", "subject_image"),
+        "imagefile": ("image", "init_image", "subject_image"),
+        "filename": ("image", "init_image", "subject_image", "audio"),
+        "filepath": ("image", "init_image", "subject_image", "audio"),
+        "photo": ("image", "init_image", "subject_image"),
+        "picture": ("image", "init_image", "subject_image"),
+        "inputimage": ("image", "init_image", "subject_image"),
+        "sourceimage": ("image", "init_image", "subject_image"),
+        "audiopath": ("audio",),
+        "audiofile": ("audio",),
+        "length": ("duration",),
+        "seconds": ("duration",),
+        "maskimage": ("mask", "mask_image"),
+        "maskpath": ("mask", "mask_image"),
+        "modelname": ("model",),
+        "checkpoint": ("model",),
+        "engine": ("model", "engine_id"),
+    }
+)
+# Those of them whose values are no aspect ratios.
+SIZES = frozenset({"width", "height", "w", "h", "size", "image_size", "resolution", "dimensions"})
+# How alike, 0 to 1, a name and a parameter are when one is taken for a slip of the other.
+ALIKE = 0.88
+# Columns in which data sets have what may serve as prompts, the likeliest first.
+PROMPTS = ("caption", "text", "prompts", "description", "positive_prompt", "positive", "title")
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """A column that looks like a parameter under another name.
+
+    Attributes:
+        column: Its name in the file.
+        meant: The parameter; `None` where the service has none like it.
+    """
+
+    column: str
+    meant: str | None
+
+
+@dataclass(slots=True)
+class ColumnReport:
+    """What is done with the columns of a file, each by its name in the file.
+
+    Attributes:
+        parameters: Column, and the field that it goes to.
+        kept: Columns that go to `metadata.jsonl` only.
+        dropped: Columns that the options leave out.
+        left_out: Columns with bytes, which metadata cannot have.
+        suspicious: Columns that stop the job until an option names them.
+    """
+
+    parameters: dict[str, str] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    suspicious: list[Suspicion] = field(default_factory=list)
+
+    def add(self, column: str, target: Target) -> None:
+        """Note where a column goes."""
+        match target.kind:
+            case "field":
+                self.parameters[column] = target.name
+            case "kept":
+                self.kept.append(column)
+            case "dropped":
+                self.dropped.append(column)
+            case "left out":
+                self.left_out.append(column)
+            case "suspicious":
+                self.suspicious.append(Suspicion(column, target.meant))
+
+    def take(self, other: ColumnReport) -> None:
+        """Become the same as another report."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(other, name))
+
+
+TargetKind = Literal["field", "kept", "dropped", "left out", "suspicious"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the values of a column go.
+
+    Attributes:
+        kind: `field`: a field of the API, `id` or `service`. `kept`: metadata. `dropped`: an
+            option says so. `left out`: bytes. `suspicious`: nowhere before an option says so.
+        name: Of the field, or in the metadata.
+        meant: The parameter that a suspicious column looks like.
+    """
+
+    kind: TargetKind
+    name: str
+    meant: str | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether a value may be any text."""
+        return self.name.endswith(("prompt", "prompts"))
+
+
+class ColumnError(ValueError):
+    """The columns of a file do not go together with what is wanted of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    mapped: Mapping[str, str]
+    keep: frozenset[str]
+    drop: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnRules:
+    """What options say about columns. Names are matched without regard to case.
+
+    Attributes:
+        service: The service of rows that name none.
+        given: Fields that options set for every row.
+        prompt_column: The column with the prompts; `None`: `prompt`.
+        map: Column, and the field that it goes to.
+        keep: Columns that are metadata, whatever they look like; `*` is all that are no parameter.
+        drop: Columns that are left out.
+    """
+
+    service: str = "core"
+    given: frozenset[str] = frozenset()
+    prompt_column: str | None = None
+    map: Mapping[str, str] = field(default_factory=dict)
+    keep: Sequence[str] = ()
+    drop: Sequence[str] = ()
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the rules themselves."""
+        problems = [
+            f"map {column}={target}: there is no parameter {target!r}; allowed: "
+            + ", ".join(sorted(self.fields | ROW_KEYS))
+            for column, target in self.map.items()
+            if not is_parameter(target)
+        ]
+        named = [folded(name) for name in (*self.mapped, *self.keep, *self.drop)]
+        problems += [
+            f"column {name!r} is named twice by map, keep, drop and prompt column"
+            for name in sorted({name for name in named if named.count(name) > 1})
+        ]
+        return problems
+
+    @cached_property
+    def mapped(self) -> dict[str, str]:
+        """The columns that go to another field than that of their name."""
+        mapped = dict(self.map)
+        if self.prompt_column is not None:
+            mapped[self.prompt_column] = "prompt"
+        return mapped
+
+    @cached_property
+    def fields(self) -> frozenset[str]:
+        """The fields of the service."""
+        service = self._service
+        return frozenset(service.model.model_fields) if service else ALL_FIELDS
+
+    @cached_property
+    def required(self) -> frozenset[str]:
+        """Fields that every row needs and no option gives."""
+        if self._service is None:
+            return frozenset()
+        fields = self._service.model.model_fields
+        return frozenset(
+            name for name, info in fields.items() if info.is_required() and name not in self.given
+        )
+
+    @cached_property
+    def file_fields(self) -> frozenset[str]:
+        """Fields of the service that are files."""
+        return frozenset(self._service.model.file_parts) if self._service else frozenset()
+
+    @property
+    def _service(self) -> Service | None:
+        return SERVICES.get(service_name(self.service))
+
+    @cached_property
+    def line_field(self) -> str:
+        """The field that a line of a `.txt` is.
+
+        Raises:
+            ColumnError: A row needs more than one.
+        """
+        if len(self.required) > 1:
+            wanted = " and ".join(sorted(self.required))
+            raise ColumnError(
+                f"a .txt has one thing on a line, and {self.service} needs {wanted}: give the "
+                "others with --set, or use a .csv with these columns"
+            )
+        return next(iter(self.required), "prompt")
+
+    @cached_property
+    def _wanted(self) -> _Wanted:
+        return _Wanted(
+            mapped={folded(name): target for name, target in self.mapped.items()},
+            keep=frozenset(map(folded, self.keep)),
+            drop=frozenset(map(folded, self.drop)),
+        )
+
+    def target(self, column: str, others: frozenset[str], *, any_service: bool) -> Target:
+        """Return where a column of a table goes.
+
+        Args:
+            column: Its name in the file.
+            others: Folded names of all columns.
+            any_service: Whether rows name their services.
+        """
+        name = folded(column)
+        if (target := self._told(column)) is not None:
+            return target
+        known = (ALL_FIELDS if any_service else self.fields) | ROW_KEYS
+        if name in known:
+            return Target("field", name)
+        own = own_name(column.strip())
+        if EVERYTHING in self.keep:
+            return Target("kept", own)
+        there = others | self._taken | self.given
+        meant = next(
+            (target for target in MEANT.get(name.replace("_", ""), ()) if target in known), None
+        ) or next(iter(get_close_matches(name, known, n=1, cutoff=ALIKE)), None)
+        if meant is not None:
+            return Target("kept" if meant in there else "suspicious", own, meant)
+        return Target("suspicious" if name in ALL_FIELDS else "kept", own)
+
+    def target_of_key(self, key: str) -> Target:
+        """Return where a key of JSON Lines goes: unknown ones stay, to be refused."""
+        target = self._told(key)
+        if target is None and EVERYTHING in self.keep and not is_parameter(key):
+            return Target("kept", own_name(key))
+        return target or Target("field", key)
+
+    def _told(self, column: str) -> Target | None:
+        """Return where a column goes that an option names."""
+        name, wanted = folded(column), self._wanted
+        if name in wanted.mapped:
+            return Target("field", wanted.mapped[name])
+        if name in wanted.drop:
+            return Target("dropped", column.strip())
+        if name in wanted.keep or name in self._taken:
+            return Target("kept", own_name(column.strip()))
+        return None
+
+    @cached_property
+    def _taken(self) -> frozenset[str]:
+        """Fields that other columns are mapped to."""
+        return frozenset(self.mapped.values())
+
+    def knows(self, column: str) -> bool:
+        """Return whether a column means something by its name, or an option names it."""
+        return self._told(column) is not None or folded(column) in self.fields | ROW_KEYS
+
+    def check_required(
+        self, found: Collection[str], columns: Sequence[str], *, what: str = "column"
+    ) -> None:
+        """Refuse columns without one that every row needs.
+
+        Args:
+            found: Fields that columns go to.
+            columns: Names of all columns.
+            what: They are called.
+
+        Raises:
+            ColumnError: One is missing; says which there are.
+        """
+        missing = sorted(self.required.difference(found))
+        if not missing:
+            return
+        named = [name.strip() for name in columns if folded(name)]
+        shown = f"the {what}s are: {', '.join(named) or 'none'}"
+        if "prompt" in missing:
+            by_name = {folded(name): name for name in named}
+            likely = next((by_name[name] for name in PROMPTS if name in by_name), None)
+            likely = likely or next(iter(named), "NAME")
+            raise ColumnError(
+                f"no {what} 'prompt'; {shown}. Which one has the prompts? "
+                f"--prompt-column {_quoted(likely)}"
+            )
+        name = missing[0]
+        raise ColumnError(
+            f"no {what} {name!r}, which {self.service} needs; {shown}. Name it with "
+            f"--map COLUMN={name}, or set it for all rows with --set {name}=VALUE"
+        )
+
+
+def classify(
+    columns: Sequence[str], rules: ColumnRules, *, partial: bool = False, what: str = "column"
+) -> tuple[list[Target], ColumnReport]:
+    """Return where each column of a table goes, and the report of it.
+
+    Unnamed columns are kept under their place, `column_3`; empty ones have no values to keep.
+
+    Args:
+        columns: Names in the file.
+        rules: What options say.
+        partial: Whether there may be others as well.
+        what: They are called.
+
+    Raises:
+        ColumnError: A column that is asked for is not there, two are the same, or what every row
+            needs has no column.
+    """
+    names = [
+        name if folded(name) else f"column_{place}" for place, name in enumerate(columns, start=1)
+    ]
+    others = frozenset(map(folded, names))
+    any_service = "service" in others
+    targets = [rules.target(name, others, any_service=any_service) for name in names]
+    shown = f"the {what}s are: {', '.join(name.strip() for name in columns if folded(name))}"
+    if not partial:
+        _check_options(rules, others, f"no {what}", shown)
+    found = [target.name for target in targets if target.kind == "field"]
+    kept = [target.name for target in targets if target.kind == "kept"]
+    for some in (found, kept):
+        for name in some:
+            if some.count(name) > 1:
+                raise ColumnError(f"two {what}s are {name!r}; {shown}")
+    if not any_service and not partial:
+        rules.check_required(found, columns, what=what)
+    report = ColumnReport()
+    for column, name, target in zip(columns, names, targets, strict=True):
+        if folded(column):
+            report.add(name.strip(), target)
+    return targets, report
+
+
+def suspicion_message(report: ColumnReport, service: str) -> str:
+    """Return what to say of a file with suspicious columns: one message, with the way out."""
+    lines, options = [], []
+    for suspicion in report.suspicious:
+        column = suspicion.column
+        if suspicion.meant is None:
+            lines.append(f"{column} ({service} has no such parameter)")
+            options.append(f"--keep {_quoted(column)}")
+        elif suspicion.meant == "aspect_ratio" and folded(column) in SIZES:
+            lines.append(f"{column} ({service} has aspect_ratio, such as 16:9)")
+            options.append(f"--keep {_quoted(column)}")
+        else:
+            lines.append(f"{column} ({suspicion.meant}?)")
+            options.append(f"--map {_quoted(f'{column}={suspicion.meant}')}")
+    many = len(lines) > 1
+    return (
+        f"{'columns look' if many else 'a column looks'} like a parameter under another name: "
+        f"{', '.join(lines)}; say what {'they are' if many else 'it is'}, such as "
+        f"{' '.join(options)} (--map COLUMN=FIELD; --keep COLUMN: as metadata; --drop COLUMN)"
+    )
+
+
+def _check_options(rules: ColumnRules, others: frozenset[str], no: str, shown: str) -> None:
+    for option, names in (
+        ("prompt-column", [rules.prompt_column] if rules.prompt_column else []),
+        ("map", list(rules.map)),
+        ("keep", [name for name in rules.keep if name != EVERYTHING]),
+        ("drop", list(rules.drop)),
+    ):
+        for name in names:
+            if folded(name) not in others:
+                raise ColumnError(f"--{option}: {no} {name!r}; {shown}")
+
+
+def is_parameter(name: str) -> bool:
+    """Return whether a name is `id`, `service` or a field of any service."""
+    return name in ROW_KEYS or name in ALL_FIELDS
+
+
+def folded(name: str) -> str:
+    """Return a name without case, surrounding space and what cannot be seen, in underscores."""
+    if not name.isascii():
+        name = "".join(
+            sign
+            for sign in unicodedata.normalize("NFKC", name)
+            if unicodedata.category(sign) != "Cf"
+        )
+    return re.sub(r"[\s_-]+", "_", name.strip().lower())
+
+
+def own_name(name: str) -> str:
+    """Return a name that does not hide a fact about the result in metadata.jsonl."""
+    return f"source_{name}" if name in FACTS or name in ALL_FIELDS else name
+
+
+def _quoted(text: str) -> str:
+    return text if re.fullmatch(r"[\w=.-]+", text) else f"'{text}'"

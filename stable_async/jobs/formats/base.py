@@ -1,0 +1,54 @@
+"""What every reader of a format yields and raises."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+
+from stable_async.jobs.errors import RowProblem
+from stable_async.jobs.row import Row
+
+__all__ = ["Lines", "Rows", "UnreadableError", "blank_problem", "is_blank"]
+
+Rows = Iterator[Row | RowProblem]
+Lines = Iterator[tuple[int, str]]
+"""Lines with their numbers, from 1; without their line breaks."""
+
+# Letters and symbols by category that show nothing: fillers of Hangul, the blank of Braille.
+INVISIBLE = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+# Fields that mean nothing when they are blank.
+TEXTS = ("prompt", "search_prompt", "select_prompt")
+
+
+class UnreadableError(Exception):
+    """The file as a whole cannot be used.
+
+    Attributes:
+        row: Where; 0 is the whole file.
+        what: What is wrong, and what to do.
+    """
+
+    def __init__(self, row: int, what: str) -> None:
+        """Describe the problem."""
+        super().__init__(what)
+        self.row = row
+        self.what = what
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a text shows nothing: white space, zero-width and control characters only."""
+    rest = text.strip()
+    if not rest:
+        return True
+    if "!" <= rest[0] <= "~":
+        return False
+    return all(unicodedata.category(sign)[0] in "ZC" or sign in INVISIBLE for sign in rest)
+
+
+def blank_problem(row: Row) -> RowProblem | None:
+    """Return the problem of a row whose prompt is blank; the API's rules refuse an empty one."""
+    for name in TEXTS:
+        value = row.fields.get(name)
+        if isinstance(value, str) and value and is_blank(value):
+            return RowProblem(row.number, f"{name}: blank; write one, or remove the row")
+    return None

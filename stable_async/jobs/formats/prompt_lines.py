@@ -1,0 +1,64 @@
+"""`.txt`: one prompt, or one path of an input file, on each line."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from stable_async.jobs.errors import RowProblem
+from stable_async.jobs.formats.base import blank_problem
+from stable_async.jobs.row import Row
+
+if TYPE_CHECKING:
+    from stable_async.jobs.formats.base import Lines, Rows
+
+__all__ = ["read_prompt_lines"]
+
+# What is no prompt, or has in it what only other programs understand.
+FOREIGN = (
+    (re.compile(r"#"), "a comment?"),
+    (re.compile(r"negative prompt:", re.IGNORECASE), "a negative prompt as AUTOMATIC1111 has it"),
+    (re.compile(r"steps: (?=\d+,)", re.IGNORECASE), "parameters as AUTOMATIC1111 has them"),
+    (re.compile(r"/imagine\b"), "a command of Midjourney"),
+)
+FOREIGN_INSIDE = (
+    # Midjourney: `--ar 16:9`, `--v 6`, `--no people`, `--tile`.
+    (re.compile(r"(?:^|(?<=\s))(?:--|—)[a-z]\w*"), "a parameter of another program"),
+    (re.compile(r"<(?:lora|lyco|hypernet):", re.IGNORECASE), "a model of another program"),
+)
+ADVICE = (
+    "remove it, or use a .csv with columns such as prompt and negative_prompt, where a text may "
+    "be anything"
+)
+
+
+def read_prompt_lines(lines: Lines, field: str, *, is_path: bool) -> Rows:
+    """Read a row from each line that is not empty.
+
+    Args:
+        lines: Of the file.
+        field: What a line is: a field of the API.
+        is_path: Whether that is the path of a file.
+    """
+    for number, line in lines:
+        text = line.strip()
+        if not text:
+            continue
+        if is_path:
+            # Windows puts quotes around a path that it copies.
+            yield Row(number, {field: text.removeprefix('"').removesuffix('"')})
+        elif what := _foreign(text):
+            yield RowProblem(number, f"{what}; {ADVICE}")
+        else:
+            row = Row(number, {field: text})
+            yield blank_problem(row) or row
+
+
+def _foreign(text: str) -> str | None:
+    for pattern, what in FOREIGN:
+        if found := pattern.match(text):
+            return f"begins with {found[0]!r}: {what}"
+    for pattern, what in FOREIGN_INSIDE:
+        if found := pattern.search(text):
+            return f"has {found[0]!r}: {what}"
+    return None

@@ -1,0 +1,137 @@
+"""Rows of tables: records of cells under the columns of a header."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from stable_async.api.services import SERVICES
+from stable_async.jobs.columns import (
+    ColumnError,
+    ColumnReport,
+    ColumnRules,
+    Target,
+    classify,
+    folded,
+    suspicion_message,
+)
+from stable_async.jobs.errors import RowProblem
+from stable_async.jobs.formats.base import UnreadableError, blank_problem
+from stable_async.jobs.row import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from stable_async.jobs.formats.base import Rows
+
+__all__ = ["SuspiciousColumnsError", "checked_columns", "read_table", "row_of"]
+
+# What R, SQL shells and spreadsheets write where there is no value. A text may well say it.
+MISSING = frozenset(("#N/A", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "\\N", "nan", "null"))
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+
+
+class SuspiciousColumnsError(UnreadableError):
+    """Columns look like parameters under other names, and no option says what they are.
+
+    Attributes:
+        report: Of all columns.
+    """
+
+    def __init__(self, report: ColumnReport, service: str) -> None:
+        """Name them."""
+        super().__init__(0, suspicion_message(report, service))
+        self.report = report
+
+
+def checked_columns(
+    names: Sequence[str],
+    rules: ColumnRules,
+    row: int,
+    *,
+    partial: bool = False,
+    what: str = "column",
+) -> tuple[list[Target], ColumnReport]:
+    """Return where columns go; see `classify`.
+
+    Raises:
+        UnreadableError: They do not go together with the rules.
+        SuspiciousColumnsError: Some look like parameters under other names.
+    """
+    try:
+        targets, report = classify(names, rules, partial=partial, what=what)
+    except ColumnError as error:
+        raise UnreadableError(row, str(error)) from None
+    if report.suspicious:
+        raise SuspiciousColumnsError(report, rules.service)
+    return targets, report
+
+
+def read_table(
+    records: Iterator[tuple[int, Sequence[str]]],
+    rules: ColumnRules,
+    report: ColumnReport,
+    *,
+    delimiter_hint: str,
+) -> Rows:
+    """Read rows of text cells; the first record is the header.
+
+    Args:
+        records: With their numbers.
+        rules: What options say about columns.
+        report: Gets the columns.
+        delimiter_hint: What to say of cells that are too many.
+
+    Raises:
+        UnreadableError: The header is wrong, or does not fit the first row.
+    """
+    number, header = next(records, (1, ()))
+    targets, found = checked_columns(header, rules, number)
+    report.take(found)
+    width, first = len(targets), True
+    unnamed = [place for place, name in enumerate(header) if not folded(name)]
+    for number, cells in records:
+        if len(cells) > width and any(cells[width:]):
+            what = f"{_count(len(cells), 'cell')} under {_count(width, 'column')}"
+            if first:
+                raise UnreadableError(number, f"{what}: {delimiter_hint}")
+            yield RowProblem(number, what)
+            continue
+        first = False
+        for place in [place for place in unnamed if place < len(cells) and cells[place]]:
+            unnamed.remove(place)
+            report.kept.append(targets[place].name)
+        row = row_of(number, targets, cells)
+        yield blank_problem(row) or row
+
+
+def row_of(number: int, targets: Sequence[Target], cells: Sequence[object]) -> Row:
+    """Return a row of the values that are there."""
+    row = Row(number, {})
+    for target, cell in zip(targets, cells, strict=False):
+        if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
+            continue  # pandas has NaN for what is missing
+        if target.kind == "kept":
+            row.metadata[target.name] = cell
+        elif target.kind == "field":
+            if isinstance(cell, str) and not target.is_text:
+                cell = cell.strip()
+                if cell in MISSING:
+                    continue
+                if target.name in NUMBERS and DECIMAL_COMMA.fullmatch(cell):
+                    cell = cell.replace(",", ".")
+            row.fields[target.name] = cell
+    return row
+
+
+NUMBERS = frozenset(
+    name
+    for service in SERVICES.values()
+    for name, info in service.model.model_fields.items()
+    if re.search(r"\b(?:int|float)\b", str(info.annotation))
+)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

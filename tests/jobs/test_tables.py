@@ -1,0 +1,580 @@
+"""Tables as programs write them: each is read rightly, or refused with one message."""
+
+from __future__ import annotations
+
+import gzip
+import tracemalloc
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stable_async.jobs import PromptFile, PromptFileError, RowProblem
+from stable_async.jobs.columns import ColumnRules
+from stable_async.jobs.prompt_file import SuspiciousFileError
+from stable_async.jobs.row import Row
+from tests import needs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read(path: Path, **options: str) -> list[dict[str, object]]:
+    """Return fields and metadata of all rows, which must be good."""
+    rules = ColumnRules(
+        service=options.pop("service", "core"), prompt_column=options.pop("prompt_column", None)
+    )
+    rows = list(PromptFile(str(path), rules=rules, **options).rows())  # type: ignore[arg-type]
+    assert all(isinstance(row, Row) for row in rows), rows
+    return [{**row.fields, **row.metadata} for row in rows if isinstance(row, Row)]
+
+
+def refusal(path: Path, **options: str) -> str:
+    """Return the one message that a file is refused with."""
+    with pytest.raises(PromptFileError) as caught:
+        read(path, **options)
+    assert caught.value.count == 1
+    return str(caught.value)
+
+
+# The samples of files that people have.
+
+EXCEL_SEMICOLON = (
+    "\ufeffid;Prompt;Negative Prompt;Seed;note\r\n"
+    '1;"ein Leuchtturm; Abendlicht";Menschen;17;0,5\r\n'
+    "2;eine Straßenbahn im Regen;;18;\r\n"
+    '3;"ein Satz\r\nmit Umbruch";Text;19;x\r\n'
+).encode()
+EXCEL_CP1252 = "prompt,seed\r\nein Café in Köln,7\r\n€ntführung“ aus Holz,8\r\n".encode("cp1252")
+
+
+@dataclass
+class Table:
+    """A table and what it says.
+
+    Attributes:
+        name: Of the file.
+        data: Its bytes.
+        rows: Fields and metadata of each row.
+        options: That are needed.
+    """
+
+    name: str
+    data: bytes
+    rows: list[dict[str, object]]
+    options: dict[str, str] = field(default_factory=dict)
+
+
+READ = {
+    "excel, german": Table(
+        "p.csv",
+        EXCEL_SEMICOLON,
+        [
+            {
+                "id": "1",
+                "prompt": "ein Leuchtturm; Abendlicht",
+                "negative_prompt": "Menschen",
+                "seed": "17",
+                "note": "0,5",
+            },
+            {"id": "2", "prompt": "eine Straßenbahn im Regen", "seed": "18"},
+            {
+                "id": "3",
+                "prompt": "ein Satz\nmit Umbruch",
+                "negative_prompt": "Text",
+                "seed": "19",
+                "note": "x",
+            },
+        ],
+    ),
+    "excel, unicode text": Table(
+        "p.csv",
+        "prompt\tseed\r\nune gare la nuit\t4\r\nun café désert\t5\r\n".encode("utf-16"),
+        [{"prompt": "une gare la nuit", "seed": "4"}, {"prompt": "un café désert", "seed": "5"}],
+    ),
+    "excel, unicode text, big-endian": Table(
+        "p.txt",
+        b"\xfe\xff" + "prompt\tseed\r\nune gare\t4\r\n".encode("utf-16-be"),
+        [{"prompt": "une gare", "seed": "4"}],
+        {"format": "csv"},
+    ),
+    "excel, cp1252": Table(
+        "p.csv",
+        EXCEL_CP1252,
+        [
+            {"prompt": "ein Café in Köln", "seed": "7"},
+            {"prompt": "€ntführung“ aus Holz", "seed": "8"},
+        ],
+        {"encoding": "cp1252"},
+    ),
+    "trailing columns": Table(
+        "p.csv",
+        b"prompt,seed,,\na red bridge,1,,\na blue door,2,,\n",
+        [{"prompt": "a red bridge", "seed": "1"}, {"prompt": "a blue door", "seed": "2"}],
+    ),
+    "sep line": Table(
+        "p.csv",
+        b"sep=;\r\nprompt;seed\r\na tin robot;3\r\na paper crane;4\r\n",
+        [{"prompt": "a tin robot", "seed": "3"}, {"prompt": "a paper crane", "seed": "4"}],
+    ),
+    "array": Table(
+        "array.json",
+        b'[{"prompt": "a green hill", "seed": 1},\n {"prompt": "a wooden boat"}]\n',
+        [{"prompt": "a green hill", "seed": 1}, {"prompt": "a wooden boat"}],
+    ),
+    "captions, named": Table(
+        "p.csv",
+        b"caption,source\na dog on a beach,web\n",
+        [{"prompt": "a dog on a beach", "source": "web"}],
+        {"prompt_column": "CAPTION"},
+    ),
+    # Twenty and more as other programs write them.
+    "excel, french": Table(
+        "p.csv",
+        "Prompt;Aspect Ratio\r\n« l’été », à l’ombre;16:9\r\n".encode("cp1252"),
+        [{"prompt": "« l’été », à l’ombre", "aspect_ratio": "16:9"}],
+        {"encoding": "cp1252"},
+    ),
+    "excel, japanese": Table(
+        "p.csv",
+        "prompt,seed\r\n灯台と海、夕暮れ,7\r\n".encode("cp932"),
+        [{"prompt": "灯台と海、夕暮れ", "seed": "7"}],
+        {"encoding": "cp932"},
+    ),
+    "excel, comma, with rows that were emptied": Table(
+        "p.csv",
+        b"prompt,seed\r\na fox,7\r\n,\r\n,\r\na hare,\r\n,\r\n",
+        [{"prompt": "a fox", "seed": "7"}, {"prompt": "a hare"}],
+    ),
+    "excel for mac, lines end with CR": Table(
+        "p.csv",
+        b"prompt,seed\ra fox,7\ra hare,8\r",
+        [{"prompt": "a fox", "seed": "7"}, {"prompt": "a hare", "seed": "8"}],
+    ),
+    "libreoffice, all texts quoted": Table(
+        "p.csv",
+        b'"Prompt","Seed","Note"\n"a ""fox"", red",7,"x"\n',
+        [{"prompt": 'a "fox", red', "seed": "7", "Note": "x"}],
+    ),
+    "libreoffice, header with a line break": Table(
+        "p.csv",
+        b'prompt,"Negative\nPrompt"\na fox,people\n',
+        [{"prompt": "a fox", "negative_prompt": "people"}],
+    ),
+    "google sheets": Table(
+        "p.csv",
+        "prompt,seed,\r\n🦊,7,\r\n".encode(),
+        [{"prompt": "🦊", "seed": "7"}],
+    ),
+    "google sheets, tab separated": Table(
+        "p.tsv",
+        b'prompt\tseed\r\nthe "old" fox\t7\r\n',
+        [{"prompt": 'the "old" fox', "seed": "7"}],
+    ),
+    "pandas, with its index": Table(
+        "p.csv",
+        b',prompt,seed,tags\n0,"a ""red"" fox",7.0,"[\'a\', \'b\']"\n1,"two\nlines",,\n',
+        [
+            {"column_1": "0", "prompt": 'a "red" fox', "seed": "7.0", "tags": "['a', 'b']"},
+            {"column_1": "1", "prompt": "two\nlines"},
+        ],
+    ),
+    "pandas, decimal commas": Table(
+        "p.csv",
+        "\ufeffprompt;cfg_scale;seed\nein Fuchs;4,5;7,0\n".encode(),
+        [{"prompt": "ein Fuchs", "cfg_scale": "4.5", "seed": "7.0"}],
+        {"service": "sd3"},
+    ),
+    "pandas, utf-16": Table(
+        "p.csv", "prompt,seed\na fox,7\n".encode("utf-16"), [{"prompt": "a fox", "seed": "7"}]
+    ),
+    "pandas, records": Table(
+        "p.json",
+        b'[{"prompt":"a fox","seed":7.0,"tags":["a"]},{"prompt":"b","seed":null,"tags":null}]',
+        [{"prompt": "a fox", "seed": 7.0, "tags": ["a"]}, {"prompt": "b"}],
+    ),
+    "pandas, lines in .json": Table(
+        "p.json",
+        b'{"prompt":"a fox","seed":7}\n{"prompt":"a hare","seed":8}\n',
+        [{"prompt": "a fox", "seed": 7}, {"prompt": "a hare", "seed": 8}],
+    ),
+    "polars": Table(
+        "p.csv",
+        b'prompt,seed,score\n"a ""red"" fox, snow",7,0.5\n"two\nlines",,\n',
+        [
+            {"prompt": 'a "red" fox, snow', "seed": "7", "score": "0.5"},
+            {"prompt": "two\nlines"},
+        ],
+    ),
+    "duckdb, pipes and NULL": Table(
+        "p.csv",
+        b'prompt|seed|m\n"a ""red"" fox"|7|{k=1}\n"null"|NULL|NULL\n',
+        [{"prompt": 'a "red" fox', "seed": "7", "m": "{k=1}"}, {"prompt": "null", "m": "NULL"}],
+    ),
+    "duckdb, array": Table(
+        "p.json",
+        b'[\n\t{"prompt":"a fox","seed":7,"m":{"k":1},"d":"2024-01-01"},\n\t{"prompt":"b"}\n]\n',
+        [{"prompt": "a fox", "seed": 7, "m": {"k": 1}, "d": "2024-01-01"}, {"prompt": "b"}],
+    ),
+    "duckdb, cells of several lines between tabs": Table(
+        "p.tsv",
+        b'prompt\tseed\n"two\nlines"\t7\n',
+        [{"prompt": "two\nlines", "seed": "7"}],
+        {"format": "csv", "delimiter": "tab"},
+    ),
+    "R, write.csv": Table(
+        "p.csv",
+        b'"","prompt","seed"\n"1","a fox",NA\n"2","NA",8\n',
+        [{"column_1": "1", "prompt": "a fox"}, {"column_1": "2", "prompt": "NA", "seed": "8"}],
+    ),
+    "R, write.csv2": Table(
+        "p.csv",
+        b'"prompt";"strength";"image"\n"a fox";0,35;"NA"\n',
+        [{"prompt": "a fox", "strength": "0.35"}],
+        {"service": "ultra"},
+    ),
+    "postgres, copy": Table("p.tsv", b"prompt\tseed\na fox\t\\N\n", [{"prompt": "a fox"}]),
+    "headers with spaces that do not break": Table(
+        "p.csv",
+        "\ufeff\u00a0Prompt\u00a0,Negative\u00a0Prompt,\ufeffSeed\u200b\na fox,people,7\n".encode(),
+        [{"prompt": "a fox", "negative_prompt": "people", "seed": "7"}],
+    ),
+    "two marks, as of files put together": Table(
+        "p.csv", "\ufeff\ufeffprompt\na fox\n".encode(), [{"prompt": "a fox"}]
+    ),
+    "one column, semicolons in its texts": Table(
+        "p.csv", b"prompt\na fox; a hare; a hound\n", [{"prompt": "a fox; a hare; a hound"}]
+    ),
+    "empty lines before the header": Table(
+        "p.csv", b"\n,,\nprompt,seed,\na fox,7,\n", [{"prompt": "a fox", "seed": "7"}]
+    ),
+    "hugging face, to_json": Table(
+        "p.jsonl",
+        b'{"prompt":"a fox","seed":7}\n',
+        [{"prompt": "a fox", "seed": 7}],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("packed", [False, True])
+def test_tables_of_many_programs_are_read(tmp_path: Path, name: str, packed: bool) -> None:
+    table = READ[name]
+    path = tmp_path / (table.name + (".gz" if packed else ""))
+    path.write_bytes(gzip.compress(table.data) if packed else table.data)
+    assert read(path, **table.options) == table.rows
+
+
+REFUSED = {
+    "cp1252": ("p.csv", EXCEL_CP1252, ["not UTF-8", "--encoding cp1252"]),
+    "cp932": ("p.csv", "prompt\n灯台とうみ\n".encode("cp932"), ["--encoding cp932"]),
+    "cp1251": ("p.csv", "prompt\nлиса в снегу\n".encode("cp1251"), ["--encoding", "cp1251"]),
+    "utf-16 without a mark": (
+        "p.csv",
+        "prompt,seed\na fox,7\n".encode("utf-16-le"),
+        ["--encoding utf-16-le"],
+    ),
+    "no prompts": (
+        "captions.csv",
+        b"caption,source\na dog on a beach,web\na cat on a roof,web\n",
+        ["caption, source", "--prompt-column caption"],
+    ),
+    "TEXT": ("p.csv", b"ID2;TEXT\n1;a fox\n", ["ID2, TEXT", "--prompt-column TEXT"]),
+    "no header": ("p.csv", b"a fox; red\na hare; brown\n", ["the columns are: a fox, red"]),
+    "array without prompts": (
+        "p.json",
+        b'[{"caption": "a fox"}, {"caption": "a hare"}]',
+        ["--prompt-column caption"],
+    ),
+    "lines without prompts": (
+        "p.jsonl",
+        b'{"caption": "a fox"}\n{"caption": "a hare"}\n',
+        ["no key 'prompt'", "--prompt-column caption"],
+    ),
+    "commas without quotes": (
+        "p.csv",
+        b"prompt\na fox, red, in snow\na hare, brown\n",
+        ["3 cells under 1 column", "quotes"],
+    ),
+    "R, write.table": (
+        "p.csv",
+        b'"prompt" "seed"\n"1" "a fox" 7\n',
+        ["row 1: not valid CSV"],
+    ),
+    "R, write.table with tabs": (
+        "p.tsv",
+        b"prompt\tseed\n1\ta fox\t7\n",
+        ["3 cells under 2 columns", "row names"],
+    ),
+    "pandas, columns": (
+        "p.json",
+        b'{"prompt":{"0":"a fox","1":"a hare"},"seed":{"0":7,"1":8}}',
+        ["an array of objects", "orient='records'"],
+    ),
+    "pandas, split": (
+        "p.json",
+        b'{"columns":["prompt"],"index":[0],"data":[["a fox"]]}',
+        ["orient='records'"],
+    ),
+    "one object over lines": ("p.json", b'{\n  "prompt": "a fox"\n}\n', ["one JSON object"]),
+    "array that ends early": ("p.json", b'[{"prompt": "a fox"},\n', ["row 2: not valid JSON"]),
+    "array with a comma missing": (
+        "p.json",
+        b'[{"prompt": "a"} {"prompt": "b"}]',
+        ["row 1: not valid JSON"],
+    ),
+    "xlsx named csv": ("p.csv", b"PK\x03\x04\x14\x00", ["save the sheet as CSV"]),
+    "xlsx": ("p.xlsx", b"PK\x03\x04\x14\x00", ["save the sheet as CSV"]),
+    "xls named csv": ("p.csv", b"\xd0\xcf\x11\xe0\xa1\xb1", ["save the sheet as CSV"]),
+    "parquet named csv": ("p.csv", b"PAR1\x15\x04", ["--format parquet"]),
+    "zstd": ("p.csv", b"\x28\xb5\x2f\xfd\x24", ["zstd", "gzip"]),
+    "cells of several lines between tabs": (
+        "p.tsv",
+        b'seed\tprompt\n7\t"two\nlines"\n',
+        ["row 2", "--format csv --delimiter tab"],
+    ),
+    "two columns of a name": ("p.csv", b"prompt,Prompt \na,b\n", ["two columns are 'prompt'"]),
+    "diffusiondb": (
+        "p.csv",
+        b"image_name,prompt,seed,step,cfg,sampler,width,height,user_name\nx.png,a,7,5,7,8,512,512,u\n",
+        ["columns look like", "width (core has aspect_ratio", "--keep width --keep height"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_tables_are_refused_with_one_message(tmp_path: Path, name: str) -> None:
+    file, data, told = REFUSED[name]
+    path = tmp_path / file
+    path.write_bytes(data)
+    message = refusal(path)
+    assert message.count("\n") == 0
+    for part in told:
+        assert part in message
+
+
+def test_the_wrong_encoding_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_bytes("\ufeffprompt\na fox\n".encode())
+    assert "leave out --encoding" in refusal(path, encoding="cp1252")
+    assert read(path, encoding="utf-8") == [{"prompt": "a fox"}]
+    path.write_bytes(b"prompt\n\x81\n")
+    assert "row 2: not CP1252 (byte 0x81)" in refusal(path, encoding="cp1252")
+    for name in ("utf-99", "base64"):
+        assert "is not known" in refusal(path, encoding=name)
+    assert "allowed: one character, or tab" in refusal(path, delimiter="::")
+
+
+def test_the_row_that_cannot_be_decoded_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    lines = [f"a fox {number}".encode() for number in range(5_000)]
+    path.write_bytes(b"prompt\n" + b"\n".join([*lines, b"caf\xe9", *lines]))
+    assert "row 5002: not UTF-8 (byte 0xe9)" in refusal(path)
+
+
+def test_blank_prompts_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt":"a kite"}\n{"prompt":"   "}\n{"prompt":"\\u200b\\u00a0"}\n')
+    rows = list(PromptFile(str(path)).rows())
+    what = "prompt: blank; write one, or remove the row"
+    assert rows[1:] == [RowProblem(2, what), RowProblem(3, what)]
+    for blank in ("\u2800", "\u3164", "\ufeff\u2060", "\u200e \u3000", "\u00ad"):
+        path.write_text(f'{{"prompt":"{blank}"}}\n')
+        assert list(PromptFile(str(path)).rows()) == [RowProblem(1, what)], blank
+        table = tmp_path / "p.csv"
+        table.write_text(f"prompt,seed\n{blank},1\n")
+        assert list(PromptFile(str(table)).rows()) == [RowProblem(2, what)], blank
+    for text in ("🦊", "é", "雪", "?", "\u200bfox", "\u0301a"):
+        path.write_text(f'{{"prompt":"{text}"}}\n')
+        assert read(path) == [{"prompt": text}]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("# animals", "begins with '#': a comment?"),
+        ("a fox --ar 16:9 --v 6", "has '--ar': a parameter of another program"),
+        ("a fox —ar 16:9", "has '—ar': a parameter"),
+        ("--no people", "has '--no'"),
+        ("Negative prompt: people", "negative prompt as AUTOMATIC1111 has it"),
+        ("Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512", "AUTOMATIC1111"),
+        ("a fox <lora:ink:0.8>", "a model of another program"),
+        ("/imagine prompt: a fox", "a command of Midjourney"),
+    ],
+)
+def test_lines_that_are_no_prompts_are_told(tmp_path: Path, line: str, told: str) -> None:
+    path = tmp_path / "p.txt"
+    path.write_text(f"a kite\n{line}\n")
+    first, second = PromptFile(str(path)).rows()
+    assert first == Row(1, {"prompt": "a kite"})
+    assert isinstance(second, RowProblem)
+    assert second.row == 2
+    assert told in second.text
+    assert "use a .csv" in second.text
+
+
+def test_lines_of_text_that_only_look_a_little_like_that_are_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    lines = [
+        "a well-lit room -- at night",
+        "C# on a blackboard",
+        "the negative prompt: a photo of a page",
+        "(a red fox:1.2), snow",
+        "10 steps: up and down",
+    ]
+    path.write_text("\n".join(lines))
+    assert [row["prompt"] for row in read(path)] == lines
+
+
+def test_a_line_of_text_is_a_path_where_that_is_what_the_service_needs(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    path.write_text('photos/a (1).jpg\n"C:\\photos\\b.jpg"\n# c.jpg\n')
+    assert read(path, service="remove-background") == [
+        {"image": "photos/a (1).jpg"},
+        {"image": "C:\\photos\\b.jpg"},
+        {"image": "# c.jpg"},
+    ]
+    assert "sketch needs image and prompt" in refusal(path, service="sketch")
+    rules = ColumnRules(service="sketch", given=frozenset({"prompt"}))
+    [row, *_] = PromptFile(str(path), rules=rules).rows()
+    assert row == Row(1, {"image": "photos/a (1).jpg"})
+
+
+def test_an_array_is_read_piece_by_piece(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    with path.open("w") as file:
+        for number in range(60_000):
+            file.write(f'{"," if number else "["}{{"prompt":"{number} {"x" * 100}"}}')
+        file.write("]")
+    tracemalloc.start()
+    count = sum(isinstance(row, Row) for row in PromptFile(str(path)).rows())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 60_000
+    assert peak < 3_000_000
+
+
+def test_columns_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("Prompt,NEG,note,width,internal\na fox,people,x,512,z\n")
+    rules = ColumnRules(map={"neg": "negative_prompt"}, keep=["Width"], drop=["INTERNAL"])
+    source = PromptFile(str(path), rules=rules)
+    assert list(source.rows()) == [
+        Row(
+            2,
+            {"prompt": "a fox", "negative_prompt": "people"},
+            {"note": "x", "source_width": "512"},
+        )
+    ]
+    assert source.columns.parameters == {"Prompt": "prompt", "NEG": "negative_prompt"}
+    assert source.columns.kept == ["note", "width"]
+    assert source.columns.dropped == ["internal"]
+
+
+@pytest.mark.parametrize(
+    ("header", "service", "meant"),
+    [
+        ("negative", "core", "negative_prompt"),
+        ("ar", "core", "aspect_ratio"),
+        ("Ratio", "core", "aspect_ratio"),
+        ("width", "core", "aspect_ratio"),
+        ("promt", "remove-background", None),
+        ("seeds", "core", "seed"),
+        ("style", "core", "style_preset"),
+        ("cfg", "sd3", "cfg_scale"),
+        ("cfg_scale", "core", None),
+        ("guidance scale", "sd3", "cfg_scale"),
+        ("image_path", "ultra", "image"),
+    ],
+)
+def test_a_column_that_looks_like_a_parameter_stops_the_job(
+    tmp_path: Path, header: str, service: str, meant: str | None
+) -> None:
+    path = tmp_path / "p.csv"
+    others = "image" if service == "remove-background" else "prompt"
+    path.write_text(f"{others},{header}\na fox,1\n")
+    if header == "promt":
+        assert read(path, service=service) == [{"image": "a fox", "promt": "1"}]
+        return
+    with pytest.raises(SuspiciousFileError) as caught:
+        read(path, service=service)
+    [suspicion] = caught.value.columns.suspicious
+    assert (suspicion.column, suspicion.meant) == (header, meant)
+    for how in ({"keep": [header]}, {"keep": ["*"]}, {"drop": [header.upper()]}):
+        options: dict[str, Any] = how
+        rows = list(PromptFile(str(path), rules=ColumnRules(service=service, **options)).rows())
+        assert len(rows) == 1
+        assert isinstance(rows[0], Row)
+        assert rows[0].fields.keys() == {"prompt"}
+
+
+def test_names_that_options_say_must_be_there_and_be_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("prompt,note\na,b\n")
+
+    def told(**rules: Any) -> str:  # noqa: ANN401 - of many kinds
+        with pytest.raises(PromptFileError) as caught:
+            list(PromptFile(str(path), rules=ColumnRules(**rules)).rows())
+        return str(caught.value)
+
+    assert "--keep: no column 'x'; the columns are: prompt, note" in told(keep=["x"])
+    assert "--map: no column 'x'" in told(map={"x": "seed"})
+    assert "there is no parameter 'sed'" in told(map={"note": "sed"})
+    assert "column 'note' is named twice" in told(keep=["note"], drop=["Note"])
+
+
+def test_json_lines_refuse_unknown_keys_unless_told(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a fox", "score": 1}\n')
+    [problem] = PromptFile(str(path)).rows()
+    assert isinstance(problem, RowProblem)
+    assert "score: no such parameter" in problem.text
+    assert "--keep score" in problem.text
+    for rules, row in (
+        (ColumnRules(keep=["Score"]), Row(1, {"prompt": "a fox"}, {"score": 1})),
+        (ColumnRules(keep=["*"]), Row(1, {"prompt": "a fox"}, {"score": 1})),
+        (ColumnRules(drop=["score"]), Row(1, {"prompt": "a fox"})),
+        (ColumnRules(map={"score": "seed"}), Row(1, {"prompt": "a fox", "seed": 1})),
+    ):
+        assert list(PromptFile(str(path), rules=rules).rows()) == [row]
+
+
+def test_parquet_of_many_libraries(tmp_path: Path) -> None:
+    pa = needs.module("pyarrow")
+    parquet = needs.module("pyarrow.parquet")
+    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table(
+        {
+            "prompt": pa.array(["a fox", None], pa.large_string()),
+            "seed": pa.array([7, None], pa.uint32()),
+            "aspect_ratio": pa.array(["16:9", "1:1"]).dictionary_encode(),
+            "thumb": pa.array([{"bytes": b"x", "path": "x.jpg"}, None], picture),
+            "raw": pa.array([b"\x00", b"\x01"]),
+            "embedded": pa.array([[b"\x00"], []], pa.list_(pa.binary())),
+            "tags": pa.array([["a", "b"], []]),
+            "box": pa.array([{"x": 1, "y": 2}, None]),
+            "binary_flag": pa.array([{"binary": True}, None]),
+        }
+    )
+    path = tmp_path / "p.parquet"
+    parquet.write_table(table, path)
+    source = PromptFile(str(path))
+    first, second = source.rows()
+    assert first == Row(
+        1,
+        {"prompt": "a fox", "seed": 7, "aspect_ratio": "16:9"},
+        {"tags": ["a", "b"], "box": {"x": 1, "y": 2}, "binary_flag": {"binary": True}},
+    )
+    assert second == Row(2, {"aspect_ratio": "1:1"}, {"tags": []})
+    assert source.columns.left_out == ["embedded", "raw", "thumb"]
+    pandas = needs.module("pandas")
+    frame = pandas.DataFrame({"prompt": ["a"], "Negative Prompt": ["b"], "when": ["2024-01-01"]})
+    frame["when"] = pandas.to_datetime(frame["when"])
+    frame.to_parquet(path)
+    [row] = read(path)
+    assert row["negative_prompt"] == "b"
+    assert str(row["when"]).startswith("2024-01-01")
+    datasets = needs.module("datasets")
+    datasets.Dataset.from_dict({"caption": ["a fox"], "label": [1]}).to_parquet(path)
+    assert "--prompt-column caption" in refusal(path)
+    assert read(path, prompt_column="caption") == [{"prompt": "a fox", "label": 1}]
