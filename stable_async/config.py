@@ -1,12 +1,26 @@
-"""Settings: frozen, defined once, passed along; and where the key and the base URL come from."""
+"""Settings, frozen; and the key and base URL from arguments or the environment."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from stable_async.arguments import (
+    UnfitError,
+    above_zero,
+    at_least,
+    checked_keywords,
+    checked_setting,
+    flag,
+    or_none,
+    seconds,
+)
 from stable_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["API_KEY_VARIABLE", "BASE_URL_VARIABLE", "Quota", "RetryPolicy", "Timeouts"]
 
@@ -21,20 +35,23 @@ DOCUMENTED_WINDOW = 10.0
 DOCUMENTED_PENALTY = 60.0
 
 
-def _require(condition: bool, owner: str, field: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise ConfigurationError(f"{owner}.{field} is {value!r}; allowed: {allowed}")
+def _check(settings: object, **rules: Callable[[object], object]) -> None:
+    """Store each field as its rule takes it, or raise `ConfigurationError`."""
+    for name, rule in rules.items():
+        value = checked_setting(f"{type(settings).__name__}.{name}", getattr(settings, name), rule)
+        object.__setattr__(settings, name, value)
 
 
+@checked_keywords
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What the server allows one key, and how close to it the client may go.
+    """What the server allows one key, and how close to it the client may get.
 
     Attributes:
         requests: Requests the server allows in one `window`.
         window: Length of the server's window, seconds.
-        penalty: How long the server shuts a key out after a breach, seconds. Used when a 429
-            carries no `Retry-After`.
+        penalty: How long the server refuses a key after a breach, seconds. Used if a 429 has no
+            `Retry-After`.
         spread: By how much the delays between departure and arrival may differ, seconds. The
             history is kept this much longer than `window`; see docs/quota.md.
         adaptive: Follow the spread that is measured, within bounds, starting at `spread`.
@@ -51,20 +68,27 @@ class Quota:
 
     def __post_init__(self) -> None:
         """Refuse values that would mean no limit, or no progress."""
-        _require(self.requests >= 1, "Quota", "requests", self.requests, "1 or more")
-        _require(0 < self.window < float("inf"), "Quota", "window", self.window, "seconds above 0")
-        _require(0 <= self.penalty < float("inf"), "Quota", "penalty", self.penalty, "0 or more")
-        _require(
-            0 <= self.spread <= self.window, "Quota", "spread", self.spread, f"0 to {self.window}"
+        _check(
+            self,
+            requests=at_least(1),
+            window=above_zero,
+            penalty=seconds,
+            spread=seconds,
+            adaptive=flag,
+            burst=or_none(at_least(1)),
         )
-        if self.burst is not None:
-            allowed = f"1 to {self.requests}, or None"
-            _require(1 <= self.burst <= self.requests, "Quota", "burst", self.burst, allowed)
+        if self.spread > self.window:
+            raise ConfigurationError(f"Quota.spread is {self.spread}; allowed: 0 to {self.window}")
+        if self.burst is not None and self.burst > self.requests:
+            raise ConfigurationError(
+                f"Quota.burst is {self.burst}; allowed: 1 to {self.requests}, or None"
+            )
 
 
+@checked_keywords
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a refused request is sent again. Only 429 and 500 answers are retried.
+    """How often a request is retried. Only 429 and 500 responses are.
 
     A 429 waits for the penalty that all users of the key share. A 500 backs off exponentially
     with full jitter: a random time between 0 and `initial_backoff * 2**(n - 1)` seconds before
@@ -82,51 +106,86 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         """Refuse values that could not mean anything."""
-        _require(self.attempts >= 1, "RetryPolicy", "attempts", self.attempts, "1 or more")
-        for field in ("initial_backoff", "max_backoff"):
-            value = getattr(self, field)
-            _require(0 <= value < float("inf"), "RetryPolicy", field, value, "seconds, 0 or more")
+        _check(self, attempts=at_least(1), initial_backoff=seconds, max_backoff=seconds)
+
+    @classmethod
+    def of(cls, value: object) -> RetryPolicy:
+        """Return a policy as it is, or the default one with that number of retries.
+
+        Raises:
+            UnfitError: It is neither.
+        """
+        if isinstance(value, RetryPolicy):
+            return value
+        try:
+            return cls(attempts=at_least(0)(value) + 1)
+        except UnfitError as error:
+            raise UnfitError(f"a RetryPolicy, or the number of retries ({error})") from None
 
 
+@checked_keywords
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Time limits of one attempt, seconds; `None` means no limit.
 
+    The wait for the quota is not part of an attempt: it is limited by a call's `deadline`.
+
     Attributes:
-        connect: To get a connection: name look-up, TCP and TLS.
-        first_byte: From the request to the first byte of the answer. Synchronous operations send
-            nothing until the picture is ready (34 s seen, 180 s is what live clients settled on).
-        between_bytes: Between two pieces of the answer once it has begun, and between two pieces
-            of an upload that the server does not take.
+        connect: To open a connection: name resolution, proxy, TCP and TLS.
+        first_byte: From the request to the first byte of the response. Synchronous operations send
+            nothing until the image is ready (34 s seen, 180 s is what live clients settled on).
+        between_bytes: Between two pieces of the response, and between two pieces of an upload that
+            the server does not accept.
+        total: All of it, from opening the connection to the last byte of the response.
     """
 
     connect: float | None = 15.0
     first_byte: float | None = 180.0
     between_bytes: float | None = 30.0
+    total: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse zero: it would look like a limit and mean none."""
-        for field in ("connect", "first_byte", "between_bytes"):
-            value = getattr(self, field)
-            _require(value is None or value > 0, "Timeouts", field, value, "above 0, or None")
+        limit = or_none(above_zero)
+        _check(self, connect=limit, first_byte=limit, between_bytes=limit, total=limit)
+
+    @classmethod
+    def of(cls, value: object) -> Timeouts:
+        """Return limits as they are, or those of a total: `None` means none at all.
+
+        Raises:
+            UnfitError: It is neither limits, nor a number of seconds above 0, nor `None`.
+        """
+        if isinstance(value, Timeouts):
+            return value
+        if value is None:
+            return cls(None, None, None, None)
+        try:
+            total = above_zero(value)
+        except UnfitError as error:
+            raise UnfitError(f"Timeouts, {error}, or None") from None
+        # Someone who allows ten minutes in all wants no less than that for the first byte.
+        return cls(first_byte=total, total=total)
 
 
 class Secret(str):
-    """A text that tools which show local variables do not show."""
+    """Text that tools which show local variables do not show."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
-        """Say only that there is one."""
+        """Return a placeholder."""
         return "[key]"
 
 
 def resolve_api_key(api_key: str | None) -> str:
-    """Give the key from the argument or from `STABILITY_API_KEY`.
+    """Return the key from the argument or from `STABILITY_API_KEY`.
 
     Raises:
-        ConfigurationError: There is none, or it has characters no header can carry.
+        ConfigurationError: There is none, or it has characters that no header can carry.
     """
+    if not isinstance(api_key, str | None):
+        raise ConfigurationError(f"api_key is a {type(api_key).__name__}; allowed: text, or None")
     key = api_key if api_key is not None else os.environ.get(API_KEY_VARIABLE, "")
     key = key.strip()
     if not key:
@@ -136,18 +195,20 @@ def resolve_api_key(api_key: str | None) -> str:
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigurationError(
-            "the API key has characters that no HTTP header can carry (blanks, line breaks or "
+            "the API key has characters that no HTTP header can carry (spaces, line breaks or "
             "letters outside ASCII); it is not shown here"
         )
     return key
 
 
 def resolve_base_url(base_url: str | None) -> str:
-    """Give the base URL: the argument, else `STABILITY_BASE_URL`, else the default; no final slash.
+    """Return the base URL without a final slash: argument, `STABILITY_BASE_URL` or default.
 
     Raises:
-        ConfigurationError: It is no http or https URL, or has a query, a fragment or a password.
+        ConfigurationError: It is not an http or https URL, or has a query, fragment or password.
     """
+    if base_url is not None:
+        base_url = str(base_url)  # a `yarl.URL`, a `pydantic.HttpUrl`
     url = base_url if base_url is not None else os.environ.get(BASE_URL_VARIABLE, "")
     url = url.strip() or DEFAULT_BASE_URL
     try:

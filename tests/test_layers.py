@@ -31,6 +31,7 @@ ORDER = [
     "image_header",
     "files",
     "config",
+    "arguments",
     "errors",
     "extras",
     "_version",

@@ -1,0 +1,160 @@
+"""Arguments checked at run time as a type checker would: their words, types and values.
+
+A rule takes a value and returns it in the type that the code works with; it raises `UnfitError`,
+which says what is allowed. Settings turn that into a `ConfigurationError`, calls into an
+`InvalidRequestError`.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from inspect import Parameter, signature
+from math import isfinite
+from numbers import Real
+from operator import index
+from typing import TYPE_CHECKING, TypeVar
+
+from stable_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+__all__ = [
+    "UnfitError",
+    "above_zero",
+    "at_least",
+    "checked_keywords",
+    "checked_setting",
+    "choice",
+    "flag",
+    "or_none",
+    "seconds",
+    "unknown_word",
+]
+
+T = TypeVar("T")
+
+
+class UnfitError(ValueError):
+    """A value breaks a rule; the text says what is allowed."""
+
+
+def seconds(value: object) -> float:
+    """Take a number of seconds, 0 or more."""
+    number = _number(value)
+    if number is None or number < 0:
+        raise UnfitError("a number of seconds, 0 or more")
+    return number
+
+
+def above_zero(value: object) -> float:
+    """Take a number of seconds above 0."""
+    number = _number(value)
+    if number is None or number <= 0:
+        raise UnfitError("a number of seconds above 0")
+    return number
+
+
+def at_least(least: int) -> Callable[[object], int]:
+    """Return the rule for a whole number of at least `least`."""
+
+    def rule(value: object) -> int:
+        try:
+            whole = index(value)  # type: ignore[arg-type]  # raises for what has no index
+        except TypeError:
+            whole = least - 1
+        if whole < least or isinstance(value, bool):
+            raise UnfitError(f"a whole number, {least} or more")
+        return whole
+
+    return rule
+
+
+def choice(*words: str) -> Callable[[object], str]:
+    """Return the rule for one of `words`."""
+
+    def rule(value: object) -> str:
+        if isinstance(value, str) and value in words:
+            return value
+        near = f" (did you mean {hint!r}?)" if (hint := _nearest(value, words)) else ""
+        raise UnfitError(" or ".join(map(repr, words)) + near)
+
+    return rule
+
+
+def flag(value: object) -> bool:
+    """Take True or False."""
+    if isinstance(value, bool):
+        return value
+    raise UnfitError("True or False")
+
+
+def or_none(rule: Callable[[object], T]) -> Callable[[object], T | None]:
+    """Return the rule for a value of `rule`, or `None`."""
+
+    def with_none(value: object) -> T | None:
+        if value is None:
+            return None
+        try:
+            return rule(value)
+        except UnfitError as error:
+            raise UnfitError(f"{error}, or None") from None
+
+    return with_none
+
+
+def checked_setting(name: str, value: object, rule: Callable[[object], T]) -> T:
+    """Return the value of a setting as `rule` takes it.
+
+    Raises:
+        ConfigurationError: It breaks the rule.
+    """
+    try:
+        return rule(value)
+    except UnfitError as error:
+        shown = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+        raise ConfigurationError(f"{name} is {shown[:80]}; allowed: {error}") from None
+
+
+def unknown_word(word: str, known: Collection[str]) -> str:
+    """Describe a keyword that is not in `known`, with the nearest one that is."""
+    near = _nearest(word, known)
+    return f"no such argument, did you mean {near}?" if near else "no such argument"
+
+
+def checked_keywords(cls: type[T]) -> type[T]:
+    """Let a class of settings refuse an unknown keyword with a `ConfigurationError`.
+
+    Python's `TypeError` is not an error of this package, and before version 3.13 it does not name
+    the nearest right word.
+    """
+    init: Callable[..., None] = cls.__init__
+    parameters = list(signature(init).parameters.values())[1:]
+    known = [one.name for one in parameters if one.kind is not Parameter.VAR_KEYWORD]
+
+    @wraps(init)
+    def checked(self: T, *args: object, **settings: object) -> None:
+        for word in settings:
+            if word not in known:
+                raise ConfigurationError(
+                    f"{cls.__name__}: {word}: {unknown_word(word, known)}; "
+                    f"allowed: {', '.join(known)}"
+                )
+        init(self, *args, **settings)
+
+    cls.__init__ = checked  # type: ignore[method-assign, assignment]
+    return cls
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    return float(value) if isfinite(value) else None
+
+
+def _nearest(word: object, known: Collection[str]) -> str | None:
+    from difflib import get_close_matches  # where it is too late to save a millisecond
+
+    if not isinstance(word, str):
+        return None
+    return next(iter(get_close_matches(word.lower().replace("-", "_"), known, n=1)), None)
