@@ -74,7 +74,7 @@ if TYPE_CHECKING:
         V1TextToImage,
         V1Upscale,
     )
-    from stable_async.client import Outcome, StabilityClient
+    from stable_async.client import Failure, Outcome, StabilityClient, Success
     from stable_async.media import Audio, Image, Model3D
     from stable_async.quota.homes.file import SharedQuota
     from stable_async.transport.streams import MediaStream
@@ -102,6 +102,7 @@ __all__ = [
     "ControlStyle",
     "Engine",
     "Erase",
+    "Failure",
     "FieldProblem",
     "FileInput",
     "GenerateCore",
@@ -138,6 +139,7 @@ __all__ = [
     "StableFast3D",
     "StablePointAware3D",
     "StyleTransfer",
+    "Success",
     "TextPrompt",
     "TextToAudio",
     "Timeouts",
@@ -190,7 +192,7 @@ _LAZY = {
     ),
     "api.base": ("Request", "ResultRequest"),
     "api.file_input": ("FileInput",),
-    "client": ("Outcome", "StabilityClient"),
+    "client": ("Failure", "Outcome", "StabilityClient", "Success"),
     "media": ("Audio", "Image", "Model3D"),
     "quota.homes.file": ("SharedQuota",),
     "transport.streams": ("MediaStream",),

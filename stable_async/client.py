@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterable, Iterable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, Unpack, cast
 
 from stable_async._version import __version__
+from stable_async.api.base import MediaRequest, Request, ResultRequest
+from stable_async.arguments import (
+    at_least,
+    checked_keywords,
+    checked_setting,
+    choice,
+    flag,
+    or_none,
+    seconds,
+)
 from stable_async.concurrency import map_as_completed
 from stable_async.config import (
     DOCUMENTED_PENALTY,
@@ -17,29 +29,35 @@ from stable_async.config import (
     resolve_api_key,
     resolve_base_url,
 )
-from stable_async.errors import ConfigurationError, ContentFilteredError, StabilityError
+from stable_async.errors import (
+    ConfigurationError,
+    ContentFilteredError,
+    FieldProblem,
+    InvalidRequestError,
+    StabilityError,
+)
 from stable_async.groups import Groups
 from stable_async.media import Media
 from stable_async.quota import QuotaLimiter
 from stable_async.quota.homes.file import SharedQuota
 from stable_async.transport import operation
 from stable_async.transport.finishing import Finishing
+from stable_async.transport.options import Options, read_options
 from stable_async.transport.polling import POLL_INTERVAL, Polling
 from stable_async.transport.send_state import SendState
 from stable_async.transport.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
     from types import TracebackType
 
-    from stable_async.api.base import MediaRequest, Request, ResultRequest
     from stable_async.quota import Priority, QuotaStatistics
     from stable_async.quota.homes.file import FileBooks
-    from stable_async.transport.call import CallOptions
+    from stable_async.transport.options import CallOptions
     from stable_async.transport.streams import MediaStream
     from stable_async.transport.telemetry import Telemetry
 
-__all__ = ["Outcome", "StabilityClient"]
+__all__ = ["Failure", "Outcome", "StabilityClient", "Success"]
 
 ResultT = TypeVar("ResultT")
 MediaT = TypeVar("MediaT", bound=Media)
@@ -49,20 +67,41 @@ MAX_IDENTIFICATION_LENGTH = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome(Generic[ResultT]):
-    """The outcome of one request of a `map`: a result or an error, never both.
+class Success(Generic[ResultT]):
+    """A request of a `map` with its result.
 
     Attributes:
         request: The request, the same object that was passed in.
-        result: Its result; `None` when it failed.
-        error: Why it failed; `None` when it did not.
+        result: Its result.
+        error: `None`.
     """
 
     request: Request[ResultT]
-    result: ResultT | None
-    error: StabilityError | None
+    result: ResultT
+    error: None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Failure(Generic[ResultT]):
+    """A request of a `map` that failed.
+
+    Attributes:
+        request: The request, the same object that was passed in.
+        error: Why it failed.
+        result: `None`.
+    """
+
+    request: Request[ResultT]
+    error: StabilityError
+    result: None = None
+
+
+# Type checkers narrow it: where `outcome.error is None`, `outcome.result` is a result.
+Outcome = Success[ResultT] | Failure[ResultT]
+"""The outcome of one request of a `map`: a `Success` or a `Failure`."""
+
+
+@checked_keywords
 class StabilityClient(Groups):
     """An asynchronous client of the Stability AI API for one key.
 
@@ -76,8 +115,8 @@ class StabilityClient(Groups):
         *,
         base_url: str | None = None,
         quota: Quota | SharedQuota | None = Quota(),  # noqa: B008 - frozen
-        retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
-        timeout: Timeouts = Timeouts(),  # noqa: B008 - frozen
+        retry: RetryPolicy | int = RetryPolicy(),  # noqa: B008 - frozen
+        timeout: Timeouts | float | None = Timeouts(),  # noqa: B008 - frozen
         max_in_flight: int = 256,
         max_waiting: int | None = None,
         client_id: str | None = None,
@@ -100,8 +139,9 @@ class StabilityClient(Groups):
                 `STABILITY_BASE_URL`, else https://api.stability.ai.
             quota: What the server allows the key; a `SharedQuota` if other processes use the key
                 as well; `None` switches the limiter off.
-            retry: How often 429 and 500 responses are retried.
-            timeout: Time limits of one attempt.
+            retry: How 429 and 500 responses are retried: a `RetryPolicy`, or the number of retries.
+            timeout: Time limits of one attempt: `Timeouts`, or the total in seconds; `None` means
+                no limit.
             max_in_flight: The most requests of one `map` in flight at a time.
             max_waiting: The most interactive calls that may wait for the quota at a time; one more
                 raises `QuotaTimeoutError`. `None` means no limit. Bulk calls do not count.
@@ -124,37 +164,41 @@ class StabilityClient(Groups):
         Raises:
             ConfigurationError: There is no key, or a setting makes no sense.
         """
-        if max_in_flight < 1:
-            raise ConfigurationError(f"max_in_flight is {max_in_flight}; allowed: 1 or more")
-        if not 0 <= poll_interval < float("inf"):
-            raise ConfigurationError(f"poll_interval is {poll_interval}; allowed: 0 or more")
         identification = {
             "stability-client-id": client_id,
             "stability-client-user-id": client_user_id,
             "stability-client-version": client_version,
         }
-        self._max_in_flight = max_in_flight
-        self._raise_on_filtered = raise_on_filtered
+        self._max_in_flight = checked_setting("max_in_flight", max_in_flight, at_least(1))
+        self._options = Options(
+            timeouts=checked_setting("timeout", timeout, Timeouts.of),
+            raise_on_filtered=checked_setting("raise_on_filtered", raise_on_filtered, flag),
+        )
         self._finishing = Finishing()
+        max_waiting = checked_setting("max_waiting", max_waiting, or_none(at_least(0)))
         limiter, self._home = _limiter(quota, max_waiting)
         self._session = Session(
             api_key=resolve_api_key(api_key),
             base_url=resolve_base_url(base_url),
             limiter=limiter,
             penalty=DOCUMENTED_PENALTY,
-            retry=retry,
-            timeouts=timeout,
-            polling=Polling(poll_interval),
+            retry=checked_setting("retry", retry, RetryPolicy.of),
+            polling=Polling(checked_setting("poll_interval", poll_interval, seconds)),
             headers={
                 "User-Agent": f"stable_async/{__version__}",
                 **{name: _header(name, text) for name, text in identification.items() if text},
             },
-            accept=accept,
+            accept=checked_setting(
+                "accept", accept, or_none(choice("image/*", "application/json"))
+            ),
             organization=_header("Organization", organization) if organization else None,
-            priority=priority,
+            priority=cast(
+                "Priority",
+                checked_setting("priority", priority, choice("interactive", "bulk")),
+            ),
             telemetry=telemetry,
-            user_id={"hashed": _hashed, "plain": _plain, "off": None}[tenant_ids],
-            log_prompts=log_prompts,
+            user_id=_USER_IDS[checked_setting("tenant_ids", tenant_ids, choice(*_USER_IDS))],
+            log_prompts=checked_setting("log_prompts", log_prompts, flag),
         )
 
     async def open(self) -> Self:
@@ -202,31 +246,50 @@ class StabilityClient(Groups):
         limiter = self._session.limiter
         return limiter.statistics() if limiter is not None else None
 
-    async def send(self, request: Request[ResultT], **options: Unpack[CallOptions]) -> ResultT:
+    def with_options(self, **options: Unpack[CallOptions[object]]) -> Self:
+        """Return a client with other defaults for the options of its calls.
+
+        It has the same connections and the same quota, and is open while this one is.
+
+        Raises:
+            InvalidRequestError: An option is unknown or has a wrong type.
+        """
+        checked = read_options("with_options", options, self._options)
+        other = copy(self)
+        other._options = checked  # noqa: SLF001 - of this class
+        other.forget_groups()
+        return other
+
+    async def send(
+        self, request: Request[ResultT], **options: Unpack[CallOptions[ResultT]]
+    ) -> ResultT:
         """Send a request of any kind and return its result, held in memory.
 
         An asynchronous operation is waited for, with one look every 10 seconds. An error raised
         meanwhile carries `generation_id`, with which the result can still be fetched.
 
         Raises:
-            InvalidRequestError: A file of the request is missing, too large or not what it must be.
+            InvalidRequestError: An option is unknown or of a wrong type, or a file of the request
+                is missing, too large or not what it must be.
             QuotaTimeoutError: It could not leave before `deadline`; it was not sent.
             APIStatusError: The API refused it; 429 and 500 were retried before.
             APIConnectionError: No connection, or it broke; `maybe_billed` says what is known.
             InvalidResponseError: The response is not what the operation returns.
             ContentFilteredError: Only with `raise_on_filtered`.
         """
-        raise_on_filtered = options.pop("raise_on_filtered", self._raise_on_filtered)
+        return await self._send(request, self._read(request, options))
+
+    async def _send(self, request: Request[ResultT], options: Options) -> ResultT:
         state = SendState()
         sending = operation.send(self._session, request, options, state)
         result = await self._finishing.send(sending, state, options)
-        if raise_on_filtered and _is_filtered(result):
+        if options.raise_on_filtered and _is_filtered(result):
             raise ContentFilteredError(result)
         return result
 
     @asynccontextmanager
     async def stream(
-        self, request: MediaRequest[MediaT], **options: Unpack[CallOptions]
+        self, request: MediaRequest[MediaT], **options: Unpack[CallOptions[MediaT]]
     ) -> AsyncIterator[MediaStream[MediaT]]:
         """Send a request and return its result as a stream, without holding it in memory.
 
@@ -235,14 +298,14 @@ class StabilityClient(Groups):
         Raises:
             StabilityError: As for `send`, but that filtered results are never made an error.
         """
-        options.pop("raise_on_filtered", None)
+        checked = self._read(request, options, MediaRequest)
         state = SendState()
-        opening = operation.stream(self._session, request, options, state)
-        async with self._finishing.stream(opening, state, options) as stream:
+        opening = operation.stream(self._session, request, checked, state)
+        async with self._finishing.stream(opening, state, checked) as stream:
             yield stream
 
     async def submit(
-        self, request: MediaRequest[MediaT], **options: Unpack[CallOptions]
+        self, request: MediaRequest[MediaT], **options: Unpack[CallOptions[ResultRequest[MediaT]]]
     ) -> ResultRequest[MediaT]:
         """Start an asynchronous operation and return the request that fetches its result.
 
@@ -253,11 +316,13 @@ class StabilityClient(Groups):
             InvalidRequestError: The operation is a synchronous one, or as for `send`.
             StabilityError: As for `send`.
         """
-        options.pop("raise_on_filtered", None)
-        return await operation.submit(self._session, request, options, SendState())
+        checked = self._read(request, options, MediaRequest)
+        state = SendState()
+        submitting = operation.submit(self._session, request, checked, state)
+        return await self._finishing.send(submitting, state, checked)
 
     async def poll(
-        self, request: ResultRequest[MediaT], **options: Unpack[CallOptions]
+        self, request: ResultRequest[MediaT], **options: Unpack[CallOptions[MediaT]]
     ) -> MediaT | None:
         """Look once for the result of a generation; return `None` while it is running.
 
@@ -266,36 +331,83 @@ class StabilityClient(Groups):
         Raises:
             StabilityError: As for `send`, but that filtered results are never made an error.
         """
-        options.pop("raise_on_filtered", None)
-        return await operation.look(self._session, request, options)
+        checked = self._read(request, options, ResultRequest)
+        return await operation.look(self._session, request, checked)
 
-    async def map(
+    def map(
         self,
         requests: Iterable[Request[ResultT]] | AsyncIterable[Request[ResultT]],
         *,
         max_in_flight: int | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[ResultT]],
     ) -> AsyncGenerator[Outcome[ResultT], None]:
         """Send many requests, `bulk` by default, and yield their outcomes as they finish.
 
         `requests` is read no further ahead than `max_in_flight` outcomes that were not taken yet,
         so that memory does not grow with their number. Close the generator (`contextlib.aclosing`)
         to cancel the calls in flight.
-        """
-        options.setdefault("priority", "bulk")
 
+        Raises:
+            InvalidRequestError: An option is unknown or of a wrong type; raised at once.
+        """
+        checked = read_options("map", options, self._options, ("max_in_flight",))
+        if isinstance(requests, Request) or not isinstance(requests, Iterable | AsyncIterable):
+            given = f"given a value of type {type(requests).__name__}"
+            allowed = "an iterable or asynchronous iterable of requests"
+            raise InvalidRequestError("map", [FieldProblem("requests", given, allowed)])
+        limit = self._max_in_flight
+        if max_in_flight is not None:
+            limit = checked_setting("max_in_flight", max_in_flight, at_least(1))
+        return self._map(requests, limit, replace(checked, priority=checked.priority or "bulk"))
+
+    async def _map(
+        self,
+        requests: Iterable[Request[ResultT]] | AsyncIterable[Request[ResultT]],
+        limit: int,
+        options: Options,
+    ) -> AsyncGenerator[Outcome[ResultT], None]:
         async def outcome(request: Request[ResultT]) -> Outcome[ResultT]:
             try:
-                return Outcome(request, await self.send(request, **options), None)
+                check_request(request)
+                return Success(request, await self._send(request, options))
             except StabilityError as error:
-                return Outcome(request, None, error)
+                return Failure(request, error)
 
-        limit = self._max_in_flight if max_in_flight is None else max_in_flight
-        if limit < 1:
-            raise ConfigurationError(f"max_in_flight is {limit}; allowed: 1 or more")
         async with aclosing(map_as_completed(outcome, requests, limit)) as outcomes:
             async for one in outcomes:
                 yield one
+
+    def _read(
+        self,
+        request: Request[object],
+        given: CallOptions[ResultT],
+        kind: type[Request[object]] = Request,
+    ) -> Options:
+        """Return the options of a call, after a check that it has a request of `kind`."""
+        check_request(request, kind)
+        if not given:
+            return self._options
+        return read_options(
+            type(request).__name__, given, self._options, type(request).model_fields
+        )
+
+
+def check_request(request: object, kind: type[Request[object]] = Request) -> None:
+    """Check what a call was given as its request.
+
+    Raises:
+        InvalidRequestError: It is not a request of that kind.
+    """
+    if not isinstance(request, kind):
+        given = f"given a value of type {type(request).__name__}"
+        raise InvalidRequestError(type(request).__name__, [FieldProblem("", given, _KINDS[kind])])
+
+
+_KINDS: dict[type[Request[object]], str] = {
+    Request: "a request, such as GenerateCore(prompt=...)",
+    MediaRequest: "a request for one image, audio or model",
+    ResultRequest: "a ResultRequest, as `submit` returns it",
+}
 
 
 def _is_filtered(result: object) -> bool:
@@ -322,6 +434,14 @@ def _hashed(tenant: str) -> str:
 
 def _plain(tenant: str) -> str:
     return _header("tenant", tenant)
+
+
+_ACCEPT = ("image/*", "application/json")
+_USER_IDS: dict[str, Callable[[str], str] | None] = {
+    "hashed": _hashed,
+    "plain": _plain,
+    "off": None,
+}
 
 
 def _header(name: str, text: str) -> str:

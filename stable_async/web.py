@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from stable_async.client import StabilityClient
     from stable_async.errors import APIStatusError
     from stable_async.media import Media
-    from stable_async.transport.call import CallOptions
+    from stable_async.transport.options import CallOptions
 
 __all__ = [
     "HTTPAnswer",
@@ -147,7 +147,7 @@ def request_from_json(content: object) -> MediaRequest[Media]:
 
 
 async def narrated(
-    client: StabilityClient, request: MediaRequest[Media], **options: Unpack[CallOptions]
+    client: StabilityClient, request: MediaRequest[Media], **options: Unpack[CallOptions[Media]]
 ) -> AsyncGenerator[bytes, None]:
     """Give the states of a request as they change, then its result: for a page that shows both.
 
@@ -180,7 +180,7 @@ class _Narrator:
         self._parts = parts
 
     async def tell(
-        self, client: StabilityClient, request: MediaRequest[Media], options: CallOptions
+        self, client: StabilityClient, request: MediaRequest[Media], options: CallOptions[Media]
     ) -> None:
         begun = False
         async with self._parts:

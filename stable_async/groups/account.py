@@ -9,7 +9,7 @@ from stable_async.groups.base import Group
 
 if TYPE_CHECKING:
     from stable_async.api import account
-    from stable_async.transport.call import CallOptions
+    from stable_async.transport.options import CallOptions
 
 __all__ = ["Account"]
 
@@ -20,10 +20,10 @@ class Account(Group):
     Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
     """
 
-    async def balance(self, **options: Unpack[CallOptions]) -> account.Balance:
+    async def balance(self, **options: Unpack[CallOptions[account.Balance]]) -> account.Balance:
         """Look up the credits that are left: free. It lags behind; do not account by it."""
         return await self._send(AccountBalance(), **options)
 
-    async def details(self, **options: Unpack[CallOptions]) -> account.Account:
+    async def details(self, **options: Unpack[CallOptions[account.Account]]) -> account.Account:
         """Look up id, address and organizations: free."""
         return await self._send(AccountDetails(), **options)

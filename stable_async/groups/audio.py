@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from stable_async import media
     from stable_async.api.audio import AudioFormat, AudioModel
     from stable_async.api.file_input import FileInput
-    from stable_async.transport.call import CallOptions
+    from stable_async.transport.options import CallOptions
 
 __all__ = ["Audio"]
 
@@ -32,7 +32,7 @@ class Audio(Group):
         cfg_scale: float | None = None,
         model: AudioModel | None = None,
         output_format: AudioFormat | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[media.Audio]],
     ) -> media.Audio:
         """Make a sound from words: 18.8 to 26 credits; see `TextToAudio` for the fields."""
         return await self._send(
@@ -60,7 +60,7 @@ class Audio(Group):
         model: AudioModel | None = None,
         output_format: AudioFormat | None = None,
         strength: float | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[media.Audio]],
     ) -> media.Audio:
         """Make a sound from words and a sound: 18.8 to 26 credits; fields: `AudioToAudio`."""
         return await self._send(
@@ -91,7 +91,7 @@ class Audio(Group):
         output_format: AudioFormat | None = None,
         mask_start: float | None = None,
         mask_end: float | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[media.Audio]],
     ) -> media.Audio:
         """Make a stretch of a sound anew: 20 or 26 credits; see `AudioInpaint` for the fields."""
         return await self._send(

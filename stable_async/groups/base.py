@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, Unpack
 
 if TYPE_CHECKING:
     from stable_async.api.base import Request
-    from stable_async.transport.call import CallOptions
+    from stable_async.transport.options import CallOptions
 
 __all__ = ["Group", "Sender"]
 
@@ -16,7 +16,9 @@ ResultT = TypeVar("ResultT")
 class Sender(Protocol):
     """Sends requests: the client."""
 
-    async def send(self, request: Request[ResultT], **options: Unpack[CallOptions]) -> ResultT:
+    async def send(
+        self, request: Request[ResultT], **options: Unpack[CallOptions[ResultT]]
+    ) -> ResultT:
         """Send a request and return its result."""
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from stable_async.api.fields import AspectRatio, ImageFormat, StylePreset
     from stable_async.api.file_input import FileInput
     from stable_async.media import Image
-    from stable_async.transport.call import CallOptions
+    from stable_async.transport.options import CallOptions
 
 __all__ = ["Control"]
 
@@ -32,7 +32,7 @@ class Control(Group):
         seed: int | None = None,
         output_format: ImageFormat | None = None,
         style_preset: StylePreset | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Make a picture after a sketch: 5 credits; see `ControlSketch` for the fields."""
         return await self._send(
@@ -58,7 +58,7 @@ class Control(Group):
         seed: int | None = None,
         output_format: ImageFormat | None = None,
         style_preset: StylePreset | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Make a picture with the structure of another: 5 credits; see `ControlStructure`."""
         return await self._send(
@@ -85,7 +85,7 @@ class Control(Group):
         seed: int | None = None,
         output_format: ImageFormat | None = None,
         style_preset: StylePreset | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Make a picture in the style of another: 5 credits; see `ControlStyle` for the fields."""
         return await self._send(
@@ -114,7 +114,7 @@ class Control(Group):
         composition_fidelity: float | None = None,
         change_strength: float | None = None,
         output_format: ImageFormat | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Give a picture the style of another: 8 credits; see `StyleTransfer` for the fields."""
         return await self._send(

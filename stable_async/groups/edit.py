@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stable_async.api.fields import ImageFormat, StylePreset
     from stable_async.api.file_input import FileInput
     from stable_async.media import Image
-    from stable_async.transport.call import CallOptions
+    from stable_async.transport.options import CallOptions
 
 __all__ = ["Edit"]
 
@@ -39,7 +39,7 @@ class Edit(Group):
         grow_mask: float | None = None,
         seed: int | None = None,
         output_format: ImageFormat | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Take away what a mask covers: 5 credits; see `Erase` for the fields."""
         return await self._send(
@@ -64,7 +64,7 @@ class Edit(Group):
         seed: int | None = None,
         output_format: ImageFormat | None = None,
         style_preset: StylePreset | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Paint anew what a mask covers: 5 credits; see `Inpaint` for the fields."""
         return await self._send(
@@ -94,7 +94,7 @@ class Edit(Group):
         seed: int | None = None,
         output_format: ImageFormat | None = None,
         style_preset: StylePreset | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Paint on beyond the edges: 4 credits; see `Outpaint` for the fields."""
         return await self._send(
@@ -124,7 +124,7 @@ class Edit(Group):
         seed: int | None = None,
         output_format: ImageFormat | None = None,
         style_preset: StylePreset | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Put one thing in place of another: 5 credits; see `SearchAndReplace` for the fields."""
         return await self._send(
@@ -152,7 +152,7 @@ class Edit(Group):
         seed: int | None = None,
         output_format: ImageFormat | None = None,
         style_preset: StylePreset | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Recolor one thing: 5 credits; see `SearchAndRecolor` for the fields."""
         return await self._send(
@@ -174,7 +174,7 @@ class Edit(Group):
         image: FileInput,
         *,
         output_format: Literal["png", "webp"] | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Cut out the subject: 5 credits; see `RemoveBackground` for the fields."""
         return await self._send(
@@ -201,7 +201,7 @@ class Edit(Group):
         light_source_strength: float | None = None,
         seed: int | None = None,
         output_format: ImageFormat | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Put the subject elsewhere, and wait for it: 8 credits; fields:
         `ReplaceBackgroundAndRelight`.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from stable_async.api.file_input import FileInput
     from stable_async.api.generate import SD3Model
     from stable_async.media import Image
-    from stable_async.transport.call import CallOptions
+    from stable_async.transport.options import CallOptions
 
 __all__ = ["Generate"]
 
@@ -32,7 +32,7 @@ class Generate(Group):
         seed: int | None = None,
         style_preset: StylePreset | None = None,
         output_format: ImageFormat | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Make a picture with Stable Image Core: 3 credits; see `GenerateCore` for the fields."""
         return await self._send(
@@ -58,7 +58,7 @@ class Generate(Group):
         image: FileInput | None = None,
         style_preset: StylePreset | None = None,
         strength: float | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Make a picture with Stable Image Ultra: 8 credits; see `GenerateUltra` for the fields."""
         return await self._send(
@@ -89,7 +89,7 @@ class Generate(Group):
         style_preset: StylePreset | None = None,
         negative_prompt: str | None = None,
         cfg_scale: float | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Make a picture with Stable Diffusion 3.5: 2.5 to 6.5 credits; fields: `GenerateSD3`."""
         return await self._send(

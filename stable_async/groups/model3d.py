@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from stable_async import media
     from stable_async.api.file_input import FileInput
     from stable_async.api.model3d import Remesh, TextureResolution
-    from stable_async.transport.call import CallOptions
+    from stable_async.transport.options import CallOptions
 
 __all__ = ["Model3D"]
 
@@ -30,7 +30,7 @@ class Model3D(Group):
         foreground_ratio: float | None = None,
         remesh: Remesh | None = None,
         vertex_count: int | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[media.Model3D]],
     ) -> media.Model3D:
         """Make a model at once: 10 credits; see `StableFast3D` for the fields."""
         return await self._send(
@@ -55,7 +55,7 @@ class Model3D(Group):
         target_count: int | None = None,
         guidance_scale: float | None = None,
         seed: int | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[media.Model3D]],
     ) -> media.Model3D:
         """Make a model with better backsides: 4 credits; see `StablePointAware3D`."""
         return await self._send(

@@ -10,7 +10,7 @@ from stable_async.groups.base import Group
 if TYPE_CHECKING:
     from stable_async import media
     from stable_async.media import Image
-    from stable_async.transport.call import CallOptions
+    from stable_async.transport.options import CallOptions
 
 __all__ = ["Results"]
 
@@ -26,7 +26,7 @@ class Results(Group):
     async def get(
         self,
         id: str,  # noqa: A002 - the API's word
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Wait for the picture of a generation and give it: free, any number of times."""
         return await self._send(ImageResult(id=id), **options)
@@ -34,7 +34,7 @@ class Results(Group):
     async def get_audio(
         self,
         id: str,  # noqa: A002 - the API's word
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[media.Audio]],
     ) -> media.Audio:
         """Wait for the sound of a generation and give it: free, any number of times."""
         return await self._send(AudioResult(id=id), **options)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stable_async.api.fields import ImageFormat, StylePreset
     from stable_async.api.file_input import FileInput
     from stable_async.media import Image
-    from stable_async.transport.call import CallOptions
+    from stable_async.transport.options import CallOptions
 
 __all__ = ["Upscale"]
 
@@ -32,7 +32,7 @@ class Upscale(Group):
         image: FileInput,
         *,
         output_format: ImageFormat | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Make a picture four times as wide and high: 2 credits; fields: `UpscaleFast`."""
         return await self._send(
@@ -52,7 +52,7 @@ class Upscale(Group):
         seed: int | None = None,
         output_format: ImageFormat | None = None,
         creativity: float | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Make a picture large, close to the original: 40 credits; see `UpscaleConservative`."""
         return await self._send(
@@ -77,7 +77,7 @@ class Upscale(Group):
         seed: int | None = None,
         creativity: float | None = None,
         style_preset: StylePreset | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Make a picture large and anew, and wait for it: 60 credits; see `UpscaleCreative`."""
         return await self._send(
@@ -96,7 +96,7 @@ class Upscale(Group):
     async def creative_result(
         self,
         id: str,  # noqa: A002 - the API's word
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Wait for a creative upscale by the older path; `client.results.get` does the same."""
         return await self._send(UpscaleCreativeResult(id=id), **options)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stable_async.api.file_input import FileInput
     from stable_async.api.v1 import ClipGuidancePreset, Engine, Sampler, TextPrompt
     from stable_async.media import Image
-    from stable_async.transport.call import CallOptions
+    from stable_async.transport.options import CallOptions
 
 __all__ = ["V1"]
 
@@ -42,7 +42,7 @@ class V1(Group):
         extras: dict[str, JsonValue] | None = None,
         height: int | None = None,
         width: int | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[list[Image]]],
     ) -> list[Image]:
         """Make pictures from prompts; see `V1TextToImage` for the fields."""
         return await self._send(
@@ -81,7 +81,7 @@ class V1(Group):
         image_strength: float | None = None,
         step_schedule_start: float | None = None,
         step_schedule_end: float | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[list[Image]]],
     ) -> list[Image]:
         """Make pictures from prompts and a picture; see `V1ImageToImage` for the fields."""
         return await self._send(
@@ -121,7 +121,7 @@ class V1(Group):
         style_preset: StylePreset | None = None,
         extras: dict[str, JsonValue] | None = None,
         mask_image: FileInput | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[list[Image]]],
     ) -> list[Image]:
         """Paint anew what a mask covers; see `V1Masking` for the fields."""
         return await self._send(
@@ -154,7 +154,7 @@ class V1(Group):
         seed: int | None = None,
         steps: int | None = None,
         cfg_scale: float | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[list[Image]]],
     ) -> list[Image]:
         """Make a picture larger; see `V1Upscale` for the fields."""
         return await self._send(
@@ -171,6 +171,6 @@ class V1(Group):
             **options,
         )
 
-    async def engines(self, **options: Unpack[CallOptions]) -> list[Engine]:
+    async def engines(self, **options: Unpack[CallOptions[list[Engine]]]) -> list[Engine]:
         """List the engines that the key may use: free."""
         return await self._send(V1Engines(), **options)

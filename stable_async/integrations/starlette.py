@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stable_async.api.base import MediaRequest
     from stable_async.client import StabilityClient
     from stable_async.media import Media
-    from stable_async.transport.call import CallOptions
+    from stable_async.transport.options import CallOptions
 
 __all__ = ["MediaResponse"]
 
@@ -33,7 +33,7 @@ class MediaResponse(Response):
         self,
         client: StabilityClient,
         request: MediaRequest[Media],
-        **options: Unpack[CallOptions],
+        **options: Unpack[CallOptions[Media]],
     ) -> None:
         """Answer with the result of `request`, sent by `client` with `options`."""
         super().__init__()

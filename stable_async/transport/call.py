@@ -1,11 +1,11 @@
-"""One call: its options, its attempts, and whether its request was sent."""
+"""One call: a request with all its attempts."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING
 
 import aiohttp
 
@@ -18,20 +18,23 @@ from stable_async.errors import (
 )
 from stable_async.transport.error_mapping import harmless_cause, translate
 from stable_async.transport.multipart import MultipartPayload, body_of
+from stable_async.transport.options import ResponseHead
 from stable_async.transport.retry import make_attempts
 from stable_async.transport.send_state import AttemptTrace, LapsedPermitError, SendState
 from stable_async.transport.streams import read_body
+from stable_async.transport.time_limits import client_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
     from types import TracebackType
 
     from stable_async.api.base import Request
-    from stable_async.quota import Permit, Priority, QuotaLimiter
+    from stable_async.quota import Permit, QuotaLimiter
+    from stable_async.transport.options import Options
     from stable_async.transport.session import Session
     from stable_async.transport.telemetry import CallTelemetry
 
-__all__ = ["AttemptObserver", "Call", "CallOptions"]
+__all__ = ["Call"]
 
 logger = logging.getLogger("stable_async")
 
@@ -40,41 +43,6 @@ MAX_ERROR_BODY = 64 * 1024
 # 202: an asynchronous operation was accepted, or is still running.
 SUCCESS = frozenset({200, 202})
 TOO_MANY_REQUESTS = 429
-
-
-class CallOptions(TypedDict, total=False):
-    """How one call is made; not sent to the API.
-
-    Attributes:
-        priority: `interactive` (the default) leaves before `bulk`, which still gets its share.
-        deadline: Seconds from now within which the request must leave, else `QuotaTimeoutError`.
-        tenant: Requests of one priority take turns by tenant.
-        raise_on_filtered: Make a filtered result a `ContentFilteredError`.
-        observer: Notified of each attempt. What its `leaving` raises is raised, and nothing is
-            sent.
-        on_disconnect: What happens to a call that is cancelled after its request was sent, and may
-            be billed: `cut` (the default) closes the connection, `finish` fetches the result.
-            A request that was not sent is withdrawn in any case, and nothing is paid.
-        on_finished: Receives the result then; required with `finish`. `aclose` waits for it.
-    """
-
-    priority: Priority
-    deadline: float | None
-    tenant: str | None
-    raise_on_filtered: bool
-    observer: AttemptObserver | None
-    on_disconnect: Literal["cut", "finish"]
-    on_finished: Callable[[object], Awaitable[None]] | None
-
-
-class AttemptObserver(Protocol):
-    """Notified of each attempt to send one request."""
-
-    async def leaving(self) -> None:
-        """Called when an attempt has its permit, before it is sent; an error here stops it."""
-
-    def refused(self, error: APIStatusError) -> None:
-        """Called when an attempt was answered with an error, before another one is made."""
 
 
 class Call:
@@ -94,7 +62,7 @@ class Call:
         self,
         session: Session,
         request: Request[object],
-        options: CallOptions,
+        options: Options,
         state: SendState,
     ) -> None:
         """Prepare to send `request` over `session`; `state` is kept up to date."""
@@ -103,14 +71,13 @@ class Call:
         self._clock = asyncio.get_running_loop().time
         self._request = request
         self._state = state
-        self._observer = options.get("observer")
-        self._priority = options.get("priority", session.priority)
-        self._tenant = options.get("tenant")
-        deadline = options.get("deadline")
-        self._expires = None if deadline is None else self._clock() + deadline
+        self._options = options
+        self._limits = options.timeouts
+        self._priority = options.priority or session.priority
+        self._expires = None if options.deadline is None else self._clock() + options.deadline
         self._method = request.operation.method
         self._url = session.url(request)
-        self._headers = session.headers(request, self._tenant)
+        self._headers = session.headers(request, options)
         self._form = body_of(request)
         if self._form is not None:
             self._headers["Content-Type"] = self._form.content_type
@@ -125,7 +92,9 @@ class Call:
         try:
             if self._form is not None:
                 await self._form.open()
-            self._response = await make_attempts(self._session.retrying, self._attempt)
+            self._response = await make_attempts(
+                self._session.retrying, self._attempt, self._options.attempts
+            )
         except BaseException as error:
             await self._close(error)
             raise
@@ -169,7 +138,7 @@ class Call:
             return None
         deadline = None if self._expires is None else max(self._expires - self._clock(), 0.0)
         permit = await self._session.limiter.acquire(
-            priority=self._priority, deadline=deadline, tenant=self._tenant
+            priority=self._priority, deadline=deadline, tenant=self._options.tenant
         )
         if self._pool.closed:
             permit.release()
@@ -182,8 +151,8 @@ class Call:
             self._telemetry.leaving(self._attempts - 1, waited)
         sent_at = self._clock()
         try:
-            if self._observer is not None:
-                await self._observer.leaving()
+            if self._options.observer is not None:
+                await self._options.observer.leaving()
             response = await self._exchange(permit)
             if response.status not in SUCCESS:
                 raise await self._refusal(response)
@@ -202,11 +171,10 @@ class Call:
 
     async def _exchange(self, permit: Permit | None) -> aiohttp.ClientResponse:
         """Write the request and read the head of its response."""
-        limits = self._session.timeouts
         trace = AttemptTrace(permit, self._state) if permit is not None else None
         if trace is None:
             self._state.sent = True
-        body = self._form.payload(limits.between_bytes) if self._form is not None else None
+        body = self._form.payload(self._limits.between_bytes) if self._form is not None else None
         try:
             async with self._time_limit(body):
                 response = await self._pool.request(
@@ -215,6 +183,7 @@ class Call:
                     data=body,
                     headers=self._headers,
                     allow_redirects=False,  # the key goes to no other host
+                    timeout=client_timeout(self._limits),
                     trace_request_ctx=trace,
                 )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -225,13 +194,24 @@ class Call:
             broken = translate(error, maybe_billed=trace is None or trace.sent)
             broken.attempts = self._attempts
             raise broken from harmless_cause(error)
+        if self._options.on_response is not None:
+            self._tell(self._options.on_response, response)
         if trace is not None and self._session.limiter is not None:
             self._report(self._session.limiter, response, trace)
         return response
 
+    @staticmethod
+    def _tell(
+        on_response: Callable[[ResponseHead], object], response: aiohttp.ClientResponse
+    ) -> None:
+        try:
+            on_response(ResponseHead(response.status, response.headers))
+        except Exception:  # the response may be paid for: it is not lost to the caller's mistake
+            logger.exception("on_response raised an error")
+
     def _time_limit(self, body: bytes | MultipartPayload | None) -> asyncio.Timeout:
         """Limit the time to the response's head, however its bytes come, once the body is sent."""
-        limits = self._session.timeouts
+        limits = self._limits
         if limits.first_byte is None or limits.connect is None:
             return asyncio.timeout(None)
         if not isinstance(body, MultipartPayload):
@@ -260,7 +240,7 @@ class Call:
         """Return the error of a response; a body that breaks off or never ends is cut."""
         body = bytearray()
         try:
-            chunks = read_body(response, self._session.timeouts.between_bytes)
+            chunks = read_body(response, self._limits.between_bytes)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     body += chunk
@@ -272,8 +252,8 @@ class Call:
             response.close()  # which also ends an upload that is still going on
         answer = Answer(response.status, response.headers, bytes(body))
         refusal = read_error(answer, key=self._session.key, attempts=self._attempts)
-        if self._observer is not None:
-            self._observer.refused(refusal)
+        if self._options.observer is not None:
+            self._options.observer.refused(refusal)
         return refusal
 
     def _log(self, outcome: str, waited: float, seconds: float) -> None:

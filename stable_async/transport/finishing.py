@@ -7,7 +7,7 @@ import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from stable_async.errors import ConfigurationError, StabilityError
+from stable_async.errors import StabilityError
 from stable_async.media import Media
 from stable_async.transport.streams import MediaStream
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
 
-    from stable_async.transport.call import CallOptions
+    from stable_async.transport.options import Options
     from stable_async.transport.send_state import SendState
 
     Keep = Callable[[object], Awaitable[None]]
@@ -90,18 +90,14 @@ class Finishing:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def send(
-        self, sending: Coroutine[object, object, ResultT], state: SendState, options: CallOptions
+        self, sending: Coroutine[object, object, ResultT], state: SendState, options: Options
     ) -> ResultT:
         """Return the result of `sending`.
 
         With `on_disconnect="finish"`, a call that is cancelled after it was sent goes on, and
         `on_finished` receives its result.
         """
-        try:
-            keep = _keep(options)
-        except BaseException:
-            sending.close()
-            raise
+        keep = options.keep
         if keep is None:
             return await sending
         task = asyncio.create_task(sending)
@@ -116,14 +112,14 @@ class Finishing:
         self,
         opening: AbstractAsyncContextManager[MediaStream[MediaT]],
         state: SendState,
-        options: CallOptions,
+        options: Options,
     ) -> AsyncIterator[MediaStream[MediaT]]:
         """Return the stream that `opening` opens.
 
         With `on_disconnect="finish"`, a stream that is closed before its end, after its request was
         sent, is read on, and `on_finished` receives its result.
         """
-        keep = _keep(options)
+        keep = options.keep
         if keep is None:
             async with opening as stream:
                 yield stream
@@ -181,16 +177,6 @@ class Finishing:
 async def _ended(task: asyncio.Task[ResultT]) -> None:
     """Wait for `task`, whatever becomes of it."""
     await asyncio.gather(task, return_exceptions=True)
-
-
-def _keep(options: CallOptions) -> Keep | None:
-    """Return what receives the result of a call that is cancelled; `None` cuts the call."""
-    if options.get("on_disconnect", "cut") == "cut":
-        return None
-    keep = options.get("on_finished")
-    if keep is None:
-        raise ConfigurationError('on_disconnect="finish" requires on_finished, for the result')
-    return keep
 
 
 async def _finish(task: asyncio.Task[ResultT], keep: Keep) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
     from stable_async.api.base import Request
-    from stable_async.transport.call import CallOptions
+    from stable_async.transport.options import Options
     from stable_async.transport.session import Session
 
 __all__ = ["look", "send", "stream", "submit"]
@@ -33,12 +33,12 @@ STILL_RUNNING = 202
 
 
 async def send(
-    session: Session, request: Request[ResultT], options: CallOptions, state: SendState
+    session: Session, request: Request[ResultT], options: Options, state: SendState
 ) -> ResultT:
     """Send a request of any kind and return its result, held in memory."""
     if isinstance(request, WholeRequest):
         async with Call(session, request, options, state) as response:
-            return cast("ResultT", request.read(await _read_whole(session, response)))
+            return cast("ResultT", request.read(await _read_whole(response, options)))
     if not isinstance(request, MediaRequest):
         raise TypeError(f"{type(request).__name__} is no request")
     if request.operation.result is not None:
@@ -49,13 +49,13 @@ async def send(
         found = await _wait(session, request, options)
     else:
         async with Call(session, request, options, state) as response:
-            found = await _media_stream(session, request, response).read()
+            found = await _media_stream(request, response, options).read()
     return cast("ResultT", found)
 
 
 @asynccontextmanager
 async def stream(
-    session: Session, request: MediaRequest[MediaT], options: CallOptions, state: SendState
+    session: Session, request: MediaRequest[MediaT], options: Options, state: SendState
 ) -> AsyncIterator[MediaStream[MediaT]]:
     """Send a request and return its result as a stream."""
     async with AsyncExitStack() as stack:
@@ -67,11 +67,11 @@ async def stream(
             yield await session.polling.until_found(request.id, open_if_finished)
         else:
             response = await stack.enter_async_context(Call(session, request, options, state))
-            yield _media_stream(session, request, response)
+            yield _media_stream(request, response, options)
 
 
 async def submit(
-    session: Session, request: MediaRequest[MediaT], options: CallOptions, state: SendState
+    session: Session, request: MediaRequest[MediaT], options: Options, state: SendState
 ) -> ResultRequest[MediaT]:
     """Start an asynchronous operation and return the request for its result."""
     result = request.operation.result
@@ -79,7 +79,7 @@ async def submit(
         problem = FieldProblem("", "a synchronous operation", "an asynchronous one, or `send`")
         raise InvalidRequestError(type(request).__name__, [problem])
     async with Call(session, request, options, state) as response:
-        generation = read_generation_id(await _read_whole(session, response))
+        generation = read_generation_id(await _read_whole(response, options))
     session.polling.rest(generation)
     try:
         return cast("ResultRequest[MediaT]", result(id=generation, paid=request.credits))
@@ -88,53 +88,49 @@ async def submit(
         raise
 
 
-async def look(
-    session: Session, request: ResultRequest[MediaT], options: CallOptions
-) -> MediaT | None:
+async def look(session: Session, request: ResultRequest[MediaT], options: Options) -> MediaT | None:
     """Look once for the result of a generation; return `None` while it is running."""
     return await session.polling.once(
         request.id, partial(_read_if_finished, session, request, options)
     )
 
 
-async def _wait(session: Session, request: ResultRequest[MediaT], options: CallOptions) -> MediaT:
+async def _wait(session: Session, request: ResultRequest[MediaT], options: Options) -> MediaT:
     return await session.polling.until_found(
         request.id, partial(_read_if_finished, session, request, options)
     )
 
 
-def _look(session: Session, request: ResultRequest[Media], options: CallOptions) -> Call:
-    # The submission was sent: neither its observer nor its deadline apply to the looks.
-    options = {**options, "observer": None, "deadline": None}
-    return Call(session, request, options, SendState())
+def _look(session: Session, request: ResultRequest[Media], options: Options) -> Call:
+    return Call(session, request, options.of_a_look(), SendState())
 
 
 async def _read_if_finished(
-    session: Session, request: ResultRequest[MediaT], options: CallOptions
+    session: Session, request: ResultRequest[MediaT], options: Options
 ) -> MediaT | None:
     async with _look(session, request, options) as response:
         if response.status == STILL_RUNNING:
             return None
-        return await _media_stream(session, request, response).read()
+        return await _media_stream(request, response, options).read()
 
 
 async def _open_if_finished(
     stack: AsyncExitStack,
     session: Session,
     request: ResultRequest[MediaT],
-    options: CallOptions,
+    options: Options,
 ) -> MediaStream[MediaT] | None:
     async with AsyncExitStack() as call:
         response = await call.enter_async_context(_look(session, request, options))
         if response.status == STILL_RUNNING:
             return None
-        opened = _media_stream(session, request, response)
+        opened = _media_stream(request, response, options)
         stack.push_async_exit(call.pop_all())
         return opened
 
 
 def _media_stream(
-    session: Session, request: MediaRequest[MediaT], response: ClientResponse
+    request: MediaRequest[MediaT], response: ClientResponse, options: Options
 ) -> MediaStream[MediaT]:
     reader = MediaReader(
         cast("type[MediaT]", request.media), Answer(response.status, response.headers)
@@ -145,11 +141,11 @@ def _media_stream(
         reader,
         credits=request.credits if generation is None else generation.paid,
         generation_id=None if generation is None else generation.id,
-        stall_limit=session.timeouts.between_bytes,
+        stall_limit=options.timeouts.between_bytes,
     )
 
 
-async def _read_whole(session: Session, response: ClientResponse) -> Answer:
-    chunks = read_body(response, session.timeouts.between_bytes)
+async def _read_whole(response: ClientResponse, options: Options) -> Answer:
+    chunks = read_body(response, options.timeouts.between_bytes)
     body = b"".join([chunk async for chunk in chunks])
     return Answer(response.status, response.headers, body)

@@ -50,8 +50,13 @@ def make_retrying(
     )
 
 
-async def make_attempts(retrying: AsyncRetrying, attempt: Callable[[], Awaitable[T]]) -> T:
-    """Give what `attempt` gives, made as often as `retrying` says; raises what the last one did."""
+async def make_attempts(
+    retrying: AsyncRetrying, attempt: Callable[[], Awaitable[T]], attempts: int | None = None
+) -> T:
+    """Return the result of `attempt`, or raise the error of the last one.
+
+    There are as many as `retrying` allows, or at most `attempts`.
+    """
     # Nearly all requests need one attempt, for which tenacity would take a fifth of the time that
     # sending takes: it gets those that fail, and the failure as their first attempt.
     try:
@@ -64,4 +69,6 @@ async def make_attempts(retrying: AsyncRetrying, attempt: Callable[[], Awaitable
             raise failed.pop()
         return await attempt()
 
+    if attempts is not None:
+        retrying = retrying.copy(stop=stop_after_attempt(attempts))
     return await retrying(next_attempt)

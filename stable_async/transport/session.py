@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from stable_async.api.base import Request
-    from stable_async.config import RetryPolicy, Timeouts
+    from stable_async.config import RetryPolicy
     from stable_async.errors import RateLimitError
     from stable_async.quota import Priority, QuotaLimiter
+    from stable_async.transport.options import Options
     from stable_async.transport.polling import Polling
     from stable_async.transport.telemetry import Telemetry
 
@@ -33,7 +34,6 @@ class Session:
     Attributes:
         key: The API key.
         limiter: The quota every attempt asks for a permit; `None` when it is switched off.
-        timeouts: Time limits of one attempt.
         retrying: The loop of attempts.
         polling: Spaces the looks at running generations.
         priority: The priority of calls that name none.
@@ -50,7 +50,6 @@ class Session:
         limiter: QuotaLimiter | None,
         penalty: float,
         retry: RetryPolicy,
-        timeouts: Timeouts,
         polling: Polling,
         headers: Mapping[str, str],
         accept: str | None = None,
@@ -68,7 +67,6 @@ class Session:
         """
         self.key = Secret(api_key)
         self.limiter = limiter
-        self.timeouts = timeouts
         self.retrying = make_retrying(retry, self._wait_after_refusal)
         self.polling = polling
         self.priority = priority
@@ -98,12 +96,6 @@ class Session:
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                # The pool has no queue, so that this is the look-up of the name, TCP and TLS.
-                connect=self.timeouts.connect,
-                sock_read=self.timeouts.first_byte,
-            ),
             trace_configs=[trace_attempts(self.limiter)] if self.limiter else [],
             read_bufsize=READ_BUFFER,
         )
@@ -137,7 +129,7 @@ class Session:
         """Return the full URL of a request."""
         return self._base_url + request.path
 
-    def headers(self, request: Request[object], tenant: str | None) -> dict[str, str]:
+    def headers(self, request: Request[object], options: Options) -> dict[str, str]:
         """Return the headers of a request, without those that every request has."""
         operation = request.operation
         offered = operation.accept
@@ -145,8 +137,12 @@ class Session:
         headers = {"Accept": accept or "*/*"}
         if self._organization is not None and operation.organization:
             headers["Organization"] = self._organization
-        if self.user_id is not None and tenant is not None:
-            headers["stability-client-user-id"] = self.user_id(tenant)
+        if self.user_id is not None and options.tenant is not None:
+            headers["stability-client-user-id"] = self.user_id(options.tenant)
+        if options.extra_headers:
+            replaced = {name.lower() for name in options.extra_headers}
+            headers = {name: text for name, text in headers.items() if name.lower() not in replaced}
+            headers |= options.extra_headers
         return headers
 
     def _wait_after_refusal(self, error: RateLimitError) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from stable_async.errors import APITimeoutError, StabilityError
 from stable_async.files import FileSink
-from stable_async.media import CONTENT_FILTERED, Media
+from stable_async.media import CONTENT_FILTERED, Media, warn_of_other_format
 from stable_async.transport.error_mapping import translated_errors
 
 if TYPE_CHECKING:
@@ -149,10 +149,13 @@ class MediaStream(Generic[MediaT]):
     async def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the result to `path`, whole or not at all, without blocking the event loop.
 
+        The bytes are not converted: warns if the suffix of `path` is that of another format.
+
         Raises:
             OSError: The folder is missing or not writable, or the disk is full.
             APIConnectionError, APITimeoutError, InvalidResponseError: As for iterating.
         """
+        warn_of_other_format(path, self.content_type, stacklevel=2)
         return await self.save_to(FileSink(path))
 
     async def save_to(self, sink: Sink[KeptT]) -> KeptT:
@@ -196,9 +199,11 @@ async def read_body(
                 continue
             began = clock()
             try:
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(left) as limit:
                     chunk = await content.readany()
             except TimeoutError:
+                if not limit.expired():
+                    raise  # the total of the attempt is over
                 raise APITimeoutError(
                     f"the answer stalled: fewer than {LEAST_PROGRESS} bytes in {stall_limit:g} s",
                     maybe_billed=True,

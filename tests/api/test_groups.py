@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from stable_async import BadRequestError, StabilityClient, media
 from stable_async.api import account, audio, base, edit, fields, file_input, generate, model3d, v1
 from stable_async.sandbox import Sandbox
-from stable_async.transport.call import CallOptions
+from stable_async.transport.options import CallOptions
 from tests.operations_table import COROUTINES
 from tests.samples import picture, wav
 
@@ -61,7 +61,8 @@ def test_the_signature_of_a_coroutine_is_that_of_its_model(
 ) -> None:
     function = coroutine(path)
     parameters = dict(inspect.signature(function).parameters)
-    assert parameters.pop("options").annotation == "Unpack[CallOptions]"
+    result = inspect.signature(function).return_annotation
+    assert parameters.pop("options").annotation == f"Unpack[CallOptions[{result}]]"
     own = [name for name in model.model_fields if name != "paid"]
     required = [name for name in own if model.model_fields[name].is_required()]
     optional = [name for name in own if name not in required]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from stable_async import (
-    ConfigurationError,
     GenerateCore,
     Image,
+    InvalidRequestError,
     Quota,
     QuotaTimeoutError,
     RetryPolicy,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from stable_async.transport.call import CallOptions
+    from stable_async.transport.options import CallOptions
     from tests.raw_server import Connection
 
     Keep = Callable[[object], Awaitable[None]]
@@ -52,7 +52,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
         yield one
 
 
-def finishing(kept: Keep) -> CallOptions:
+def finishing(kept: Keep) -> CallOptions[object]:
     return {"on_disconnect": "finish", "on_finished": kept}
 
 
@@ -84,11 +84,11 @@ async def arrival(sandbox: Sandbox, task: asyncio.Task[Image]) -> None:
 
 
 async def send(client: StabilityClient, **options: object) -> None:
-    await client.send(REQUEST, **cast("CallOptions", options))
+    await client.send(REQUEST, **cast("CallOptions[object]", options))
 
 
 async def stream(client: StabilityClient, **options: object) -> None:
-    async with client.stream(REQUEST, **cast("CallOptions", options)) as one:
+    async with client.stream(REQUEST, **cast("CallOptions[object]", options)) as one:
         async for _ in one:
             pass
 
@@ -227,7 +227,7 @@ async def test_a_result_that_nobody_could_keep_is_logged(
 
 async def test_finishing_needs_somebody_to_keep_the_result() -> None:
     async with StabilityClient(KEY, base_url="http://127.0.0.1:1") as client:
-        with pytest.raises(ConfigurationError, match="on_finished"):
+        with pytest.raises(InvalidRequestError, match="on_finished"):
             await client.send(REQUEST, on_disconnect="finish")
 
 
@@ -257,7 +257,7 @@ async def test_browsers_that_leave_at_random_leave_nothing_behind(
 
         async def browse(*, streaming: bool) -> None:
             nonlocal had
-            given = cast("CallOptions", {"tenant": str(rng.randrange(9)), **options})
+            given = cast("CallOptions[object]", {"tenant": str(rng.randrange(9)), **options})
             async with asyncio.timeout(rng.expovariate(1 / 0.4)):
                 if streaming:
                     async with client.stream(REQUEST, **given) as one:
