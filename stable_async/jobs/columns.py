@@ -206,6 +206,7 @@ class ColumnRules:
         map: Column, and the field that it goes to.
         keep: Columns that are metadata, whatever they look like; `*` is all that are no parameter.
         drop: Columns that are left out.
+        metadata_only: Whether columns are metadata unless an option makes them parameters.
     """
 
     service: str = "core"
@@ -214,6 +215,7 @@ class ColumnRules:
     map: Mapping[str, str] = field(default_factory=dict)
     keep: Sequence[str] = ()
     drop: Sequence[str] = ()
+    metadata_only: bool = False
 
     def problems(self) -> list[str]:
         """Return what is wrong with the rules themselves."""
@@ -298,10 +300,10 @@ class ColumnRules:
         if (target := self._told(column)) is not None:
             return target
         known = (ALL_FIELDS if any_service else self.fields) | ROW_KEYS
-        if name in known:
+        if name in known and not self.metadata_only:
             return Target("field", name)
         own = own_name(column.strip())
-        if EVERYTHING in self.keep:
+        if EVERYTHING in self.keep or self.metadata_only:
             return Target("kept", own)
         there = others | self._taken | self.given
         meant = next(
@@ -392,7 +394,7 @@ def classify(
         name if folded(name) else f"column_{place}" for place, name in enumerate(columns, start=1)
     ]
     others = frozenset(map(folded, names))
-    any_service = "service" in others
+    any_service = "service" in others and not rules.metadata_only
     targets = [rules.target(name, others, any_service=any_service) for name in names]
     shown = f"the {what}s are: {', '.join(name.strip() for name in columns if folded(name))}"
     if not partial:

@@ -1,18 +1,29 @@
-"""Prompt files of all formats as rows, read lazily: memory does not grow with their number."""
+"""Prompt files of all formats, and folders, as rows. They are read lazily."""
 
 from __future__ import annotations
 
+import shutil
 import sys
+import weakref
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from stable_async.jobs.columns import ColumnError, ColumnReport, ColumnRules, folded
 from stable_async.jobs.errors import PromptFileError, RowProblem
 from stable_async.jobs.formats.base import UnreadableError
+from stable_async.jobs.formats.dataset_rows import (
+    metadata_tables,
+    parquet_files,
+    read_media_folder,
+    read_parquet_folder,
+)
 from stable_async.jobs.formats.decoding import TextFile, is_text_encoding, unpacked
 from stable_async.jobs.formats.delimited import read_records, read_tab_separated
+from stable_async.jobs.formats.embedded import InputStore
+from stable_async.jobs.formats.folder_rows import FolderFiles, is_pattern, read_folder
 from stable_async.jobs.formats.json_rows import read_json
-from stable_async.jobs.formats.parquet_rows import read_parquet
+from stable_async.jobs.formats.parquet_rows import embedded_columns, read_parquet
 from stable_async.jobs.formats.prompt_lines import read_prompt_lines
 from stable_async.jobs.formats.table import SuspiciousColumnsError, read_table
 
@@ -44,7 +55,7 @@ class SuspiciousFileError(PromptFileError):
 
 
 class PromptFile:
-    """A prompt file: `.jsonl`, `.json`, `.csv`, `.tsv`, `.txt` or `.parquet`, or `-`.
+    """A prompt file: `.jsonl`, `.json`, `.csv`, `.tsv`, `.txt` or `.parquet`, `-`, or a folder.
 
     Text may be compressed with gzip. JSON Lines know no other keys than `id`, `service`, the
     fields of the API and `metadata`, so that a misspelt key costs nothing. Tables and JSON arrays
@@ -52,15 +63,20 @@ class PromptFile:
     parameter is kept as metadata, unless it looks like a parameter under another name. Empty cells
     are not given.
 
+    A folder, or a glob pattern, has the input files of a service, one for each row. A folder with
+    `metadata.jsonl`, `metadata.csv` or parquet files is read as the data set that it is.
+
     Attributes:
         name: What to call the file in messages.
-        path: Where it is; `None` for standard input and other pipes, which can be read only once.
+        path: Where it is, if it is a file; `None` for pipes, which can be read only once, and for
+            folders.
         folder: What its input files are relative to; for a pipe, the current one.
-        format: Its format.
+        format: Its format; `folder` for a folder.
         encoding: Of its text; `None`: what its byte order mark says, else UTF-8.
         delimiter: Between the cells of CSV; `None`: what its header shows.
         rules: What is done with its columns.
         columns: What was found of its columns, as far as it was read.
+        notes: What a user should be told, in whole sentences, as far as it was read.
     """
 
     def __init__(
@@ -75,7 +91,8 @@ class PromptFile:
         """Prepare to read.
 
         Args:
-            source: A path, that of a named pipe for one, or `-` for standard input.
+            source: A path, that of a named pipe or a folder for one, a glob pattern, or `-` for
+                standard input.
             format: `None` goes by the name; a pipe is JSON Lines if its name does not tell.
             encoding: Of text, by Python's name for it.
             delimiter: One character, or `tab`, `comma`, `semicolon` or `pipe`.
@@ -86,15 +103,21 @@ class PromptFile:
         """
         path = Path(source)
         piped = source == STDIN or path.is_fifo() or path.is_char_device()
+        self._files = FolderFiles(source) if path.is_dir() or is_pattern(source) else None
         self._source = source
+        self._inputs: Path | None = None
         self.name = "standard input" if source == STDIN else source
-        self.path = None if piped else path
+        self.path = None if piped or self._files else path
         self.folder = Path.cwd() if piped else path.absolute().parent
-        self.format: Format = format or self._format_by_name()
+        if self._files:
+            self.folder = self._files.root.absolute()
+        self.format: Format | Literal["folder"]
+        self.format = "folder" if self._files else format or self._format_by_name()
         self.encoding = encoding
         self.delimiter = DELIMITER_NAMES.get(delimiter or "", delimiter)
         self.rules = rules or ColumnRules()
         self.columns = ColumnReport()
+        self.notes: list[str] = []
         for problem in self._problems():
             raise self._unusable(0, problem)
 
@@ -102,7 +125,7 @@ class PromptFile:
         if self.path is None and self.format == "parquet":
             yield "parquet cannot be read from a pipe"
         if self.path is not None and not self.path.is_file():
-            yield "is a folder" if self.path.is_dir() else "no such file"
+            yield "no such file"
         if self._source == STDIN and sys.stdin is None:
             yield "is closed"
         if self.encoding is not None and not is_text_encoding(self.encoding):
@@ -151,8 +174,12 @@ class PromptFile:
             PromptFileError: The file as a whole is not what it should be, or cannot be read.
         """
         self.columns.take(ColumnReport())
+        self.notes.clear()
         try:
-            yield from self._parquet() if self.format == "parquet" else self._text()
+            if self._files is None and self.format != "parquet":
+                yield from self._text()
+            else:
+                yield from self._with_inputs()
         except SuspiciousColumnsError as error:
             self.columns.take(error.report)
             problem = RowProblem(error.row, error.what)
@@ -162,10 +189,57 @@ class PromptFile:
         except OSError as error:
             raise self._unusable(0, f"cannot be read: {error.strerror or error}") from error
 
-    def _parquet(self) -> Rows:
-        if self.path is None:
-            return iter(())
-        return read_parquet(self.path, self.rules, self.columns)
+    @property
+    def has_inputs_inside(self) -> bool:
+        """Whether input files of requests are inside the file: see `keep_inputs`.
+
+        Raises:
+            PromptFileError: The file cannot be read.
+        """
+        try:
+            paths = self._parquet_paths()
+            return any(embedded_columns(path, self.rules) for path in paths[:1])
+        except UnreadableError as error:
+            raise self._unusable(error.row, error.what) from None
+        except OSError as error:
+            raise self._unusable(0, f"cannot be read: {error.strerror or error}") from error
+
+    def keep_inputs(self, folder: Path) -> None:
+        """Write input files that are inside the file below `folder`, which rows are relative to.
+
+        Without this, only their sizes and first bytes are written, for a look, and to a folder
+        that is gone with this object.
+        """
+        self._inputs = self.folder = folder
+
+    def _parquet_paths(self) -> list[Path]:
+        if self._files is not None and not metadata_tables(self._files.root):
+            return parquet_files(self._files.root)
+        return [self.path] if self.path is not None and self.format == "parquet" else []
+
+    def _with_inputs(self) -> Rows:
+        """Read rows whose input files are beside the file, or in it."""
+        paths, files = self._parquet_paths(), self._files
+        if files is not None and not paths:
+            if tables := metadata_tables(files.root):
+                yield from read_media_folder(files.root, tables, self.rules, self.columns)
+            else:
+                yield from read_folder(files, self.rules, self.notes)
+            return
+        folder = self._inputs
+        if folder is None and self.has_inputs_inside:
+            folder = self.folder = self._temporary_folder()
+        store = InputStore(folder or self.folder, whole=self._inputs is not None)
+        if files is None:
+            yield from read_parquet(paths[0], self.rules, self.columns, store)
+        else:
+            yield from read_parquet_folder(paths, self.rules, self.columns, store)
+
+    def _temporary_folder(self) -> Path:
+        """Return a folder that is there as long as this object."""
+        folder = mkdtemp(prefix="stable-async-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
 
     def _text(self) -> Rows:
         # Standard input as an object of our own: a thread may still wait in it when the

@@ -198,8 +198,6 @@ def test_a_file_is_known_by_its_name_or_must_be_told(tmp_path: Path) -> None:
     assert fields(path, format_="txt") == [{"prompt": "a"}]
     with pytest.raises(PromptFileError, match="no such file"):
         PromptFile(str(tmp_path / "none.txt"))
-    with pytest.raises(PromptFileError, match="is a folder"):
-        PromptFile(str(tmp_path), format="txt")
 
 
 def test_broken_gzip_is_told(tmp_path: Path) -> None:

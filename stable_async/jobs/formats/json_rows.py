@@ -50,7 +50,7 @@ def read_json(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Rows:
 
     The keys of an array are columns, as those of a table are. Lines know no other keys than `id`,
     `service`, the fields of the API and `metadata`, so that a misspelt one costs nothing, and
-    those that `rules` name.
+    those that `rules` name. Lines are a table as well where all is metadata.
 
     Args:
         text: The file.
@@ -83,7 +83,7 @@ def _is_table(line: str) -> bool:
 
 
 def _read_lines(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Rows:
-    lines = _Lines(rules, report)
+    lines = _Keys(rules, report) if rules.metadata_only else _Lines(rules, report)
     decode = DECODER.decode
     for number, line in text.lines():
         if not line or line.isspace():

@@ -2,60 +2,161 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from stable_async.extras import install_command
-from stable_async.jobs.columns import ColumnReport, ColumnRules, Target
+from stable_async.jobs.columns import ColumnReport, ColumnRules, Target, folded, own_name
 from stable_async.jobs.formats.base import UnreadableError, blank_problem
 from stable_async.jobs.formats.table import checked_columns, row_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from stable_async.jobs.formats.base import Rows
+    from stable_async.jobs.formats.embedded import InputStore
+    from stable_async.jobs.row import Row
 
-__all__ = ["read_parquet"]
+__all__ = ["embedded_columns", "read_parquet"]
 
 ROWS_AT_A_TIME = 1_000
+# Of files that hold images: a row may have megabytes.
+ROWS_WITH_FILES_AT_A_TIME = 16
 
 
-def read_parquet(path: Path, rules: ColumnRules, report: ColumnReport) -> Rows:
+@dataclass(frozen=True, slots=True)
+class _Schema:
+    """The columns of a file.
+
+    Attributes:
+        plain: Those whose values are no files.
+        files: Those whose values are files: bytes, or `{bytes, path}` as `datasets` has them.
+        other_bytes: Those with bytes somewhere in them.
+    """
+
+    plain: list[str]
+    files: list[str]
+    other_bytes: list[str]
+
+
+def embedded_columns(path: Path, rules: ColumnRules) -> dict[str, str]:
+    """Return the columns whose values are input files, and the field that each goes to.
+
+    Raises:
+        UnreadableError: The file is not parquet.
+    """
+    pyarrow, parquet = _library()
+    try:
+        with parquet.ParquetFile(path) as file:
+            return _inputs(_schema(file.schema_arrow), rules)
+    except (pyarrow.ArrowException, ValueError) as error:
+        raise UnreadableError(0, f"not valid parquet: {error}") from None
+
+
+def read_parquet(path: Path, rules: ColumnRules, report: ColumnReport, store: InputStore) -> Rows:
     """Read rows.
 
     Args:
         path: The file.
         rules: What options say about columns.
         report: Gets the columns.
+        store: Gets input files that are in the file.
 
     Raises:
         UnreadableError: The file is not parquet, or its columns are wrong.
     """
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        what = f"parquet needs pyarrow: {install_command('export')}"
-        raise UnreadableError(0, what) from None
+    pyarrow, parquet = _library()
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            with_bytes = {name for name in schema.names if _has_bytes(schema.field(name).type)}
-            names = [name for name in schema.names if name not in with_bytes]
+            schema = _schema(file.schema_arrow)
+            inputs = _inputs(schema, rules)
+            names = [*schema.plain, *inputs]
+            rules = replace(rules, map={**rules.map, **inputs}) if inputs else rules
             targets, found = checked_columns(names, rules, 0)
-            for name in sorted(with_bytes):
-                found.add(name, Target("left out", name))
+            for name in sorted((*schema.files, *schema.other_bytes)):
+                if name not in inputs:
+                    found.add(name, Target("left out", name))
             report.take(found)
-            for batch in file.iter_batches(ROWS_AT_A_TIME, columns=names):
-                for values in zip(*batch.to_pydict().values(), strict=True):
+            at_a_time = ROWS_WITH_FILES_AT_A_TIME if inputs else ROWS_AT_A_TIME
+            for batch in file.iter_batches(at_a_time, columns=names):
+                columns = batch.to_pydict()
+                for values in zip(*(columns[name] for name in names), strict=True):
                     number += 1
                     row = row_of(number, targets, values)
+                    for name, field in inputs.items():
+                        _bring_out(row, name, field, path.absolute().parent, store)
                     yield blank_problem(row) or row
-    except (ArrowException, OverflowError, ValueError) as error:  # or a time Python has not
+    except (pyarrow.ArrowException, OverflowError, ValueError) as error:  # or a time Python has not
         what = f"not valid parquet after row {number:,}: {error}"
         raise UnreadableError(0, what) from None
 
 
-def _has_bytes(kind: Any) -> bool:  # noqa: ANN401 - pyarrow has no types
+def _bring_out(row: Row, column: str, field: str, folder: Path, store: InputStore) -> None:
+    """Replace an input file by its path."""
+    value = row.fields.get(field)
+    parts = cast("Mapping[str, object]", value) if isinstance(value, dict) else {"bytes": value}
+    value, name = parts.get("bytes"), parts.get("path")
+    if isinstance(value, bytes):
+        row.fields[field] = store.keep(value)
+    elif name:
+        row.fields[field] = str(folder / str(name))
+    else:
+        row.fields.pop(field, None)
+    if name:
+        row.metadata.setdefault(own_name(f"{column}_path"), str(name))
+
+
+def _inputs(schema: _Schema, rules: ColumnRules) -> dict[str, str]:
+    others = frozenset(map(folded, [*schema.plain, *schema.files]))
+    inputs: dict[str, str] = {}
+    for name in schema.files:
+        target = rules.target(name, others, any_service=False)
+        if target.kind == "field" and target.name in rules.file_fields:
+            inputs[name] = target.name
+        elif rules.metadata_only and folded(name) in rules.file_fields:
+            inputs[name] = folded(name)
+    wanted = rules.required & rules.file_fields
+    if not inputs and len(schema.files) == len(wanted) == 1 and not wanted & others:
+        inputs[schema.files[0]] = next(iter(wanted))
+    return inputs
+
+
+def _library() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        what = f"parquet needs pyarrow: {install_command('export')}"
+        raise UnreadableError(0, what) from None
+    return pyarrow, parquet
+
+
+def _schema(schema: Any) -> _Schema:  # noqa: ANN401 - pyarrow has no types
+    found = _Schema([], [], [])
+    for name in schema.names:
+        kind = schema.field(name).type
+        if not _has_bytes(kind):
+            found.plain.append(name)
+        elif _is_file(kind):
+            found.files.append(name)
+        else:
+            found.other_bytes.append(name)
+    return found
+
+
+def _is_file(kind: Any) -> bool:  # noqa: ANN401
+    """Return whether values are files: bytes, or a struct of bytes and path."""
+    import pyarrow as pa
+
+    if not pa.types.is_struct(kind):
+        return bool(kind.num_fields == 0)
+    parts = {kind.field(place).name: kind.field(place).type for place in range(kind.num_fields)}
+    return parts.keys() == {"bytes", "path"} and _has_bytes(parts["bytes"])
+
+
+def _has_bytes(kind: Any) -> bool:  # noqa: ANN401
     """Return whether values of a type have bytes anywhere in them, which JSON cannot have."""
     import pyarrow as pa
 

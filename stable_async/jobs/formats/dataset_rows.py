@@ -1,0 +1,112 @@
+"""Folders that Hugging Face `datasets` loads: files with a `metadata` table, or parquet files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from stable_async.jobs.columns import ColumnError, ColumnReport, ColumnRules, folded
+from stable_async.jobs.errors import RowProblem
+from stable_async.jobs.formats.base import UnreadableError
+from stable_async.jobs.formats.decoding import TextFile, unpacked
+from stable_async.jobs.formats.delimited import read_records
+from stable_async.jobs.formats.folder_rows import input_field
+from stable_async.jobs.formats.json_rows import read_json
+from stable_async.jobs.formats.parquet_rows import read_parquet
+from stable_async.jobs.formats.table import read_table
+from stable_async.jobs.row import MAX_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from stable_async.jobs.formats.base import Rows
+    from stable_async.jobs.formats.embedded import InputStore
+
+__all__ = ["metadata_tables", "parquet_files", "read_media_folder", "read_parquet_folder"]
+
+METADATA = ("metadata.jsonl", "metadata.csv")
+FILE_NAME = "file_name"
+
+
+def metadata_tables(root: Path) -> list[Path]:
+    """Return the metadata of a folder of media files: one, or one in each split's folder."""
+    for pattern in ("", "*/"):
+        found = sorted(path for name in METADATA for path in root.glob(pattern + name))
+        if found:
+            return found
+    return []
+
+
+def parquet_files(root: Path) -> list[Path]:
+    """Return the parquet files of a data set, in order.
+
+    Raises:
+        UnreadableError: It was saved in a form that only `datasets` reads.
+    """
+    found = sorted(path for path in root.rglob("*.parquet") if not path.name.startswith("."))
+    if not found and (root / "dataset_info.json").exists() and any(root.glob("*.arrow")):
+        raise UnreadableError(
+            0, "was written by save_to_disk: write it with Dataset.to_parquet, and use that file"
+        )
+    return found
+
+
+def read_media_folder(
+    root: Path, tables: Sequence[Path], rules: ColumnRules, report: ColumnReport
+) -> Rows:
+    """Read a row for each line of the metadata. Its file is the input; the rest is metadata.
+
+    A column is a parameter only where an option says so: what made an image is not what is wanted
+    of it now.
+
+    Args:
+        root: The folder.
+        tables: Its metadata.
+        rules: What options say about columns.
+        report: Gets the columns.
+
+    Raises:
+        UnreadableError: The metadata cannot be read, or the service takes no files.
+    """
+    field = _field(rules)
+    told = {folded(name) for name in rules.map}
+    mapping = rules.map if FILE_NAME in told else {**rules.map, FILE_NAME: field}
+    rules = replace(rules, map=mapping, metadata_only=True)
+    for path in tables:
+        before = path.parent.relative_to(root).as_posix()
+        with path.open("rb") as file, TextFile(unpacked(file), None) as text:
+            if path.suffix == ".csv":
+                records = read_records(text.lines(), None, rules.knows)
+                rows = read_table(records, rules, report, delimiter_hint="quote such texts")
+            else:
+                rows = read_json(text, rules, report)
+            for row in rows:
+                if not isinstance(row, RowProblem) and field in row.fields:
+                    name = str(row.fields[field])
+                    row.fields[field] = name = name if before == "." else f"{before}/{name}"
+                    if len(name) <= MAX_ID and name.isprintable():
+                        row.fields["id"] = name
+                yield row
+
+
+def read_parquet_folder(
+    paths: Sequence[Path], rules: ColumnRules, report: ColumnReport, store: InputStore
+) -> Rows:
+    """Read the rows of all parquet files of a data set. Other columns than the input are metadata.
+
+    Raises:
+        UnreadableError: A file cannot be read, or the service takes no files.
+    """
+    _field(rules)
+    rules = replace(rules, metadata_only=True)
+    for path in paths:
+        yield from read_parquet(path, rules, report, store)
+
+
+def _field(rules: ColumnRules) -> str:
+    mapped = frozenset(rules.mapped.values()) - rules.file_fields
+    try:
+        return input_field(replace(rules, given=rules.given | mapped))
+    except ColumnError as error:
+        raise UnreadableError(0, str(error)) from None

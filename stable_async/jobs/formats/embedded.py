@@ -1,0 +1,55 @@
+"""Input files that are inside a prompt file, brought out of it."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from stable_async.api.answers import sniff
+from stable_async.files import write_atomically
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["INPUTS", "InputStore"]
+
+# The folder for them, in that of the job.
+INPUTS = "inputs"
+EXTENSIONS = {
+    "image/png": ".png",
+    "image/jpeg": ".jpg",
+    "image/webp": ".webp",
+    "audio/wav": ".wav",
+    "audio/mpeg": ".mp3",
+}
+# What tells format and size of nearly every file, for a look before a job.
+HEAD = 64 * 1024
+
+
+class InputStore:
+    """Where input files go: one for each content, named by its SHA-256."""
+
+    def __init__(self, folder: Path, *, whole: bool) -> None:
+        """Use a folder.
+
+        Args:
+            folder: That the names are relative to.
+            whole: Whether files are to be sent. Else they have their size, and only their heads
+                take room on the disk.
+        """
+        self.folder = folder
+        self._whole = whole
+
+    def keep(self, data: bytes) -> str:
+        """Write a file, unless it is there, and return its name relative to `folder`."""
+        name = f"{INPUTS}/{sha256(data).hexdigest()[:32]}{EXTENSIONS.get(sniff(data), '')}"
+        path = self.folder / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if self._whole:
+                write_atomically(path, [data])
+            else:
+                with path.open("wb") as file:
+                    file.write(data[:HEAD])
+                    file.truncate(len(data))
+        return name

@@ -1,0 +1,146 @@
+"""Folders of images or audio files as rows: each file is the input of one request."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stable_async.jobs.columns import ColumnError, ColumnRules
+from stable_async.jobs.formats.base import UnreadableError
+from stable_async.jobs.row import MAX_ID, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stable_async.jobs.formats.base import Rows
+
+__all__ = ["FolderFiles", "input_field", "is_pattern", "read_folder"]
+
+# Files that the API takes, by the field they go to; the other fields take images.
+AUDIO = (".mp3", ".wav")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+# A folder with this in it is a job's: what it has made is no input of itself.
+LEDGER = "job.sqlite"
+LISTED_KINDS = 5
+
+
+def is_pattern(source: str) -> bool:
+    """Return whether a source is a glob pattern; a file that has such a name is none."""
+    return glob.has_magic(source) and not Path(source).exists()
+
+
+def input_field(rules: ColumnRules) -> str:
+    """Return the field that a file of a folder goes to.
+
+    Raises:
+        ColumnError: The service takes no file, or needs more than one thing for each row.
+    """
+    files = rules.file_fields
+    if not files:
+        raise ColumnError(
+            f"{rules.service} takes no input files: name another service, such as --service "
+            "remove-background"
+        )
+    wanted = rules.required & files or (files - rules.given if len(files) == 1 else frozenset())
+    others = sorted(rules.required - wanted)
+    if len(wanted) != 1 or others:
+        needed = " and ".join(sorted(rules.required | wanted))
+        raise ColumnError(
+            f"{rules.service} needs {needed}: give the others for all files with --set, or, in a "
+            "data set, name their columns with --map COLUMN=FIELD"
+        )
+    return next(iter(wanted))
+
+
+class FolderFiles:
+    """The files of a folder, or of a glob pattern, in a fixed order.
+
+    Attributes:
+        root: The folder that their names are relative to.
+    """
+
+    def __init__(self, source: str) -> None:
+        """Take a path or a pattern."""
+        self.root, self._pattern = Path(source), None
+        if is_pattern(source):
+            self.root, self._pattern = _parts(source)
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of all files relative to `root`, with `/` in them, hidden ones apart."""
+        if self._pattern is None:
+            yield from self._walk(self.root, "")
+            return
+        names = (path.relative_to(self.root) for path in self.root.glob(self._pattern))
+        for name in sorted(name for name in names if not _is_hidden(name)):
+            if (self.root / name).is_file() and not self._is_in_job(name):
+                yield name.as_posix()
+
+    def _is_in_job(self, name: Path) -> bool:
+        return any((self.root / folder / LEDGER).exists() for folder in name.parents[:-1])
+
+    def _walk(self, folder: Path, before: str) -> Iterator[str]:
+        with os.scandir(folder) as entries:
+            found = sorted(
+                (entry for entry in entries if not entry.name.startswith(".")),
+                key=lambda entry: entry.name,
+            )
+        if before and any(entry.name == LEDGER for entry in found):
+            return
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk(Path(entry.path), f"{before}{entry.name}/")
+            elif entry.is_file():
+                yield before + entry.name
+
+
+def read_folder(files: FolderFiles, rules: ColumnRules, notes: list[str]) -> Rows:
+    """Read a row for each file of a kind that the service takes. Its id is its name.
+
+    Args:
+        files: Of the folder.
+        rules: Say which field a file goes to.
+        notes: Gets a line that says which files are left out.
+
+    Raises:
+        UnreadableError: There are no such files, or the service takes none.
+    """
+    try:
+        field = input_field(rules)
+    except ColumnError as error:
+        raise UnreadableError(0, str(error)) from None
+    allowed = AUDIO if field == "audio" else IMAGES
+    left_out: Counter[str] = Counter()
+    number = 0
+    for name in files.names():
+        suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - of very many
+        if suffix not in allowed:
+            left_out[suffix or "without an extension"] += 1
+            continue
+        number += 1
+        fields: dict[str, object] = {field: name}
+        if len(name) <= MAX_ID and name.isprintable():
+            fields["id"] = name
+        yield Row(number, fields)
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common(LISTED_KINDS))
+    if not number:
+        others = f"; it has {kinds}" if kinds else ""
+        raise UnreadableError(0, f"has no files that end in {', '.join(allowed)}{others}")
+    if left_out:
+        notes.append(
+            f"{left_out.total():,} other files of the folder are left out ({kinds}); "
+            f"{rules.service} takes {', '.join(allowed)}"
+        )
+
+
+def _parts(pattern: str) -> tuple[Path, str]:
+    """Return the folder that a pattern begins with, and the rest of it."""
+    parts = Path(pattern).parts
+    fixed = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    return Path(*parts[:fixed]), str(Path(*parts[fixed:]))
+
+
+def _is_hidden(name: Path) -> bool:
+    return any(part.startswith(".") for part in name.parts)

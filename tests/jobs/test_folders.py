@@ -1,0 +1,205 @@
+"""Folders, patterns and data sets as rows: each file is the input of one request."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stable_async.jobs import PromptFile, PromptFileError, RowProblem
+from stable_async.jobs.columns import ColumnRules
+from stable_async.jobs.row import Row
+from tests import needs
+from tests.samples import png_header
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CUT_OUT = ColumnRules(service="remove-background")
+
+
+def make(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png_header(64, 64) + name.encode())
+
+
+def read(source: Path | str, rules: ColumnRules = CUT_OUT) -> list[Row]:
+    rows = list(PromptFile(str(source), rules=rules).rows())
+    assert not any(isinstance(row, RowProblem) for row in rows), rows
+    return [row for row in rows if isinstance(row, Row)]
+
+
+def names(rows: Sequence[Row], field: str = "image") -> list[object]:
+    return [row.fields[field] for row in rows]
+
+
+def test_a_folder_is_read_with_its_folders_in_order(tmp_path: Path) -> None:
+    make(tmp_path, "b.png", "a/z.JPG", "a/y.webp", "c/d/e.jpeg")
+    make(tmp_path, ".hidden.png", ".trash/a.png", "._b.png")  # of file managers
+    make(tmp_path, "cut/images/0000/000001-x.png", "cut/job.sqlite")  # a job in the folder
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "raw.heic").write_text("x")
+    source = PromptFile(str(tmp_path), rules=CUT_OUT)
+    rows = [row for row in source.rows() if isinstance(row, Row)]
+    assert names(rows) == ["a/y.webp", "a/z.JPG", "b.png", "c/d/e.jpeg"]
+    assert [row.fields["id"] for row in rows] == names(rows)
+    assert source.folder == tmp_path
+    [note] = source.notes
+    assert note == (
+        "2 other files of the folder are left out (1 .txt, 1 .heic); remove-background takes "
+        ".jpg, .jpeg, .png, .webp"
+    )
+    assert all((source.folder / str(name)).is_file() for name in names(rows))
+
+
+def test_a_pattern_chooses_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "photos/a.png", "photos/b.jpg", "photos/in/c.png", "other/d.png")
+    make(tmp_path, "photos/.e.png", "photos/out/job.sqlite", "photos/out/images/f.png")
+    assert names(read(tmp_path / "photos/*.png")) == ["a.png"]
+    assert names(read(tmp_path / "photos/**/*.png")) == ["a.png", "in/c.png"]
+    assert names(read(tmp_path / "*/[ad].png")) == ["other/d.png", "photos/a.png"]
+    monkeypatch.chdir(tmp_path)
+    source = PromptFile("photos/*.[pj]*", rules=CUT_OUT)
+    assert len(list(source.rows())) == 2
+    assert source.folder == tmp_path / "photos"
+    # A file of such a name is a file.
+    Path("a[1].txt").write_text("photos/a.png\n")
+    assert names(read("a[1].txt")) == ["photos/a.png"]
+
+
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    make(tmp_path, "a/b.png")
+    (tmp_path / "a" / "again").symlink_to(tmp_path)
+    assert names(read(tmp_path)) == ["a/b.png"]
+
+
+@pytest.mark.parametrize(
+    ("service", "given", "told"),
+    [
+        ("core", (), "core takes no input files"),
+        ("upscale-conservative", (), "needs image and prompt: give the others"),
+        ("style-transfer", (), "needs init_image and style_image"),
+        ("audio-to-audio", ("prompt",), "no files that end in .mp3, .wav; it has 1 .png"),
+    ],
+)
+def test_what_a_service_needs_is_told(
+    tmp_path: Path, service: str, given: Sequence[str], told: str
+) -> None:
+    make(tmp_path, "a.png")
+    with pytest.raises(PromptFileError) as caught:
+        read(tmp_path, ColumnRules(service=service, given=frozenset(given)))
+    assert told in str(caught.value)
+
+
+def test_the_other_things_may_be_given_for_all(tmp_path: Path) -> None:
+    make(tmp_path, "a.png")
+    for service, given, field in (
+        ("upscale-conservative", {"prompt"}, "image"),
+        ("style-transfer", {"style_image"}, "init_image"),
+        ("ultra", {"prompt"}, "image"),
+        ("stable-fast-3d", set[str](), "image"),
+        ("replace-background-and-relight", {"background_prompt"}, "subject_image"),
+    ):
+        rows = read(tmp_path, ColumnRules(service=service, given=frozenset(given)))
+        assert names(rows, field) == ["a.png"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_folder_that_datasets_loads_keeps_its_metadata(tmp_path: Path, suffix: str) -> None:
+    make(tmp_path, "images/a.png", "images/b.png", "stray.png")
+    lines = [
+        {"file_name": "images/a.png", "text": "a fox", "seed": 7, "label": "x"},
+        {"file_name": "images/b.png", "text": "a hare, brown", "seed": 8, "label": "y"},
+    ]
+    path = tmp_path / f"metadata.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    else:
+        path.write_text(
+            'file_name,text,seed,label\nimages/a.png,a fox,7,x\nimages/b.png,"a hare, brown",8,y\n'
+        )
+    first, second = read(tmp_path)
+    assert first.fields == {"image": "images/a.png", "id": "images/a.png"}
+    assert first.metadata == {
+        "source_text": "a fox",
+        "source_seed": 7 if suffix == "jsonl" else "7",
+        "label": "x",
+    }
+    assert second.metadata["source_text"] == "a hare, brown"
+    rules = ColumnRules(service="upscale-conservative", map={"text": "prompt"})
+    with pytest.raises(PromptFileError, match="needs image and prompt"):
+        read(tmp_path, ColumnRules(service="upscale-conservative"))
+    assert read(tmp_path, rules)[0].fields["prompt"] == "a fox"
+
+
+def test_splits_have_their_own_metadata(tmp_path: Path) -> None:
+    for split in ("test", "train"):
+        make(tmp_path, f"{split}/a.png")
+        line = {"file_name": "a.png", "label": split}
+        (tmp_path / split / "metadata.jsonl").write_text(json.dumps(line) + "\n")
+    assert [(row.fields["image"], row.metadata["label"]) for row in read(tmp_path)] == [
+        ("test/a.png", "test"),
+        ("train/a.png", "train"),
+    ]
+
+
+def images(count: int) -> list[bytes]:
+    """Return small images that differ, of which some are too large for one look."""
+    return [png_header(64 + number, 64) + b"x" * 100_000 for number in range(count)]
+
+
+def test_images_in_parquet_are_inputs(tmp_path: Path) -> None:
+    pa = needs.module("pyarrow")
+    parquet = needs.module("pyarrow.parquet")
+    files = images(40)
+    image = [{"bytes": data, "path": f"photos/{place}.png"} for place, data in enumerate(files)]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    path = tmp_path / "p.parquet"
+    for column in ("image", "photo"):
+        table = pa.table({"label": list(range(40)), column: pa.array(image, kind)})
+        parquet.write_table(table, path)
+        source = PromptFile(str(path), rules=CUT_OUT)
+        assert source.has_inputs_inside
+        rows = [row for row in source.rows() if isinstance(row, Row)]
+        assert rows[3].metadata == {"label": 3, f"{column}_path": "photos/3.png"}
+        # For a look: the right size and head, and little room on the disk.
+        looked_at = source.folder / str(rows[3].fields["image"])
+        assert looked_at.stat().st_size == len(files[3])
+        assert looked_at.stat().st_blocks * 512 < 80_000
+        out = tmp_path / f"out-{column}"
+        source.keep_inputs(out)
+        rows = [row for row in source.rows() if isinstance(row, Row)]
+        assert source.folder == out
+        assert [(out / str(row.fields["image"])).read_bytes() for row in rows] == files
+        # Where the service takes no images, they are only left out.
+        captions = PromptFile(str(path), rules=ColumnRules(service="core", map={"label": "prompt"}))
+        assert not captions.has_inputs_inside
+        assert len(list(captions.rows())) == 40
+        assert captions.columns.left_out == [column]
+    temporary = source.folder
+    del source
+    assert temporary.exists()
+
+
+def test_a_folder_of_parquet_files_is_a_data_set(tmp_path: Path) -> None:
+    datasets = needs.module("datasets")
+    files = images(4)
+    features = datasets.Features({"img": datasets.Image(), "seed": datasets.Value("int64")})
+    (tmp_path / "data").mkdir()
+    for shard in range(2):
+        rows = {"img": [{"bytes": data, "path": None} for data in files[shard * 2 :][:2]]}
+        table = datasets.Dataset.from_dict({**rows, "seed": [1, 2]}, features=features)
+        table.to_parquet(tmp_path / f"data/train-{shard:05d}-of-00002.parquet")
+    source = PromptFile(str(tmp_path), rules=CUT_OUT)
+    source.keep_inputs(tmp_path / "out")
+    found = [row for row in source.rows() if isinstance(row, Row)]
+    assert [(source.folder / str(row.fields["image"])).read_bytes() for row in found] == files
+    assert [row.metadata for row in found] == [{"source_seed": 1}, {"source_seed": 2}] * 2
+    saved = tmp_path / "saved"
+    table.save_to_disk(saved)
+    with pytest.raises(PromptFileError, match="to_parquet"):
+        read(saved)
