@@ -96,8 +96,9 @@ async def aiohttp(stack: AsyncExitStack, task: str, url: str, folder: Path) -> W
             with temporary.open("wb") as file:
                 async for chunk in response.content.iter_chunked(64 * 1024):
                     file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
+                if task != "large-unsynced":
+                    file.flush()
+                    os.fsync(file.fileno())
             temporary.rename(final)
 
     async def upload(number: int) -> None:
@@ -108,7 +109,7 @@ async def aiohttp(stack: AsyncExitStack, task: str, url: str, folder: Path) -> W
                 response.raise_for_status()
                 await response.read()
 
-    return {"small": small, "large": large, "upload": upload}[task]
+    return {"small": small, "large": large, "large-unsynced": large, "upload": upload}[task]
 
 
 async def httpx(stack: AsyncExitStack, task: str, url: str, folder: Path) -> Work:
