@@ -1,48 +1,77 @@
 """`stable-async sandbox`: the API on this machine."""
 
 import asyncio
+import os
+import secrets
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from stable_async.cli.failures import OK, UsageError
 from stable_async.sandbox import SandboxSettings, serve_until_signal
-from stable_async.sandbox.settings import Counting
+from stable_async.sandbox.settings import LOOPBACK, Counting, edge_rates
 
 __all__ = ["sandbox"]
+
+TOKEN_VARIABLE = "STABILITY_SANDBOX_TOKEN"  # noqa: S105
 
 
 def sandbox(
     *,
+    host: str = LOOPBACK,
     port: int = 8787,
+    cors: Annotated[tuple[str, ...], Parameter(metavar="ORIGIN", negative="")] = (),
+    allow_host: Annotated[tuple[str, ...], Parameter(metavar="NAME", negative="")] = (),
     counting: Counting = "counter",
     latency: Annotated[str, Parameter(metavar="observed|SECONDS")] = "observed",
     fail_rate: float = 0.0,
     drop_rate: float = 0.0,
+    edge: Annotated[tuple[str, ...], Parameter(metavar="KIND=RATE", negative="")] = (),
+    balance_lag: float = 0.0,
+    facts: str | None = None,
     seed: int = 0,
 ) -> int:
-    """Serve the API on 127.0.0.1, without a key and without cost, until Ctrl-C.
+    """Serve the API on this machine, without a key and without cost, until Ctrl-C.
+
+    Beyond 127.0.0.1 the page and the control addresses ask for a token: the value of
+    STABILITY_SANDBOX_TOKEN, or one that is drawn and shown.
 
     Args:
+        host: IP address to listen on; 0.0.0.0 for containers.
         port: TCP port; 0 takes a free one.
+        cors: Origin whose pages may call the API, such as http://localhost:3000; repeatable.
+        allow_host: Name, beside localhost and IP addresses, that requests may use; repeatable.
         counting: How the quota is counted: the ways that servers do it, or off.
         latency: From a request to its answer: as seen of the real service, or seconds.
         fail_rate: Share of requests that are answered with 500, 0 to 1.
         drop_rate: Share of answers whose connection is cut, 0 to 1.
+        edge: Share of requests that meet an edge fault, such as firewall=0.05; repeatable.
+        balance_lag: Seconds after which a charge shows in the balance.
+        facts: File of facts in place of the package's own.
         seed: Of all that is random.
     """
+    token = os.environ.get(TOKEN_VARIABLE) or (
+        None if host == LOOPBACK else secrets.token_urlsafe(18)
+    )
     try:
         settings = SandboxSettings(
+            host=host,
             port=port,
+            token=token,
+            cors=cors,
+            allowed_hosts=allow_host,
             counting=counting,
             latency=_latency(latency),
             fail_rate=fail_rate,
             drop_rate=drop_rate,
+            edge_rates=edge_rates(edge),
+            balance_lag=balance_lag,
+            facts=facts,
             seed=seed,
         )
+        asyncio.run(serve_until_signal(settings, on_ready=lambda url: _announce(url, token)))
     except ValueError as error:
         raise UsageError(str(error)) from None
-    asyncio.run(serve_until_signal(settings, on_ready=_tell))
     return OK
 
 
@@ -50,5 +79,7 @@ def _latency(text: str) -> float | Literal["observed"]:
     return "observed" if text == "observed" else float(text)
 
 
-def _tell(url: str) -> None:
+def _announce(url: str, token: str | None) -> None:
     print(f"sandbox on {url} (STABILITY_BASE_URL={url} STABILITY_API_KEY=any)", flush=True)
+    if token:
+        print(f"page: {url}/#token={token}", flush=True)

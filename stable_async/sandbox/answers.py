@@ -1,4 +1,4 @@
-"""Answers: their parts, and the shapes in which the API puts results and refusals."""
+"""Answers: their parts, and the shapes in which the API returns results and errors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stable_async.sandbox.faults import Drop
-    from stable_async.sandbox.refusals import RefusalError
-    from stable_async.sandbox.render.engine import Product
+    from stable_async.sandbox.render.output import Output
 
-__all__ = ["Answer", "json_answer", "product_answer", "refused", "v1_answer"]
+__all__ = ["Answer", "json_answer", "output_answer", "v1_answer", "wants_json"]
 
 
 @dataclass(slots=True)
@@ -23,60 +22,70 @@ class Answer:
 
     Attributes:
         status: HTTP status.
-        content_type: Of `body`.
+        content_type: Of `body`; empty sends no such header.
         body: The bytes.
-        headers: Further headers.
-        drop: How the connection is to be cut while it is sent; `None` sends it whole.
+        headers: Further headers, in order; a name may occur several times.
+        drop: How the connection is cut while the answer is sent; `None` sends all of it.
     """
 
     status: int
     content_type: str
     body: bytes
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: list[tuple[str, str]] = field(default_factory=list)
     drop: Drop | None = None
+
+    def set_default(self, name: str, value: str) -> None:
+        """Add a header unless there is one of that name."""
+        if all(known.lower() != name for known, _ in self.headers):
+            self.headers.append((name, value))
 
 
 def json_answer(status: int, value: object, content_type: str = "application/json") -> Answer:
-    """Give `value` as JSON."""
-    return Answer(status, content_type, json.dumps(value).encode())
+    """Return an answer with `value` as JSON, written as compactly as the API writes it."""
+    return Answer(status, content_type, json.dumps(value, separators=(",", ":")).encode())
 
 
-def product_answer(product: Product, accept: str) -> Answer:
-    """Give a product as bytes with its facts in headers, or all of it as JSON."""
-    if accept != "application/json":
-        headers = {"finish-reason": product.finish_reason, "seed": str(product.seed)}
-        return Answer(200, product.content_type, product.data, headers)
-    kind = product.content_type.partition("/")[0]
-    body = {
-        kind: base64.b64encode(product.data).decode(),
-        "finish_reason": product.finish_reason,
-        "seed": product.seed,
+def wants_json(accept: str) -> bool:
+    """Whether an accept header asks for JSON, parameters such as `; type=image/png` aside."""
+    return accept.partition(";")[0].strip() == "application/json"
+
+
+def output_answer(output: Output, accept: str, *, looked_up: bool = False) -> Answer:
+    """Return an output as bytes with its facts in headers, or all of it as JSON.
+
+    Args:
+        output: What was made.
+        accept: The request's accept header, lower case.
+        looked_up: It is the result of an asynchronous operation. Public clients read its JSON
+            under `result`, the documentation says `image` or `audio`: both are sent.
+    """
+    if not wants_json(accept):
+        headers = [("finish-reason", output.finish_reason), ("seed", str(output.seed))]
+        return Answer(200, output.content_type, output.data, headers)
+    kind = output.content_type.partition("/")[0]
+    data = base64.b64encode(output.data).decode()
+    body: dict[str, object] = {
+        kind: data,
+        "finish_reason": output.finish_reason,
+        "seed": output.seed,
     }
-    return json_answer(200, body, f"application/json; type={product.content_type}")
+    if looked_up:
+        body["result"] = data
+    return json_answer(200, body, f"application/json; type={output.content_type}")
 
 
-def v1_answer(products: Sequence[Product], accept: str) -> Answer:
-    """Give v1's products: one as PNG, or all as JSON."""
-    if accept == "image/png":
-        product = products[0]
-        headers = {"Finish-Reason": product.finish_reason, "Seed": str(product.seed)}
-        return Answer(200, product.content_type, product.data, headers)
+def v1_answer(outputs: Sequence[Output], accept: str) -> Answer:
+    """Return v1's outputs: one as PNG, or all as JSON."""
+    if accept.partition(";")[0].strip() == "image/png":
+        output = outputs[0]
+        headers = [("Finish-Reason", output.finish_reason), ("Seed", str(output.seed))]
+        return Answer(200, output.content_type, output.data, headers)
     artifacts = [
         {
-            "base64": base64.b64encode(product.data).decode(),
-            "finishReason": product.finish_reason,
-            "seed": product.seed,
+            "base64": base64.b64encode(output.data).decode(),
+            "finishReason": output.finish_reason,
+            "seed": output.seed,
         }
-        for product in products
+        for output in outputs
     ]
     return json_answer(200, {"artifacts": artifacts})
-
-
-def refused(error: RefusalError, api: str, request_id: str) -> Answer:
-    """Give an error answer in the shape of `api`."""
-    answer = json_answer(error.status, error.body(api, request_id))
-    if api == "v2":
-        answer.headers["x-request-id"] = request_id
-    if error.retry_after is not None:
-        answer.headers["retry-after"] = f"{error.retry_after:g}"
-    return answer

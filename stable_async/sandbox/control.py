@@ -1,4 +1,4 @@
-"""`/` and `/_sandbox`: the page, the figures behind it, and the switches over HTTP.
+"""`/` and `/_sandbox`: the page, the figures behind it, and the controls over HTTP.
 
 None of this counts against the quota, is logged, or belongs to the imitated API.
 """
@@ -9,27 +9,28 @@ import base64
 import hashlib
 import json
 import re
-import time
 from dataclasses import asdict
 from importlib import resources
 from typing import TYPE_CHECKING, cast
 
 from stable_async.sandbox.answers import Answer, json_answer
+from stable_async.sandbox.edge import EDGE_FAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from stable_async.sandbox.request_log import RequestRecord
-    from stable_async.sandbox.service import Service
+    from stable_async.sandbox.server import Server
+    from stable_async.sandbox.service import Account
 
-__all__ = ["control", "is_control"]
+__all__ = ["control", "is_control", "needs_token"]
 
 PREFIX = "/_sandbox"
-SHOWN_REQUESTS = 48
+SHOWN_REQUESTS = 96
 SHOWN_TEXT = 500
 SHOWN_SECONDS = 60
-MAX_BODY = 64 << 10
+# A scripted answer may carry an image.
+MAX_BODY = 16 << 20
 
 
 def is_control(path: str) -> bool:
@@ -37,45 +38,76 @@ def is_control(path: str) -> bool:
     return path in {"/", "/favicon.ico"} or path.startswith(f"{PREFIX}/")
 
 
-def control(service: Service, method: str, path: str, content_type: str, body: bytes) -> Answer:
-    """Give the answer to a request of the page or of a test."""
+def needs_token(path: str) -> bool:
+    """Whether a path shows or changes something; the page by itself does neither."""
+    return path.startswith(f"{PREFIX}/") and path != f"{PREFIX}/health"
+
+
+def control(server: Server, method: str, path: str, content_type: str, body: bytes) -> Answer:
+    """Return the answer to a request of the page or of a test."""
+    account = server.service.account
     match method, path:
         case "GET", "/":
             return _page()
         case "GET", "/favicon.ico":
             return Answer(204, "image/x-icon", b"")
+        case "GET", "/_sandbox/health":
+            return json_answer(200, {"status": "ok"})
         case "GET", "/_sandbox/state":
-            return json_answer(200, _state(service))
+            return json_answer(200, _state(account))
+        case "GET", "/_sandbox/bill":
+            return json_answer(200, _bill(account))
+        case "GET", "/_sandbox/clock":
+            clock = account.clock
+            return json_answer(200, {"now": clock.now(), "advanced": clock.advanced})
         case "POST", "/_sandbox/faults":
-            return _faults(service, content_type, body)
+            return _apply(_switches(server), content_type, body)
+        case "POST", "/_sandbox/clock":
+            return _apply({"advance": account.clock.advance}, content_type, body)
+        case "POST", "/_sandbox/reset":
+            return _apply({"reset": server.service.reset}, content_type, body or b'{"reset":{}}')
     number = re.fullmatch(rf"{PREFIX}/thumbnails/(\d{{1,12}})", path)
-    thumbnail = service.thumbnails.get(int(number[1])) if number and method == "GET" else None
+    thumbnail = account.thumbnails.get(int(number[1])) if number and method == "GET" else None
     if thumbnail:
-        return Answer(200, "image/jpeg", thumbnail, {"cache-control": "max-age=3600"})
+        return Answer(200, "image/jpeg", thumbnail, [("cache-control", "max-age=3600")])
     return json_answer(404, {"errors": [f"{method} {path[:200]}: not found"]})
 
 
-def _state(service: Service) -> dict[str, object]:
-    settings = service.settings
-    now = time.monotonic()
-    level, shut_for = service.quota.busiest(now)
+def _state(account: Account) -> dict[str, object]:
+    settings = account.settings
+    now = account.clock.now()
+    level, penalty_left = account.quota.busiest(now)
     return {
-        "statistics": asdict(service.statistics()),
+        "statistics": asdict(account.statistics()),
         "settings": {
             name: getattr(settings, name)
             for name in ("counting", "requests", "window", "penalty", "latency")
         },
-        "quota": {"level": level, "shut_for": shut_for},
+        "quota": {"level": level, "penalty_left": penalty_left},
         "now": now,
-        "per_second": _per_second(service, now),
-        "requests": [_shown(record, service) for record in reversed(service.log[-SHOWN_REQUESTS:])],
+        "per_second": _per_second(account, now),
+        "requests": [_shown(record, account) for record in reversed(account.log[-SHOWN_REQUESTS:])],
     }
 
 
-def _per_second(service: Service, now: float) -> list[int]:
-    """Give the requests of each second of the last minute, the oldest second first."""
+def _bill(account: Account) -> dict[str, object]:
+    bill = account.bill
+    callers = [
+        {
+            **asdict(caller),
+            **asdict(
+                bill.charges(key=caller.key, client_id=caller.client_id, user_id=caller.user_id)
+            ),
+        }
+        for caller in bill.callers()
+    ]
+    return {"credits": bill.spent, "callers": callers}
+
+
+def _per_second(account: Account, now: float) -> list[int]:
+    """Return the requests of each second of the last minute, the oldest second first."""
     counts = [0] * SHOWN_SECONDS
-    for record in reversed(service.log):
+    for record in reversed(account.log):
         age = int(now - record.arrival)
         if age >= SHOWN_SECONDS:
             break
@@ -83,7 +115,7 @@ def _per_second(service: Service, now: float) -> list[int]:
     return counts
 
 
-def _shown(record: RequestRecord, service: Service) -> dict[str, object]:
+def _shown(record: RequestRecord, account: Account) -> dict[str, object]:
     return {
         "number": record.number,
         "arrival": record.arrival,
@@ -105,6 +137,7 @@ def _shown(record: RequestRecord, service: Service) -> dict[str, object]:
         "headers": dict(record.headers),
         "status": record.status,
         "dropped": record.dropped,
+        "edge": record.edge,
         "duration": record.duration,
         "response_bytes": record.response_bytes,
         "credits": record.credits,
@@ -112,48 +145,80 @@ def _shown(record: RequestRecord, service: Service) -> dict[str, object]:
         "finish_reason": record.finish_reason,
         "problems": [problem[:SHOWN_TEXT] for problem in record.problems[:32]],
         "thumbnail": (
-            f"{PREFIX}/thumbnails/{record.number}" if record.number in service.thumbnails else None
+            f"{PREFIX}/thumbnails/{record.number}" if record.number in account.thumbnails else None
         ),
     }
 
 
-def _faults(service: Service, content_type: str, body: bytes) -> Answer:
+def _switches(server: Server) -> dict[str, Callable[..., None]]:
+    account = server.service.account
+    faults = account.faults
+
+    return {
+        "clear": account.clear,
+        "fail_next": faults.fail_next,
+        "edge": faults.edge,
+        "drop_next": faults.drop_next,
+        "delay": faults.delay,
+        "respond": _with_bytes(faults.respond, "body"),
+        "produce": _with_bytes(faults.produce, "data"),
+        "keep_running": faults.keep_running,
+        "exhaust_credits": faults.exhaust_credits,
+        "penalty": account.penalty,
+        "unreachable": server.unreachable,
+    }
+
+
+def _with_bytes(act: Callable[..., None], name: str) -> Callable[..., None]:
+    """Let JSON state the bytes called `name` as base64."""
+
+    def decode_and_act(**words: object) -> None:
+        encoded = words.pop(f"{name}_base64", None)
+        if encoded is not None:
+            words[name] = base64.b64decode(str(encoded), validate=True)
+        act(**words)
+
+    return decode_and_act
+
+
+def _apply(switches: dict[str, Callable[..., None]], content_type: str, body: bytes) -> Answer:
     """Set switches: `{"fail_next": {"status": 500, "times": 2}, "delay": {"seconds": 1}}`."""
     # A page of another site can send a form here, but no JSON without asking first.
     if content_type.partition(";")[0].strip() != "application/json":
         return json_answer(400, {"errors": ["content-type: must be application/json"]})
-    faults = service.faults
-    switches: dict[str, Callable[..., None]] = {
-        "clear": service.clear,
-        "fail_next": faults.fail_next,
-        "drop_next": faults.drop_next,
-        "delay": faults.delay,
-        "exhaust_credits": faults.exhaust_credits,
-        "penalty": service.penalty,
-    }
     try:
+        if len(body) > MAX_BODY:
+            raise ValueError(f"body: must have at most {MAX_BODY} bytes")
         wanted = json.loads(body)
         if not isinstance(wanted, dict) or not wanted or wanted.keys() - switches:
             raise ValueError(f"give an object with any of: {', '.join(switches)}")
-        for name, arguments in cast("dict[str, dict[str, Any] | None]", wanted).items():
-            switches[name](**(arguments or {}))
+        for name, words in cast("dict[str, object]", wanted).items():
+            if words is not None and not isinstance(words, dict):
+                raise ValueError(f"{name}: must be an object of arguments")
+            if words and "when" in words and name != "drop_next":
+                raise ValueError(f"{name}: when is a function, for Python only")
+            switches[name](**(words or {}))
     except (ValueError, TypeError, RecursionError) as error:
         return json_answer(400, {"errors": [str(error)]})
     return json_answer(200, {"set": list(wanted)})
 
 
 def _page() -> Answer:
-    page = resources.files(__package__).joinpath("page.html").read_text()
+    page = resources.files(__package__).joinpath("dashboard.html").read_text()
+    kinds = "".join(f"<li><code>{f.name}</code> {f.about}</li>" for f in EDGE_FAULTS.values())
+    page = page.replace("<!-- edge faults -->", kinds)
     # Only this very script may run in the page, whatever a prompt may bring in.
     script = page.partition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
-        "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'"
+        "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
     )
-    headers = {
-        "content-security-policy": policy,
-        "x-content-type-options": "nosniff",
-        "cache-control": "no-store",
-    }
+    headers = [
+        ("content-security-policy", policy),
+        ("x-content-type-options", "nosniff"),
+        ("cache-control", "no-store"),
+        ("referrer-policy", "no-referrer"),
+    ]
     return Answer(200, "text/html; charset=utf-8", page.encode(), headers)

@@ -1,7 +1,7 @@
 """The quota as servers count it: four ways, each plain and with the clock passed in.
 
 A server counts arrivals. `Quota` shuts a key out for the penalty once its way of counting refuses
-a request; while it is shut out nothing is counted. `Worst` tells how close a stream of arrivals
+a request; while it is shut out nothing is counted. `PeakUsage` tells how close a stream of arrivals
 came to the ceiling in each of the four ways, at the worst phase of the server's clock, whichever
 way is enforced.
 """
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from stable_async.sandbox.settings import Counting
 
 __all__ = [
+    "CountingMethod",
     "FixedWindow",
+    "KeyQuotas",
+    "PeakUsage",
     "Quota",
-    "QuotaBook",
     "SlidingCounter",
     "SlidingLog",
     "TokenBucket",
-    "WayOfCounting",
-    "Worst",
 ]
 
 # Every key that ever called has its own count; fuzzers invent keys without end.
@@ -35,14 +35,14 @@ MAX_KEYS = 1_000
 ROUNDING = 1e-9
 
 
-class WayOfCounting(Protocol):
+class CountingMethod(Protocol):
     """Counts the arrivals of one key. Times never go back."""
 
     def admit(self, now: float) -> bool:
         """Count an arrival, unless it is one too many."""
 
     def level(self, now: float) -> float:
-        """Give what is counted now, in requests."""
+        """Return what is counted now, in requests."""
 
 
 class FixedWindow:
@@ -70,7 +70,7 @@ class FixedWindow:
         return True
 
     def level(self, now: float) -> float:
-        """Give the count of the current window."""
+        """Return the count of the current window."""
         self._turn(now)
         return self._count
 
@@ -97,7 +97,7 @@ class SlidingLog:
         return True
 
     def level(self, now: float) -> float:
-        """Give the arrivals of the last window."""
+        """Return the arrivals of the last window."""
         self._forget(now)
         return len(self._arrivals)
 
@@ -131,7 +131,7 @@ class SlidingCounter:
         return True
 
     def level(self, now: float) -> float:
-        """Give the estimate."""
+        """Return the estimate."""
         return self._estimate(now)
 
 
@@ -158,12 +158,12 @@ class TokenBucket:
         return True
 
     def level(self, now: float) -> float:
-        """Give the tokens that are out."""
+        """Return the tokens that are out."""
         self._drain(now)
         return self._used
 
 
-_WAYS: dict[Counting, Callable[[int, float, float], WayOfCounting]] = {
+_WAYS: dict[Counting, Callable[[int, float, float], CountingMethod]] = {
     "counter": SlidingCounter,
     "log": SlidingLog,
     "fixed": FixedWindow,
@@ -180,9 +180,9 @@ class Quota:
         """Count in the way named `counting`; `off` refuses nothing."""
         self._way = None if counting == "off" else _WAYS[counting](requests, window, phase)
         self._penalty = penalty
-        self._shut_until = float("-inf")
+        self._penalty_until = float("-inf")
         self._now = float("-inf")
-        self.worst = Worst(requests, window)
+        self.worst = PeakUsage(requests, window)
 
     def admit(self, now: float) -> bool:
         """Count an arrival; false when it is refused with 429."""
@@ -190,24 +190,24 @@ class Quota:
         # them may change places; a server's clock does not run backwards either.
         self._now = now = max(now, self._now)
         self.worst.arrived(now)
-        if self._way is None or now < self._shut_until:
+        if self._way is None or now < self._penalty_until:
             return self._way is None
         if self._way.admit(now):
             return True
-        self._shut_until = now + self._penalty
+        self._penalty_until = now + self._penalty
         return False
 
     def level(self, now: float) -> float:
-        """Give what is counted now, in requests; with counting off, the last window's arrivals."""
+        """Return the requests counted now; with counting off, the last window's arrivals."""
         now = max(now, self._now)
         return self.worst.in_window(now) if self._way is None else self._way.level(now)
 
-    def shut_for(self, now: float) -> float:
-        """Give the seconds for which the key is still shut out."""
-        return max(0.0, self._shut_until - now)
+    def penalty_left(self, now: float) -> float:
+        """Return the seconds for which the key is still shut out."""
+        return max(0.0, self._penalty_until - now)
 
 
-class QuotaBook:
+class KeyQuotas:
     """The quotas of all keys, and the time-out of everybody that a test may ask for."""
 
     def __init__(
@@ -216,7 +216,7 @@ class QuotaBook:
         """Take what `Quota` takes."""
         self._settings = (counting, requests, window, penalty, phase)
         self._quotas: OrderedDict[str, Quota] = OrderedDict()
-        self._all_shut_until = float("-inf")
+        self._all_penalty_until = float("-inf")
         self._most = dict.fromkeys(_WAYS, 0.0)
 
     def admit(self, key: str, now: float) -> bool:
@@ -229,27 +229,27 @@ class QuotaBook:
                 self._note(oldest)
         self._quotas.move_to_end(key)
         admitted = quota.admit(now)
-        return admitted and now >= self._all_shut_until
+        return admitted and now >= self._all_penalty_until
 
-    def shut_all(self, until: float) -> None:
+    def penalize_all(self, until: float) -> None:
         """Shut every key out until the time `until`."""
-        self._all_shut_until = until
+        self._all_penalty_until = until
 
     def _note(self, quota: Quota) -> None:
         for way, most in quota.worst.most().items():
             self._most[way] = max(self._most[way], most)
 
     def most(self) -> dict[Counting, float]:
-        """Give the most that any key had in the window, in each way, at its worst phase."""
+        """Return the most that any key had in the window, in each way, at its worst phase."""
         for quota in self._quotas.values():
             self._note(quota)
         return dict(self._most)
 
     def busiest(self, now: float) -> tuple[float, float]:
-        """Give the highest level of any key, and the longest time a key is still shut out."""
+        """Return the highest level of any key, and the longest time a key is still shut out."""
         level = max((quota.level(now) for quota in self._quotas.values()), default=0.0)
-        shut = max((quota.shut_for(now) for quota in self._quotas.values()), default=0.0)
-        return level, max(shut, self._all_shut_until - now, 0.0)
+        shut = max((quota.penalty_left(now) for quota in self._quotas.values()), default=0.0)
+        return level, max(shut, self._all_penalty_until - now, 0.0)
 
 
 @dataclass(slots=True)
@@ -259,7 +259,7 @@ class _Most:
     bucket: float = 0.0
 
 
-class Worst:
+class PeakUsage:
     """The most that a stream of arrivals had in the window, for every way at its worst phase."""
 
     def __init__(self, requests: int, window: float) -> None:
@@ -288,12 +288,12 @@ class Worst:
         most.counter = max(most.counter, recent if far_over else self._two_counters(now))
 
     def in_window(self, now: float) -> float:
-        """Give the arrivals of the last window."""
+        """Return the arrivals of the last window."""
         since = now - self._window + ROUNDING
         return len(self._arrivals) - bisect_right(self._arrivals, since)
 
     def _two_counters(self, now: float) -> float:
-        """Give the two-counter estimate at the phase that makes it largest.
+        """Return the two-counter estimate at the phase that makes it largest.
 
         While the current window's beginning moves back, the estimate falls, but for the moments
         at which one more arrival comes into the current window or into the one before: just past
@@ -310,7 +310,7 @@ class Worst:
         return largest
 
     def most(self) -> dict[Counting, float]:
-        """Give the most so far. A fixed window at its worst phase sees what a sliding log sees."""
+        """Return the most so far. At its worst phase a fixed window equals a sliding log."""
         most = self._most
         return {
             "counter": most.counter,

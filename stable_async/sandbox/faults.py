@@ -1,46 +1,171 @@
-"""Switches for faults: what a test asks the sandbox to do wrong. Usable from any thread."""
+"""Faults and answers that a test asks for. Usable from any thread.
+
+A rule says which requests it means and how often; the first rule that matches a request is used.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from threading import Lock
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, get_args
 
-__all__ = ["Drop", "Failure", "Faults"]
+from stable_async.sandbox.edge import edge_fault
+from stable_async.sandbox.spec.facts import load_facts
 
-Drop = Literal["before_headers", "mid_headers", "mid_body"]
+if TYPE_CHECKING:
+    from stable_async.sandbox.edge import EdgeFault
+    from stable_async.sandbox.request_log import RequestRecord
+
+__all__ = ["Drop", "Edge", "Failure", "Faults", "Given", "Predicate", "Scripted"]
+
+# How a connection is cut; `stray_bytes` sends the whole answer, and then bytes too many.
+Drop = Literal["before_headers", "mid_headers", "mid_body", "stray_bytes"]
+Predicate = Callable[["RequestRecord"], bool]
+Action = TypeVar("Action")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error answer of the API; `None` takes what the facts say of the status."""
+
+    status: int
+    name: str | None = None
+    retry_after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scripted:
+    """A whole answer."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An output to return in place of a rendered one; `None` keeps what would be there."""
+
+    data: bytes | None
+    content_type: str | None
+    seed: int | None
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """An edge fault, and whether the API did the work and charged it."""
+
+    fault: EdgeFault
+    charged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which requests a rule means: those of an operation, and those with certain headers.
+
+    Attributes:
+        operation: The operation's id; `None` means all.
+        headers: Values by lower-case name.
+    """
+
+    operation: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class Failure:
-    """Error answers to give.
+class Rule(Generic[Action]):
+    """Which requests meet an action, and how often.
 
     Attributes:
-        status: HTTP status.
-        times: How many requests are left to fail.
-        name: The error's name; `None` takes the documented one.
-        retry_after: Seconds for a `Retry-After` header; `None` sends none.
-        operation: Id of the only operation meant; `None` means all.
+        action: What happens.
+        times: How many requests are left to meet it; `None` sets no bound.
+        until: The time at which it ends.
+        rate: Share of the requests, 0 to 1.
+        scope: The requests meant.
+        when: Called with the record of a request.
     """
 
-    status: int
-    times: int
-    name: str | None
-    retry_after: float | None
-    operation: str | None
+    action: Action
+    times: int | None
+    until: float = math.inf
+    rate: float = 1.0
+    scope: Scope = Scope()
+    when: Predicate | None = None
+
+    def matches(self, record: RequestRecord, headers: Mapping[str, str]) -> bool:
+        """Whether the request is meant, chance aside."""
+        return (
+            self.scope.operation in {None, record.operation}
+            and all(headers.get(name, "") == value for name, value in self.scope.headers.items())
+            and (self.when is None or self.when(record))
+        )
+
+
+class _Rules(Generic[Action]):
+    """The rules for one kind of action, oldest first."""
+
+    def __init__(self, chance: random.Random, lock: Lock) -> None:
+        self._rules: list[Rule[Action]] = []
+        self._chance = chance
+        self._lock = lock
+
+    def add(self, rule: Rule[Action]) -> None:
+        with self._lock:
+            self._rules.append(rule)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._rules.clear()
+
+    def take(self, record: RequestRecord, headers: Mapping[str, str], now: float) -> Action | None:
+        """Return what this request meets, and count it."""
+        with self._lock:
+            self._rules = [rule for rule in self._rules if now < rule.until]
+            for rule in self._rules:
+                if not rule.matches(record, headers) or self._chance.random() >= rule.rate:
+                    continue
+                if rule.times is not None:
+                    rule.times -= 1
+                    if not rule.times:
+                        self._rules.remove(rule)
+                return rule.action
+        return None
 
 
 class Faults:
-    """The switches that are set."""
+    """The rules that are set."""
 
-    def __init__(self) -> None:
-        """Start with none."""
-        self._lock = Lock()
-        self._failures: list[Failure] = []
-        self._drops: list[tuple[Drop, int]] = []
-        self._delay = 0.0
-        self._delays_left: int | None = 0
-        self._exhausted = False
+    def __init__(self, now: Callable[[], float], seed: int = 0) -> None:
+        """Start with none.
+
+        Args:
+            now: Returns the sandbox's time.
+            seed: Of the choices by rate.
+        """
+        lock, self._now = Lock(), now
+        chance = random.Random(f"faults {seed}")  # noqa: S311
+        self.failures: _Rules[Failure] = _Rules(chance, lock)
+        self.edges: _Rules[Edge] = _Rules(chance, lock)
+        self.drops: _Rules[Drop] = _Rules(chance, lock)
+        self.delays: _Rules[float] = _Rules(chance, lock)
+        self.scripts: _Rules[Scripted] = _Rules(chance, lock)
+        self.outputs: _Rules[Given] = _Rules(chance, lock)
+        self.looks: _Rules[int] = _Rules(chance, lock)
+        self.exhausted = False
+
+    def clear(self) -> None:
+        """Remove every rule."""
+        for rules in (
+            *(self.failures, self.edges, self.drops, self.delays),
+            *(self.scripts, self.outputs, self.looks),
+        ):
+            rules.clear()
+        self.exhausted = False
 
     def fail_next(
         self,
@@ -48,77 +173,140 @@ class Faults:
         times: int = 1,
         *,
         name: str | None = None,
-        retry_after: float | None = None,
+        retry_after: int | None = None,
         operation: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Answer the next `times` requests with an error."""
-        if not 400 <= status <= 599:
-            raise ValueError(f"status is {status!r}; allowed: 400 to 599")
-        if times < 1:
-            raise ValueError(f"times is {times!r}; allowed: 1 or more")
-        with self._lock:
-            self._failures.append(Failure(status, times, name, retry_after, operation))
+        """Answer the next `times` requests with an error of the API."""
+        _check_status(status, 400)
+        if retry_after is not None and (retry_after != int(retry_after) or retry_after < 0):
+            raise ValueError(f"retry_after is {retry_after!r}; allowed: whole seconds, as in HTTP")
+        whole = None if retry_after is None else int(retry_after)
+        self.failures.add(
+            Rule(Failure(status, name, whole), _times(times), scope=_scope(operation, headers))
+        )
 
-    def drop_next(self, when: Drop = "before_headers", times: int = 1) -> None:
+    def edge(
+        self,
+        kind: str,
+        *,
+        times: int | None = None,
+        seconds: float | None = None,
+        rate: float = 1.0,
+        operation: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        charged: bool | None = None,
+    ) -> None:
+        """Let requests meet an edge fault: so many, for a time, or a share of them."""
+        fault = edge_fault(kind)
+        if not 0 < rate <= 1:
+            raise ValueError(f"rate is {rate!r}; allowed: above 0, up to 1")
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise ValueError(f"seconds is {seconds!r}; allowed: above 0")
+        if charged is not None and fault.page is None:
+            raise ValueError(f"charged: {kind} alters the API's own answer, so it is charged")
+        if times is None and seconds is None and rate == 1 and not fault.first_look:
+            times = 1
+        action = Edge(fault, fault.reached if charged is None else charged)
+        until = math.inf if seconds is None else self._now() + seconds
+        bound = None if times is None else _times(times)
+        self.edges.add(Rule(action, bound, until, rate, scope=_scope(operation, headers)))
+
+    def drop_next(
+        self,
+        when: Drop = "before_headers",
+        times: int = 1,
+        *,
+        operation: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         """Cut the connection of the next `times` answers."""
         if when not in get_args(Drop):
             raise ValueError(f"when is {when!r}; allowed: {', '.join(get_args(Drop))}")
-        if times < 1:
-            raise ValueError(f"times is {times!r}; allowed: 1 or more")
-        with self._lock:
-            self._drops.append((when, times))
+        self.drops.add(Rule(when, _times(times), scope=_scope(operation, headers)))
 
-    def delay(self, seconds: float, times: int | None = None) -> None:
-        """Answer so much later; `times` requests, or all from now on."""
-        if not 0 <= seconds < float("inf"):
+    def delay(
+        self,
+        seconds: float,
+        times: int | None = None,
+        *,
+        operation: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Answer so much later: `times` requests, or all from now on. 0 ends all delays."""
+        if not 0 <= seconds < math.inf:
             raise ValueError(f"seconds is {seconds!r}; allowed: 0 or more")
-        with self._lock:
-            self._delay, self._delays_left = seconds, times
+        bound = None if times is None else _times(times)
+        self.delays.clear()
+        if seconds:
+            self.delays.add(Rule(seconds, bound, scope=_scope(operation, headers)))
+
+    def respond(
+        self,
+        operation: str | None = None,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | str | Mapping[str, object] | list[object] = b"",
+        times: int | None = 1,
+        when: Predicate | None = None,
+    ) -> None:
+        """Answer with exactly this; nothing is checked or charged."""
+        _check_status(status, 200)
+        named = {name.lower(): value for name, value in (headers or {}).items()}
+        if isinstance(body, Mapping | list):
+            named.setdefault("content-type", "application/json")
+            body = json.dumps(body)
+        data = body.encode() if isinstance(body, str) else bytes(body)
+        script = Scripted(status, tuple(named.items()), data)
+        bound = None if times is None else _times(times)
+        self.scripts.add(Rule(script, bound, scope=_scope(operation), when=when))
+
+    def produce(
+        self,
+        operation: str | None = None,
+        data: bytes | None = None,
+        *,
+        content_type: str | None = None,
+        seed: int | None = None,
+        finish_reason: str | None = None,
+        times: int | None = 1,
+        when: Predicate | None = None,
+    ) -> None:
+        """Return this output; the request is checked and charged as any other."""
+        if data is not None and not isinstance(data, bytes):
+            raise ValueError(f"data is {type(data).__name__}; allowed: bytes")
+        given = Given(data, content_type, seed, finish_reason)
+        bound = None if times is None else _times(times)
+        self.outputs.add(Rule(given, bound, scope=_scope(operation), when=when))
+
+    def keep_running(
+        self, looks: int, times: int | None = 1, *, operation: str | None = None
+    ) -> None:
+        """Answer the first `looks` looks at the next `times` results with 202."""
+        if looks < 1:
+            raise ValueError(f"looks is {looks!r}; allowed: 1 or more")
+        bound = None if times is None else _times(times)
+        self.looks.add(Rule(looks, bound, scope=_scope(operation)))
 
     def exhaust_credits(self) -> None:
         """Make the balance 0."""
-        self._exhausted = True
+        self.exhausted = True
 
-    def clear(self) -> None:
-        """Take every switch back."""
-        with self._lock:
-            self._failures.clear()
-            self._drops.clear()
-            self._delay, self._delays_left = 0.0, 0
-            self._exhausted = False
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether the balance is made 0."""
-        return self._exhausted
+def _check_status(status: object, least: int) -> None:
+    if type(status) is not int or not least <= status <= 599:
+        raise ValueError(f"status is {status!r}; allowed: {least} to 599")
 
-    def take_failure(self, operation: str) -> Failure | None:
-        """Give the error that this request is to have, and count it down."""
-        with self._lock:
-            for failure in self._failures:
-                if failure.operation in {None, operation}:
-                    failure.times -= 1
-                    if not failure.times:
-                        self._failures.remove(failure)
-                    return failure
-        return None
 
-    def take_drop(self) -> Drop | None:
-        """Give how this answer is to be cut off."""
-        with self._lock:
-            if not self._drops:
-                return None
-            drop, times = self._drops.pop(0)
-            if times > 1:
-                self._drops.insert(0, (drop, times - 1))
-            return drop
+def _times(times: object) -> int:
+    if type(times) is not int or times < 1:
+        raise ValueError(f"times is {times!r}; allowed: 1 or more")
+    return times
 
-    def take_delay(self) -> float:
-        """Give the seconds by which this answer is late."""
-        with self._lock:
-            if self._delays_left is None:
-                return self._delay
-            if self._delays_left == 0:
-                return 0.0
-            self._delays_left -= 1
-            return self._delay
+
+def _scope(operation: str | None, headers: Mapping[str, str] | None = None) -> Scope:
+    known = [fact.id for fact in load_facts().operations]
+    if operation is not None and operation not in known:
+        raise ValueError(f"operation is {operation!r}; allowed: {', '.join(known)}")
+    lower = {name.lower(): value for name, value in (headers or {}).items()}
+    return Scope(operation, lower)

@@ -1,26 +1,27 @@
-"""Bodies of requests: multipart forms read as they come, with bounded memory.
+"""Bodies of requests: multipart forms and JSON, read as they arrive.
 
-Files go to a temporary file once they are large, so a body costs memory only up to
-`SPOOL_BYTES` per file, whatever its size. A body over the limit is refused as soon as that is
-known: by its declared length before a byte of it is read, or at the byte that is one too many.
+python-multipart parses. A file with a name goes to a temporary file once it is large. A body over
+the limit is refused as soon as that is known: by its declared length before a byte of it is read,
+or at the byte that is one too many.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import Message
-from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, BinaryIO, cast
-from urllib.parse import unquote
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser
+from python_multipart.multipart import FormParser
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
+
+    from python_multipart.multipart import Field, File
 
 __all__ = ["BodyError", "BodyTooLargeError", "Form", "Upload", "read_form", "read_json"]
 
@@ -29,8 +30,8 @@ SPOOL_BYTES = 1 << 20
 # is too long whatever it says, and so is its beginning, which is kept.
 TEXT_BYTES = 1 << 16
 JSON_BYTES = 1 << 20
+PREAMBLE_BYTES = 1 << 16
 MAX_PARTS = 1_000
-MAX_PART_HEADER_BYTES = 16 << 10
 # The official Python samples send an empty part of this name, to make `requests` send multipart.
 IGNORED_PART = "none"
 
@@ -48,7 +49,7 @@ class Upload:
     """A file of a form.
 
     Attributes:
-        filename: As the client wrote it, decoded.
+        filename: As the client wrote it, decoded; empty when the part had none.
         content_type: As the client declared it; the sandbox goes by the content.
         size: Bytes.
         sha256: Of the content, hexadecimal.
@@ -62,7 +63,7 @@ class Upload:
     file: BinaryIO
 
     def read(self, size: int = -1) -> bytes:
-        """Give the first `size` bytes, or all."""
+        """Return the first `size` bytes, or all."""
         self.file.seek(0)
         return self.file.read(size)
 
@@ -87,161 +88,109 @@ class Form:
             upload.file.close()
 
 
-class _Part:
-    """A part of a form while it comes in."""
+class _FormReader:
+    """Collects what the parser finds."""
 
-    def __init__(self) -> None:
-        self.headers: dict[str, str] = {}
-        self.header_name = b""
-        self.header_value = b""
-        self.header_bytes = 0
-        self.name = ""
-        self.filename: str | None = None
-        self.size = 0
-        self.digest = hashlib.sha256()
-        self.file = SpooledTemporaryFile[bytes](SPOOL_BYTES)
-
-    def finish_header(self) -> None:
-        name = self.header_name.decode().lower()
-        self.headers[name] = self.header_value.decode().strip()
-        self.header_name = self.header_value = b""
-
-    def finish_headers(self) -> None:
-        options = _disposition(self.headers.get("content-disposition", ""))
-        if "name" not in options:
-            raise BodyError("body: a part has no name")
-        self.name = options["name"]
-        self.filename = options.get("filename")
+    def __init__(self, boundary: bytes, file_fields: Collection[str]) -> None:
+        self.form = Form()
+        self.ended = False
+        self._boundary = boundary
+        self._file_fields = file_fields
+        self._parts = 0
+        self._parser = FormParser(
+            "multipart/form-data",
+            self._take_field,
+            self._take_file,
+            self._end,
+            boundary=boundary,
+            config={"MAX_MEMORY_FILE_SIZE": SPOOL_BYTES},
+        )
 
     def write(self, data: bytes) -> None:
-        if self.filename is None:
-            self.file.write(data[: max(0, TEXT_BYTES - self.size)])
-        else:
-            self.digest.update(data)
-            self.file.write(data)
-        self.size += len(data)
+        self._parser.write(data)
 
-    def finish(self, form: Form) -> None:
-        if self.filename is not None and self.name != IGNORED_PART and (self.filename or self.size):
-            self._finish_file(form, self.filename)
-            return
-        if self.filename is None and self.name != IGNORED_PART:
-            self._finish_text(form)
-        self.file.close()
-
-    def _finish_text(self, form: Form) -> None:
-        self.file.seek(0)
-        # Where a text was cut off, its last character may have been cut as well.
-        errors = "ignore" if self.size > TEXT_BYTES else "strict"
-        try:
-            form.texts[self.name] = self.file.read().decode(errors=errors)
-        except UnicodeDecodeError:
-            form.problems.append(f"{self.name}: must be UTF-8 text")
-
-    def _finish_file(self, form: Form, filename: str) -> None:
-        if self.name in form.files:
-            form.files[self.name].file.close()
-        form.files[self.name] = Upload(
-            filename=filename,
-            content_type=self.headers.get("content-type", "application/octet-stream"),
-            size=self.size,
-            sha256=self.digest.hexdigest(),
-            file=cast("BinaryIO", self.file),
-        )
-
-
-class _Reader:
-    """Puts together what the parser finds."""
-
-    def __init__(self, boundary: str, form: Form) -> None:
-        self.ended = False
-        self.part: _Part | None = None
-        self._form = form
-        self._parts = 0
-        self.parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin,
-                "on_header_field": self._header_name,
-                "on_header_value": self._header_value,
-                "on_header_end": lambda: self._current.finish_header(),
-                "on_headers_finished": lambda: self._current.finish_headers(),
-                "on_part_data": lambda data, start, end: self._current.write(data[start:end]),
-                "on_part_end": self._finish,
-                "on_end": self._end,
-            },
-        )
-
-    @property
-    def _current(self) -> _Part:
-        if self.part is None:
-            raise BodyError("body: is no valid multipart/form-data")
-        return self.part
-
-    def _begin(self) -> None:
-        self._parts += 1
-        if self._parts > MAX_PARTS:
-            raise BodyError(f"body: must have at most {MAX_PARTS} parts")
-        self.part = _Part()
-
-    def _header_name(self, data: bytes, start: int, end: int) -> None:
-        self._current.header_name += self._bounded(data[start:end])
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._current.header_value += self._bounded(data[start:end])
-
-    def _bounded(self, data: bytes) -> bytes:
-        self._current.header_bytes += len(data)
-        if self._current.header_bytes > MAX_PART_HEADER_BYTES:
-            raise BodyError(f"body: a part has more than {MAX_PART_HEADER_BYTES} bytes of headers")
-        return data
-
-    def _finish(self) -> None:
-        self._current.finish(self._form)
-        self.part = None
+    def abandon(self) -> None:
+        """Close every file, the one that is being received included."""
+        # The parser hands over a file at its end only.
+        with suppress(FormParserError, BodyError):
+            self._parser.write(b"\r\n--" + self._boundary + b"--\r\n")
+        self.form.close()
 
     def _end(self) -> None:
         self.ended = True
 
+    def _count(self) -> None:
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise BodyError(f"body: must have at most {MAX_PARTS} parts")
 
-# Browsers and most libraries write `%22` for a quote within a quoted value, so that it ends at the
-# next quote (WHATWG HTML, "multipart/form-data encoding algorithm"). Older curls and aiohttp write
-# `\\"`; a header is read in their way only where it cannot be read in the other.
-# Nothing is tried twice (`*+`), or a hostile header would take its time squared.
-_OPTION = r";\s*+([\w-]++)(\*?)\s*+=\s*+"
-_PLAIN = re.compile(_OPTION + r'("[^"]*+"|[^;"]*+)')
-_ESCAPED = re.compile(_OPTION + r'("(?:\\.|[^"\\])*+"|[^;"]*+)', re.DOTALL)
-_ALL_PLAIN = re.compile(rf"[\w-]++\s*+(?:{_PLAIN.pattern}\s*+)*+;?")
+    def _take_field(self, part: Field) -> None:
+        self._count()
+        name, value = _text_of(part.field_name), part.value or b""
+        if name == IGNORED_PART:
+            return
+        if name in self._file_fields:
+            # Six of the API's own samples send a file without a file name.
+            if value:
+                self._keep_file(name, "", part.content_type, io.BytesIO(value), len(value))
+            return
+        # Where a text is cut off, its last character may be cut as well.
+        errors = "ignore" if len(value) > TEXT_BYTES else "strict"
+        try:
+            self.form.texts[name] = value[:TEXT_BYTES].decode(errors=errors)
+        except UnicodeDecodeError:
+            self.form.problems.append(f"{name}: must be UTF-8 text")
+
+    def _take_file(self, part: File) -> None:
+        file = cast("BinaryIO", part.file_object)
+        try:
+            self._count()
+            name, filename = _text_of(part.field_name), _text_of(part.file_name)
+        except BaseException:
+            file.close()
+            raise
+        if name == IGNORED_PART or not (filename or part.size):
+            file.close()
+            return
+        self._keep_file(name, filename, part.content_type, file, part.size)
+
+    def _keep_file(
+        self, name: str, filename: str, content_type: str | None, file: BinaryIO, size: int
+    ) -> None:
+        if name in self.form.files:
+            self.form.files[name].file.close()
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        declared = content_type or "application/octet-stream"
+        self.form.files[name] = Upload(filename, declared, size, digest, file)
 
 
-def _disposition(header: str) -> dict[str, str]:
-    """Give the options of a Content-Disposition header, decoded."""
-    escaped = not _ALL_PLAIN.fullmatch(header)
-    options: dict[str, str] = {}
-    for name, star, written in (_ESCAPED if escaped else _PLAIN).findall(header):
-        value = written.strip()
-        if star:
-            # RFC 5987, from libraries of before 2020; a plain value beside it comes first.
-            _, _, encoded = value.partition("''")
-            options.setdefault(name.lower(), unquote(encoded, errors="replace"))
-            continue
-        if value.startswith('"'):
-            value = value[1:-1]
-        if escaped:
-            value = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
-        for escape, character in (("%22", '"'), ("%0D", "\r"), ("%0A", "\n")):
-            value = value.replace(escape, character)
-        options[name.lower()] = value
-    return options
+def _text_of(name: bytes | None) -> str:
+    """Return the name of a field or file as text.
+
+    Browsers escape three characters (WHATWG HTML, "multipart/form-data encoding algorithm"); the
+    parser undoes the backslashes of others. Names that are not UTF-8 are read as Latin-1.
+    """
+    raw = name or b""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    for escape, character in (("%22", '"'), ("%0D", "\r"), ("%0A", "\n")):
+        text = text.replace(escape, character)
+    return text
 
 
-def _boundary(content_type: str) -> str:
+def _boundary(content_type: str) -> bytes:
+    if not content_type:
+        # Recorded: the answer to a body without a content type.
+        raise BodyError("content-type: required")
     message = Message()
     message["content-type"] = content_type
     boundary = message.get_boundary()
     if message.get_content_type() != "multipart/form-data" or not boundary:
         raise BodyError("content-type: must be multipart/form-data")
-    return boundary
+    return boundary.encode("latin-1", "replace")
 
 
 async def _bounded(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
@@ -253,33 +202,60 @@ async def _bounded(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[by
         yield chunk
 
 
-async def read_form(content_type: str, chunks: AsyncIterator[bytes], limit: int) -> Form:
-    """Give the form of a multipart body.
+async def _without_preamble(chunks: AsyncIterator[bytes], boundary: bytes) -> AsyncIterator[bytes]:
+    """Leave out what stands before the first boundary, which the parser refuses."""
+    delimiter = b"--" + boundary
+    head = b""
+    async for chunk in chunks:
+        head += chunk
+        start = 0 if head.startswith(delimiter) else head.find(b"\r\n" + delimiter)
+        if start >= 0:
+            yield head[start:]
+            break
+        if len(head) > PREAMBLE_BYTES:
+            break
+    async for chunk in chunks:
+        yield chunk
+
+
+async def read_form(
+    content_type: str,
+    chunks: AsyncIterator[bytes],
+    limit: int,
+    file_fields: Collection[str] = frozenset(),
+) -> Form:
+    """Return the form of a multipart body.
+
+    Args:
+        content_type: The request's content type.
+        chunks: The body.
+        limit: The most bytes of it.
+        file_fields: Names whose parts are files even without a file name.
 
     Raises:
         BodyError: It is no multipart form, or a broken one.
         BodyTooLargeError: It has more than `limit` bytes.
     """
-    form = Form()
-    reader: _Reader | None = None
+    boundary = _boundary(content_type)
     try:
-        reader = _Reader(_boundary(content_type), form)
-        async for chunk in _bounded(chunks, limit):
-            reader.parser.write(chunk)
+        reader = _FormReader(boundary, file_fields)
+    except FormParserError as error:
+        raise BodyError("content-type: has a boundary that is too long") from error
+    try:
+        async for chunk in _without_preamble(_bounded(chunks, limit), boundary):
+            reader.write(chunk)
         if not reader.ended:
             raise BodyError("body: ends before its last boundary")
     except BaseException as error:
-        if reader is not None and reader.part is not None:
-            reader.part.file.close()
-        form.close()
+        reader.abandon()
         if isinstance(error, FormParserError | UnicodeError):
             raise BodyError("body: is no valid multipart/form-data") from error
         raise
-    return form
+    return reader.form
 
 
 async def read_json(chunks: AsyncIterator[bytes]) -> dict[str, object]:
-    """Give the object of a JSON body.
+    """Return the object of a JSON body.
 
     Raises:
         BodyError: It is no JSON object.

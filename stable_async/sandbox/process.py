@@ -117,7 +117,7 @@ class SandboxProcess:
         return self._process.pid
 
     def state(self) -> dict[str, object]:
-        """Give what `GET /_sandbox/state` tells: statistics, quota and the last requests.
+        """Return what `GET /_sandbox/state` tells: statistics, quota and the last requests.
 
         It blocks for a moment; in an event loop, `await asyncio.to_thread(sandbox.state)`.
         """
@@ -142,7 +142,7 @@ class SandboxProcess:
 
 
 def start_sandbox(settings: SandboxSettings | None = None) -> SandboxProcess:
-    """Give a sandbox process, to be entered with `with` or `async with`."""
+    """Return a sandbox process, to be entered with `with` or `async with`."""
     return SandboxProcess(settings or SandboxSettings())
 
 

@@ -1,64 +1,67 @@
-"""What the API says no with: statuses, names, texts and the two shapes of error bodies."""
+"""Error answers of the API: statuses, names, texts and the two shapes of error bodies."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from stable_async.sandbox.spec.facts import load_facts
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from stable_async.sandbox.spec.facts import Facts
 
-__all__ = ["RefusalError", "refusal"]
+__all__ = ["ErrorBody", "RefusalError"]
 
 
 class RefusalError(Exception):
-    """An error answer.
+    """The request is answered with an error.
 
     Attributes:
         status: HTTP status.
-        name: The API's name of the error.
-        messages: What is wrong; v2 sends them as a list, v1 as one text.
-        error_id: The body's `id`, where it is a documented text and not a drawn one.
+        messages: What is wrong; empty takes the documented texts of the status.
+        name: The API's name of the error; `None` takes the documented one of the status.
         retry_after: Seconds for a `Retry-After` header. The API documents none.
     """
 
     def __init__(
-        self,
-        status: int,
-        name: str,
-        messages: Sequence[str],
-        *,
-        error_id: str | None = None,
-        retry_after: float | None = None,
+        self, status: int, *messages: str, name: str | None = None, retry_after: int | None = None
     ) -> None:
         """Take the parts of the answer."""
-        super().__init__(status, name, tuple(messages))
+        super().__init__(status, *messages)
         self.status = status
+        self.messages = messages
         self.name = name
-        self.messages = tuple(messages)
-        self.error_id = error_id
         self.retry_after = retry_after
 
-    def body(self, api: str, drawn_id: str) -> dict[str, object]:
-        """Give the JSON body in the shape of `api`, `v1` or `v2`."""
-        error_id = self.error_id or drawn_id
-        if api == "v1":
-            return {"id": error_id, "name": self.name, "message": "; ".join(self.messages)}
-        return {"id": error_id, "name": self.name, "errors": list(self.messages)}
+    def body(self, facts: Facts, api: str, drawn_id: str) -> ErrorBody:
+        """Return the body; what this error leaves open comes from the facts."""
+        documented = facts.errors_of(self.status, api)
+        fact = next((fact for fact in documented if self.name in {None, fact.name}), None)
+        name = self.name or (fact.name if fact else _phrase(self.status))
+        messages = self.messages or (fact.messages if fact else ()) or (name.replace("_", " "),)
+        # The documented id of this error is its name.
+        error_id = name if name == "rate_limit_exceeded" else drawn_id
+        return ErrorBody(api, error_id, name, messages)
 
 
-def refusal(
-    status: int, api: str, *messages: str, name: str | None = None, retry_after: float | None = None
-) -> RefusalError:
-    """Give an error answer with the documented name and text of `status`, unless told otherwise."""
-    documented = load_facts().errors.get((status, api), ())
-    fact = next((fact for fact in documented if name in {None, fact.name}), None)
-    if name is None:
-        name = fact.name if fact else HTTPStatus(status).phrase.lower().replace(" ", "_")
-    if not messages:
-        texts = fact.messages if fact else ()
-        messages = texts or (f"{name.replace('_', ' ')}",)
-    error_id = name if name == "rate_limit_exceeded" else None
-    return RefusalError(status, name, messages, error_id=error_id, retry_after=retry_after)
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """The body of an error answer."""
+
+    api: str
+    id: str
+    name: str
+    messages: tuple[str, ...]
+
+    def json(self) -> dict[str, object]:
+        """Return the body with its keys in the order of recorded answers."""
+        if self.api == "v1":
+            return {"id": self.id, "message": "; ".join(self.messages), "name": self.name}
+        return {"errors": list(self.messages), "id": self.id, "name": self.name}
+
+
+def _phrase(status: int) -> str:
+    """Return a name for a status that has no documented one."""
+    try:
+        return HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
+    except ValueError:
+        return f"status_{status}"

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from stable_async.sandbox.forms import Form
     from stable_async.sandbox.settings import Counting
 
-__all__ = ["FileRecord", "RequestLog", "RequestRecord", "Statistics"]
+__all__ = ["Counts", "FileRecord", "RequestLog", "RequestRecord", "Statistics"]
 
 MAX_RECORDS = 10_000
 # Texts and the kept beginnings of files, of all records together.
 MAX_BYTES = 64 << 20
 FILE_BYTES = 64 << 10
+SHOWN_TEXT = 60
+SHOWN_RECORDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +44,14 @@ class FileRecord:
     content: bytes = field(repr=False)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class RequestRecord:
     """A request as the sandbox saw it.
 
     Attributes:
         number: Counts from 1.
-        arrival: When its first bytes came, seconds of `time.monotonic()`.
+        arrival: When its first bytes came, seconds of the sandbox's clock, which is
+            `time.monotonic()` until a test advances it.
         method: HTTP method.
         path: Path as sent, without the query.
         operation: The operation's id in the facts; empty when the path has none.
@@ -59,6 +62,8 @@ class RequestRecord:
         files: Uploaded files.
         status: HTTP status of the answer; `None` while there is none, or when there never was.
         dropped: How the sandbox cut the connection; empty when it did not.
+        edge: The edge fault that the request met; empty for none.
+        look: For a look at a result: how many there have been, this one included; else 0.
         duration: Seconds from the arrival to the end of the answer; `None` while it runs.
         response_bytes: Bytes of the answer's body.
         credits: What it cost.
@@ -78,6 +83,8 @@ class RequestRecord:
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     status: int | None = None
     dropped: str = ""
+    edge: str = ""
+    look: int = 0
     duration: float | None = None
     response_bytes: int = 0
     credits: float = 0.0
@@ -99,12 +106,32 @@ class RequestRecord:
             for name, upload in form.files.items()
         }
 
+    def __repr__(self) -> str:
+        """Return the request and its answer on one line."""
+        answer = str(self.status) if self.status is not None else "no answer"
+        if self.status is None and self.duration is None:
+            answer = "in flight"
+        what = self.operation or f"{self.method} {self.path[:80]}"
+        parts = [f"#{self.number} {what} -> {answer}"]
+        parts += [f"{name}={_short(text)}" for name, text in self.fields.items()]
+        parts += [f"{name}={file.filename!r}" for name, file in self.files.items()]
+        parts += [f"seed used {self.seed}"] if self.seed is not None else []
+        parts += [f"{self.credits:g} credits"] if self.credits else []
+        parts += [f"cut {self.dropped}"] if self.dropped else []
+        parts += [f"edge fault {self.edge}"] if self.edge else []
+        parts += [f"problems: {list(self.problems)}"] if self.problems else []
+        return f"<{', '.join(parts)}>"
+
     def bytes_held(self) -> int:
-        """Give roughly the memory this record takes."""
+        """Return roughly the memory this record takes."""
         texts = (*self.fields, *self.fields.values(), *self.headers.values(), self.path)
         return sum(map(sys.getsizeof, texts)) + sum(
             len(file.content) + sys.getsizeof(file.filename) + 200 for file in self.files.values()
         )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 1] + "…")
 
 
 class RequestLog(Sequence[RequestRecord]):
@@ -144,11 +171,19 @@ class RequestLog(Sequence[RequestRecord]):
     @overload
     def __getitem__(self, index: slice) -> list[RequestRecord]: ...
     def __getitem__(self, index: int | slice) -> RequestRecord | list[RequestRecord]:
-        """Give a record, or a list of them."""
+        """Return a record, or a list of them."""
         return self._snapshot()[index]
 
+    def __repr__(self) -> str:
+        """Return the last requests, one on each line, as a failed assertion shows them."""
+        records = self._snapshot()
+        left_out = len(records) - SHOWN_RECORDS
+        head = [f"  ... {left_out} before these"] if left_out > 0 else []
+        lines = [f"  {record!r}" for record in records[-SHOWN_RECORDS:]]
+        return "\n".join([f"<{len(records)} requests", *head, *lines]) + ">"
+
     def __len__(self) -> int:
-        """Give how many records are kept."""
+        """Return how many records are kept."""
         return len(self._records)
 
     def __iter__(self) -> Iterator[RequestRecord]:
@@ -169,6 +204,7 @@ class Statistics:
         answered: How many were answered with each status.
         refused: Those refused with 429 by the quota, not by a switch.
         dropped: Connections cut on request.
+        edge_faults: How many requests met each kind of edge fault.
         broken_off: Requests whose client went away before the answer.
         in_flight: Requests being worked on now.
         peak_in_flight: The most at once.
@@ -185,6 +221,7 @@ class Statistics:
     refused: int
     dropped: int
     broken_off: int
+    edge_faults: Mapping[str, int]
     in_flight: int
     peak_in_flight: int
     most_in_window: Mapping[Counting, float]
@@ -195,7 +232,7 @@ class Statistics:
 
 
 @dataclass(slots=True)
-class Tally:
+class Counts:
     """The counts behind `Statistics`."""
 
     requests: int = 0
@@ -203,6 +240,7 @@ class Tally:
     refused: int = 0
     dropped: int = 0
     broken_off: int = 0
+    edge_faults: Counter[str] = field(default_factory=Counter)
     in_flight: int = 0
     peak_in_flight: int = 0
     polls: int = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stable_async.sandbox.render.engine import Product
+    from stable_async.sandbox.render.output import Output
 
 __all__ = ["POLL_INTERVAL", "RETENTION", "Result", "ResultStore"]
 
@@ -25,18 +25,22 @@ class Result:
     Attributes:
         operation: Id of the operation that was submitted.
         key: Fingerprint of the submitting key.
-        product: What was made.
+        output: What was made.
         size: Its bytes.
-        ready_at: When it can be fetched, seconds of the monotonic clock.
+        ready_at: When it can be fetched, seconds of the sandbox's clock.
         polled_at: When it was last asked for.
+        looks: How often it was asked for.
+        running_looks: So many looks find it running, whatever the time.
     """
 
     operation: str
     key: str
-    product: Product
+    output: Output
     size: int
     ready_at: float
     polled_at: float = float("-inf")
+    looks: int = 0
+    running_looks: int = 0
 
     def poll(self, now: float) -> bool:
         """Note that it was asked for; false when that came too soon after the last time."""
@@ -63,7 +67,7 @@ class ResultStore:
             self._forget_oldest()
 
     def get(self, result_id: str, key: str, now: float) -> Result | None:
-        """Give a result; `None` when there is none, or it is another key's."""
+        """Return a result; `None` when there is none, or it is another key's."""
         self._expire(now)
         result = self._results.get(result_id)
         if result is None or result.key != key or now - result.ready_at > RETENTION:

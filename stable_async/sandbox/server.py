@@ -1,26 +1,27 @@
-"""The HTTP shell of the sandbox: sockets, arrival stamps, answers and cut connections."""
+"""The HTTP shell of the sandbox: sockets, times of arrival, answers and cut connections."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
-from stable_async.sandbox.answers import refused
-from stable_async.sandbox.control import MAX_BODY, control, is_control
+from stable_async.sandbox.access import Access
+from stable_async.sandbox.answers import json_answer
+from stable_async.sandbox.control import MAX_BODY, control, is_control, needs_token
 from stable_async.sandbox.forms import BodyError
-from stable_async.sandbox.refusals import refusal
+from stable_async.sandbox.refusals import ErrorBody
 from stable_async.sandbox.request_log import RequestRecord
-from stable_async.sandbox.service import CLIENT_HEADERS, Call, Service
+from stable_async.sandbox.service import CLIENT_HEADERS, Account, Call, Service
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from stable_async.sandbox.answers import Answer
+    from stable_async.sandbox.clock import Clock
     from stable_async.sandbox.settings import SandboxSettings
 
 __all__ = ["Server"]
@@ -34,17 +35,24 @@ LOGGED_HEADER_LENGTH = 512
 DRAIN_BYTES = 10 << 20
 DRAIN_SECONDS = 2.0
 SHUTDOWN_SECONDS = 0.1
+STRAY_BYTES = b"\r\n<!-- bytes after the end -->"
 
 
 class _Protocol(RequestHandler):
-    """Stamps a request when its first bytes come in, however busy the event loop is then."""
+    """Notes when the first bytes of a request come in, however busy the event loop is then."""
 
+    clock: Clock
     arrival: float | None = None
 
     def data_received(self, data: bytes) -> None:
         if self.arrival is None:
-            self.arrival = time.monotonic()
+            self.arrival = self.clock.now()
         super().data_received(data)
+
+    def close_if_idle(self) -> None:
+        """Close the connection unless a request is being answered on it."""
+        if self.arrival is None:
+            self.force_close()
 
     def handle_error(
         self,
@@ -58,29 +66,48 @@ class _Protocol(RequestHandler):
             return super().handle_error(request, status, exc, message)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer was already begun")
-        problem = refusal(status, "v2", "request: is no valid HTTP", name="bad_request")
-        answer = refused(problem, "v2", secrets.token_hex(16))
+        request_id = secrets.token_hex(16)
+        error = ErrorBody("v2", request_id, "bad_request", ("request: is no valid HTTP",))
+        body = json_answer(status, error.json()).body
         response = web.Response(
-            status=status, body=answer.body, headers=answer.headers, content_type="application/json"
+            status=status,
+            body=body,
+            headers={"x-request-id": request_id},
+            content_type="application/json",
         )
         response.force_close()
         return response
 
 
 class _WebServer(web.Server):
+    clock: Clock
+
     def __call__(self) -> RequestHandler:
-        return _Protocol(self, loop=self._loop)
+        protocol = _Protocol(self, loop=self._loop)
+        protocol.clock = self.clock
+        return protocol
 
 
 class Server:
     """The service on a socket of this machine."""
 
     def __init__(self, settings: SandboxSettings) -> None:
-        """Prepare; `start` listens."""
+        """Prepare; `start` listens.
+
+        Raises:
+            OSError: The settings' file of facts cannot be read.
+            ValueError: A setting names what there is not.
+        """
         self.settings = settings
         self.service = Service(settings)
         self.url = ""
-        self._runner = web.ServerRunner(_WebServer(self._handle), shutdown_timeout=SHUTDOWN_SECONDS)
+        self._access = Access(settings)
+        self._web = _WebServer(self._handle)
+        self._web.clock = self.service.clock
+        self._runner = web.ServerRunner(self._web, shutdown_timeout=SHUTDOWN_SECONDS)
+        self._site: web.TCPSite | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._outage: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen, and set `url`.
@@ -88,25 +115,64 @@ class Server:
         Raises:
             OSError: The port is taken.
         """
+        self._loop = asyncio.get_running_loop()
+        self.service.clock.start()
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self.settings.host, self.settings.port, backlog=BACKLOG)
-        await site.start()
-        port = self._runner.addresses[0][1]
-        self.url = f"http://{self.settings.host}:{port}"
+        await self._listen(self.settings.port)
+        self._port = self._runner.addresses[0][1]
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        self.url = f"http://{host}:{self._port}"
+
+    async def _listen(self, port: int) -> None:
+        self._site = web.TCPSite(
+            self._runner, self.settings.host, port, backlog=BACKLOG, reuse_address=True
+        )
+        await self._site.start()
 
     async def stop(self) -> None:
         """Close every connection and the socket."""
+        if self._outage is not None:
+            self._outage.cancel()
         await self._runner.cleanup()
         await asyncio.get_running_loop().run_in_executor(None, self.service.close)
 
+    def unreachable(self, seconds: float) -> None:
+        """Refuse all connections for so many seconds. Usable from any thread."""
+        if not 0 < seconds < float("inf"):
+            raise ValueError(f"seconds is {seconds!r}; allowed: above 0")
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._begin_outage, seconds)
+
+    def _begin_outage(self, seconds: float) -> None:
+        if self._outage is None or self._outage.done():
+            self._outage = asyncio.ensure_future(self._be_unreachable(seconds))
+
+    async def _be_unreachable(self, seconds: float) -> None:
+        clock = self.service.clock
+        until = clock.now() + seconds
+        if self._site is not None:
+            await self._site.stop()
+        for connection in list(self._web.connections):
+            cast("_Protocol", connection).close_if_idle()
+        await clock.sleep_until(until)
+        await self._listen(self._port)
+
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         protocol = cast("_Protocol", request.protocol)
-        arrival = protocol.arrival or time.monotonic()
+        arrival = protocol.arrival or self.service.clock.now()
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        response: web.StreamResponse
         try:
-            if is_control(request.path):
-                response = await self._control(request)
+            access = self._access
+            refusal = access.refuse(request.method, request.path, headers)
+            if refusal is None and not is_control(request.path):
+                refusal = access.preflight(request.method, headers)
+            if refusal is not None:
+                response = _plain(refusal, access.cors_headers(headers))
+            elif is_control(request.path):
+                response = await self._control(request, headers)
             else:
-                response = await self._respond(request, arrival)
+                response = await self._respond(request, headers, arrival)
             await self._drain(request)
         except ConnectionError:
             # The client went away: there is nobody to answer.
@@ -116,7 +182,13 @@ class Server:
             protocol.arrival = None
         return response
 
-    async def _control(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _control(
+        self, request: web.BaseRequest, headers: Mapping[str, str]
+    ) -> web.StreamResponse:
+        if needs_token(request.path):
+            refusal = self._access.refuse_control(headers, request.query)
+            if refusal is not None:
+                return _plain(refusal)
         body = b""
         try:
             async for chunk in _body(request):
@@ -125,57 +197,61 @@ class Server:
                     break
         except BodyError:
             body = b""
-        content_type = request.headers.get("content-type", "")
-        answer = control(self.service, request.method, request.path, content_type, body)
-        return web.Response(
-            status=answer.status,
-            body=answer.body,
-            headers={**answer.headers, "content-type": answer.content_type},
-        )
+        content_type = headers.get("content-type", "")
+        return _plain(control(self, request.method, request.path, content_type, body))
 
-    async def _respond(self, request: web.BaseRequest, arrival: float) -> web.StreamResponse:
-        service = self.service
-        service.tally.begin()
+    async def _respond(
+        self, request: web.BaseRequest, headers: Mapping[str, str], arrival: float
+    ) -> web.StreamResponse:
+        account = self.service.account
+        account.counts.begin()
         record = RequestRecord(
-            service.tally.requests,
+            account.counts.requests,
             arrival,
             request.method,
             request.path,
             headers={
-                name: request.headers[name][:LOGGED_HEADER_LENGTH]
+                name: headers[name][:LOGGED_HEADER_LENGTH]
                 for name in LOGGED_HEADERS
-                if name in request.headers
+                if name in headers
             },
         )
         call = Call(
+            account,
             request.method,
             request.path,
-            {name.lower(): value for name, value in request.headers.items()},
+            headers,
             arrival,
             _body(request),
             request.content_length,
             record,
         )
         try:
-            answer = await service.answer(call)
-            return await self._send(request, answer, record)
+            answer = await self.service.answer(call)
+            answer.headers += self._access.cors_headers(headers)
+            return await self._send(request, answer, record, account)
         except (ConnectionError, asyncio.CancelledError):
-            service.tally.broken_off += record.duration is None
+            account.counts.broken_off += record.duration is None
             raise
         finally:
-            self._settle(record)
+            self._settle(record, account)
 
     async def _send(
-        self, request: web.BaseRequest, answer: Answer, record: RequestRecord
+        self, request: web.BaseRequest, answer: Answer, record: RequestRecord, account: Account
     ) -> web.StreamResponse:
-        response = web.StreamResponse(status=answer.status, headers=answer.headers)
-        response.headers["content-type"] = answer.content_type
-        response.headers["server"] = "stable_async sandbox"
+        response = web.StreamResponse(status=answer.status)
+        response.headers.extend(answer.headers)
+        if answer.content_type:
+            response.headers["content-type"] = answer.content_type
+        else:
+            # aiohttp would state one of its own.
+            response.headers["content-type"] = ""
+        response.headers.setdefault("server", "stable_async sandbox")
         response.content_length = len(answer.body)
-        if answer.drop:
+        if answer.drop and answer.drop != "stray_bytes":
             record.dropped = answer.drop
-            self.service.tally.dropped += 1
-            self._settle(record)
+            account.counts.dropped += 1
+            self._settle(record, account)
             await _cut(request, response, answer)
             return response
         await response.prepare(request)
@@ -186,16 +262,19 @@ class Server:
         # Whoever has the whole answer finds it in the log, from any thread.
         record.status = answer.status
         record.response_bytes = len(body)
-        self.service.tally.answered[answer.status] += 1
-        self._settle(record)
+        account.counts.answered[answer.status] += 1
+        self._settle(record, account)
         await response.write_eof(bytes(body[last:]))
+        if answer.drop == "stray_bytes" and request.transport is not None:
+            request.transport.write(STRAY_BYTES)
+            request.protocol.force_close()
         return response
 
-    def _settle(self, record: RequestRecord) -> None:
+    def _settle(self, record: RequestRecord, account: Account) -> None:
         """Note the end of a request, once."""
         if record.duration is None:
-            record.duration = time.monotonic() - record.arrival
-            self.service.tally.in_flight -= 1
+            record.duration = account.clock.now() - record.arrival
+            account.counts.in_flight -= 1
 
     async def _drain(self, request: web.BaseRequest) -> None:
         """Throw away what is left of a body that nobody wanted, up to a bound."""
@@ -208,6 +287,15 @@ class Server:
             left = 0
         if left <= 0:
             request.protocol.force_close()
+
+
+def _plain(answer: Answer, more: list[tuple[str, str]] | None = None) -> web.Response:
+    """Return an answer outside the imitated API."""
+    response = web.Response(status=answer.status, body=answer.body)
+    response.headers.extend([*answer.headers, *(more or [])])
+    if answer.content_type:
+        response.headers["content-type"] = answer.content_type
+    return response
 
 
 async def _body(request: web.BaseRequest) -> AsyncIterator[bytes]:

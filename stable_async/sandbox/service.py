@@ -9,33 +9,29 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from stable_async.sandbox import v1
 from stable_async.sandbox.answers import (
     Answer,
     json_answer,
-    product_answer,
-    refused,
+    output_answer,
     v1_answer,
+    wants_json,
 )
-from stable_async.sandbox.counting import QuotaBook
-from stable_async.sandbox.engines import (
-    check_v1,
-    check_v1_files,
-    engines_list,
-    find_engine,
-    form_of_json,
-)
-from stable_async.sandbox.faults import Drop, Faults
+from stable_async.sandbox.billing import Bill, Caller
+from stable_async.sandbox.clock import Clock
+from stable_async.sandbox.counting import KeyQuotas
+from stable_async.sandbox.edge import edge_fault
+from stable_async.sandbox.faults import Edge, Faults
 from stable_async.sandbox.forms import BodyError, BodyTooLargeError, Form, read_form, read_json
-from stable_async.sandbox.refusals import RefusalError, refusal
-from stable_async.sandbox.render import engine
+from stable_async.sandbox.refusals import RefusalError
+from stable_async.sandbox.render import output
 from stable_async.sandbox.render.edits import UnreadableError
-from stable_async.sandbox.request_log import RequestLog, RequestRecord, Statistics, Tally
+from stable_async.sandbox.request_log import Counts, RequestLog, RequestRecord, Statistics
 from stable_async.sandbox.results import Result, ResultStore
 from stable_async.sandbox.spec.facts import load_facts
 from stable_async.sandbox.spec.fields import Parameters, read_parameters
@@ -47,10 +43,11 @@ if TYPE_CHECKING:
     import re
     from collections.abc import AsyncIterator, Mapping
 
+    from stable_async.sandbox.faults import Drop
     from stable_async.sandbox.settings import SandboxSettings
-    from stable_async.sandbox.spec.facts import Operation
+    from stable_async.sandbox.spec.facts import Facts, Operation
 
-__all__ = ["Call", "Service"]
+__all__ = ["Account", "Call", "Service"]
 
 MIRROR_PREFIX = "/sd"
 CLIENT_HEADERS = ("stability-client-id", "stability-client-user-id", "stability-client-version")
@@ -59,10 +56,10 @@ CLIENT_HEADER_LENGTH = 256
 UNTIMED = 10.0
 # Of the 45.7 s of a creative upscale, the submit took 4.5 s (live, 2026-09-22).
 SUBMIT_SHARE = 0.1
-SPREAD_OF_LATENCY = 0.15
+LATENCY_VARIATION = 0.15
 THUMBNAILS = 64
 MAX_SEED = 4294967294
-ACCOUNT = {
+USER = {
     "id": "user-sandbox",
     "email": "developer@example.com",
     "organizations": [
@@ -71,20 +68,91 @@ ACCOUNT = {
 }
 
 
+class Account:
+    """One pretended account: its quota, bill, results, faults and log. A reset makes a new one."""
+
+    def __init__(self, settings: SandboxSettings, clock: Clock) -> None:
+        """Begin with a fresh quota and the settings' credits."""
+        self.settings = settings
+        self.clock = clock
+        self.faults = Faults(clock.now, settings.seed)
+        self.log = RequestLog()
+        self.counts = Counts()
+        self.bill = Bill(settings.credits, settings.balance_lag)
+        self.results = ResultStore()
+        self.thumbnails: OrderedDict[int, bytes] = OrderedDict()
+        self.random = random.Random(settings.seed)  # noqa: S311
+        phase = self.random.uniform(0, settings.window)
+        self.quota = KeyQuotas(
+            settings.counting, settings.requests, settings.window, settings.penalty, phase
+        )
+
+    def balance(self) -> float:
+        """Return the credits that the balance endpoint shows."""
+        return 0.0 if self.faults.exhausted else self.bill.balance(self.clock.now())
+
+    def left(self) -> float:
+        """Return the credits that are left."""
+        return 0.0 if self.faults.exhausted else self.bill.left
+
+    def statistics(self) -> Statistics:
+        """Return the figures since the start or the last reset."""
+        counts = self.counts
+        return Statistics(
+            requests=counts.requests,
+            answered=dict(sorted(counts.answered.items())),
+            refused=counts.refused,
+            dropped=counts.dropped,
+            broken_off=counts.broken_off,
+            edge_faults=dict(sorted(counts.edge_faults.items())),
+            in_flight=counts.in_flight,
+            peak_in_flight=counts.peak_in_flight,
+            most_in_window=self.quota.most(),
+            polls=counts.polls,
+            polls_too_soon=counts.polls_too_soon,
+            credits_spent=self.bill.spent,
+            credits_left=self.left(),
+        )
+
+    def penalty(self, seconds: float) -> None:
+        """Refuse the requests of every key for so many seconds from now."""
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"seconds is {seconds!r}; allowed: 0 or more")
+        self.quota.penalize_all(self.clock.now() + seconds)
+
+    def clear(self) -> None:
+        """Remove every fault, the penalty of all keys included."""
+        self.faults.clear()
+        self.quota.penalize_all(float("-inf"))
+
+    def keep_thumbnail(self, number: int, thumbnail: bytes) -> None:
+        """Keep the thumbnail of a request for the page."""
+        if thumbnail:
+            self.thumbnails[number] = thumbnail
+            while len(self.thumbnails) > THUMBNAILS:
+                self.thumbnails.popitem(last=False)
+
+    def draw_id(self, length: int) -> str:
+        """Return a random hexadecimal id."""
+        return f"{self.random.getrandbits(length * 4):0{length}x}"
+
+
 @dataclass(slots=True)
 class Call:
     """A request as the service needs it.
 
     Attributes:
+        account: Whose it is.
         method: HTTP method.
         path: Path without the query, decoded.
         headers: Lower-case names.
-        arrival: Seconds of `time.monotonic()`.
+        arrival: Seconds of the sandbox's clock.
         body: The body's chunks.
         length: The declared length of the body; `None` without one.
-        record: What is written down of it.
+        record: Its record in the log.
     """
 
+    account: Account
     method: str
     path: str
     headers: Mapping[str, str]
@@ -105,105 +173,100 @@ class Call:
         """The accept header; empty when there is none."""
         return self.headers.get("accept", "").strip().lower()
 
+    @property
+    def caller(self) -> Caller:
+        """Who is charged."""
+        return Caller(
+            self.record.key,
+            self.headers.get("stability-client-id", ""),
+            self.headers.get("stability-client-user-id", ""),
+        )
+
 
 class Service:
-    """One pretended account: its quota, credits, results and faults."""
+    """Answers requests."""
 
     def __init__(self, settings: SandboxSettings) -> None:
-        """Begin with a fresh quota and the settings' credits."""
+        """Begin with a fresh account.
+
+        Raises:
+            OSError: The settings' file of facts cannot be read.
+            ValueError: It is no file of facts, or `edge_rates` names no edge fault.
+        """
         self.settings = settings
-        self.faults = Faults()
-        self.log = RequestLog()
-        self.tally = Tally()
-        self.thumbnails: OrderedDict[int, bytes] = OrderedDict()
-        self._random = random.Random(settings.seed)  # noqa: S311
-        phase = self._random.uniform(0, settings.window)
-        self.quota = QuotaBook(
-            settings.counting, settings.requests, settings.window, settings.penalty, phase
-        )
-        self._results: ResultStore = ResultStore()
-        self._spent = 0.0
-        # One worker: drawing must not take more than a core, nor the event loop's time.
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sandbox-studio")
+        self.facts: Facts = load_facts(settings.facts)
+        self.clock = Clock()
+        self.account = Account(settings, self.clock)
+        self._edge_rates = [
+            (Edge(fault, fault.reached), rate)
+            for fault, rate in ((edge_fault(k), r) for k, r in settings.edge_rates.items())
+        ]
+        # One worker: rendering must not take more than a core, nor the event loop's time.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sandbox-render")
         self._routes: list[tuple[re.Pattern[str], Operation]] = [
-            (operation.pattern(), operation) for operation in load_facts().operations
+            (operation.pattern(), operation) for operation in self.facts.operations
         ]
 
+    def reset(self) -> None:
+        """Begin again with a fresh account. What is in flight ends with the old one."""
+        self.account = Account(self.settings, self.clock)
+
     def close(self) -> None:
-        """Stop working; what is being drawn is finished, what waits is not begun."""
+        """Stop working; what is being rendered is finished, what waits is not begun."""
         self._pool.shutdown(cancel_futures=True)
 
-    def statistics(self) -> Statistics:
-        """Give the figures since the start."""
-        tally = self.tally
-        return Statistics(
-            requests=tally.requests,
-            answered=dict(sorted(tally.answered.items())),
-            refused=tally.refused,
-            dropped=tally.dropped,
-            broken_off=tally.broken_off,
-            in_flight=tally.in_flight,
-            peak_in_flight=tally.peak_in_flight,
-            most_in_window=self.quota.most(),
-            polls=tally.polls,
-            polls_too_soon=tally.polls_too_soon,
-            credits_spent=round(self._spent, 4),
-            credits_left=self.balance,
-        )
-
-    @property
-    def balance(self) -> float:
-        """The credits left."""
-        return 0.0 if self.faults.exhausted else round(self.settings.credits - self._spent, 4)
-
-    def penalty(self, seconds: float) -> None:
-        """Shut every key out for so many seconds from now."""
-        if not 0 <= seconds < float("inf"):
-            raise ValueError(f"seconds is {seconds!r}; allowed: 0 or more")
-        self.quota.shut_all(time.monotonic() + seconds)
-
-    def clear(self) -> None:
-        """Take back every switch, the time-out of all keys included."""
-        self.faults.clear()
-        self.quota.shut_all(float("-inf"))
-
     async def answer(self, call: Call) -> Answer:
-        """Give the answer to a request."""
+        """Return the answer to a request."""
+        account, record = call.account, call.record
         mirror = call.path.startswith(f"{MIRROR_PREFIX}/")
         path = call.path.removeprefix(MIRROR_PREFIX) if mirror else call.path
         api = "v1" if path.startswith("/v1/") else "v2"
-        record = call.record
-        record.key = _fingerprint(call.key)
+        record.key = fingerprint(call.key)
         form = Form()
+        edge: Edge | None = None
         try:
             try:
-                self._admit(record, api)
+                self._admit(account, record)
                 operation, variables = self._route(call, path, api)
                 record.operation = operation.id
-                form = await _read(operation, call)
+                form = await _read(self.facts, operation, call)
                 record.take(form)
             finally:
-                self.log.append(record)
-            await self._delay_and_fail(operation)
-            answer = await self._perform(operation, variables, form, call, mirror=mirror)
-            answer.drop = answer.drop or self._drop()
+                account.log.append(record)
+            if delay := account.faults.delays.take(record, call.headers, self.clock.now()):
+                await self.clock.sleep_until(self.clock.now() + delay)
+            edge = self._edge_fault(call, variables)
+            if edge and edge.fault.page and not edge.charged:
+                return edge.fault.page()
+            if script := account.faults.scripts.take(record, call.headers, self.clock.now()):
+                return _scripted(script.status, script.headers, script.body)
+            answer = await self._respond(operation, variables, form, call, mirror=mirror)
         except RefusalError as error:
-            record.problems = error.messages
-            answer = refused(error, api, self._draw_id(32))
+            drawn = account.draw_id(32)
+            body = error.body(self.facts, api, drawn)
+            record.problems = body.messages
+            answer = json_answer(error.status, body.json())
+            if api == "v2":
+                answer.headers.append(("x-request-id", drawn))
+            if error.retry_after is not None:
+                answer.headers.append(("retry-after", str(error.retry_after)))
         finally:
             form.close()
         if api == "v2":
-            answer.headers.setdefault("x-request-id", self._draw_id(32))
+            answer.set_default("x-request-id", account.draw_id(32))
+        if edge and edge.fault.page:
+            return edge.fault.page()
+        if edge and edge.fault.alter:
+            edge.fault.alter(answer)
         return answer
 
-    def _admit(self, record: RequestRecord, api: str) -> None:
-        if self.quota.admit(record.key, record.arrival):
+    def _admit(self, account: Account, record: RequestRecord) -> None:
+        if account.quota.admit(record.key, record.arrival):
             return
-        self.tally.refused += 1
+        account.counts.refused += 1
         settings = self.settings
-        raise refusal(
+        raise RefusalError(
             429,
-            api,
             f"You have exceeded the rate limit of {settings.requests} requests within a "
             f"{settings.window:g} second period, and have been timed out for "
             f"{settings.penalty:g} seconds.",
@@ -217,18 +280,41 @@ class Service:
         if api == "v1":
             # Seen live: an unknown v1 path without a key is a 401.
             self._check_key(call.key, api)
-        raise refusal(404, api, "The requested path was not found.", name="not_found")
+        raise RefusalError(404, "The requested path was not found.", name="not_found")
 
-    async def _delay_and_fail(self, operation: Operation) -> None:
-        if delay := self.faults.take_delay():
-            await asyncio.sleep(delay)
-        if failure := self.faults.take_failure(operation.id):
-            raise refusal(
-                failure.status,
-                operation.api,
-                name=failure.name,
-                retry_after=failure.retry_after,
-            )
+    def _edge_fault(self, call: Call, variables: Mapping[str, str]) -> Edge | None:
+        account, record = call.account, call.record
+        if "id" in variables and call.method == "GET":
+            result = account.results.get(variables["id"], record.key, self.clock.now())
+            if result is not None:
+                result.looks += 1
+                record.look = result.looks
+        edge = account.faults.edges.take(record, call.headers, self.clock.now())
+        for possible, rate in self._edge_rates:
+            if edge is None and rate and account.random.random() < rate:
+                edge = possible
+        if edge is None or (edge.fault.first_look and record.look != 1):
+            return None
+        record.edge = edge.fault.name
+        account.counts.edge_faults[edge.fault.name] += 1
+        return edge
+
+    async def _respond(
+        self,
+        operation: Operation,
+        variables: Mapping[str, str],
+        form: Form,
+        call: Call,
+        *,
+        mirror: bool,
+    ) -> Answer:
+        account = call.account
+        failure = account.faults.failures.take(call.record, call.headers, self.clock.now())
+        if failure is not None:
+            raise RefusalError(failure.status, name=failure.name, retry_after=failure.retry_after)
+        answer = await self._perform(operation, variables, form, call, mirror=mirror)
+        answer.drop = answer.drop or self._drop(call)
+        return answer
 
     async def _perform(
         self,
@@ -239,19 +325,19 @@ class Service:
         *,
         mirror: bool,
     ) -> Answer:
-        v1 = operation.api == "v1"
-        if v1:
+        is_v1 = operation.api == "v1"
+        if is_v1:
             self._check_key(call.key, "v1")
-            check_v1_files(form)
+            v1.check_files(form)
         parameters, problems = read_parameters(operation, form, mirror=mirror)
         problems += broken_rules(operation, parameters)
         problems += _path_problems(operation, variables)
         problems = _header_problems(operation, call.headers) + problems
         if problems:
-            raise refusal(400, operation.api, *problems, name="bad_request")
-        if v1 and "engine_id" in variables:
-            engine = find_engine(operation, variables["engine_id"])
-            check_v1(operation, engine, parameters, call.accept)
+            raise RefusalError(400, *problems, name="bad_request")
+        if is_v1 and "engine_id" in variables:
+            engine = v1.find_engine(self.facts, operation, variables["engine_id"])
+            v1.check(operation, engine, parameters, call.accept)
         self._check_key(call.key, operation.api)
         if operation.method == "GET":
             return self._look_up(operation, variables, call)
@@ -264,137 +350,162 @@ class Service:
         if api == "v1" and key:
             # The real service echoes the key; clients must not pass this text on.
             text = f"Incorrect API key provided: {key}. You can find your API key at "
-            raise refusal(401, api, text + "https://stability.ai.", name="unauthorized")
-        raise refusal(401, api)
+            raise RefusalError(401, text + "https://stability.ai.", name="unauthorized")
+        raise RefusalError(401)
 
     def _look_up(self, operation: Operation, variables: Mapping[str, str], call: Call) -> Answer:
+        account = call.account
         match operation.id:
             case "v1_user_balance":
-                return json_answer(200, {"credits": self.balance})
+                return json_answer(200, {"credits": account.balance()})
             case "v1_user_account":
-                return json_answer(200, ACCOUNT)
+                return json_answer(200, USER)
             case "v1_engines_list":
-                return json_answer(200, engines_list())
-        now = time.monotonic()
+                return json_answer(200, v1.engines_list(self.facts))
+        now = self.clock.now()
         result_id = variables["id"]
-        self.tally.polls += 1
-        result = self._results.get(result_id, call.record.key, now)
+        account.counts.polls += 1
+        result = account.results.get(result_id, call.record.key, now)
         if result is None or not _fits(operation, result.operation):
-            raise refusal(404, "v2")
-        self.tally.polls_too_soon += not result.poll(now)
-        if now < result.ready_at:
+            raise RefusalError(404)
+        account.counts.polls_too_soon += not result.poll(now)
+        if now < result.ready_at or result.looks <= result.running_looks:
             return json_answer(202, {"id": result_id, "status": "in-progress"})
-        product = result.product
-        call.record.seed, call.record.finish_reason = product.seed, product.finish_reason
-        self._keep_thumbnail(call.record.number, product.thumbnail)
-        return product_answer(product, call.accept)
+        made = result.output
+        call.record.seed, call.record.finish_reason = made.seed, made.finish_reason
+        account.keep_thumbnail(call.record.number, made.thumbnail)
+        return output_answer(made, call.accept, looked_up=True)
 
     async def _work(self, operation: Operation, parameters: Parameters, call: Call) -> Answer:
+        account, record = call.account, call.record
         cost = price(operation, parameters)
-        if cost > self.balance:
-            raise refusal(402, "v2")
+        if cost > account.left():
+            raise RefusalError(402)
         words = triggered(parameters)
         _moderate(operation, words)
-        if "error" in words or self._random.random() < self.settings.fail_rate:
-            raise refusal(500, operation.api)
-        self._spent += cost
+        if "error" in words or account.random.random() < self.settings.fail_rate:
+            raise RefusalError(500)
         try:
-            products = await self._make(operation, parameters, call, filtered="filtered" in words)
+            outputs = await self._make(operation, parameters, call, filtered="filtered" in words)
         except UnreadableError as error:
-            self._spent -= cost
             text = f"{error}: could not be read as an image"
-            raise refusal(400, operation.api, text, name="bad_request") from error
-        record, product = call.record, products[0]
-        record.credits, record.seed = cost, product.seed
-        record.finish_reason = product.finish_reason
-        self._keep_thumbnail(record.number, product.thumbnail)
+            raise RefusalError(400, text, name="bad_request") from error
+        first = outputs[0]
+        record.credits, record.seed = cost, first.seed
+        record.finish_reason = first.finish_reason
+        account.keep_thumbnail(record.number, first.thumbnail)
         if operation.submits:
-            answer = self._submitted(operation, parameters, product, call)
+            answer = self._submitted(operation, parameters, first, call)
         elif operation.api == "v1":
-            answer = v1_answer(products, call.accept)
+            answer = v1_answer(outputs, call.accept)
         elif operation.accept:
-            answer = product_answer(product, call.accept)
+            answer = output_answer(first, call.accept)
         else:
-            answer = Answer(200, product.content_type, product.data)
+            answer = Answer(200, first.content_type, first.data)
         answer.drop = "before_headers" if "drop" in words else None
         return answer
 
     async def _make(
         self, operation: Operation, parameters: Parameters, call: Call, *, filtered: bool
-    ) -> list[engine.Product]:
-        """Give the products once their time has come; they are made meanwhile."""
-        first = int(parameters.number("seed")) or self._random.randrange(1, MAX_SEED)
+    ) -> list[output.Output]:
+        """Return the outputs once their time has come; they are rendered meanwhile.
+
+        The charge is made at the beginning: a client that goes away pays. An upload that cannot
+        be read is found out before.
+        """
+        account = call.account
+        first = int(parameters.number("seed")) or account.random.randrange(1, MAX_SEED)
         count = int(parameters.number("samples")) or 1
-        jobs = [
-            engine.Job(operation, parameters, (first + number) % (MAX_SEED + 1), filtered=filtered)
+        tasks = [
+            output.RenderTask(
+                operation, parameters, (first + number) % (MAX_SEED + 1), filtered=filtered
+            )
             for number in range(count)
         ]
-        work = [self._pool.submit(engine.make, job) for job in jobs]
+        given = account.faults.outputs.take(call.record, call.headers, self.clock.now())
+        if given is not None and given.data is not None:
+            made = [output.given(task, given.data, given.content_type) for task in tasks]
+            work = []
+        else:
+            work = [self._pool.submit(output.render, task) for task in tasks]
+        cost = price(operation, parameters)
+        account.bill.charge(call.caller, operation.id, cost, self.clock.now())
         try:
-            latency = self._latency(operation, parameters)
+            latency = self._latency(operation, parameters, account)
             share = SUBMIT_SHARE if operation.submits else 1.0
-            await asyncio.sleep(max(0.0, call.arrival + latency * share - time.monotonic()))
-            return [await asyncio.wrap_future(future) for future in work]
+            await self.clock.sleep_until(call.arrival + latency * share)
+            if work:
+                made = [await asyncio.wrap_future(future) for future in work]
+        except UnreadableError:
+            account.bill.refund(call.caller, operation.id, cost, self.clock.now())
+            raise
         finally:
             # The uploaded files are closed soon, so nothing may still be reading them.
             for future in work:
                 future.cancel()
             if not all(future.done() for future in work):
                 await asyncio.to_thread(wait, work)
+        if given is None:
+            return made
+        changes = {"seed": given.seed, "finish_reason": given.finish_reason}
+        stated = {name: value for name, value in changes.items() if value is not None}
+        return [replace(one, **stated) for one in made]  # type: ignore[arg-type]
 
     def _submitted(
-        self, operation: Operation, parameters: Parameters, product: engine.Product, call: Call
+        self, operation: Operation, parameters: Parameters, made: output.Output, call: Call
     ) -> Answer:
-        result_id = self._draw_id(64)
-        ready_at = call.arrival + self._latency(operation, parameters)
-        result = Result(operation.id, call.record.key, product, len(product.data), ready_at)
-        self._results.put(result_id, result, time.monotonic())
+        account = call.account
+        result_id = account.draw_id(64)
+        ready_at = call.arrival + self._latency(operation, parameters, account)
+        looks = account.faults.looks.take(call.record, call.headers, self.clock.now()) or 0
+        result = Result(
+            operation.id, call.record.key, made, len(made.data), ready_at, running_looks=looks
+        )
+        account.results.put(result_id, result, self.clock.now())
         return json_answer(operation.submit_status, {"id": result_id})
 
-    def _latency(self, operation: Operation, parameters: Parameters) -> float:
+    def _latency(self, operation: Operation, parameters: Parameters, account: Account) -> float:
         if self.settings.latency != "observed":
             return self.settings.latency
-        model = parameters.text("model")
-        seen = operation.latency_per_model.get(model, operation.latency)
-        spread = self._random.uniform(1 - SPREAD_OF_LATENCY, 1 + SPREAD_OF_LATENCY)
-        return (UNTIMED if seen is None else seen) * spread
+        seen = operation.latency(parameters.text("model"))
+        factor = account.random.uniform(1 - LATENCY_VARIATION, 1 + LATENCY_VARIATION)
+        return (UNTIMED if seen is None else seen) * factor
 
-    def _drop(self) -> Drop | None:
-        if drop := self.faults.take_drop():
+    def _drop(self, call: Call) -> Drop | None:
+        account = call.account
+        if drop := account.faults.drops.take(call.record, call.headers, self.clock.now()):
             return drop
-        if self._random.random() < self.settings.drop_rate:
-            return self._random.choice(("before_headers", "mid_headers", "mid_body"))
+        if account.random.random() < self.settings.drop_rate:
+            return account.random.choice(("before_headers", "mid_headers", "mid_body"))
         return None
 
-    def _keep_thumbnail(self, number: int, thumbnail: bytes) -> None:
-        if thumbnail:
-            self.thumbnails[number] = thumbnail
-            while len(self.thumbnails) > THUMBNAILS:
-                self.thumbnails.popitem(last=False)
 
-    def _draw_id(self, length: int) -> str:
-        return f"{self._random.getrandbits(length * 4):0{length}x}"
+def _scripted(status: int, headers: tuple[tuple[str, str], ...], body: bytes) -> Answer:
+    named = dict(headers)
+    content_type = named.pop("content-type", "")
+    return Answer(status, content_type, body, list(named.items()))
 
 
-async def _read(operation: Operation, call: Call) -> Form:
-    """Give what the body holds.
+async def _read(facts: Facts, operation: Operation, call: Call) -> Form:
+    """Return what the body holds.
 
     Raises:
         RefusalError: It cannot be read, or is too large.
     """
-    limit = _body_limit(operation)
+    limit = _body_limit(facts, operation)
     try:
         if call.length is not None and call.length > limit:
             raise BodyTooLargeError
         if operation.body == "none":
             return Form()
         if operation.body == "json":
-            return form_of_json(operation, await read_json(call.body))
-        return await read_form(call.headers.get("content-type", ""), call.body, limit)
+            return v1.form_of_json(operation, await read_json(call.body))
+        files = {field.name for field in operation.fields if field.type == "file"}
+        return await read_form(call.headers.get("content-type", ""), call.body, limit, files)
     except BodyError as error:
-        raise refusal(400, operation.api, str(error), name="bad_request") from error
+        raise RefusalError(400, str(error), name="bad_request") from error
     except BodyTooLargeError:
-        raise _too_large(operation, limit) from None
+        raise _too_large(facts, operation, limit) from None
 
 
 def _moderate(operation: Operation, words: set[str]) -> None:
@@ -402,51 +513,53 @@ def _moderate(operation: Operation, words: set[str]) -> None:
     if operation.api == "v1":
         if "moderated" in words:
             text = "One of the prompts contains filtered words."
-            raise refusal(400, "v1", text, name="invalid_prompts")
+            raise RefusalError(400, text, name="invalid_prompts")
         return
     audio = operation.id.startswith("stable_audio")
     if "moderated" in words:
-        raise refusal(403, "v2")
+        raise RefusalError(403)
     for word, name, applies in (
         ("language", "invalid_language", True),
         ("public-figure", "public_figure", not audio),
         ("copyrighted", "copyrighted_content", audio),
     ):
         if word in words and applies:
-            raise refusal(422, "v2", name=name)
+            raise RefusalError(422, name=name)
 
 
-def _fingerprint(key: str) -> str:
-    """Give what stands for a key in logs; empty for no key."""
+def fingerprint(key: str) -> str:
+    """Return what stands for a key in logs and bills; empty for no key."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:12] if key else ""
 
 
-def _body_limit(operation: Operation) -> int:
-    """Give the most bytes that a request of `operation` may have."""
-    limits = load_facts().max_request
+def _body_limit(facts: Facts, operation: Operation) -> int:
+    """Return the most bytes that a request of `operation` may have."""
     if "request at most 50Mb" in operation.rules:
-        return limits["stable_audio_2"]
+        return facts.max_request("stable_audio_2")
     if "request at most 100Mb" in operation.rules:
-        return limits["stable_audio_3"]
-    return limits["default"]
+        return facts.max_request("stable_audio_3")
+    return facts.max_request()
 
 
-def _too_large(operation: Operation, limit: int) -> RefusalError:
+def _too_large(facts: Facts, operation: Operation, limit: int) -> RefusalError:
     if operation.api == "v1":
-        return refusal(400, "v1", "request is too large", name="invalid_file_size")
-    if limit == load_facts().max_request["default"]:
-        return refusal(413, "v2")
+        return RefusalError(400, "request is too large", name="invalid_file_size")
+    if limit == facts.max_request():
+        return RefusalError(413)
     text = f"body: payloads cannot be larger than {limit // 1_000_000}MB in size"
-    return refusal(413, "v2", text)
+    return RefusalError(413, text)
 
 
 def _header_problems(operation: Operation, headers: Mapping[str, str]) -> list[str]:
     problems = []
     accept = headers.get("accept", "").strip().lower()
-    anything = not operation.accept or "*/*" in operation.accept
+    # v1's GETs answer with JSON whatever is accepted, as curl's samples for them show.
+    judged = operation.accept and not (operation.api == "v1" and operation.method == "GET")
+    anything = not judged or "*/*" in operation.accept
     # v1 was written for clients that do not say what they accept, as curl does not.
     allowed = {"", *operation.accept, *(["*/*"] if operation.api == "v1" else [])}
-    if not anything and accept not in allowed:
+    media = "application/json" if wants_json(accept) else accept
+    if not anything and media not in allowed:
         problems.append(f"accept: must be one of: {', '.join(operation.accept)}")
     problems += [
         f"{name}: must be at most {CLIENT_HEADER_LENGTH} characters long"
@@ -457,7 +570,7 @@ def _header_problems(operation: Operation, headers: Mapping[str, str]) -> list[s
 
 
 def _path_problems(operation: Operation, variables: Mapping[str, str]) -> list[str]:
-    """Give what is wrong with the parts of the path, as `field: problem`."""
+    """Return what is wrong with the parts of the path, as `field: problem`."""
     return [
         f"{field.name}: must be {field.min_length} characters long"
         for field in operation.fields

@@ -8,19 +8,19 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from stable_async.sandbox import Sandbox
+from stable_async.sandbox.in_loop import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stable_async.sandbox import SandboxSettings
+    from stable_async.sandbox.settings import SandboxSettings
 
 __all__ = ["run_in_thread"]
 
 
 @contextmanager
 def run_in_thread(settings: SandboxSettings) -> Iterator[Sandbox]:
-    """Give a running sandbox, and stop it in the end.
+    """Run a sandbox for the length of the context.
 
     Raises:
         OSError: The port is taken.

@@ -28,7 +28,7 @@ WORD = re.compile(rf"\bsandbox[:-]({'|'.join(TRIGGERS)})\b", re.IGNORECASE)
 
 
 def triggered(parameters: Parameters) -> set[str]:
-    """Give the trigger words of a request, without their `sandbox:`."""
+    """Return the trigger words of a request, without their `sandbox:`."""
     texts = [
         value if isinstance(value, str) else value.filename
         for name, value in parameters.given.items()

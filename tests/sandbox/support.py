@@ -32,7 +32,7 @@ def whatwg(text: str) -> str:
 
 
 def multipart(fields: Mapping[str, str | bytes], files: Mapping[str, File] | None = None) -> bytes:
-    """Give a multipart body as browsers write it."""
+    """Return a multipart body as browsers write it."""
     body = b""
     for name, value in fields.items():
         data = value.encode() if isinstance(value, str) else value
@@ -159,7 +159,7 @@ ENGINES = {
 
 @functools.cache
 def picture(width: int = 96, height: int = 64, fmt: str = "PNG", mode: str = "RGB") -> bytes:
-    """Give a picture file with two areas in it."""
+    """Return a picture file with two areas in it."""
     image = Image.new(mode, (width, height), "white")
     image.paste("navy", (width // 4, height // 4, width * 3 // 4, height * 3 // 4))
     out = io.BytesIO()
@@ -169,7 +169,7 @@ def picture(width: int = 96, height: int = 64, fmt: str = "PNG", mode: str = "RG
 
 @functools.cache
 def sound(seconds: float = 7.0) -> bytes:
-    """Give a silent 8-bit mono WAV of 8 kHz."""
+    """Return a silent 8-bit mono WAV of 8 kHz."""
     data = b"\x80" * int(8000 * seconds)
     layout = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 8000, 1, 8)
     body = b"WAVE" + layout + b"data" + struct.pack("<I", len(data)) + data
@@ -177,7 +177,7 @@ def sound(seconds: float = 7.0) -> bytes:
 
 
 def file_for(fact: Field) -> File:
-    """Give a file that the field takes."""
+    """Return a file that the field takes."""
     if fact.max_seconds is not None:
         return "in.wav", sound()
     return "in.png", picture()
@@ -204,7 +204,7 @@ NEEDED_WITH: dict[tuple[str, str], dict[str, str | File]] = {
 
 
 def smallest(operation: Operation) -> dict[str, str | File]:
-    """Give the fewest and smallest values that make a valid request."""
+    """Return the fewest and smallest values that make a valid request."""
     values: dict[str, str | File] = {}
     for fact in operation.fields:
         if not fact.required or fact.place != "body":

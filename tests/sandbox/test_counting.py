@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from stable_async.sandbox.counting import (
     MAX_KEYS,
     FixedWindow,
+    KeyQuotas,
+    PeakUsage,
     Quota,
-    QuotaBook,
     SlidingCounter,
     SlidingLog,
     TokenBucket,
-    Worst,
 )
 from stable_async.sandbox.settings import Counting
 
@@ -106,12 +106,12 @@ def test_a_breach_shuts_the_key_out_for_the_whole_penalty(counting: Counting) ->
     while quota.admit(1000.0):
         pass
     assert not any(quota.admit(1000 + second / 10) for second in range(1, 600))
-    assert quota.shut_for(1030) == 30
+    assert quota.penalty_left(1030) == 30
     assert quota.admit(1060.0), "requests that were refused do not prolong the time-out"
 
 
 def test_every_key_has_a_quota_of_its_own_and_old_ones_are_forgotten() -> None:
-    book = QuotaBook("log", 1, W, penalty=60, phase=0)
+    book = KeyQuotas("log", 1, W, penalty=60, phase=0)
     assert [book.admit(key, 1.0) for key in ("one", "two", "one")] == [True, True, False]
     for number in range(MAX_KEYS):
         book.admit(f"key {number}", 2.0)
@@ -120,8 +120,8 @@ def test_every_key_has_a_quota_of_its_own_and_old_ones_are_forgotten() -> None:
 
 
 def test_shutting_all_keys_out_ends_by_itself() -> None:
-    book = QuotaBook("log", 10, W, penalty=60, phase=0)
-    book.shut_all(until=5.0)
+    book = KeyQuotas("log", 10, W, penalty=60, phase=0)
+    book.penalize_all(until=5.0)
     assert [book.admit("one", now) for now in (4.9, 5.0)] == [False, True]
 
 
@@ -138,7 +138,7 @@ def level_at(arrivals: list[float], now: float, into: float) -> float:
 
 @given(st.lists(st.integers(0, 80).map(lambda sixteenths: sixteenths / 16), max_size=25))
 def test_the_worst_phase_is_found_without_a_grid(of: list[float]) -> None:
-    worst = Worst(N, W)
+    worst = PeakUsage(N, W)
     arrivals = times(of)
     for now in arrivals:
         worst.arrived(now)
@@ -159,7 +159,7 @@ def test_the_worst_phase_is_found_without_a_grid(of: list[float]) -> None:
 
 @pytest.mark.parametrize("rate", [3, 7, 15])
 def test_arrivals_at_exactly_the_rate_are_one_too_many_for_two_counters_only(rate: int) -> None:
-    worst = Worst(10 * rate, 10.0)
+    worst = PeakUsage(10 * rate, 10.0)
     for number in range(40 * rate):
         worst.arrived(1000 + number / rate)
     assert worst.most() == {
@@ -172,7 +172,7 @@ def test_arrivals_at_exactly_the_rate_are_one_too_many_for_two_counters_only(rat
 
 @given(gaps)
 def test_the_level_of_the_bucket_is_the_largest_overrun_of_the_rate(of: list[float]) -> None:
-    worst = Worst(N, W)
+    worst = PeakUsage(N, W)
     arrivals = times(of)
     for now in arrivals:
         worst.arrived(now)

@@ -24,9 +24,14 @@ async def in_pieces(body: bytes, size: int) -> AsyncIterator[bytes]:
 
 
 async def read(
-    body: bytes, content_type: str = TYPE, *, limit: int = 1 << 24, size: int = 997
+    body: bytes,
+    content_type: str = TYPE,
+    *,
+    limit: int = 1 << 24,
+    size: int = 997,
+    files: frozenset[str] = frozenset(),
 ) -> Form:
-    return await read_form(content_type, in_pieces(body, size), limit)
+    return await read_form(content_type, in_pieces(body, size), limit, files)
 
 
 names = st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda name: name != "none")
@@ -117,10 +122,13 @@ BODIES = {
 @pytest.mark.parametrize("size", [1, 7, 1 << 16])
 async def test_bodies_of_common_clients_are_read(body: bytes, size: int) -> None:
     boundary = body.split(b"\r\n")[0].removeprefix(b"--").decode()
-    form = await read(body, f'multipart/form-data; boundary="{boundary}"', size=size)
+    form = await read(
+        body, f'multipart/form-data; boundary="{boundary}"', size=size, files=frozenset({"image"})
+    )
     assert form.texts == {"prompt": "un phare à l'aube"}
     assert form.files.keys() == {"image"}
-    assert form.files["image"].filename == 'a "b".png'
+    # RFC 7578 forbids the way of the old requests, and the parser reads no name in it.
+    assert form.files["image"].filename == ("" if body is OLD_REQUESTS else 'a "b".png')
     assert form.files["image"].read() == PNG
     form.close()
 
@@ -147,7 +155,7 @@ async def test_a_text_that_is_no_utf8_is_a_problem_of_its_field() -> None:
 
 @pytest.mark.parametrize(
     "content_type",
-    ["", "application/x-www-form-urlencoded", "multipart/form-data", "multipart/mixed; boundary=x"],
+    ["application/x-www-form-urlencoded", "multipart/form-data", "multipart/mixed; boundary=x"],
 )
 async def test_only_multipart_forms_are_read(content_type: str) -> None:
     with pytest.raises(BodyError, match="content-type: must be multipart/form-data"):

@@ -77,7 +77,7 @@ async def test_every_required_field_is_asked_for_all_at_once(
 async def test_numbers_are_taken_at_their_bounds_and_refused_beyond(
     caller: Caller, operation: Operation, fact: Field
 ) -> None:
-    for model in [model for model, _ in fact.per_model] or [""]:
+    for model in [*fact.per_model] or [""]:
         limits = fact.for_model(model)
         extra = {**NEEDED_WITH.get((operation.id, fact.name), {})}
         if model:

@@ -23,7 +23,7 @@ Shown = dict[str, dict[str, object]]
 
 
 def page() -> str:
-    return resources.files("stable_async.sandbox").joinpath("page.html").read_text()
+    return resources.files("stable_async.sandbox").joinpath("dashboard.html").read_text()
 
 
 async def test_the_page_allows_its_own_script_and_nothing_from_elsewhere(caller: Caller) -> None:

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from stable_async.sandbox import Sandbox
-from stable_async.sandbox.render.engine import Product
+from stable_async.sandbox.render.output import Output
 from stable_async.sandbox.results import RETENTION, Result, ResultStore
 from tests.sandbox.support import OPERATIONS, Caller
 
@@ -80,9 +80,7 @@ async def test_a_filtered_result_arrives_as_such(caller: Caller) -> None:
 
 
 def made(size: int, ready_at: float = 0.0) -> Result:
-    return Result(
-        "upscale_creative", "key", Product("image/png", b"", "SUCCESS", 1), size, ready_at
-    )
+    return Result("upscale_creative", "key", Output("image/png", b"", "SUCCESS", 1), size, ready_at)
 
 
 def test_results_are_kept_for_24_hours_from_when_they_were_ready() -> None:

@@ -23,7 +23,7 @@ FRAME_SAMPLES = 1152
 
 
 def wav(seconds: float, seed: int, title: str) -> bytes:
-    """Give a 16-bit stereo WAV at 44.1 kHz with a fading tone."""
+    """Return a 16-bit stereo WAV at 44.1 kHz with a fading tone."""
     count = max(1, int(RATE * min(seconds, LONGEST)))
     # Two octaves of a pentatonic scale, from A3.
     step = (0, 2, 4, 7, 9, 12, 14, 16, 19, 21)[seed % 10]
@@ -47,14 +47,14 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def mp3(seconds: float, seed: int, title: str) -> bytes:
-    """Give an MP3 of silence with an ID3 tag."""
+    """Return an MP3 of silence with an ID3 tag."""
     count = max(2, int(RATE * min(seconds, LONGEST)) // FRAME_SAMPLES)
     frame = FRAME_HEADER.ljust(FRAME_BYTES, b"\0")
     return _id3({b"TIT2": title[:200], b"TSSE": f"sandbox seed {seed}"}) + frame * count
 
 
 def _id3(texts: dict[bytes, str]) -> bytes:
-    """Give an ID3v2.4 tag; its sizes have seven bits in each byte."""
+    """Return an ID3v2.4 tag; its sizes have seven bits in each byte."""
     frames = b""
     for name, text in texts.items():
         data = b"\x03" + text.encode(errors="replace")

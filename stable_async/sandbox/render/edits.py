@@ -1,4 +1,4 @@
-"""Pictures made from uploaded pictures: what upscaling, editing and control give back."""
+"""Pictures made from uploaded images: what upscaling, editing and control give back."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from stable_async.sandbox.render import images
 
 if TYPE_CHECKING:
     from stable_async.sandbox.forms import Upload
-    from stable_async.sandbox.render.images import Brief
+    from stable_async.sandbox.render.images import ImageSpec
     from stable_async.sandbox.spec.facts import Operation
     from stable_async.sandbox.spec.fields import Parameters
 
-__all__ = ["UnreadableError", "develop", "load"]
+__all__ = ["UnreadableError", "edit", "load"]
 
 BACKGROUND_TOLERANCE = 40
 
@@ -24,14 +24,14 @@ class UnreadableError(Exception):
     """An uploaded picture has a good header and cannot be decoded. The text is its field's name."""
 
 
-def develop(operation: Operation, parameters: Parameters, brief: Brief) -> Image.Image:
-    """Give what `operation` makes of the uploaded pictures, in the size of `brief`.
+def edit(operation: Operation, parameters: Parameters, spec: ImageSpec) -> Image.Image:
+    """Return what `operation` makes of the uploaded pictures, in the size of `spec`.
 
     Raises:
         UnreadableError: A picture cannot be decoded.
     """
-    image = load(parameters, next(iter(parameters.pictures)))
-    size = (brief.width, brief.height)
+    image = load(parameters, next(iter(parameters.images)))
+    size = (spec.width, spec.height)
     match operation.id:
         case "upscale_fast":
             return image.resize(size, Image.Resampling.BICUBIC)
@@ -42,27 +42,27 @@ def develop(operation: Operation, parameters: Parameters, brief: Brief) -> Image
             return Image.composite(smooth, image, _mask(parameters, image))
         case "edit_inpaint" | "v2alpha_inpaint" | "v1_image_to_image_masking":
             mask = _mask(parameters, image)
-            return Image.composite(images.scene(brief), image.convert("RGB"), mask)
+            return Image.composite(images.scene(spec), image.convert("RGB"), mask)
         case "edit_search_and_replace":
-            return Image.composite(images.scene(brief), image.convert("RGB"), _spot(size))
+            return Image.composite(images.scene(spec), image.convert("RGB"), _spot(size))
         case "edit_search_and_recolor":
-            return _recolour(image, brief)
+            return _recolour(image, spec)
         case "edit_outpaint":
-            canvas = images.scene(brief)
+            canvas = images.scene(spec)
             canvas.paste(image, (int(parameters.number("left")), int(parameters.number("up"))))
             return canvas
         case "edit_replace_background_and_relight":
             cut = _cut_out(image)
-            canvas = images.scene(brief)
+            canvas = images.scene(spec)
             canvas.paste(cut, mask=cut.getchannel("A"))
             return canvas
-    result = _blend(operation, parameters, brief, image)
-    images.caption(result, brief.prompt, brief.note)
+    result = _blend(operation, parameters, spec, image)
+    images.caption(result, spec.prompt, spec.note)
     return result
 
 
 def load(parameters: Parameters, name: str) -> Image.Image:
-    """Give an uploaded picture, as RGB or, where it has any transparency, as RGBA.
+    """Return an uploaded picture, as RGB or, where it has any transparency, as RGBA.
 
     Raises:
         UnreadableError: It cannot be decoded.
@@ -79,10 +79,10 @@ def load(parameters: Parameters, name: str) -> Image.Image:
 
 
 def _blend(
-    operation: Operation, parameters: Parameters, brief: Brief, image: Image.Image
+    operation: Operation, parameters: Parameters, spec: ImageSpec, image: Image.Image
 ) -> Image.Image:
-    """Give a mixture of the input and a new scene, in the measure the parameters ask for."""
-    fitted = ImageOps.fit(image.convert("RGB"), (brief.width, brief.height))
+    """Return a mixture of the input and a new scene, in the measure the parameters ask for."""
+    fitted = ImageOps.fit(image.convert("RGB"), (spec.width, spec.height))
     match operation.id:
         case "upscale_conservative" | "upscale_creative" | "v2alpha_upscale":
             share = parameters.number("creativity") / 5
@@ -98,19 +98,19 @@ def _blend(
             share = 0.0
         case _:
             share = parameters.number("strength")
-    return Image.blend(fitted, images.scene(brief), share) if share else fitted
+    return Image.blend(fitted, images.scene(spec), share) if share else fitted
 
 
 def _v1_share(parameters: Parameters) -> float:
-    """Give how much is new: the schedule's start is one less the strength of the image."""
+    """Return how much is new: the schedule's start is one less the strength of the image."""
     if parameters.text("init_image_mode") == "STEP_SCHEDULE":
         return parameters.number("step_schedule_start")
     return 1 - parameters.number("image_strength")
 
 
 def _mask(parameters: Parameters, image: Image.Image) -> Image.Image:
-    """Give where to work, in white: the mask that was sent, else where the image is transparent."""
-    name = next((name for name in ("mask", "mask_image") if name in parameters.pictures), None)
+    """Return where to work, in white: the mask, else where the image is transparent."""
+    name = next((name for name in ("mask", "mask_image") if name in parameters.images), None)
     source = parameters.text("mask_source")
     if name is not None and source != "INIT_IMAGE_ALPHA":
         mask = load(parameters, name).convert("L").resize(image.size)
@@ -121,7 +121,7 @@ def _mask(parameters: Parameters, image: Image.Image) -> Image.Image:
 
 
 def _spot(size: tuple[int, int]) -> Image.Image:
-    """Give a mask of the middle of a picture."""
+    """Return a mask of the middle of a picture."""
     mask = Image.new("L", size, 0)
     width, height = size
     box = (width * 0.28, height * 0.28, width * 0.72, height * 0.72)
@@ -130,7 +130,7 @@ def _spot(size: tuple[int, int]) -> Image.Image:
 
 
 def _cut_out(image: Image.Image) -> Image.Image:
-    """Give the picture with a transparent background: what differs little from its corner."""
+    """Return the picture with a transparent background: what differs little from its corner."""
     if image.mode == "RGBA" and image.getchannel("A").getextrema()[0] == 0:
         return image
     plain = image.convert("RGB")
@@ -145,9 +145,9 @@ def _cut_out(image: Image.Image) -> Image.Image:
     return plain
 
 
-def _recolour(image: Image.Image, brief: Brief) -> Image.Image:
-    """Give the picture with its middle in a colour of the prompt's own."""
-    hue = hashlib.sha256(brief.identity.encode()).digest()[0]
+def _recolour(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    """Return the picture with its middle in a colour of the prompt's own."""
+    hue = hashlib.sha256(spec.identity.encode()).digest()[0]
     tint = Image.new("HSV", (1, 1), (hue, 190, 230)).convert("RGB").getpixel((0, 0))
     toned = ImageOps.colorize(
         image.convert("L"), (0, 0, 0), (255, 255, 255), cast("tuple[int, ...]", tint)

@@ -18,11 +18,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stable_async.sandbox.render.scenes import draw_scene
 
-__all__ = ["Brief", "blur", "caption", "encode", "paint", "scene", "thumbnail"]
+__all__ = ["ImageSpec", "blur", "caption", "encode", "paint", "scene", "thumbnail"]
 
 
 @dataclass(frozen=True, slots=True)
-class Brief:
+class ImageSpec:
     """What is to be painted.
 
     Attributes:
@@ -42,17 +42,17 @@ class Brief:
     identity: str
 
 
-def paint(brief: Brief) -> Image.Image:
-    """Give the picture of `brief`, with its caption."""
-    image = scene(brief)
-    caption(image, brief.prompt, brief.note)
+def paint(spec: ImageSpec) -> Image.Image:
+    """Return the picture of `spec`, with its caption."""
+    image = scene(spec)
+    caption(image, spec.prompt, spec.note)
     return image
 
 
-def scene(brief: Brief) -> Image.Image:
-    """Give the picture of `brief` without a caption."""
-    chance = random.Random(hashlib.sha256(brief.identity.encode()).digest())  # noqa: S311
-    return draw_scene(brief.width, brief.height, brief.prompt, brief.style, chance)
+def scene(spec: ImageSpec) -> Image.Image:
+    """Return the picture of `spec` without a caption."""
+    chance = random.Random(hashlib.sha256(spec.identity.encode()).digest())  # noqa: S311
+    return draw_scene(spec.width, spec.height, spec.prompt, spec.style, chance)
 
 
 @functools.lru_cache(maxsize=64)
@@ -83,7 +83,7 @@ def caption(image: Image.Image, prompt: str, note: str) -> None:
 
 
 def _wrap(text: str, per_line: int, most: int) -> list[str]:
-    """Give the text in at most so many lines; what is too much ends in an ellipsis."""
+    """Return the text in at most so many lines; what is too much ends in an ellipsis."""
     # Only the beginning can be seen, and a prompt may be very long.
     words = "".join(c if c.isprintable() else " " for c in text[: per_line * (most + 1)]).split()
     lines = [""]
@@ -98,13 +98,13 @@ def _wrap(text: str, per_line: int, most: int) -> list[str]:
 
 
 def blur(image: Image.Image) -> Image.Image:
-    """Give a picture in which nothing can be made out, as the content filter sends it."""
+    """Return a picture in which nothing can be made out, as the content filter sends it."""
     small = image.resize((max(1, image.width // 96), max(1, image.height // 96)))
     return small.resize(image.size, Image.Resampling.BILINEAR)
 
 
 def thumbnail(image: Image.Image, side: int = 320) -> bytes:
-    """Give a small JPEG of `image`."""
+    """Return a small JPEG of `image`."""
     factor = max(image.size) / side
     coarse = image
     if factor > 2:
@@ -122,7 +122,7 @@ def thumbnail(image: Image.Image, side: int = 320) -> bytes:
 
 
 def encode(image: Image.Image, output_format: str) -> bytes:
-    """Give the file of `image` in `jpeg`, `png` or `webp`."""
+    """Return the file of `image` in `jpeg`, `png` or `webp`."""
     if output_format == "png":
         return _encode_png(image)
     out = io.BytesIO()
@@ -134,7 +134,7 @@ def encode(image: Image.Image, output_format: str) -> bytes:
 
 
 def _encode_png(image: Image.Image) -> bytes:
-    """Give a PNG without row filters: flat areas need none, and choosing one is slow."""
+    """Return a PNG without row filters: flat areas need none, and choosing one is slow."""
     channels, colour_type = (4, 6) if image.mode == "RGBA" else (3, 2)
     raw = memoryview(image.tobytes())
     stride = image.width * channels

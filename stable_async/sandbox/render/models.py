@@ -15,7 +15,7 @@ MAGIC, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
 
 
 def glb(texture: bytes, texture_type: str, width: int, height: int, name: str) -> bytes:
-    """Give a model: a rectangle with the aspect ratio of `width` and `height`, seen from +z.
+    """Return a model: a rectangle with the aspect ratio of `width` and `height`, seen from +z.
 
     Args:
         texture: An image file, JPEG or PNG.
@@ -97,7 +97,7 @@ def glb(texture: bytes, texture_type: str, width: int, height: int, name: str) -
 
 
 def _floats(*values: float) -> list[float]:
-    """Give the numbers as they are once stored in 32 bits: bounds must match exactly."""
+    """Return the numbers as they are once stored in 32 bits: bounds must match exactly."""
     return list(struct.unpack(f"<{len(values)}f", struct.pack(f"<{len(values)}f", *values)))
 
 

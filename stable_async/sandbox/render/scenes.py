@@ -93,7 +93,7 @@ SCENE_WORDS = {
 def draw_scene(
     width: int, height: int, prompt: str, style: str, chance: random.Random
 ) -> Image.Image:
-    """Give a picture of so many pixels.
+    """Return a picture of so many pixels.
 
     Args:
         width: Pixels.
@@ -137,7 +137,7 @@ def _choose_scene(prompt: str, style: str, chance: random.Random) -> Callable[[_
 
 
 def _mix(one: Colour, other: Colour, share: float) -> Colour:
-    """Give a colour that is `one`, with a share (0 to 1) of `other`."""
+    """Return a colour that is `one`, with a share (0 to 1) of `other`."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
     return red, green, blue
 
@@ -191,7 +191,7 @@ class _Canvas:
 
 
 def _ridge(canvas: _Canvas, base: float, rise: float, rough: float) -> list[Point]:
-    """Give a hilly line from left to right: a few sines over each other."""
+    """Return a hilly line from left to right: a few sines over each other."""
     waves = [
         (canvas.chance.uniform(0.6, 1.4) * rough * order, canvas.chance.uniform(0, 6.3), 1 / order)
         for order in (1, 2.3, 5.1)

@@ -1,110 +1,178 @@
 """The documented facts of the API, read from `facts.yaml`: operations, fields, limits, errors.
 
-The file is data that came with the project; this module gives it types and leaves the prose to
-`rules.py`, which has one function for each rule that the file writes as a sentence.
+The file is data. Pydantic reads it into the types below; the rules that it states as sentences
+are functions of `rules.py`.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass, replace
 from importlib import resources
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
 
 import yaml
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, ConfigDict
+from pydantic import Field as Key
 
 __all__ = ["Engine", "ErrorFact", "Facts", "Field", "Operation", "load_facts"]
 
-Raw = dict[str, object]
+Api = Literal["v1", "v2"]
+Number: TypeAlias = int | float
+Price: TypeAlias = Number | dict[str, Number | str] | None
+
+# The three v2alpha operations have fewer fields than their v2beta equivalents.
+ABSENT_FROM_V2ALPHA = {"grow_mask", "style_preset"}
+MEGABYTE = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One field of one operation; `None` or empty means that no such limit is stated."""
+def _ratios(value: object) -> object:
+    """Read `["1:2.5", "2.5:1"]` as two quotients."""
+    if not isinstance(value, list):
+        return value
+    sides = [str(text).split(":") for text in value]
+    return tuple(float(width) / float(height) for width, height in sides)
+
+
+def _sizes(value: object) -> object:
+    """Read `["1024x1024", ...]` as pairs of pixels."""
+    if not isinstance(value, list):
+        return value
+    return tuple(tuple(str(size).split("x")) for size in value)
+
+
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+class Limits(_Fact):
+    """Bounds of a field that differ for one model; only what is stated is set."""
+
+    minimum: Number | None = Key(None, alias="min")
+    maximum: Number | None = Key(None, alias="max")
+    default: str | Number | None = None
+
+
+class Field(_Fact):
+    """One field of one operation; `None` or empty means that no such limit is stated.
+
+    Attributes:
+        place: `body`, or `path` for a part of the path.
+        max_length: Characters; for a list of weighted prompts, of each text.
+        min_side: Least width and height of an image, pixels; the other bounds likewise.
+        aspect_range: Least and greatest width / height.
+        min_seconds: Least length of an audio file; `max_seconds` likewise.
+    """
 
     name: str
-    type: str
-    place: str = "body"
+    type: Literal["string", "number", "integer", "enum", "array", "object", "file"]
+    place: str = Key("body", alias="in")
     required: bool = False
-    default: str | float | None = None
-    minimum: float | None = None
-    maximum: float | None = None
+    default: str | Number | None = None
+    minimum: Number | None = Key(None, alias="min")
+    maximum: Number | None = Key(None, alias="max")
     min_length: int = 0
-    max_length: int | None = None
+    max_length: int | None = Key(
+        None,
+        validation_alias=AliasChoices("max_length", AliasPath("items", "text", "max_length")),
+    )
     values: tuple[str, ...] = ()
     accepted_by_mirrors: tuple[str, ...] = ()
-    per_model: tuple[tuple[str, Field], ...] = ()
+    per_model: dict[str, Limits] = {}
     formats: tuple[str, ...] = ()
     min_side: int = 1
     max_side: int | None = None
     min_pixels: int = 1
     max_pixels: int | None = None
-    aspect_range: tuple[float, float] | None = None
+    aspect_range: Annotated[tuple[float, float] | None, BeforeValidator(_ratios)] = Key(
+        None, alias="aspect_ratio_range"
+    )
     min_seconds: float = 0.0
     max_seconds: float | None = None
 
     def for_model(self, model: str) -> Field:
-        """Give the field with the limits it has for `model`."""
-        return dict(self.per_model).get(model, self)
+        """Return the field with the limits it has for `model`."""
+        limits = self.per_model.get(model)
+        if limits is None:
+            return self
+        return self.model_copy(update=limits.model_dump(exclude_unset=True))
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class _Run(_Fact):
+    model: str | None = None
+    latency_s: float | None = None
+
+
+class Observation(_Fact):
+    """Live runs of an operation."""
+
+    latency_s: float | None = None
+    runs: tuple[_Run, ...] = ()
+
+
+class Operation(_Fact):
     """One operation of the API.
 
     Attributes:
-        api: The generation of the interface: `v1`, or `v2` for v2beta and v2alpha.
-        body: `multipart`, `json` or `none`.
         submits: The answer is an id; the result is fetched later.
         accept: The values the accept header may have; empty when none is declared.
         credits: The price: a figure, one for each model (a text is a formula), or `None` where
             no source states it.
-        latency: Seconds the real service needed; `None` where nobody has measured it.
+        observed: What live runs have shown.
     """
 
     id: str
-    api: str
-    method: str
+    method: Literal["GET", "POST"]
     path: str
-    body: str
-    submits: bool
-    submit_status: int
+    body: Literal["multipart", "json", "none"]
+    submits: bool = Key(alias="async")
+    submit_status: int = 200
     accept: tuple[str, ...]
-    credits: float | Mapping[str, float | str] | None
+    credits: Price
     fields: tuple[Field, ...]
     rules: tuple[str, ...]
-    latency: float | None
-    latency_per_model: Mapping[str, float]
+    observed: Observation = Observation()
+
+    @property
+    def api(self) -> Api:
+        """The generation of the interface: `v1`, or `v2` for v2beta and v2alpha."""
+        return "v1" if self.path.startswith("/v1/") else "v2"
 
     def field(self, name: str) -> Field:
-        """Give the field called `name`."""
+        """Return the field called `name`."""
         return next(field for field in self.fields if field.name == name)
 
+    def latency(self, model: str) -> float | None:
+        """Return the seconds that the real service needed; `None` where nobody measured it."""
+        for run in self.observed.runs:
+            if model and run.model == model:
+                return run.latency_s
+        return self.observed.latency_s
+
     def pattern(self) -> re.Pattern[str]:
-        """Give the pattern of this operation's paths, with a group for each field in the path."""
+        """Return the pattern of this operation's paths, with a group for each path field."""
         return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]*)", re.escape(self.path)))
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorFact:
+class ErrorFact(_Fact):
     """A documented error: its name and its texts."""
 
+    api: Api
     name: str
-    messages: tuple[str, ...]
+    errors: tuple[str, ...] = ()
+    message: str | None = None
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """The texts, as a tuple in both generations of the interface."""
+        return self.errors or (() if self.message is None else (self.message,))
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """A v1 engine and the picture sizes it makes."""
+class Dimensions(_Fact):
+    """Image sizes that a v1 engine makes; all bounds are pixels."""
 
-    id: str
-    use: str
-    error: str | None
-    allowed: tuple[tuple[int, int], ...] = ()
+    allowed: Annotated[tuple[tuple[int, int], ...], BeforeValidator(_sizes)] = ()
     min_side: int = 1
     max_side: int | None = None
     min_pixels: int = 1
@@ -112,183 +180,108 @@ class Engine:
     max_output_pixels: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """All of it."""
+class Engine(_Fact):
+    """A v1 engine; `error` is the name of the refusal of a size that it does not make."""
 
-    operations: tuple[Operation, ...]
-    errors: Mapping[tuple[int, str], tuple[ErrorFact, ...]]
-    engines: Mapping[str, Engine]
-    max_request: Mapping[str, int]
-
-
-def _integer(value: object, default: int) -> int:
-    return default if value is None else int(cast("int", value))
+    id: str
+    use: Literal["generation", "masking", "upscale"]
+    error: str | None
+    dimensions: Annotated[Dimensions, BeforeValidator(lambda value: value or {})]
 
 
-def _ratio(text: str) -> float:
-    width, height = text.split(":")
-    return float(width) / float(height)
+class _Discriminator(_Fact):
+    field: str
+    values: tuple[str, ...]
 
 
-def _field(raw: Raw) -> Field:
-    aspect = cast("list[str] | None", raw.get("aspect_ratio_range"))
-    # Of an array of texts with weights, the length that is limited is each text's.
-    text = cast("dict[str, Raw]", raw.get("items", {})).get("text", raw)
-    field = Field(
-        name=cast("str", raw["name"]),
-        type=cast("str", raw["type"]),
-        place=cast("str", raw.get("in", "body")),
-        required=raw.get("required") is True,
-        default=cast("str | float | None", raw.get("default")),
-        minimum=cast("float | None", raw.get("min")),
-        maximum=cast("float | None", raw.get("max")),
-        min_length=_integer(raw.get("min_length"), 0),
-        max_length=cast("int | None", text.get("max_length")),
-        values=tuple(cast("list[str]", raw.get("values", []))),
-        accepted_by_mirrors=tuple(cast("list[str]", raw.get("accepted_by_mirrors", []))),
-        formats=tuple(cast("list[str]", raw.get("formats", []))),
-        min_side=_integer(raw.get("min_side"), 1),
-        max_side=cast("int | None", raw.get("max_side")),
-        min_pixels=_integer(raw.get("min_pixels"), 1),
-        max_pixels=cast("int | None", raw.get("max_pixels")),
-        aspect_range=(_ratio(aspect[0]), _ratio(aspect[1])) if aspect else None,
-        min_seconds=cast("float", raw.get("min_seconds", 0.0)),
-        max_seconds=cast("float | None", raw.get("max_seconds")),
-    )
-    per_model = cast("dict[str, dict[str, float]]", raw.get("per_model", {}))
-    return replace(
-        field,
-        per_model=tuple(
-            (
-                model,
-                replace(
-                    field,
-                    minimum=limits.get("min", field.minimum),
-                    maximum=limits.get("max", field.maximum),
-                    default=limits.get("default", field.default),
-                ),
-            )
-            for model, limits in per_model.items()
-        ),
-    )
+class _Equivalents(_Fact):
+    mask: str
+    search: str
 
 
-def _latencies(observed: Raw) -> tuple[float | None, dict[str, float]]:
-    per_model: dict[str, float] = {}
-    for run in cast("list[Raw]", observed.get("runs", [])):
-        if "model" in run:
-            per_model.setdefault(cast("str", run["model"]), cast("float", run["latency_s"]))
-    return cast("float | None", observed.get("latency_s")), per_model
+class _Alias(_Fact):
+    """A superseded v2alpha operation: its own path and price, its equivalent's behaviour."""
 
+    id: str
+    path: str
+    equivalent: str | _Equivalents
+    price_cents: Number | dict[str, Number | str] | None = None
+    discriminator: _Discriminator | None = None
 
-def _operation(raw: Raw) -> Operation:
-    latency, latency_per_model = _latencies(cast("Raw", raw.get("observed", {})))
-    path = cast("str", raw["path"])
-    return Operation(
-        id=cast("str", raw["id"]),
-        api="v1" if path.startswith("/v1/") else "v2",
-        method=cast("str", raw["method"]),
-        path=path,
-        body=cast("str", raw["body"]),
-        submits=raw["async"] is True,
-        submit_status=_integer(raw.get("submit_status"), 200),
-        accept=tuple(cast("list[str]", raw["accept"])),
-        credits=cast("float | dict[str, float | str] | None", raw["credits"]),
-        fields=tuple(_field(field) for field in cast("list[Raw]", raw["fields"])),
-        rules=tuple(cast("list[str]", raw["rules"])),
-        latency=latency,
-        latency_per_model=latency_per_model,
-    )
-
-
-def _error(raw: Raw) -> ErrorFact:
-    messages = raw.get("errors") or ([raw["message"]] if "message" in raw else [])
-    return ErrorFact(cast("str", raw["name"]), tuple(cast("Sequence[str]", messages)))
-
-
-def _errors(raw: Mapping[int, list[Raw]]) -> dict[tuple[int, str], tuple[ErrorFact, ...]]:
-    return {
-        (status, api): tuple(_error(error) for error in errors if error["api"] == api)
-        for status, errors in raw.items()
-        for api in ("v1", "v2")
-    }
-
-
-def _engine(raw: Raw) -> Engine:
-    limits = cast("Raw", raw["dimensions"] or {})
-    allowed = cast("list[str]", limits.get("allowed", []))
-    return Engine(
-        id=cast("str", raw["id"]),
-        use=cast("str", raw["use"]),
-        error=cast("str | None", raw["error"]),
-        allowed=tuple((int(w), int(h)) for w, h in (size.split("x") for size in allowed)),
-        min_side=_integer(limits.get("min_side"), 1),
-        max_side=cast("int | None", limits.get("max_side")),
-        min_pixels=_integer(limits.get("min_pixels"), 1),
-        max_pixels=cast("int | None", limits.get("max_pixels")),
-        max_output_pixels=cast("int | None", limits.get("max_output_pixels")),
-    )
-
-
-def _alias(raw: Raw, equivalents: Mapping[str, Operation]) -> Operation:
-    """Give a superseded v2alpha operation: its own path, its equivalent's behaviour."""
-    equivalent = raw["equivalent"]
-    if isinstance(equivalent, str):
-        base = equivalents[equivalent]
-        price: float | Mapping[str, float | str] | None = base.credits
-        fields = base.fields
-    else:
-        modes = cast("dict[str, str]", equivalent)
-        base = equivalents[modes["mask"]]
-        search = equivalents[modes["search"]].field("search_prompt")
-        discriminator = cast("Raw", raw["discriminator"])
-        mode = Field(
-            name=cast("str", discriminator["field"]),
-            type="enum",
-            required=True,
-            values=tuple(cast("list[str]", discriminator["values"])),
-        )
-        absent = {"grow_mask", "style_preset"}
-        kept = [field for field in base.fields if field.name not in absent]
-        fields = (*kept, replace(search, required=False), mode)
-        price = None
-    if "price_cents" in raw:
+    def operation(self, known: dict[str, Operation]) -> Operation:
+        base = known[self.equivalent if isinstance(self.equivalent, str) else self.equivalent.mask]
         # One credit is one US cent.
-        price = cast("float | Mapping[str, float | str]", raw["price_cents"])
-    return replace(
-        base,
-        id=cast("str", raw["id"]),
-        path=cast("str", raw["path"]),
-        credits=price,
-        fields=fields,
-    )
+        price = base.credits if self.price_cents is None else self.price_cents
+        fields = base.fields
+        if not isinstance(self.equivalent, str) and self.discriminator is not None:
+            search = known[self.equivalent.search].field("search_prompt")
+            mode = Field(
+                name=self.discriminator.field,
+                type="enum",
+                required=True,
+                values=self.discriminator.values,
+            )
+            kept = (field for field in fields if field.name not in ABSENT_FROM_V2ALPHA)
+            fields = (*kept, search.model_copy(update={"required": False}), mode)
+        changes = {"id": self.id, "path": self.path, "credits": price, "fields": fields}
+        return base.model_copy(update=changes)
+
+
+class _RequestLimit(_Fact):
+    text: str
+    exact: int | None = Key(None, alias="bytes")
+
+    @property
+    def bytes(self) -> int:
+        # `50Mb` is read as 10**6 bytes each, the smaller of the unit's meanings.
+        return self.exact or int(self.text.removesuffix("Mb")) * MEGABYTE
+
+
+class _Meta(_Fact):
+    max_request: dict[str, _RequestLimit]
+
+
+class Facts(_Fact):
+    """The whole file, v2alpha aliases among the operations."""
+
+    meta: _Meta
+    errors: dict[int, tuple[ErrorFact, ...]]
+    endpoints: tuple[Operation, ...]
+    aliases: tuple[_Alias, ...]
+    v1_engines: tuple[Engine, ...]
+
+    @functools.cached_property
+    def operations(self) -> tuple[Operation, ...]:
+        """Every operation."""
+        known = {operation.id: operation for operation in self.endpoints}
+        return (*self.endpoints, *(alias.operation(known) for alias in self.aliases))
+
+    @functools.cached_property
+    def engines(self) -> dict[str, Engine]:
+        """The v1 engines by id."""
+        return {engine.id: engine for engine in self.v1_engines}
+
+    def errors_of(self, status: int, api: str) -> list[ErrorFact]:
+        """Return the documented errors of a status."""
+        return [error for error in self.errors.get(status, ()) if error.api == api]
+
+    def max_request(self, name: str = "default") -> int:
+        """Return the most bytes of a request."""
+        return self.meta.max_request[name].bytes
 
 
 @functools.cache
-def load_facts() -> Facts:
-    """Give the facts; the file is read once."""
+def load_facts(path: str | None = None) -> Facts:
+    """Return the package's facts, or those of another file of the same shape; read once.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not a file of facts; the message names the place.
+    """
+    source = resources.files(__package__).joinpath("facts.yaml") if path is None else Path(path)
     loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    text = resources.files(__package__).joinpath("facts.yaml").read_bytes()
-    raw = cast("Raw", yaml.load(text, Loader=loader))  # noqa: S506 - both are safe loaders
-    operations = [_operation(endpoint) for endpoint in cast("list[Raw]", raw["endpoints"])]
-    by_id = {operation.id: operation for operation in operations}
-    aliases = [_alias(alias, by_id) for alias in cast("list[Raw]", raw["aliases"])]
-    meta = cast("Raw", raw["meta"])
-    limits = cast("dict[str, Raw]", meta["max_request"])
-    return Facts(
-        operations=(*operations, *aliases),
-        errors=_errors(cast("dict[int, list[Raw]]", raw["errors"])),
-        engines={
-            engine.id: engine for engine in map(_engine, cast("list[Raw]", raw["v1_engines"]))
-        },
-        max_request={
-            name: cast("int", limit["bytes"]) if "bytes" in limit else _megabytes(limit["text"])
-            for name, limit in limits.items()
-        },
-    )
-
-
-def _megabytes(text: object) -> int:
-    """Read `50Mb`. The unit is taken for 10**6 bytes, the smaller of its meanings in bytes."""
-    return int(str(text).removesuffix("Mb")) * 1_000_000
+    try:
+        raw = yaml.load(source.read_bytes(), Loader=loader)  # noqa: S506 - both are safe loaders
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: is not YAML: {error}") from error
+    return Facts.model_validate(raw)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stable_async.sandbox.forms import Form, Upload
-from stable_async.sandbox.probes import Picture, Sound, probe_picture, probe_sound
+from stable_async.sandbox.media_info import AudioInfo, ImageInfo, audio_info, image_info
 
 if TYPE_CHECKING:
     from stable_async.sandbox.spec.facts import Field, Operation
@@ -40,29 +40,29 @@ class Parameters:
     Attributes:
         given: What the client sent; defaults are not in it.
         defaults: The documented defaults of the rest.
-        pictures: What the uploaded pictures are.
-        sounds: What the uploaded sounds are.
+        images: What the uploaded pictures are.
+        audio: What the uploaded sounds are.
         prompts: v1's `text_prompts`.
     """
 
     given: dict[str, str | float | Upload] = field(default_factory=dict)
     defaults: dict[str, str | float] = field(default_factory=dict)
-    pictures: dict[str, Picture] = field(default_factory=dict)
-    sounds: dict[str, Sound] = field(default_factory=dict)
+    images: dict[str, ImageInfo] = field(default_factory=dict)
+    audio: dict[str, AudioInfo] = field(default_factory=dict)
     prompts: tuple[Prompt, ...] = ()
 
     def text(self, name: str) -> str:
-        """Give a text or enum; empty when it was not sent and has no default."""
+        """Return a text or enum; empty when it was not sent and has no default."""
         value = self.given.get(name, self.defaults.get(name, ""))
         return value if isinstance(value, str) else ""
 
     def number(self, name: str) -> float:
-        """Give a number; 0 when it was not sent and has no default."""
+        """Return a number; 0 when it was not sent and has no default."""
         value = self.given.get(name, self.defaults.get(name, 0))
         return value if isinstance(value, int | float) else 0
 
     def upload(self, name: str) -> Upload | None:
-        """Give a file; `None` when it was not sent."""
+        """Return a file; `None` when it was not sent."""
         value = self.given.get(name)
         return value if isinstance(value, Upload) else None
 
@@ -70,7 +70,7 @@ class Parameters:
 def read_parameters(
     operation: Operation, form: Form, *, mirror: bool = False
 ) -> tuple[Parameters, list[str]]:
-    """Give the typed parameters of a form, and everything that is wrong with its fields.
+    """Return the typed parameters of a form, and everything that is wrong with its fields.
 
     Args:
         operation: Which fields there are.
@@ -168,10 +168,10 @@ def _read_file(fact: Field, form: Form, parameters: Parameters) -> str | None:
 
 
 def _check_sound(fact: Field, upload: Upload, parameters: Parameters) -> str | None:
-    sound = probe_sound(upload.file, upload.size)
+    sound = audio_info(upload.file)
     if sound is None or sound.format not in fact.formats:
         return f"must be audio of one of these formats: {', '.join(fact.formats)}"
-    parameters.sounds[fact.name] = sound
+    parameters.audio[fact.name] = sound
     longest = fact.max_seconds or float("inf")
     if not fact.min_seconds <= sound.seconds <= longest:
         return f"must be {fact.min_seconds:g} to {longest:g} seconds long"
@@ -179,11 +179,11 @@ def _check_sound(fact: Field, upload: Upload, parameters: Parameters) -> str | N
 
 
 def _check_picture(fact: Field, upload: Upload, parameters: Parameters) -> str | None:
-    picture = probe_picture(upload.file)
+    picture = image_info(upload.file)
     formats = fact.formats or ("jpeg", "png", "webp")
     if picture is None or picture.format not in formats:
         return f"must be an image of one of these formats: {', '.join(formats)}"
-    parameters.pictures[fact.name] = picture
+    parameters.images[fact.name] = picture
     sides = (picture.width, picture.height)
     if min(sides) < fact.min_side:
         return f"width and height must be at least {fact.min_side} pixels"

@@ -21,7 +21,7 @@ FORMULAS: dict[str, Callable[[Parameters], float]] = {
 
 
 def price(operation: Operation, parameters: Parameters) -> float:
-    """Give the list price. What no source prices (v1) is free here."""
+    """Return the list price. What no source prices (v1) is free here."""
     listed = operation.credits
     if listed is None:
         return 0.0

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stable_async.sandbox.probes import Picture
+    from stable_async.sandbox.media_info import ImageInfo
     from stable_async.sandbox.spec.facts import Operation
     from stable_async.sandbox.spec.fields import Parameters
 
@@ -33,9 +33,9 @@ CREATIVE_SIDE = 3152
 
 
 def output_size(operation: Operation, parameters: Parameters) -> Size:
-    """Give width and height of what `operation` makes of `parameters`."""
+    """Return width and height of what `operation` makes of `parameters`."""
     ratio = parameters.text("aspect_ratio")
-    source = next(iter(parameters.pictures.values()), None)
+    source = next(iter(parameters.images.values()), None)
     match operation.id:
         case "generate_core":
             # 1536x1536 seen live where the documentation says 1.5 megapixels.
@@ -54,7 +54,7 @@ def output_size(operation: Operation, parameters: Parameters) -> Size:
     return _from_source(operation.id, source, parameters)
 
 
-def _from_source(operation: str, source: Picture, parameters: Parameters) -> Size:
+def _from_source(operation: str, source: ImageInfo, parameters: Parameters) -> Size:
     width, height = source.width, source.height
     match operation:
         case "upscale_fast":
@@ -75,8 +75,8 @@ def _from_source(operation: str, source: Picture, parameters: Parameters) -> Siz
     return width, height
 
 
-def _v1_upscaled(source: Picture, parameters: Parameters) -> Size:
-    """Give twice the input, or the width or height asked for with the other side in proportion."""
+def _v1_upscaled(source: ImageInfo, parameters: Parameters) -> Size:
+    """Return twice the input, or the asked width or height with the other in proportion."""
     if asked := int(parameters.number("width")):
         return asked, max(1, round(source.height * asked / source.width))
     if asked := int(parameters.number("height")):
@@ -84,20 +84,20 @@ def _v1_upscaled(source: Picture, parameters: Parameters) -> Size:
     return source.width * 2, source.height * 2
 
 
-def _scaled(source: Picture, pixels: int) -> Size:
-    """Give the size with the source's aspect ratio and so many pixels."""
+def _scaled(source: ImageInfo, pixels: int) -> Size:
+    """Return the size with the source's aspect ratio and so many pixels."""
     factor = math.sqrt(pixels / (source.width * source.height))
     return max(1, round(source.width * factor)), max(1, round(source.height * factor))
 
 
-def _nearest(source: Picture) -> Size:
-    """Give the one-megapixel size whose aspect ratio is nearest to the source's."""
+def _nearest(source: ImageInfo) -> Size:
+    """Return the one-megapixel size whose aspect ratio is nearest to the source's."""
     ratio = math.log(source.width / source.height)
     return min(MEGAPIXEL.values(), key=lambda size: abs(math.log(size[0] / size[1]) - ratio))
 
 
 def _exact(ratio: str) -> Size:
-    """Give the table's shorter side, and the longer one by the exact ratio: 1365x768 for 16:9."""
+    """Return the table's shorter side, and the longer one by the exact ratio: 1365x768 for 16:9."""
     width, height = MEGAPIXEL[ratio]
     across, down = map(int, ratio.split(":"))
     if width >= height:

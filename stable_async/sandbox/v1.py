@@ -6,16 +6,15 @@ import json
 from typing import TYPE_CHECKING
 
 from stable_async.sandbox.forms import Form
-from stable_async.sandbox.probes import probe_picture
-from stable_async.sandbox.refusals import refusal
-from stable_async.sandbox.spec.facts import Engine, load_facts
+from stable_async.sandbox.media_info import image_info
+from stable_async.sandbox.refusals import RefusalError
 from stable_async.sandbox.spec.sizes import output_size
 
 if TYPE_CHECKING:
-    from stable_async.sandbox.spec.facts import Operation
+    from stable_async.sandbox.spec.facts import Engine, Facts, Operation
     from stable_async.sandbox.spec.fields import Parameters
 
-__all__ = ["check_v1", "check_v1_files", "engines_list", "find_engine", "form_of_json"]
+__all__ = ["check", "check_files", "engines_list", "find_engine", "form_of_json"]
 
 # "samples > 1 while accept is not application/json", the only names v1 has for a wrong size, and
 # so on: v1 specification, revisions of 2022 and 2023, and its last documentation.
@@ -32,21 +31,21 @@ USES = {
 }
 
 
-def find_engine(operation: Operation, engine_id: str) -> Engine:
-    """Give the engine of a path.
+def find_engine(facts: Facts, operation: Operation, engine_id: str) -> Engine:
+    """Return the engine of a path.
 
     Raises:
         RefusalError: 404: there is none, or not for this operation.
     """
-    engine = load_facts().engines.get(engine_id)
+    engine = facts.engines.get(engine_id)
     if engine is None or engine.use not in USES[operation.id]:
         message = f"The specified engine (ID {engine_id[:200]}) was not found."
-        raise refusal(404, "v1", message, name="not_found")
+        raise RefusalError(404, message, name="not_found")
     return engine
 
 
-def engines_list() -> list[dict[str, str]]:
-    """Give v1's list of engines."""
+def engines_list(facts: Facts) -> list[dict[str, str]]:
+    """Return v1's list of engines."""
     return [
         {
             "id": engine.id,
@@ -54,12 +53,12 @@ def engines_list() -> list[dict[str, str]]:
             "description": f"Known from v1; used for {engine.use}.",
             "type": "PICTURE",
         }
-        for engine in load_facts().engines.values()
+        for engine in facts.engines.values()
     ]
 
 
 def form_of_json(operation: Operation, body: dict[str, object]) -> Form:
-    """Give a JSON body in the shape of a form, and what has the wrong type."""
+    """Return a JSON body in the shape of a form, and what has the wrong type."""
     form = Form()
     for name, value in body.items():
         field = next((field for field in operation.fields if field.name == name), None)
@@ -96,19 +95,19 @@ def _take_prompts(form: Form, value: object) -> None:
             form.texts[f"text_prompts[{index}][weight]"] = json.dumps(weight)
 
 
-def check_v1_files(form: Form) -> None:
+def check_files(form: Form) -> None:
     """Refuse files that are no pictures, under v1's own name for that.
 
     Raises:
         RefusalError: 400 `invalid_mime_type`.
     """
     for name, upload in form.files.items():
-        if probe_picture(upload.file) is None:
+        if image_info(upload.file) is None:
             message = f"{name}: must be an image of one of these formats: jpeg, png, webp"
-            raise refusal(400, "v1", message, name="invalid_mime_type")
+            raise RefusalError(400, message, name="invalid_mime_type")
 
 
-def check_v1(operation: Operation, engine: Engine, parameters: Parameters, accept: str) -> None:
+def check(operation: Operation, engine: Engine, parameters: Parameters, accept: str) -> None:
     """Refuse what breaks a rule that has a name of its own in v1.
 
     Raises:
@@ -116,11 +115,11 @@ def check_v1(operation: Operation, engine: Engine, parameters: Parameters, accep
     """
     if parameters.number("samples") > 1 and accept == "image/png":
         message = "samples: only 1 is possible unless accept is application/json"
-        raise refusal(400, "v1", message, name="invalid_samples")
+        raise RefusalError(400, message, name="invalid_samples")
     if engine.id in FIFTY_STEPS and parameters.number("steps") > 50:
         if "steps" in parameters.given:
             message = "steps: must be a whole number between 10 and 50"
-            raise refusal(400, "v1", message, name="bad_request")
+            raise RefusalError(400, message, name="bad_request")
         parameters.given["steps"] = 50
     match operation.id:
         case "v1_text_to_image":
@@ -138,48 +137,51 @@ def _check_size(engine: Engine, parameters: Parameters) -> None:
     for name, side in (("width", width), ("height", height)):
         if side % SIDE_STEP:
             message = f"{name}: must be a multiple of {SIDE_STEP}"
-            raise refusal(400, "v1", message, name="invalid_height_or_width")
+            raise RefusalError(400, message, name="invalid_height_or_width")
     if not _makes(engine, width, height):
         message = f"{width}x{height} is no size that {engine.id} makes"
-        raise refusal(400, "v1", message, name=engine.error or "bad_request")
+        raise RefusalError(400, message, name=engine.error or "bad_request")
 
 
 def _default_size(engine: Engine) -> tuple[int, int]:
-    """Give the size made when none is asked for: 512x512, or the engine's own smallest square."""
-    if engine.allowed:
-        return engine.allowed[0]
-    side = SQUARE_768 if engine.min_pixels > 512 * 512 else 512
+    """Return the size made when none is asked for: 512x512, or the engine's own smallest square."""
+    if engine.dimensions.allowed:
+        return engine.dimensions.allowed[0]
+    side = SQUARE_768 if engine.dimensions.min_pixels > 512 * 512 else 512
     return side, side
 
 
 def _makes(engine: Engine, width: int, height: int) -> bool:
-    if engine.allowed:
-        return (width, height) in engine.allowed
+    if engine.dimensions.allowed:
+        return (width, height) in engine.dimensions.allowed
     if engine.error == "invalid_sdxl_v222_dimensions" and min(width, height) > BETA_SIDE:
         return False
-    longest = engine.max_side or max(width, height)
-    most = engine.max_pixels or width * height
+    longest = engine.dimensions.max_side or max(width, height)
+    most = engine.dimensions.max_pixels or width * height
     return (
-        engine.min_side <= min(width, height)
+        engine.dimensions.min_side <= min(width, height)
         and max(width, height) <= longest
-        and engine.min_pixels <= width * height <= most
+        and engine.dimensions.min_pixels <= width * height <= most
     )
 
 
 def _check_mask(parameters: Parameters) -> None:
-    image, mask = parameters.pictures["init_image"], parameters.pictures.get("mask_image")
+    image, mask = parameters.images["init_image"], parameters.images.get("mask_image")
     if parameters.text("mask_source") == "INIT_IMAGE_ALPHA":
         return
     if mask is None:
         message = "mask_image: is required when mask_source is MASK_IMAGE_WHITE or MASK_IMAGE_BLACK"
-        raise refusal(400, "v1", message, name="invalid_mask_image")
+        raise RefusalError(400, message, name="invalid_mask_image")
     if (image.width, image.height) != (mask.width, mask.height):
         message = "init_image and mask_image must have the same dimensions"
-        raise refusal(400, "v1", message, name="invalid_image_dimensions")
+        raise RefusalError(400, message, name="invalid_image_dimensions")
 
 
 def _check_upscaled(operation: Operation, engine: Engine, parameters: Parameters) -> None:
     width, height = output_size(operation, parameters)
-    if engine.max_output_pixels is not None and width * height > engine.max_output_pixels:
-        message = f"the output would have more than {engine.max_output_pixels} pixels"
-        raise refusal(400, "v1", message, name="invalid_pixel_count")
+    if (
+        engine.dimensions.max_output_pixels is not None
+        and width * height > engine.dimensions.max_output_pixels
+    ):
+        message = f"the output would have more than {engine.dimensions.max_output_pixels} pixels"
+        raise RefusalError(400, message, name="invalid_pixel_count")

@@ -1,0 +1,159 @@
+"""What an operation gives back: images, audio and 3D models, made away from the event loop."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stable_async.sandbox.forms import Upload
+from stable_async.sandbox.render import audio, edits, images, models
+from stable_async.sandbox.spec.sizes import output_size
+
+if TYPE_CHECKING:
+    from stable_async.sandbox.spec.facts import Operation
+    from stable_async.sandbox.spec.fields import Parameters
+
+__all__ = ["Output", "RenderTask", "given", "render"]
+
+SUCCESS = "SUCCESS"
+FILTERED = "CONTENT_FILTERED"
+
+
+@dataclass(frozen=True, slots=True)
+class RenderTask:
+    """What is to be rendered.
+
+    Attributes:
+        operation: Which operation.
+        parameters: Its parameters, checked.
+        seed: Decides with the parameters what comes out.
+        filtered: The content filter has something against it.
+    """
+
+    operation: Operation
+    parameters: Parameters
+    seed: int
+    filtered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What was rendered.
+
+    Attributes:
+        content_type: Of `data`.
+        data: The file.
+        finish_reason: `SUCCESS` or `CONTENT_FILTERED`.
+        seed: The seed used.
+        thumbnail: A small JPEG; empty where there is nothing to see.
+    """
+
+    content_type: str
+    data: bytes
+    finish_reason: str
+    seed: int
+    thumbnail: bytes = b""
+
+
+def render(task: RenderTask) -> Output:
+    """Return the output of `task`. The same task gives the same bytes.
+
+    Raises:
+        UnreadableError: An uploaded image cannot be decoded.
+    """
+    kind = task.operation.id
+    if kind.startswith("stable_audio"):
+        return _audio(task)
+    if kind in {"stable_fast_3d", "stable_point_aware_3d"}:
+        return _model(task)
+    return _image(task)
+
+
+def given(task: RenderTask, data: bytes, content_type: str | None) -> Output:
+    """Return an output of bytes that a test has given, under the type that was asked for."""
+    kind = task.operation.id
+    if content_type is None:
+        if kind.startswith("stable_audio"):
+            wav = task.parameters.text("output_format") == "wav"
+            content_type = "audio/wav" if wav else "audio/mpeg"
+        elif kind in {"stable_fast_3d", "stable_point_aware_3d"}:
+            content_type = "model/gltf-binary"
+        else:
+            content_type = f"image/{task.parameters.text('output_format') or 'png'}"
+    return Output(content_type, data, FILTERED if task.filtered else SUCCESS, task.seed)
+
+
+def _image(task: RenderTask) -> Output:
+    parameters = task.parameters
+    width, height = output_size(task.operation, parameters)
+    spec = images.ImageSpec(
+        width,
+        height,
+        prompt=_prompt(parameters),
+        note=_note(task),
+        style=parameters.text("style_preset"),
+        identity=_identity(task),
+    )
+    if parameters.images:
+        image = edits.edit(task.operation, parameters, spec)
+    else:
+        image = images.paint(spec)
+    if task.filtered:
+        image = images.blur(image)
+    output_format = parameters.text("output_format") or "png"
+    return Output(
+        f"image/{output_format}",
+        images.encode(image, output_format),
+        FILTERED if task.filtered else SUCCESS,
+        task.seed,
+        images.thumbnail(image),
+    )
+
+
+def _audio(task: RenderTask) -> Output:
+    seconds, title = task.parameters.number("duration"), _prompt(task.parameters)
+    if task.parameters.text("output_format") == "wav":
+        return Output("audio/wav", audio.wav(seconds, task.seed, title), SUCCESS, task.seed)
+    return Output("audio/mpeg", audio.mp3(seconds, task.seed, title), SUCCESS, task.seed)
+
+
+def _model(task: RenderTask) -> Output:
+    parameters = task.parameters
+    image = parameters.images["image"]
+    side = int(parameters.text("texture_resolution"))
+    texture = edits.load(parameters, "image").convert("RGB").resize((side, side))
+    data = images.encode(texture, "jpeg")
+    name = f"{task.operation.id} seed {task.seed}"
+    model = models.glb(data, "image/jpeg", image.width, image.height, name)
+    thumbnail = images.thumbnail(texture)
+    return Output("model/gltf-binary", model, SUCCESS, task.seed, thumbnail)
+
+
+def _prompt(parameters: Parameters) -> str:
+    prompts = [prompt.text for prompt in parameters.prompts if prompt.weight > 0]
+    return parameters.text("prompt") or parameters.text("background_prompt") or " ".join(prompts)
+
+
+def _note(task: RenderTask) -> str:
+    parameters = task.parameters
+    name = task.operation.id.partition("_")[2].replace("_", " ")
+    parts = [
+        "sandbox",
+        parameters.text("model") or name,
+        f"seed {task.seed}",
+        parameters.text("aspect_ratio"),
+        parameters.text("style_preset"),
+    ]
+    return "   ".join(part for part in parts if part)
+
+
+def _identity(task: RenderTask) -> str:
+    """Return everything that the content depends on; the file format is not part of it."""
+    given = {
+        name: value.sha256 if isinstance(value, Upload) else value
+        for name, value in task.parameters.given.items()
+        if name not in {"seed", "output_format"}
+    }
+    prompts = [(prompt.text, prompt.weight) for prompt in task.parameters.prompts]
+    return json.dumps([task.operation.id, task.seed, given, prompts], sort_keys=True)
