@@ -38,7 +38,7 @@ COMMANDS = {
     ),
     "sandbox": (
         "sandbox:sandbox",
-        "Serve the API on 127.0.0.1, without a key and without cost, until Ctrl-C.",
+        "Serve the API on this machine, without a key and without cost, until Ctrl-C.",
     ),
 }
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stable_async.sandbox.faults import Drop
     from stable_async.sandbox.render.output import Output
 
-__all__ = ["Answer", "json_answer", "output_answer", "v1_answer", "wants_json"]
+__all__ = ["Answer", "Drop", "json_answer", "output_answer", "v1_answer", "wants_json"]
+
+# How a connection is cut; `stray_bytes` sends the whole answer, and then bytes too many.
+Drop = Literal["before_headers", "mid_headers", "mid_body", "stray_bytes"]
 
 
 @dataclass(slots=True)

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stable_async.sandbox.request_log import RequestRecord
-    from stable_async.sandbox.server import Server
-    from stable_async.sandbox.service import Account
+    from stable_async.sandbox.service import Account, Service
 
 __all__ = ["control", "is_control", "needs_token"]
 
@@ -43,9 +42,25 @@ def needs_token(path: str) -> bool:
     return path.startswith(f"{PREFIX}/") and path != f"{PREFIX}/health"
 
 
-def control(server: Server, method: str, path: str, content_type: str, body: bytes) -> Answer:
-    """Return the answer to a request of the page or of a test."""
-    account = server.service.account
+def control(
+    service: Service,
+    unreachable: Callable[[float], None],
+    method: str,
+    path: str,
+    content_type: str,
+    body: bytes,
+) -> Answer:
+    """Return the answer to a request of the page or of a test.
+
+    Args:
+        service: What is shown and changed.
+        unreachable: Refuses connections for so many seconds.
+        method: HTTP method.
+        path: Path of the request.
+        content_type: Of the body.
+        body: The body, or more than `MAX_BODY` bytes of it.
+    """
+    account = service.account
     match method, path:
         case "GET", "/":
             return _page()
@@ -61,11 +76,11 @@ def control(server: Server, method: str, path: str, content_type: str, body: byt
             clock = account.clock
             return json_answer(200, {"now": clock.now(), "advanced": clock.advanced})
         case "POST", "/_sandbox/faults":
-            return _apply(_switches(server), content_type, body)
+            return _apply(_switches(account, unreachable), content_type, body)
         case "POST", "/_sandbox/clock":
             return _apply({"advance": account.clock.advance}, content_type, body)
         case "POST", "/_sandbox/reset":
-            return _apply({"reset": server.service.reset}, content_type, body or b'{"reset":{}}')
+            return _apply({"reset": service.reset}, content_type, body or b'{"reset":{}}')
     number = re.fullmatch(rf"{PREFIX}/thumbnails/(\d{{1,12}})", path)
     thumbnail = account.thumbnails.get(int(number[1])) if number and method == "GET" else None
     if thumbnail:
@@ -150,8 +165,9 @@ def _shown(record: RequestRecord, account: Account) -> dict[str, object]:
     }
 
 
-def _switches(server: Server) -> dict[str, Callable[..., None]]:
-    account = server.service.account
+def _switches(
+    account: Account, unreachable: Callable[[float], None]
+) -> dict[str, Callable[..., None]]:
     faults = account.faults
 
     return {
@@ -165,7 +181,7 @@ def _switches(server: Server) -> dict[str, Callable[..., None]]:
         "keep_running": faults.keep_running,
         "exhaust_credits": faults.exhaust_credits,
         "penalty": account.penalty,
-        "unreachable": server.unreachable,
+        "unreachable": unreachable,
     }
 
 

@@ -18,7 +18,7 @@ from stable_async.sandbox.answers import Answer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stable_async.sandbox.faults import Drop
+    from stable_async.sandbox.answers import Drop
 
 __all__ = ["EDGE_FAULTS", "EdgeFault", "edge_fault"]
 

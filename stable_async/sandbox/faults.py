@@ -11,8 +11,9 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Generic, TypeVar, get_args
 
+from stable_async.sandbox.answers import Drop
 from stable_async.sandbox.edge import edge_fault
 from stable_async.sandbox.spec.facts import load_facts
 
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
     from stable_async.sandbox.edge import EdgeFault
     from stable_async.sandbox.request_log import RequestRecord
 
-__all__ = ["Drop", "Edge", "Failure", "Faults", "Given", "Predicate", "Scripted"]
+__all__ = ["Edge", "Failure", "Faults", "Given", "Predicate", "Scripted"]
 
-# How a connection is cut; `stray_bytes` sends the whole answer, and then bytes too many.
-Drop = Literal["before_headers", "mid_headers", "mid_body", "stray_bytes"]
 Predicate = Callable[["RequestRecord"], bool]
 Action = TypeVar("Action")
 

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, Unpack
 
+    from stable_async.sandbox.answers import Drop
     from stable_async.sandbox.billing import Charges
-    from stable_async.sandbox.faults import Drop, Predicate
+    from stable_async.sandbox.faults import Predicate
     from stable_async.sandbox.request_log import RequestLog, Statistics
     from stable_async.sandbox.server import Server
     from stable_async.sandbox.service import Account

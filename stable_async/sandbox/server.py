@@ -198,7 +198,11 @@ class Server:
         except BodyError:
             body = b""
         content_type = headers.get("content-type", "")
-        return _plain(control(self, request.method, request.path, content_type, body))
+        return _plain(
+            control(
+                self.service, self.unreachable, request.method, request.path, content_type, body
+            )
+        )
 
     async def _respond(
         self, request: web.BaseRequest, headers: Mapping[str, str], arrival: float

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import re
     from collections.abc import AsyncIterator, Mapping
 
-    from stable_async.sandbox.faults import Drop
+    from stable_async.sandbox.answers import Drop
     from stable_async.sandbox.settings import SandboxSettings
     from stable_async.sandbox.spec.facts import Facts, Operation
 

@@ -210,7 +210,8 @@ async def _announce(h: Harness, operation: str, size: int) -> int:
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
     path = next(fact["path"] for fact in facts()["endpoints"] if fact["id"] == operation)
     writer.write(
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n"
         f"Content-Length: {size}\r\n\r\n".encode()
     )
     status = int((await reader.readline()).split()[1])

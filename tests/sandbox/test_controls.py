@@ -174,7 +174,7 @@ async def test_a_fraction_is_no_retry_after_and_an_operation_must_exist(sandbox:
         sandbox.fail_next(500, operation="core")
     for wrong in ({"rate": 0}, {"rate": 1.1}, {"seconds": 0}, {"times": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            sandbox.edge("firewall", **wrong)  # type: ignore[arg-type]
+            sandbox.edge("firewall", **wrong)
     with pytest.raises(ValueError, match="seconds"):
         sandbox.unreachable(0)
     with pytest.raises(ValueError, match="looks"):

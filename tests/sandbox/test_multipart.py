@@ -40,7 +40,8 @@ sizes = st.integers(1, 64)
 
 def survives_quoting(name: str) -> bool:
     # These cannot be told from what they stand for; browsers lose them as well.
-    return not any(escape in name for escape in ("%22", "%0D", "%0A"))
+    # A backslash is an escape to the parser, as aiohttp and older curls write it.
+    return not any(escape in name for escape in ("%22", "%0D", "%0A", "\\"))
 
 
 @given(
