@@ -22,18 +22,18 @@
     ├── InvalidResponseError
     └── ContentFilteredError
 
-What to do next: `ConfigurationError`, `InvalidRequestError` and the 4xx classes want another
-request, key or account; `RateLimitError`, `ServerError` and `QuotaTimeoutError` want time;
-`APIConnectionError` and `InvalidResponseError` want a decision, since the picture may have been
-made and billed (`maybe_billed`).
+What to do next: `ConfigurationError` and `InvalidRequestError` want another setting or request.
+`QuotaTimeoutError` wants time. `APIStatusError`, `APIConnectionError` and `InvalidResponseError`
+carry a `Verdict`: whether the API itself has spoken (`from_api`), what the error is about
+(`concerns`), and whether it may have cost something (`maybe_billed`).
 
-The key, prompts and pictures appear in no text of an error. Errors survive pickling.
+The key, prompts and images appear in no text of an error. Errors survive pickling.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,14 +60,36 @@ __all__ = [
     "ServerError",
     "StabilityError",
     "UnprocessableError",
+    "Verdict",
     "WrongEventLoopError",
-    "status_error_class",
 ]
 
 
-# "Failed generations are not charged": OpenAPI document of api.stability.ai, read 2026-09-22.
-# The other 5xx come from an edge in front of the API, which cannot know.
-FAILED_GENERATION = 500
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a failed answer, or none, means. Made by `stable_async.api.verdict` alone.
+
+    Attributes:
+        from_api: Whether the API itself has answered: in its error envelope. Else something on the
+            way has, such as a CDN, a firewall or a proxy, or nothing.
+        billed: Whether it cost something. With `yes` a generation was submitted and paid, and its
+            result can still be fetched.
+        concerns: What it is about: the `request`, the `account`, the `service` that failed, or the
+            `network` between here and there.
+        retry: Whether the client sends the request again: only after a 429 or a 500.
+        penalty: Whether everybody with this key has to wait, as after a breach of the quota.
+        job: What a job does. `final`: this row is refused for good. `again`: the row waits for a
+            later run. `stop`: the job stops, and no row is final. `pause`: nothing new is sent for
+            a while. `look`: the result is looked at again. `doubt`: the row may have been billed,
+            and is not sent again unless the user says so. `keep`: a success.
+    """
+
+    from_api: bool
+    billed: Literal["no", "maybe", "yes"]
+    concerns: Literal["request", "account", "service", "network"]
+    retry: bool = False
+    penalty: bool = False
+    job: Literal["final", "again", "stop", "pause", "look", "doubt", "keep"]
 
 
 def _rebuild(
@@ -158,45 +180,71 @@ class BudgetExceededError(StabilityError):
     """A request would spend more than the budget has left; it was not sent."""
 
 
-class APIStatusError(StabilityError):
-    """The API answered with an error status.
+class _Judged:
+    """What the errors that carry a verdict have in common."""
+
+    verdict: Verdict
+
+    @property
+    def from_api(self) -> bool:
+        """Whether the API itself has answered; see `Verdict`."""
+        return self.verdict.from_api
+
+    @property
+    def concerns(self) -> Literal["request", "account", "service", "network"]:
+        """What it is about; see `Verdict`."""
+        return self.verdict.concerns
+
+    @property
+    def maybe_billed(self) -> bool:
+        """Whether it may have cost something."""
+        return self.verdict.billed != "no"
+
+
+class APIStatusError(StabilityError, _Judged):
+    """The API, or something on the way to it, answered with an error status.
 
     Attributes:
+        verdict: Who answered, and what it means; `from_api`, `concerns` and `maybe_billed` are
+            parts of it.
         status: HTTP status.
-        name: The API's name of the error, such as `bad_request`; empty when the body has none.
-        errors: The API's messages, one or more, the key taken out.
+        name: The API's name of the error, such as `bad_request`; empty when the API has not
+            answered.
+        errors: The messages, one or more, cleaned: no control characters, the key taken out.
         request_id: The answer's `x-request-id`, else the `id` of its body.
         attempts: How many attempts were made, this one included.
         retry_after: The answer's `Retry-After`, seconds.
+        address: Where the request was sent: scheme, host and path.
     """
 
     def __init__(
         self,
         *,
+        verdict: Verdict,
         status: int,
         name: str = "",
         errors: Sequence[str] = (),
         request_id: str | None = None,
         attempts: int = 1,
         retry_after: float | None = None,
+        address: str = "",
     ) -> None:
         """Take the facts of the answer; see the class."""
+        self.verdict = verdict
         self.status = status
         self.name = name
         self.errors = tuple(errors)
         self.request_id = request_id
         self.attempts = attempts
         self.retry_after = retry_after
+        self.address = address
         super().__init__(status, name, self.errors)
 
-    @property
-    def maybe_billed(self) -> bool:
-        """Whether the picture may have been made and billed all the same: an edge gave up on it."""
-        return self.status > FAILED_GENERATION
-
     def __str__(self) -> str:
-        """Give status, name, messages, request id and attempts in one line."""
+        """Return status, name, messages, request id and attempts in one line."""
         text = " ".join(part for part in (str(self.status), self.name) if part)
+        if not self.from_api:
+            text += f" from something on the way to {self.address or 'the API'}, not from the API"
         if self.errors:
             text += ": " + "; ".join(self.errors)
         if self.request_id:
@@ -207,7 +255,7 @@ class APIStatusError(StabilityError):
 
 
 class BadRequestError(APIStatusError):
-    """400: the API does not take a parameter. Correct the request."""
+    """400: a parameter is not accepted. Correct the request."""
 
 
 class AuthenticationError(APIStatusError):
@@ -215,23 +263,23 @@ class AuthenticationError(APIStatusError):
 
 
 class PaymentRequiredError(APIStatusError):
-    """402: the account has too few credits."""
+    """The account has too few credits: 402, or 429 or 403 with a name that says so."""
 
 
 class ContentModerationError(APIStatusError):
-    """403 `content_moderation`: the request was flagged, refused and not charged."""
+    """403 `content_moderation`: the API flagged the request, refused it and did not charge it."""
 
 
 class PermissionDeniedError(APIStatusError):
-    """403 `permission_denied` (v1): the key may not use this resource."""
+    """403: the account may not do this or is suspended; or a firewall's page (not `from_api`)."""
 
 
 class NotFoundError(APIStatusError):
-    """404: no such generation (or not with this key), no such engine."""
+    """404: no such generation (or not with this key), no such engine; or a wrong base URL."""
 
 
 class PayloadTooLargeError(APIStatusError):
-    """413: the request is larger than the API takes."""
+    """413: the request is larger than the API, or a proxy on the way, accepts."""
 
 
 class UnprocessableError(APIStatusError):
@@ -239,50 +287,52 @@ class UnprocessableError(APIStatusError):
 
 
 class RateLimitError(APIStatusError):
-    """429: the key is shut out, and stayed so for all attempts."""
+    """429: the key is in its penalty, and stayed so for all attempts."""
 
 
 class ServerError(APIStatusError):
-    """5xx: the API failed. Only 500 is retried; failed generations are not charged."""
+    """5xx: the API failed, or could not be reached. Only 500 is retried."""
 
 
-class APIConnectionError(StabilityError):
+class APIConnectionError(StabilityError, _Judged):
     """No whole answer came.
 
     Attributes:
-        maybe_billed: The request may have reached the server, so its picture may have been made
-            and billed. Such a request is never sent again by the client.
+        verdict: What it means. With `maybe_billed` the request may have reached the server, so its
+            image may have been made and billed. Such a request is never sent again by the client.
         attempts: How many attempts were made, this one included.
     """
 
-    def __init__(self, message: str, *, maybe_billed: bool, attempts: int = 1) -> None:
+    def __init__(self, message: str, *, verdict: Verdict, attempts: int = 1) -> None:
         """Carry what is known about the attempt."""
-        self.maybe_billed = maybe_billed
+        self.verdict = verdict
         self.attempts = attempts
         super().__init__(message)
 
     def __str__(self) -> str:
-        """Give the message, and say so when the request may have been billed."""
+        """Return the message, which says so when the request may have been billed."""
         text = str(self.args[0])
-        return f"{text}; the request may have been billed" if self.maybe_billed else text
+        if self.verdict.billed == "maybe":
+            text += "; the request may have been billed"
+        return text
 
 
 class APITimeoutError(APIConnectionError):
-    """A time limit ran out: to connect, for the first byte, or between bytes."""
+    """A time limit expired: to connect, for the first byte, between bytes, or for a result."""
 
 
-class InvalidResponseError(StabilityError):
-    """The API answered with success, but with something this client cannot read.
+class InvalidResponseError(StabilityError, _Judged):
+    """The answer says success, but is not what the operation returns.
 
     Attributes:
+        verdict: What it means. A success was reported, so `maybe_billed` is true unless the request
+            was free.
         request_id: The answer's `x-request-id`.
-        maybe_billed: Always true: a success was reported.
     """
 
-    maybe_billed = True
-
-    def __init__(self, message: str, *, request_id: str | None = None) -> None:
+    def __init__(self, message: str, *, verdict: Verdict, request_id: str | None = None) -> None:
         """Carry the id, for a question to the API's support."""
+        self.verdict = verdict
         self.request_id = request_id
         super().__init__(message)
 
@@ -302,24 +352,3 @@ class ContentFilteredError(StabilityError):
         super().__init__(
             "the result was blurred by the content filter (finish reason CONTENT_FILTERED)"
         )
-
-
-_BY_STATUS: dict[int, type[APIStatusError]] = {
-    400: BadRequestError,
-    401: AuthenticationError,
-    402: PaymentRequiredError,
-    403: ContentModerationError,
-    404: NotFoundError,
-    413: PayloadTooLargeError,
-    422: UnprocessableError,
-    429: RateLimitError,
-}
-
-
-def status_error_class(status: int, name: str = "") -> type[APIStatusError]:
-    """Give the class of error for an HTTP status and the API's name of the error."""
-    if status == 403 and name == "permission_denied":
-        return PermissionDeniedError
-    if status >= 500:
-        return ServerError
-    return _BY_STATUS.get(status, APIStatusError)

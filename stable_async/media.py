@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from stable_async.errors import ConfigurationError, InvalidResponseError
+from stable_async.errors import ConfigurationError, InvalidResponseError, Verdict
 from stable_async.files import in_thread, write_atomically
 from stable_async.image_header import ImageHeader, read_image_header
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Audio", "Image", "Media", "Model3D", "warn_of_other_format"]
 
 CONTENT_FILTERED = "CONTENT_FILTERED"
+# A result that is here, whatever its bytes are.
+KEPT = Verdict(from_api=True, billed="yes", concerns="service", job="keep")
 
 # What a name's suffix says of its file.
 MEDIA_TYPES = {
@@ -134,6 +136,7 @@ class Image(Media):
     def _unreadable(self) -> InvalidResponseError:
         return InvalidResponseError(
             f"the {len(self.data)} bytes of this result are not a PNG, JPEG or WebP image",
+            verdict=KEPT,
             request_id=self.request_id,
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Unpack
@@ -17,9 +18,10 @@ from stable_async.api.services import SERVICES, service_name
 from stable_async.config import DOCUMENTED_PENALTY
 from stable_async.errors import (
     APIConnectionError,
+    APIStatusError,
     APITimeoutError,
-    BadRequestError,
     BudgetExceededError,
+    ConfigurationError,
     ContentFilteredError,
     ContentModerationError,
     FieldProblem,
@@ -27,12 +29,10 @@ from stable_async.errors import (
     InvalidResponseError,
     NotFoundError,
     PayloadTooLargeError,
-    PaymentRequiredError,
     QuotaTimeoutError,
-    RateLimitError,
-    ServerError,
     StabilityError,
     UnprocessableError,
+    WrongEventLoopError,
 )
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     from stable_async.api.base import MediaRequest
     from stable_async.client import StabilityClient
-    from stable_async.errors import APIStatusError
     from stable_async.media import Media
     from stable_async.transport.options import CallOptions
 
@@ -54,32 +53,37 @@ __all__ = [
     "to_http_status",
 ]
 
+logger = logging.getLogger("stable_async")
+
+MAX_REPORTED = 100
+
 # How far a story may be ahead of who takes it, parts.
 AHEAD = 8
 
 # A JSON request can carry no file.
 TEXT_SERVICES = {name: service for name, service in SERVICES.items() if service.takes_text_alone}
 
-# What the user of a service is told, by the class of error: the status, and what he can do. The
-# first class that fits counts. None of it says whose key it is, or how the service works.
-_ANSWERS: tuple[tuple[type[StabilityError], int, str], ...] = (
-    (InvalidRequestError, 422, "The request is not valid."),
-    (ContentModerationError, 422, "The request was refused by the content rules."),
-    (ContentFilteredError, 422, "The picture was held back by the content filter."),
-    (UnprocessableError, 422, "The request was refused; try other words, in English."),
-    (BadRequestError, 422, "The request was refused because of its parameters."),
-    (PayloadTooLargeError, 413, "The request is too large."),
-    (NotFoundError, 404, "There is no such result."),
-    (QuotaTimeoutError, 503, "There are too many requests just now; try again later."),
-    (RateLimitError, 503, "There are too many requests just now; try again later."),
-    (PaymentRequiredError, 503, "No pictures can be made at present."),
-    (BudgetExceededError, 503, "No pictures can be made at present."),
-    (ServerError, 502, "The picture could not be made; try again."),
-    (APITimeoutError, 504, "The picture took too long; try again."),
-    (APIConnectionError, 502, "The picture could not be made; try again."),
-    (InvalidResponseError, 502, "The picture could not be made; try again."),
-)
-_OTHERWISE = (500, "Something went wrong here.")
+_INVALID = (422, "The request is not valid.")
+_MODERATED = (422, "The request was refused by the content rules.")
+_BUSY = (503, "There are too many requests just now; try again later.")
+_CLOSED = (503, "Nothing can be made at present.")
+_FAILED = (502, "The result could not be made; try again.")
+_UNAVAILABLE = (503, "The result could not be made; try again later.")
+_TOO_SLOW = (504, "The result took too long; try again.")
+_OWN_FAULT = (500, "Something went wrong here.")
+
+# What the user of a service is told of what the API said about the request, by the class of error.
+# None of it says whose key it is, or how the service works.
+_REFUSED: dict[type[StabilityError], tuple[int, str]] = {
+    ContentModerationError: _MODERATED,
+    UnprocessableError: (422, "The request was refused; try other words, in English."),
+    PayloadTooLargeError: (413, "The request is too large."),
+    NotFoundError: (404, "There is no such result."),
+}
+_REFUSED_OTHERWISE = (422, "The request was refused because of its parameters.")
+
+# Statuses by which something gave up waiting for something else.
+_TIMEOUTS = frozenset({408, 504, 522, 524})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ def to_http_status(error: BaseException) -> int:
 
 def to_http_answer(error: BaseException) -> HTTPAnswer:
     """Give the answer of a service for an error; safe to be shown, whatever the error says."""
+    _report(error)
     status, message = _answer(error)
     headers = {"content-type": "application/json"}
     if (seconds := _retry_after(error)) is not None:
@@ -195,6 +200,7 @@ class _Narrator:
             except StabilityError as error:
                 if begun:
                     raise
+                _report(error)
                 status, message = _answer(error)
                 await self._state("refused", status=status, message=message)
 
@@ -209,23 +215,68 @@ class _Narrator:
 
 
 def _answer(error: BaseException) -> tuple[int, str]:
-    for kind, status, message in _ANSWERS:
-        if isinstance(error, kind):
-            return status, message
-    return _OTHERWISE
+    """Return status and message: 422 and the like only for what is said about the request."""
+    match error:
+        case InvalidRequestError():
+            return _INVALID
+        case ContentFilteredError():
+            return (422, "The result was held back by the content filter.")
+        case QuotaTimeoutError():
+            return _BUSY
+        case BudgetExceededError():
+            return _CLOSED
+        case APIStatusError():
+            return _answer_to_status(error)
+        case APITimeoutError():
+            return _TOO_SLOW
+        case APIConnectionError() | InvalidResponseError():
+            return _FAILED
+        case _:
+            return _OWN_FAULT
+
+
+def _answer_to_status(error: APIStatusError) -> tuple[int, str]:
+    if error.verdict.penalty:
+        return _BUSY
+    if error.concerns == "request":
+        return _REFUSED.get(type(error), _REFUSED_OTHERWISE)
+    if error.concerns == "account":
+        return _CLOSED
+    if error.status in _TIMEOUTS:
+        return _TOO_SLOW
+    return _UNAVAILABLE if error.status == 503 else _FAILED
 
 
 def _word(error: BaseException, status: int) -> str:
-    if isinstance(error, ContentModerationError | ContentFilteredError | UnprocessableError):
+    if isinstance(error, ContentModerationError | ContentFilteredError | UnprocessableError) and (
+        status == 422
+    ):
         return "content_refused"
     return {404: "not_found", 413: "too_large", 422: "invalid_request", 503: "busy"}.get(
         status, "failed"
     )
 
 
+# What was logged for the operator already: a wrong key would be logged with every request.
+_reported: set[tuple[str, str]] = set()
+
+
+def _report(error: BaseException) -> None:
+    """Log what only the operator of the service can mend, once each."""
+    account = isinstance(error, APIStatusError) and (
+        error.concerns == "account" and not error.verdict.penalty
+    )
+    if not account and not isinstance(error, ConfigurationError | WrongEventLoopError):
+        return
+    what = (type(error).__name__, str(getattr(error, "name", error)))
+    if what not in _reported and len(_reported) < MAX_REPORTED:
+        _reported.add(what)
+        logger.error("requests fail until this is mended: %s: %s", type(error).__name__, error)
+
+
 def _retry_after(error: BaseException) -> int | None:
     """Give whole seconds, at least 1; `None` where waiting does not help by itself."""
-    if isinstance(error, RateLimitError):
+    if isinstance(error, APIStatusError) and error.verdict.penalty:
         return ceil(max(DOCUMENTED_PENALTY if error.retry_after is None else error.retry_after, 1))
     if isinstance(error, QuotaTimeoutError):
         return ceil(max(error.retry_after, 1))

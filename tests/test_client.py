@@ -136,8 +136,8 @@ async def test_a_filtered_image_is_a_result_unless_an_error_is_asked_for(
         (422, "invalid_language", UnprocessableError),
         (429, "rate_limit_exceeded", RateLimitError),
         (500, "internal_error", ServerError),
-        (503, "", ServerError),
-        (302, "", APIStatusError),
+        (503, "unavailable", ServerError),
+        (302, "moved", APIStatusError),
         (409, "conflict", APIStatusError),
     ],
 )

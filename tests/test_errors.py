@@ -15,6 +15,7 @@ from yarl import URL
 
 from stable_async import errors
 from stable_async.transport.error_mapping import translated_errors
+from tests.errors_of import api_error, timed_out, unreadable
 
 
 def drawn() -> dict[str, str]:
@@ -42,9 +43,9 @@ EXAMPLES: list[errors.StabilityError] = [
     errors.ConfigurationError("no key"),
     errors.InvalidRequestError("GenerateCore", [errors.FieldProblem("seed", "given -1", "0 on")]),
     errors.QuotaTimeoutError("too late", retry_after=4.5),
-    errors.RateLimitError(status=429, name="n", errors=["e"], request_id="r", attempts=3),
-    errors.APITimeoutError("no answer", maybe_billed=True, attempts=2),
-    errors.InvalidResponseError("not JSON", request_id="r"),
+    api_error(429),
+    timed_out(),
+    unreadable(),
     errors.ContentFilteredError(b"result"),
 ]
 
@@ -101,7 +102,10 @@ def instances_of_every_aiohttp_error() -> list[Exception]:
     ids=lambda error: type(error).__name__,
 )
 def test_every_error_of_the_layers_below_becomes_ours(error: Exception) -> None:
-    with pytest.raises(errors.APIConnectionError) as caught, translated_errors(maybe_billed=True):
+    with (
+        pytest.raises(errors.APIConnectionError) as caught,
+        translated_errors(sent=True, asked="submit"),
+    ):
         raise error
     never_connected = isinstance(
         error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
@@ -111,5 +115,5 @@ def test_every_error_of_the_layers_below_becomes_ours(error: Exception) -> None:
 
 
 def test_cancellation_passes_untouched() -> None:
-    with pytest.raises(asyncio.CancelledError), translated_errors(maybe_billed=True):
+    with pytest.raises(asyncio.CancelledError), translated_errors(sent=True, asked="submit"):
         raise asyncio.CancelledError

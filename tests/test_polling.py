@@ -33,6 +33,7 @@ from stable_async import (
     UpscaleFast,
 )
 from stable_async.transport.polling import MAX_BROKEN_LOOKS, Polling
+from tests.errors_of import api_error, broken
 from tests.raw_server import Connection, answer, raw_server
 from tests.samples import picture
 
@@ -140,7 +141,7 @@ async def test_broken_looks_are_made_again_until_five_in_a_row() -> None:
 
     async def look() -> None:
         if outcomes.pop(0):
-            raise APIConnectionError("broken", maybe_billed=True)
+            raise broken()
 
     with pytest.raises(APIConnectionError) as caught:
         await time.polling().until_found(ID, look)
@@ -290,7 +291,7 @@ async def test_errors_of_other_requests_within_a_stream_are_not_its_own() -> Non
     async with raw_server(Script(SUBMITTED, FINISHED)) as url, client_of(url) as client:
         with pytest.raises(APIStatusError) as caught:
             async with client.stream(REQUEST):
-                raise APIStatusError(status=418)
+                raise api_error(418)
     assert caught.value.generation_id is None
 
 

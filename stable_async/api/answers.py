@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from stable_async.api.base64_json import Base64Field
+from stable_async.api.envelope import read_envelope
 from stable_async.api.parsing import parse_json, parse_seed
-from stable_async.errors import APIStatusError, InvalidResponseError, status_error_class
+from stable_async.api.texts import clean
+from stable_async.api.verdict import judge, judge_unreadable, rule_of
+from stable_async.errors import APIStatusError, InvalidResponseError
 from stable_async.media import Audio, Image, Media, Model3D
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from stable_async.api.verdict import Asked
 
 __all__ = [
     "Answer",
@@ -26,7 +31,6 @@ __all__ = [
     "read_error",
     "read_generation_id",
     "read_json",
-    "redact",
 ]
 
 MediaT = TypeVar("MediaT", bound=Media)
@@ -40,17 +44,28 @@ _FAMILY: dict[type[Media], tuple[str, str]] = {
 }
 
 
+MAX_MESSAGES = 20
 # An answer must not be able to stop a client for good.
 MAX_RETRY_AFTER = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer: HTTP status, headers (looked up without regard to case), and the body if read."""
+    """An answer of a server.
+
+    Attributes:
+        status: HTTP status.
+        headers: Looked up without regard to case.
+        body: The body, if it was read.
+        asked: What was asked.
+        key: The key that was sent; taken out of every text.
+    """
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes = b""
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
+    asked: Asked = "submit"
+    key: str = field(default="", repr=False)
 
     @property
     def content_type(self) -> str:
@@ -59,8 +74,20 @@ class Answer:
 
     @property
     def request_id(self) -> str | None:
-        """The answer's `x-request-id`."""
-        return self.headers.get("x-request-id")
+        """The answer's `x-request-id`, cleaned."""
+        return clean(self.headers.get("x-request-id", ""), limit=100, key=self.key) or None
+
+    def unreadable(self, what: str) -> InvalidResponseError:
+        """Return the error of a success that is not what it should be."""
+        envelope = read_envelope(self.body)
+        if envelope is not None:
+            messages = "; ".join(envelope.messages)
+            what = clean(f"an error, {envelope.name}: {messages}", key=self.key)
+        return InvalidResponseError(
+            f"the server answered {self.status} with {what}",
+            verdict=judge_unreadable(envelope, self.asked),
+            request_id=self.request_id,
+        )
 
 
 def read_json(answer: Answer) -> object:
@@ -72,11 +99,7 @@ def read_json(answer: Answer) -> object:
     try:
         return parse_json(answer.body)
     except ValueError:
-        raise InvalidResponseError(
-            f"the API answered {answer.status} with a body that is not JSON "
-            f"({len(answer.body)} bytes, content type {answer.content_type!r})",
-            request_id=answer.request_id,
-        ) from None
+        raise answer.unreadable(f"a body that is not JSON ({len(answer.body)} bytes)") from None
 
 
 def read_generation_id(answer: Answer) -> str:
@@ -88,10 +111,7 @@ def read_generation_id(answer: Answer) -> str:
     content = read_json(answer)
     identity = content.get("id") if isinstance(content, dict) else None
     if not isinstance(identity, str):
-        raise InvalidResponseError(
-            f"the API answered {answer.status} without the id of a generation",
-            request_id=answer.request_id,
-        )
+        raise answer.unreadable("JSON without the id of a generation")
     return identity
 
 
@@ -105,10 +125,7 @@ def read_as(kind: type[ContentT], answer: Answer) -> ContentT:
         return TypeAdapter(kind).validate_json(answer.body)
     except ValidationError as error:
         where = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
-        raise InvalidResponseError(
-            f"the API answered {answer.status} with JSON that is not as documented ({where})",
-            request_id=answer.request_id,
-        ) from None
+        raise answer.unreadable(f"JSON that is not as documented ({where})") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +158,7 @@ def read_artifacts(answer: Answer) -> list[Image]:
             for artifact in read_as(_Artifacts, answer).artifacts
         ]
     except ValueError:
-        raise InvalidResponseError(
-            f"the API answered {answer.status} with a picture that is no base64",
-            request_id=answer.request_id,
-        ) from None
+        raise answer.unreadable("an image that is no base64") from None
 
 
 class MediaReader(Generic[MediaT]):
@@ -177,6 +191,11 @@ class MediaReader(Generic[MediaT]):
             raise self._unreadable(
                 f"content type {answer.content_type!r}, not {family}* or application/json"
             )
+
+    @property
+    def asked(self) -> Asked:
+        """What was asked."""
+        return self._answer.asked
 
     @property
     def content_length(self) -> int | None:
@@ -241,9 +260,7 @@ class MediaReader(Generic[MediaT]):
         )
 
     def _unreadable(self, what: str) -> InvalidResponseError:
-        return InvalidResponseError(
-            f"the API answered {self._answer.status} with {what}", request_id=self.request_id
-        )
+        return self._answer.unreadable(what)
 
 
 def _inner_media_type(content_type: str) -> str:
@@ -269,40 +286,28 @@ def sniff(data: bytes) -> str:
     return "application/octet-stream"
 
 
-def read_error(answer: Answer, *, key: str, attempts: int = 1) -> APIStatusError:
-    """Make the error of an answer that is no success, with the key taken out of its texts."""
-    name, errors, body_id = _envelope(answer.body)
-    return status_error_class(answer.status, name)(
+def read_error(answer: Answer, *, attempts: int = 1, address: str = "") -> APIStatusError:
+    """Return the error of an answer that is no success; its texts are cleaned."""
+    envelope = read_envelope(answer.body)
+    name, messages, identity = "", _page_texts(answer), ""
+    if envelope is not None:
+        name, messages, identity = envelope.name, envelope.messages, envelope.id
+    return rule_of(answer.status, envelope).error(
+        verdict=judge(answer.status, envelope, answer.asked),
         status=answer.status,
-        name=redact(name, key)[:100],
-        errors=[redact(text, key)[:1000] for text in errors],
-        request_id=redact((answer.request_id or body_id or "")[:1000], key)[:100] or None,
+        name=clean(name, limit=100, key=answer.key),
+        errors=[clean(text, key=answer.key) for text in messages[:MAX_MESSAGES]],
+        request_id=answer.request_id or clean(identity, limit=100, key=answer.key) or None,
         attempts=attempts,
         retry_after=read_retry_after(answer.headers),
+        address=address,
     )
 
 
-def _envelope(body: bytes) -> tuple[str, Sequence[str], str | None]:
-    """Give name, messages and id of a v2 (`errors`) or v1 (`message`) envelope, or of neither."""
-    try:
-        content = parse_json(body)
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        # An edge or a proxy: its page may be long, and its first words say enough.
-        text = " ".join(body[:1000].decode("utf-8", "replace").split())
-        return "", [text] if text else [], None
-    messages = content.get("errors", content.get("message"))
-    if isinstance(messages, str):
-        messages = [messages]
-    elif not isinstance(messages, list):
-        messages = []
-    identity = content.get("id")
-    return (
-        str(content.get("name", "")),
-        [str(message) for message in messages],
-        identity if isinstance(identity, str) else None,
-    )
+def _page_texts(answer: Answer) -> Sequence[str]:
+    """Return what is worth saying of a page that is not the API's: its title or first words."""
+    text = " ".join(answer.body[:1000].decode("utf-8", "replace").split())
+    return [text] if text else []
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:
@@ -320,11 +325,3 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
         except (TypeError, ValueError):
             return None
     return min(max(seconds, 0.0), MAX_RETRY_AFTER)
-
-
-def redact(text: str, key: str) -> str:
-    """Take the key out of `text`, whole or with its middle masked, as the v1 API echoes it."""
-    text = re.sub(r"(?<=API key provided: )\S+(?=\.(?:\s|$))", "[key]", text)
-    if len(key) > 3:
-        text = text.replace(key, "[key]")
-    return re.sub(r"\bsk-[\w*-]{6,}", "[key]", text)

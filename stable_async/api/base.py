@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails, InitErrorDetails
 
     from stable_async.api.answers import Answer
+    from stable_async.api.verdict import Asked
 
 __all__ = [
     "ImageRequest",
@@ -183,6 +184,11 @@ class Request(BaseModel, Generic[ResultT]):
         return self.operation.credits
 
     @property
+    def asked(self) -> Asked:
+        """What the request asks for: something that costs, or something that is free."""
+        return "submit" if self.operation.method == "POST" else "read"
+
+    @property
     def path(self) -> str:
         """Path below the base URL."""
         return self.operation.path.format(
@@ -256,6 +262,11 @@ class ResultRequest(MediaRequest[MediaT]):
 
     id: Annotated[str, PathPart(length=64)]
     paid: float | None = None
+
+    @property
+    def asked(self) -> Asked:
+        """It asks for what was paid for before."""
+        return "look"
 
 
 def _text(value: object) -> str:

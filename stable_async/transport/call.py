@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from stable_async.api.answers import Answer, read_error, read_retry_after
+from stable_async.api.answers import Answer, read_error
 from stable_async.errors import (
     APIConnectionError,
     APIStatusError,
@@ -43,6 +43,8 @@ MAX_ERROR_BODY = 64 * 1024
 # 202: an asynchronous operation was accepted, or is still running.
 SUCCESS = frozenset({200, 202})
 TOO_MANY_REQUESTS = 429
+# How long the body of a 429 is waited for: it alone says whether there is a penalty.
+PENALTY_BODY_LIMIT = 1.0
 
 
 class Call:
@@ -75,6 +77,7 @@ class Call:
         self._limits = options.timeouts
         self._priority = options.priority or session.priority
         self._expires = None if options.deadline is None else self._clock() + options.deadline
+        self._asked = request.asked
         self._method = request.operation.method
         self._url = session.url(request)
         self._headers = session.headers(request, options)
@@ -155,7 +158,7 @@ class Call:
                 await self._options.observer.leaving()
             response = await self._exchange(permit)
             if response.status not in SUCCESS:
-                raise await self._refusal(response)
+                raise await self._refusal(response, permit)
         except BaseException as error:
             if isinstance(error, APIStatusError) and not error.maybe_billed:
                 self._state.sent = False
@@ -191,13 +194,13 @@ class Call:
                 raise LapsedPermitError from None
             if isinstance(body, MultipartPayload) and body.failure is not None:
                 raise body.failure from body.failure.__cause__
-            broken = translate(error, maybe_billed=trace is None or trace.sent)
+            broken = translate(error, sent=trace is None or trace.sent, asked=self._asked)
             broken.attempts = self._attempts
             raise broken from harmless_cause(error)
         if self._options.on_response is not None:
             self._tell(self._options.on_response, response)
         if trace is not None and self._session.limiter is not None:
-            self._report(self._session.limiter, response, trace)
+            self._observe(self._session.limiter, response, trace)
         return response
 
     @staticmethod
@@ -225,33 +228,40 @@ class Call:
         body.on_written = on_written
         return limit
 
-    def _report(
+    def _observe(
         self, limiter: QuotaLimiter, response: aiohttp.ClientResponse, trace: AttemptTrace
     ) -> None:
-        """Tell the limiter what the head of a response says."""
-        if response.status == TOO_MANY_REQUESTS:
-            limiter.penalise(read_retry_after(response.headers), trace.permit)
+        """Tell the limiter how long a cheap request took."""
         # Refusals of texts are as quick as looks at results: nothing was computed or uploaded.
         refused = 400 <= response.status < 500 and not any(self._request.files())
         if refused or self._method == "GET":
             limiter.observe(trace.since_sent())
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> APIStatusError:
+    async def _refusal(
+        self, response: aiohttp.ClientResponse, permit: Permit | None
+    ) -> APIStatusError:
         """Return the error of a response; a body that breaks off or never ends is cut."""
         body = bytearray()
+        # Meanwhile others with this key still send, which a penalty would not forgive for long.
+        patience = PENALTY_BODY_LIMIT if response.status == TOO_MANY_REQUESTS else None
         try:
-            chunks = read_body(response, self._limits.between_bytes)
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    body += chunk
-                    if len(body) > MAX_ERROR_BODY:
-                        break
-        except APIConnectionError:
+            async with asyncio.timeout(patience):
+                chunks = read_body(response, self._limits.between_bytes, self._asked)
+                async with aclosing(chunks):
+                    async for chunk in chunks:
+                        body += chunk
+                        if len(body) > MAX_ERROR_BODY:
+                            break
+        except (APIConnectionError, TimeoutError):
             pass  # the status is known, and says enough
         finally:
             response.close()  # which also ends an upload that is still going on
-        answer = Answer(response.status, response.headers, bytes(body))
-        refusal = read_error(answer, key=self._session.key, attempts=self._attempts)
+        answer = Answer(
+            response.status, response.headers, bytes(body), self._asked, self._session.key
+        )
+        refusal = read_error(answer, attempts=self._attempts, address=self._url)
+        if refusal.verdict.penalty and self._session.limiter is not None:
+            self._session.limiter.penalise(refusal.retry_after, permit)
         if self._options.observer is not None:
             self._options.observer.refused(refusal)
         return refusal

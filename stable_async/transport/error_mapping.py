@@ -7,36 +7,41 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from stable_async.api.verdict import judge_broken_connection
 from stable_async.errors import APIConnectionError, APITimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from stable_async.api.verdict import Asked
+
 __all__ = ["harmless_cause", "translate", "translated_errors"]
 
 
 @contextmanager
-def translated_errors(*, maybe_billed: bool) -> Iterator[None]:
+def translated_errors(*, sent: bool, asked: Asked) -> Iterator[None]:
     """Turn what breaks inside into `APIConnectionError` or `APITimeoutError`.
 
     Args:
-        maybe_billed: Whether the request may have reached the server before it broke. An attempt
-            that got no connection never did.
+        sent: Whether the request may have reached the server before it broke. An attempt that got
+            no connection never did.
+        asked: What was asked.
     """
     try:
         yield
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise translate(error, maybe_billed=maybe_billed) from harmless_cause(error)
+        raise translate(error, sent=sent, asked=asked) from harmless_cause(error)
 
 
-def translate(error: Exception, *, maybe_billed: bool) -> APIConnectionError:
-    """Give our error for one of aiohttp or of the operating system."""
+def translate(error: Exception, *, sent: bool, asked: Asked) -> APIConnectionError:
+    """Return our error for one of aiohttp or of the operating system."""
     if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
-        maybe_billed = False
+        sent = False
+    verdict = judge_broken_connection(sent=sent, asked=asked)
     if isinstance(error, TimeoutError):
         what = "no connection" if isinstance(error, aiohttp.ConnectionTimeoutError) else "no answer"
-        return APITimeoutError(f"{what} within the time limit", maybe_billed=maybe_billed)
-    return APIConnectionError(_describe(error), maybe_billed=maybe_billed)
+        return APITimeoutError(f"{what} within the time limit", verdict=verdict)
+    return APIConnectionError(_describe(error), verdict=verdict)
 
 
 def _describe(error: Exception) -> str:
@@ -57,5 +62,5 @@ def _describe(error: Exception) -> str:
 
 
 def harmless_cause(error: Exception) -> Exception | None:
-    """Give the cause to show: aiohttp's response errors carry the request's headers and its key."""
+    """Return the cause to show: response errors of aiohttp carry the request's headers."""
     return None if isinstance(error, aiohttp.ClientResponseError) else error

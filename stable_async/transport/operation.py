@@ -38,7 +38,9 @@ async def send(
     """Send a request of any kind and return its result, held in memory."""
     if isinstance(request, WholeRequest):
         async with Call(session, request, options, state) as response:
-            return cast("ResultT", request.read(await _read_whole(response, options)))
+            return cast(
+                "ResultT", request.read(await _read_whole(session, request, response, options))
+            )
     if not isinstance(request, MediaRequest):
         raise TypeError(f"{type(request).__name__} is no request")
     if request.operation.result is not None:
@@ -49,7 +51,7 @@ async def send(
         found = await _wait(session, request, options)
     else:
         async with Call(session, request, options, state) as response:
-            found = await _media_stream(request, response, options).read()
+            found = await _media_stream(session, request, response, options).read()
     return cast("ResultT", found)
 
 
@@ -67,7 +69,7 @@ async def stream(
             yield await session.polling.until_found(request.id, open_if_finished)
         else:
             response = await stack.enter_async_context(Call(session, request, options, state))
-            yield _media_stream(request, response, options)
+            yield _media_stream(session, request, response, options)
 
 
 async def submit(
@@ -79,7 +81,7 @@ async def submit(
         problem = FieldProblem("", "a synchronous operation", "an asynchronous one, or `send`")
         raise InvalidRequestError(type(request).__name__, [problem])
     async with Call(session, request, options, state) as response:
-        generation = read_generation_id(await _read_whole(response, options))
+        generation = read_generation_id(await _read_whole(session, request, response, options))
     session.polling.rest(generation)
     try:
         return cast("ResultRequest[MediaT]", result(id=generation, paid=request.credits))
@@ -111,7 +113,7 @@ async def _read_if_finished(
     async with _look(session, request, options) as response:
         if response.status == STILL_RUNNING:
             return None
-        return await _media_stream(request, response, options).read()
+        return await _media_stream(session, request, response, options).read()
 
 
 async def _open_if_finished(
@@ -124,17 +126,16 @@ async def _open_if_finished(
         response = await call.enter_async_context(_look(session, request, options))
         if response.status == STILL_RUNNING:
             return None
-        opened = _media_stream(request, response, options)
+        opened = _media_stream(session, request, response, options)
         stack.push_async_exit(call.pop_all())
         return opened
 
 
 def _media_stream(
-    request: MediaRequest[MediaT], response: ClientResponse, options: Options
+    session: Session, request: MediaRequest[MediaT], response: ClientResponse, options: Options
 ) -> MediaStream[MediaT]:
-    reader = MediaReader(
-        cast("type[MediaT]", request.media), Answer(response.status, response.headers)
-    )
+    answer = Answer(response.status, response.headers, b"", request.asked, session.key)
+    reader = MediaReader(cast("type[MediaT]", request.media), answer)
     generation = request if isinstance(request, ResultRequest) else None
     return MediaStream(
         response,
@@ -145,7 +146,9 @@ def _media_stream(
     )
 
 
-async def _read_whole(response: ClientResponse, options: Options) -> Answer:
-    chunks = read_body(response, options.timeouts.between_bytes)
+async def _read_whole(
+    session: Session, request: Request[object], response: ClientResponse, options: Options
+) -> Answer:
+    chunks = read_body(response, options.timeouts.between_bytes, request.asked)
     body = b"".join([chunk async for chunk in chunks])
-    return Answer(response.status, response.headers, body)
+    return Answer(response.status, response.headers, body, request.asked, session.key)

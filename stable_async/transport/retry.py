@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from stable_async.errors import RateLimitError, ServerError
+from stable_async.errors import APIStatusError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,26 +21,26 @@ T = TypeVar("T")
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Tell whether the API says that trying again may help, and that nothing was billed."""
-    return isinstance(error, RateLimitError) or (
-        isinstance(error, ServerError) and error.status == 500
-    )
+    """Return whether the verdict on an answer is to try again."""
+    return isinstance(error, APIStatusError) and error.verdict.retry
 
 
 def make_retrying(
-    policy: RetryPolicy, wait_after_refusal: Callable[[RateLimitError], float]
+    policy: RetryPolicy, wait_after_penalty: Callable[[APIStatusError], float]
 ) -> AsyncRetrying:
     """Build the loop of attempts, once for all requests of a client.
 
     Args:
         policy: How many attempts, and how long to wait after a 500.
-        wait_after_refusal: Seconds to wait after a 429, before a new permit is asked for.
+        wait_after_penalty: Seconds to wait after a 429, before a new permit is asked for.
     """
     backoff = wait_random_exponential(multiplier=policy.initial_backoff, max=policy.max_backoff)
 
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        return wait_after_refusal(error) if isinstance(error, RateLimitError) else backoff(state)
+        if isinstance(error, APIStatusError) and error.verdict.penalty:
+            return wait_after_penalty(error)
+        return backoff(state)
 
     return AsyncRetrying(
         retry=retry_if_exception(is_retryable),
@@ -58,10 +58,10 @@ async def make_attempts(
     There are as many as `retrying` allows, or at most `attempts`.
     """
     # Nearly all requests need one attempt, for which tenacity would take a fifth of the time that
-    # sending takes: it gets those that fail, and the failure as their first attempt.
+    # sending takes: it gets those that fail, with the failure as their first attempt.
     try:
         return await attempt()
-    except (RateLimitError, ServerError) as error:
+    except APIStatusError as error:
         failed = [error]
 
     async def next_attempt() -> T:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from stable_async.api.base import Request
     from stable_async.config import RetryPolicy
-    from stable_async.errors import RateLimitError
+    from stable_async.errors import APIStatusError
     from stable_async.quota import Priority, QuotaLimiter
     from stable_async.transport.options import Options
     from stable_async.transport.polling import Polling
@@ -67,7 +67,7 @@ class Session:
         """
         self.key = Secret(api_key)
         self.limiter = limiter
-        self.retrying = make_retrying(retry, self._wait_after_refusal)
+        self.retrying = make_retrying(retry, self._wait_after_penalty)
         self.polling = polling
         self.priority = priority
         self.telemetry = telemetry
@@ -145,7 +145,7 @@ class Session:
             headers |= options.extra_headers
         return headers
 
-    def _wait_after_refusal(self, error: RateLimitError) -> float:
+    def _wait_after_penalty(self, error: APIStatusError) -> float:
         if self.limiter is not None:
             return 0.0  # the limiter holds everybody back, this request among them
         return self._penalty if error.retry_after is None else error.retry_after

@@ -6,6 +6,7 @@ import asyncio
 from io import BytesIO
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from stable_async.api.verdict import judge_broken_connection
 from stable_async.errors import APITimeoutError, StabilityError
 from stable_async.files import FileSink
 from stable_async.media import CONTENT_FILTERED, Media, warn_of_other_format
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
     from stable_async.api.answers import MediaReader
+    from stable_async.api.verdict import Asked
     from stable_async.files import Sink
 
 __all__ = ["MediaStream", "read_body"]
@@ -126,7 +128,7 @@ class MediaStream(Generic[MediaT]):
             raise StabilityError("a stream can be read once: this one was begun before")
         self._begun = True
         try:
-            async for chunk in read_body(self._response, self._stall_limit):
+            async for chunk in read_body(self._response, self._stall_limit, self._reader.asked):
                 if data := self._reader.feed(chunk):
                     yield data
             self._reader.finish()
@@ -181,7 +183,7 @@ class MediaStream(Generic[MediaT]):
 
 
 async def read_body(
-    response: ClientResponse, stall_limit: float | None
+    response: ClientResponse, stall_limit: float | None, asked: Asked = "submit"
 ) -> AsyncGenerator[bytes, None]:
     """Give the body of an answer as it comes.
 
@@ -192,7 +194,7 @@ async def read_body(
     content = response.content
     clock = asyncio.get_running_loop().time
     left, progress = stall_limit, 0
-    with translated_errors(maybe_billed=True):
+    with translated_errors(sent=True, asked=asked):
         while not content.at_eof():
             if content.is_eof():
                 yield content.read_nowait()
@@ -206,7 +208,7 @@ async def read_body(
                     raise  # the total of the attempt is over
                 raise APITimeoutError(
                     f"the answer stalled: fewer than {LEAST_PROGRESS} bytes in {stall_limit:g} s",
-                    maybe_billed=True,
+                    verdict=judge_broken_connection(sent=True, asked=asked),
                 ) from None
             if left is not None and stall_limit is not None:
                 left -= clock() - began

@@ -19,6 +19,7 @@ from stable_async import (
     StabilityClient,
 )
 from stable_async.transport.retry import is_retryable, make_retrying
+from tests.errors_of import api_error, edge_error
 from tests.raw_server import answer, raw_server
 from tests.samples import PNG_HEAD, png
 
@@ -238,16 +239,17 @@ def test_the_wait_after_a_500_is_full_jitter_within_its_bounds(
     retrying = make_retrying(policy, lambda error: 0.0)
     state = RetryCallState(retrying, None, (), {})
     state.attempt_number = attempt
-    error = ServerError(status=500)
+    error = api_error(500)
     state.set_exception((ServerError, error, None))
     wait = retrying.wait(state)
     assert 0 <= wait <= min(highest, initial * 2 ** (attempt - 1)) + 1e-9
 
 
 def test_nothing_but_429_and_500_is_retryable() -> None:
-    assert is_retryable(RateLimitError(status=429))
-    assert is_retryable(ServerError(status=500))
-    assert not is_retryable(ServerError(status=503))
+    for error_of in (api_error, edge_error):
+        retried = {status for status in range(100, 1000) if is_retryable(error_of(status))}
+        assert retried == {429, 500}
+    assert not is_retryable(api_error(429, "insufficient_balance"))
     assert not is_retryable(TimeoutError())
 
 

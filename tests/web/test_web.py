@@ -11,7 +11,6 @@ import pytest
 from stable_async import (
     APIConnectionError,
     APIStatusError,
-    APITimeoutError,
     AuthenticationError,
     BadRequestError,
     BudgetExceededError,
@@ -22,7 +21,6 @@ from stable_async import (
     GenerateCore,
     GenerateUltra,
     InvalidRequestError,
-    InvalidResponseError,
     NotFoundError,
     PayloadTooLargeError,
     PaymentRequiredError,
@@ -38,6 +36,7 @@ from stable_async import (
 )
 from stable_async.sandbox import Sandbox
 from stable_async.web import narrated, request_from_json, to_http_answer, to_http_status
+from tests.errors_of import api_error, broken, edge_error, timed_out, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -46,8 +45,11 @@ KEY = "sk-0123456789abcdefghij"
 SECRET = f"{KEY} at /srv/app/main.py on 10.0.0.7"
 
 
-def refused(kind: type[APIStatusError], status: int) -> APIStatusError:
-    return kind(status=status, errors=[SECRET], request_id=SECRET)
+def refused(kind: type[APIStatusError], status: int, name: str = "") -> APIStatusError:
+    error = api_error(status, name, SECRET)
+    assert type(error) is kind
+    error.errors, error.request_id = (SECRET,), SECRET
+    return error
 
 
 ANSWERS: list[tuple[StabilityError, int, str]] = [
@@ -63,11 +65,18 @@ ANSWERS: list[tuple[StabilityError, int, str]] = [
     (refused(PaymentRequiredError, 402), 503, "busy"),
     (BudgetExceededError(SECRET), 503, "busy"),
     (refused(ServerError, 500), 502, "failed"),
-    (APIConnectionError(SECRET, maybe_billed=True), 502, "failed"),
-    (APITimeoutError(SECRET, maybe_billed=True), 504, "failed"),
-    (InvalidResponseError(SECRET), 502, "failed"),
-    (refused(AuthenticationError, 401), 500, "failed"),
-    (refused(PermissionDeniedError, 403), 500, "failed"),
+    (broken(SECRET), 502, "failed"),
+    (timed_out(SECRET), 504, "failed"),
+    (unreadable(SECRET), 502, "failed"),
+    (refused(AuthenticationError, 401), 503, "busy"),
+    (refused(PermissionDeniedError, 403, "forbidden"), 503, "busy"),
+    (edge_error(400, SECRET), 502, "failed"),
+    (edge_error(403, SECRET), 502, "failed"),
+    (edge_error(404, SECRET), 502, "failed"),
+    (edge_error(413, SECRET), 502, "failed"),
+    (edge_error(422, SECRET), 502, "failed"),
+    (edge_error(503, SECRET), 503, "busy"),
+    (edge_error(524, SECRET), 504, "failed"),
     (ConfigurationError(SECRET), 500, "failed"),
     (WrongEventLoopError(SECRET), 500, "failed"),
 ]
@@ -110,8 +119,9 @@ def test_an_error_of_the_service_itself_is_its_own() -> None:
     [
         (QuotaTimeoutError("x", retry_after=7.2), "8"),
         (QuotaTimeoutError("x", retry_after=0.0), "1"),
-        (RateLimitError(status=429, retry_after=12.0), "12"),
-        (RateLimitError(status=429), "60"),
+        (api_error(429, **{"Retry-After": "12"}), "12"),
+        (api_error(429), "60"),
+        (edge_error(429), "60"),
     ],
 )
 def test_those_who_can_wait_are_told_how_long(error: StabilityError, seconds: str) -> None:

@@ -1,0 +1,49 @@
+"""The envelope in which the API reports errors: what carries it comes from the API. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stable_async.api.parsing import parse_json
+
+__all__ = ["Envelope", "read_envelope"]
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """An error as the API writes it; texts as they came, not cleaned.
+
+    Attributes:
+        id: The API's id of the request.
+        name: The API's name of the error, such as `bad_request`.
+        messages: The API's messages.
+    """
+
+    id: str
+    name: str
+    messages: tuple[str, ...]
+
+
+def read_envelope(body: bytes) -> Envelope | None:
+    """Return the envelope in `body`, or `None`: then something else than the API has answered.
+
+    v2beta: `id`, `name`, `errors` (a list of texts). v1: `id`, `name`, `message`. Source: OpenAPI
+    document of api.stability.ai, read 2026-09-22.
+    """
+    if body.lstrip()[:1] != b"{":
+        return None
+    try:
+        content = parse_json(body)
+    except ValueError:
+        return None
+    if not isinstance(content, dict):
+        return None
+    identity, name = content.get("id"), content.get("name")
+    messages = content.get("errors", content.get("message"))
+    if not isinstance(identity, str) or not isinstance(name, str) or not name.strip():
+        return None
+    if isinstance(messages, str):
+        messages = [messages]
+    if not isinstance(messages, list):
+        return None
+    return Envelope(identity, name.strip(), tuple(map(str, messages)))

@@ -1,0 +1,80 @@
+"""Texts of the server, made safe to show: the one border that they pass. Pure."""
+
+from __future__ import annotations
+
+import base64
+import re
+from functools import lru_cache
+
+__all__ = ["MAX_TEXT", "clean", "redact"]
+
+MAX_TEXT = 1000
+
+# Escape sequences of terminals (ECMA-48): CSI, OSC and the other strings, and two-byte escapes;
+# whole, or cut off in the middle.
+_ESCAPES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[ -/]*[0-~]?"
+)
+# A masked echo of a key, as the v1 API writes it: some first characters, marks, some last ones.
+_V1_ECHO = re.compile(r"(?<=API key provided: )\S+(?=\.(?:\s|$))")
+_KEY_LIKE = re.compile(r"\bsk-[\w*-]{6,}")
+# Base64 text of the first eight characters is as good as the key is hard to guess from it.
+_LEAST_BASE64 = 8
+
+
+def clean(text: str, *, limit: int = MAX_TEXT, key: str = "") -> str:
+    """Return `text` on one line, without control characters, and without `key`.
+
+    Lone surrogates become question marks; characters that cannot be printed (among them those that
+    turn the direction of writing) become spaces; runs of spaces become one.
+
+    Args:
+        text: Any text of a server.
+        limit: The most characters; a longer text ends in an ellipsis.
+        key: The API key, taken out in every form it may have; see `redact`.
+    """
+    # Cut before the work, but wide enough that no half of a key is left at the end.
+    text = text[: 4 * limit + 4096].encode("utf-8", "replace").decode("utf-8")
+    text = _ESCAPES.sub(" ", text)
+    text = "".join(character if character.isprintable() else " " for character in text)
+    text = redact(" ".join(text.split()), key)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def redact(text: str, key: str) -> str:
+    """Return `text` without `key` in any form, and without what looks like another key of the API.
+
+    Forms: plain, masked, percent-encoded, as entities or backslash escapes, hexadecimal, base64.
+    """
+    text = _V1_ECHO.sub("[key]", text)
+    if len(key) > 3:
+        text = _forms_of(key).sub("[key]", text)
+    return _KEY_LIKE.sub("[key]", text)
+
+
+@lru_cache(maxsize=16)
+def _forms_of(key: str) -> re.Pattern[str]:
+    """Return a pattern for every form of `key`."""
+    characters = [_character(character) for character in key]
+    # A form may be mixed, such as a percent-encoded hyphen among plain letters.
+    forms = ["".join(characters), key.encode().hex()]
+    if len(key) >= 16:
+        forms.append("".join(characters[:4]) + r"\S{0,12}?[*•·….]{3,}\S{0,12}")
+    for lead in range(3):
+        # The key may stand anywhere in what was encoded, such as "Bearer KEY": three alignments, of
+        # each the letters that the key alone decides.
+        text = base64.b64encode(b"\0" * lead + key.encode()).decode().rstrip("=")
+        inner = text[(lead * 8 + 5) // 6 : (lead + len(key.encode())) * 8 // 6]
+        if len(inner) >= _LEAST_BASE64:
+            forms.append(re.escape(inner).replace(r"\+", "[+-]").replace("/", "[/_]") + "[=]{0,2}")
+    return re.compile("|".join(forms), re.IGNORECASE)
+
+
+def _character(character: str) -> str:
+    code = ord(character)
+    return (
+        rf"(?:{re.escape(character)}|%(?:25)*{code:02x}|\\u{code:04x}|\\x{code:02x}"
+        rf"|&\#0*{code};|&\#x0*{code:x};)"
+    )

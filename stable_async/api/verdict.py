@@ -1,0 +1,345 @@
+"""What an answer means: who spoke, was it billed, whom does it concern, may it be tried again.
+
+The only place that decides any of this. Client, polling, jobs, web layer, telemetry and commands
+read the verdict that each error carries. docs/verdicts.md is the whole table, made from this code.
+
+Between the client and the API stand CDNs, firewalls, proxies and mirrors. What carries the API's
+error envelope comes from the API; anything else comes from the way, which knows nothing about the
+request or the account. The name in an envelope counts more than the status.
+
+Pure: status and envelope in, a verdict out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from stable_async.errors import (
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    ContentModerationError,
+    NotFoundError,
+    PayloadTooLargeError,
+    PaymentRequiredError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+    UnprocessableError,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from stable_async.api.envelope import Envelope
+
+__all__ = [
+    "RULES",
+    "Asked",
+    "Rule",
+    "Verdict",
+    "judge",
+    "judge_broken_connection",
+    "judge_unreadable",
+    "rule_of",
+]
+
+Asked = Literal["submit", "look", "read"]
+"""What was asked: `submit` makes something and costs; `look` asks for the result of a generation
+that was submitted before; `read` asks for something that is free, such as the balance."""
+
+# The only statuses that are retried. A 500 is, whatever its body: it says that the generation
+# failed, and failed generations "are not charged" (OpenAPI document of api.stability.ai, read
+# 2026-09-22). A 429 is unless it says that the balance is gone.
+FAILED = 500
+TOO_MANY_REQUESTS = 429
+
+_ANY = range(1_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One line of the table: the answers it is for, and the verdict on a submission.
+
+    Attributes:
+        from_api: Whether it is for envelopes of the API, or for everything else.
+        words: It is for envelopes whose name has one of these in it; empty is any name.
+        statuses: It is for these statuses.
+        title: The statuses in words.
+        error: The class of error.
+        billed, concerns, penalty, job: As in `Verdict`.
+        why: The reason, for the table.
+    """
+
+    from_api: bool
+    words: tuple[str, ...] = ()
+    statuses: Collection[int] = field(default=_ANY, repr=False)
+    title: str = "any"
+    error: type[APIStatusError] = APIStatusError
+    billed: Literal["no", "maybe", "yes"] = "no"
+    concerns: Literal["request", "account", "service", "network"]
+    penalty: bool = False
+    job: Literal["final", "again", "stop", "pause", "doubt"]
+    why: str = ""
+
+    def fits(self, status: int, envelope: Envelope | None) -> bool:
+        """Return whether this rule is for such an answer."""
+        if (envelope is not None) is not self.from_api or status not in self.statuses:
+            return False
+        name = "" if envelope is None else _letters(envelope.name)
+        return not self.words or any(_letters(word) in name for word in self.words)
+
+    def verdict(self, status: int) -> Verdict:
+        """Return the verdict on a submission that was answered with `status`."""
+        return Verdict(
+            from_api=self.from_api,
+            billed=self.billed,
+            concerns=self.concerns,
+            retry=status == FAILED or (status == TOO_MANY_REQUESTS and self.penalty),
+            penalty=self.penalty,
+            job=self.job,
+        )
+
+
+def _api(
+    concerns: Literal["request", "account", "service"],
+    job: Literal["final", "again", "stop", "doubt"],
+    error: type[APIStatusError],
+    *words: str,
+    status: int | range = _ANY,
+    title: str = "",
+    billed: Literal["no", "maybe"] = "no",
+    penalty: bool = False,
+    why: str = "",
+) -> Rule:
+    return Rule(
+        from_api=True,
+        words=words,
+        statuses=(status,) if isinstance(status, int) else status,
+        title=title or (str(status) if isinstance(status, int) else "any"),
+        error=error,
+        billed=billed,
+        concerns=concerns,
+        penalty=penalty,
+        job=job,
+        why=why,
+    )
+
+
+def _way(
+    job: Literal["again", "stop", "pause", "doubt"],
+    error: type[APIStatusError],
+    *statuses: int,
+    within: range = range(0),
+    title: str = "",
+    billed: Literal["no", "maybe"] = "no",
+    penalty: bool = False,
+    why: str = "",
+) -> Rule:
+    return Rule(
+        from_api=False,
+        statuses=statuses or within,
+        title=title or ", ".join(map(str, statuses)),
+        error=error,
+        billed=billed,
+        concerns="network",
+        penalty=penalty,
+        job=job,
+        why=why,
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    # The API's envelope, by the name in it.
+    _api(
+        "request", "final", ContentModerationError, "moderation", "content_policy", "flagged",
+        why="refused, and not charged",
+    ),
+    _api(
+        "request", "final", UnprocessableError, "invalid_language", "public_figure", "copyright",
+        why="refused for its content",
+    ),
+    _api(
+        "account", "stop", PaymentRequiredError,
+        "balance", "credit", "payment", "billing", "funds",
+        why="no credits are left; also as 429 or 403, where it is no penalty",
+    ),
+    _api(
+        "account", "stop", AuthenticationError, "unauthorized", "unauthenticated", "api_key",
+        why="the key is wrong or missing",
+    ),
+    _api(
+        "account", "again", RateLimitError, "rate_limit", "too_many_requests",
+        penalty=True, why="the quota was exceeded: everybody with this key waits",
+    ),
+    _api(
+        "account", "stop", PermissionDeniedError,
+        "permission", "forbidden", "suspend", "disabled", "banned", "account",
+        why="the account is suspended, or may not use this",
+    ),
+    _api(
+        "service", "doubt", ServerError, "timeout", "timed_out",
+        status=range(501, 600), title="501 to 599", billed="maybe",
+        why="the API gave up waiting for something that may have gone on",
+    ),
+    _api(
+        "service", "again", ServerError, "internal_error", "server_error", "unavailable",
+        "overloaded", "maintenance", "timeout", "timedout",
+        why="the API failed; failed generations are not charged",
+    ),
+    _api("request", "final", NotFoundError, "not_found", why="there is no such thing"),
+    _api(
+        "request", "final", PayloadTooLargeError, "payload_too_large",
+        why="larger than the API takes",
+    ),
+    # The API's envelope with a name that is not known, by the status.
+    _api("request", "final", BadRequestError, status=400),
+    _api("account", "stop", AuthenticationError, status=401),
+    _api("account", "stop", PaymentRequiredError, status=402),
+    _api("account", "stop", PermissionDeniedError, status=403),
+    _api("request", "final", NotFoundError, status=404),
+    _api("service", "again", APIStatusError, status=408, why="the request did not arrive whole"),
+    _api("request", "final", PayloadTooLargeError, status=413),
+    _api("request", "final", UnprocessableError, status=422),
+    _api("service", "again", APIStatusError, status=425, why="the request was not looked at"),
+    _api("account", "again", RateLimitError, status=429, penalty=True),
+    _api("request", "final", APIStatusError, status=range(400, 500), title="other 4xx"),
+    _api("service", "again", ServerError, status=500),
+    _api(
+        "service", "doubt", ServerError, status=504, billed="maybe",
+        why="the API gave up waiting for something that may have gone on",
+    ),
+    _api(
+        "service", "again", ServerError, status=range(501, 600), title="other 5xx",
+        why="the API says that it failed; failed generations are not charged",
+    ),
+    _api(
+        "service", "doubt", APIStatusError, title="anything else", billed="maybe",
+        why="no status of an error",
+    ),
+    # No envelope of the API: something on the way, by the status.
+    _way(
+        "stop", APIStatusError, within=range(300, 400), title="3xx",
+        why="never followed, since the key would go to another host",
+    ),
+    _way("stop", AuthenticationError, 401, why="something on the way wants a login of its own"),
+    _way("stop", PaymentRequiredError, 402, why="something on the way wants to be paid"),
+    _way("pause", PermissionDeniedError, 403, why="a firewall's page"),
+    _way(
+        "pause", NotFoundError, 404,
+        why="a wrong prefix in the base URL, or an origin that is being replaced",
+    ),
+    _way("stop", APIStatusError, 407, why="the proxy wants a user name and a password"),
+    _way(
+        "again", PayloadTooLargeError, 413,
+        why="a proxy with a smaller limit than the API's; another row may be smaller",
+    ),
+    _way(
+        "pause", RateLimitError, 429, penalty=True,
+        why="an edge counts requests: treated as the API's own penalty",
+    ),
+    _way("stop", APIStatusError, 451, why="blocked for legal reasons"),
+    _way(
+        "doubt", APIStatusError, 460, 499, billed="maybe",
+        why="a load balancer noticed that its client had gone, while the origin may have worked on",
+    ),
+    _way("pause", BadRequestError, 400, why="a proxy does not take the request"),
+    _way("pause", UnprocessableError, 422, why="a proxy does not take the request"),
+    _way(
+        "pause", APIStatusError, within=range(400, 500), title="other 4xx",
+        why="refused on the way",
+    ),
+    _way(
+        "pause", ServerError, 500,
+        why="failed generations are not charged, whoever says so",
+    ),
+    _way("pause", ServerError, 511, why="a captive portal wants a login"),
+    _way(
+        "pause", ServerError, 521, 523, 525, 526, 530,
+        why="by the CDN's own definition the origin was not reached",
+    ),
+    _way(
+        "doubt", ServerError, within=range(501, 600), title="other 5xx", billed="maybe",
+        why="an edge gave up on a request that the API may have taken; several in a row: pause",
+    ),
+    _way(
+        "doubt", APIStatusError, within=_ANY, title="anything else", billed="maybe",
+        why="1xx, or 600 and above: nobody knows what it means",
+    ),
+)  # fmt: skip
+"""The whole table. The first rule that fits counts."""
+
+
+def rule_of(status: int, envelope: Envelope | None) -> Rule:
+    """Return the rule for an answer that is no success."""
+    return next(rule for rule in RULES if rule.fits(status, envelope))
+
+
+def judge(status: int, envelope: Envelope | None, asked: Asked) -> Verdict:
+    """Return the verdict on an answer with an error status.
+
+    Args:
+        status: The HTTP status.
+        envelope: The API's envelope in the body; `None` where there is none.
+        asked: What was asked.
+    """
+    verdict = rule_of(status, envelope).verdict(status)
+    if status == 500 and not verdict.retry:
+        verdict = replace(verdict)
+    return _for(asked, verdict)
+
+
+def judge_unreadable(envelope: Envelope | None, asked: Asked) -> Verdict:
+    """Return the verdict on a success that holds no result: an error page, or half a JSON text.
+
+    Args:
+        envelope: The API's envelope in the body; `None` where there is none.
+        asked: What was asked.
+    """
+    if envelope is not None and asked == "look":
+        return judge(400, envelope, asked)
+    return _for(
+        asked,
+        Verdict(
+            from_api=envelope is not None,
+            billed="maybe",
+            concerns="network" if envelope is None else "service",
+            job="doubt",
+        ),
+    )
+
+
+def judge_broken_connection(*, sent: bool, asked: Asked) -> Verdict:
+    """Return the verdict on a request that got no whole answer.
+
+    Args:
+        sent: Whether the request may have reached the server.
+        asked: What was asked.
+    """
+    billed: Literal["no", "maybe"] = "maybe" if sent else "no"
+    job: Literal["doubt", "pause"] = "doubt" if sent else "pause"
+    return _for(asked, Verdict(from_api=False, billed=billed, concerns="network", job=job))
+
+
+def _for(asked: Asked, verdict: Verdict) -> Verdict:
+    """Return the verdict on what was asked, from that on a submission."""
+    if asked == "submit":
+        return verdict
+    if asked == "read":
+        job = "again" if verdict.job == "doubt" else verdict.job
+        return replace(verdict, billed="no", job=job)
+    # Looks are free, and a loop of their own repeats them. Only the API's own word ends a
+    # generation. It was accepted, and so paid, unless the API says that it came to nothing.
+    ends = verdict.from_api and verdict.job in {"final", "stop"}
+    return replace(
+        verdict,
+        billed="maybe" if ends and verdict.job == "final" else "yes",
+        retry=False,
+        job=verdict.job if ends else "look",
+    )
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
