@@ -18,7 +18,6 @@ from stable_async.arguments import (
     choice,
     flag,
     or_none,
-    seconds,
 )
 from stable_async.concurrency import map_as_completed
 from stable_async.config import (
@@ -28,6 +27,7 @@ from stable_async.config import (
     Timeouts,
     resolve_api_key,
     resolve_base_url,
+    resolve_poll_interval,
 )
 from stable_async.errors import (
     ConfigurationError,
@@ -123,7 +123,7 @@ class StabilityClient(Groups):
         client_user_id: str | None = None,
         client_version: str | None = None,
         organization: str | None = None,
-        poll_interval: float = POLL_INTERVAL,
+        poll_interval: float | None = None,
         accept: Literal["image/*", "application/json"] | None = None,
         raise_on_filtered: bool = False,
         priority: Priority = "interactive",
@@ -151,7 +151,8 @@ class StabilityClient(Groups):
             organization: Organization that pays for v1 operations, such as `org-123456`; `None` is
                 the account's default.
             poll_interval: Least seconds between two looks at the result of an asynchronous
-                operation. The API asks for 10; a sandbox accepts less.
+                operation; `None` reads `STABILITY_POLL_INTERVAL`, else 10, which the API asks
+                for. A sandbox accepts less.
             accept: The form of results: `None` and `image/*` ask for bytes, `application/json`
                 for base64 in JSON. The results are the same.
             raise_on_filtered: Raise `ContentFilteredError` for a blurred result.
@@ -183,7 +184,7 @@ class StabilityClient(Groups):
             limiter=limiter,
             penalty=DOCUMENTED_PENALTY,
             retry=checked_setting("retry", retry, RetryPolicy.of),
-            polling=Polling(checked_setting("poll_interval", poll_interval, seconds)),
+            polling=Polling(resolve_poll_interval(poll_interval, POLL_INTERVAL)),
             headers={
                 "User-Agent": f"stable_async/{__version__}",
                 **{name: _header(name, text) for name, text in identification.items() if text},

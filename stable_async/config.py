@@ -26,6 +26,7 @@ __all__ = ["API_KEY_VARIABLE", "BASE_URL_VARIABLE", "Quota", "RetryPolicy", "Tim
 
 API_KEY_VARIABLE = "STABILITY_API_KEY"
 BASE_URL_VARIABLE = "STABILITY_BASE_URL"
+POLL_INTERVAL_VARIABLE = "STABILITY_POLL_INTERVAL"
 DEFAULT_BASE_URL = "https://api.stability.ai"
 
 # "150 requests within a 10 second period ... timed out for 60 seconds": the text of the API's own
@@ -225,3 +226,21 @@ def resolve_base_url(base_url: str | None) -> str:
     if parts.query or parts.fragment:
         raise ConfigurationError("the base URL must not carry a query or a fragment")
     return url.rstrip("/")
+
+
+def resolve_poll_interval(poll_interval: float | None, default: float) -> float:
+    """Return the poll interval: argument, `STABILITY_POLL_INTERVAL` or default, in seconds.
+
+    Raises:
+        ConfigurationError: It is no number of seconds.
+    """
+    text = os.environ.get(POLL_INTERVAL_VARIABLE, "").strip()
+    if poll_interval is not None or not text:
+        given = default if poll_interval is None else poll_interval
+        return checked_setting("poll_interval", given, seconds)
+    try:
+        return checked_setting(POLL_INTERVAL_VARIABLE, float(text), seconds)
+    except ValueError:
+        raise ConfigurationError(
+            f"{POLL_INTERVAL_VARIABLE} is {text[:40]!r}; allowed: seconds, 0 or more"
+        ) from None

@@ -26,8 +26,8 @@ def nothing_from_the_environment(
 ) -> None:
     """No test may reach the real service by accident, or leave anything at home."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    for name in ("STABILITY_API_KEY", "STABILITY_BASE_URL", "STABILITY_SHARED_QUOTA"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("API_KEY", "BASE_URL", "SHARED_QUOTA", "POLL_INTERVAL"):
+        monkeypatch.delenv(f"STABILITY_{name}", raising=False)
 
 
 @pytest.fixture

@@ -117,15 +117,27 @@ class SandboxProcess:
         return self._process.pid
 
     def state(self) -> dict[str, object]:
-        """Return what `GET /_sandbox/state` tells: statistics, quota and the last requests.
+        """Return what `GET /_sandbox/state` returns: statistics, quota and the last requests.
 
         It blocks for a moment; in an event loop, `await asyncio.to_thread(sandbox.state)`.
         """
         return self._ask("/_sandbox/state", None)
 
     def set_faults(self, **switches: object) -> None:
-        """Set switches: `set_faults(fail_next={"status": 500, "times": 2})`; see `Sandbox`."""
+        """Set faults: `set_faults(fail_next={"status": 500, "times": 2})`; see `Sandbox`."""
         self._ask("/_sandbox/faults", json.dumps(switches).encode())
+
+    def bill(self) -> dict[str, object]:
+        """Return what was charged: `{"credits": ..., "callers": [{"key": ..., ...}]}`."""
+        return self._ask("/_sandbox/bill", None)
+
+    def advance(self, seconds: float) -> None:
+        """Move the sandbox's clock forward."""
+        self._ask("/_sandbox/clock", json.dumps({"advance": {"seconds": seconds}}).encode())
+
+    def reset(self) -> None:
+        """Begin again: no faults, log, bill, results or counted requests."""
+        self._ask("/_sandbox/reset", b'{"reset": {}}')
 
     def _ask(self, path: str, body: bytes | None) -> dict[str, object]:
         connection = http.client.HTTPConnection(
@@ -133,7 +145,10 @@ class SandboxProcess:
         )
         with contextlib.closing(connection):
             method = "GET" if body is None else "POST"
-            connection.request(method, path, body, {"content-type": "application/json"})
+            headers = {"content-type": "application/json"}
+            if self.settings.token:
+                headers["x-sandbox-token"] = self.settings.token
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
             text = answer.read()
             if answer.status != 200:

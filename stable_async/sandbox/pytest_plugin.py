@@ -1,4 +1,4 @@
-"""A pytest fixture for applications: `stability_sandbox`.
+"""Pytest fixtures for applications: a sandbox for each test, for a module or for the session.
 
     def test_poster(stability_sandbox):
         make_poster(base_url=stability_sandbox.url)
@@ -10,6 +10,7 @@ use it. Nothing of it is loaded until a test asks for it.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,29 +20,57 @@ if TYPE_CHECKING:
 
     from stable_async.sandbox import Sandbox, SandboxSettings
 
-__all__ = ["stability_sandbox", "stability_sandbox_settings"]
+__all__ = [
+    "stability_sandbox",
+    "stability_sandbox_module",
+    "stability_sandbox_session",
+    "stability_sandbox_settings",
+]
+
+POLL_SECONDS = "0.02"
 
 
-@pytest.fixture
+@contextmanager
+def _running(settings: SandboxSettings) -> Iterator[Sandbox]:
+    """Run a sandbox, with the environment variables that lead applications to it."""
+    from stable_async.sandbox.threaded import run_in_thread
+
+    with run_in_thread(settings) as sandbox, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STABILITY_BASE_URL", sandbox.url)
+        patch.setenv("STABILITY_API_KEY", "sk-sandbox")
+        patch.setenv("STABILITY_POLL_INTERVAL", POLL_SECONDS)
+        yield sandbox
+
+
+@pytest.fixture(scope="session")
 def stability_sandbox_settings() -> SandboxSettings:
-    """Settings of `stability_sandbox`: the defaults. Override this fixture to change them."""
+    """Settings of the sandboxes: the defaults. Override this fixture to change them."""
     from stable_async.sandbox import SandboxSettings
 
     return SandboxSettings()
 
 
 @pytest.fixture
-def stability_sandbox(
-    stability_sandbox_settings: SandboxSettings, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Sandbox]:
-    """Run a fresh sandbox during the test, with its URL, log, statistics and switches.
+def stability_sandbox(stability_sandbox_settings: SandboxSettings) -> Iterator[Sandbox]:
+    """Run a fresh sandbox during the test, with its URL, log, statistics and faults.
 
     `STABILITY_BASE_URL` and `STABILITY_API_KEY` are set for the test, so that an application
-    that reads them talks to the sandbox and has no real key.
+    that reads them talks to the sandbox and has no real key; `STABILITY_POLL_INTERVAL` makes
+    this package's client look at results more often than the API would like.
     """
-    from stable_async.sandbox.threaded import run_in_thread
+    with _running(stability_sandbox_settings) as sandbox:
+        yield sandbox
 
-    with run_in_thread(stability_sandbox_settings) as sandbox:
-        monkeypatch.setenv("STABILITY_BASE_URL", sandbox.url)
-        monkeypatch.setenv("STABILITY_API_KEY", "sk-sandbox")
+
+@pytest.fixture(scope="module")
+def stability_sandbox_module(stability_sandbox_settings: SandboxSettings) -> Iterator[Sandbox]:
+    """Run one sandbox for the tests of a module; `reset()` begins afresh between them."""
+    with _running(stability_sandbox_settings) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="session")
+def stability_sandbox_session(stability_sandbox_settings: SandboxSettings) -> Iterator[Sandbox]:
+    """Run one sandbox for all tests; `reset()` begins afresh between them."""
+    with _running(stability_sandbox_settings) as sandbox:
         yield sandbox
