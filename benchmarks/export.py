@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, get_args
 
 from stable_async.datasets import ExportFormat, export_job
 from stable_async.jobs.ledger import Ledger
-from stable_async.jobs.row import to_json
+from stable_async.jobs.plan import Plan
+from stable_async.jobs.row import ImageFacts, Result, Row
 from stable_async.jobs.storage.base import file_stem
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def make_job(folder: Path, rows: int, size: int, *, shared: bool = False) -> Non
     data, first = os.urandom(size), folder
     digest = sha256(data).hexdigest()
     with ledger.transaction():
+        ledger.begin_plan()
         for position in range(1, rows + 1):
             if not shared:
                 data = position.to_bytes(8, "big") + data[8:]
@@ -59,27 +61,30 @@ def make_job(folder: Path, rows: int, size: int, *, shared: bool = False) -> Non
                 path.write_bytes(data)
                 first = path
             prompt = {"prompt": f"lighthouse {position} at dusk, film grain", "aspect_ratio": "1:1"}
-            ledger.db.execute(
-                "INSERT INTO prompts (position, id, row, service, parameters, metadata, state) "
-                "VALUES (?, ?, ?, 'core', ?, ?, 'done')",
-                (position, f"id-{position}", position, to_json(prompt), '{"Category":"Abstract"}'),
+            row = Row(
+                position,
+                {**prompt},
+                {"Category": "Abstract"},
+                "core",
+                f"id-{position}",
+                seed=position,
+                price=3.0,
+                position=position,
             )
-            ledger.db.execute(
-                "INSERT INTO images (position, file_name, content_type, bytes, sha256, width, "
-                "height, seed, finish_reason, request_id, credits) "
-                "VALUES (?, ?, 'image/png', ?, ?, 1024, 1024, ?, 'SUCCESS', ?, 3)",
-                (position, name, size, digest, position, f"{position:032x}"),
-            )
+            image = ImageFacts(
+                position, name, "image/png", size, digest, 1024, 1024, position, "SUCCESS",
+                f"{position:032x}", 3.0, None, None,
+            )  # fmt: skip
+            ledger.apply(Plan(add=[row]))
+            ledger.claim(row)
+            ledger.settle(row, Result("done", "spent", image))
     ledger.close()
 
 
 def rows_of(job: Path) -> Iterator[tuple[Path, str]]:
     ledger = Ledger.open(job / "job.sqlite")
-    for name, text in ledger.db.execute(
-        "SELECT file_name, json_extract(parameters, '$.prompt') FROM images "
-        "JOIN prompts USING (position) ORDER BY number"
-    ):
-        yield job / name, text
+    for _, row, image in ledger.images():
+        yield job / image.file_name, str(row.fields["prompt"])
     ledger.close()
 
 

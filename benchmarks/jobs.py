@@ -126,14 +126,14 @@ def do(what: str, url: str, prompts: Path, folder: Path) -> None:
 def mark_done(folder: Path, left: int) -> None:
     """Make a job of which only the last rows are left, as if the others had been made."""
     with sqlite3.connect(folder / "job.sqlite") as ledger:
-        (last,) = ledger.execute("SELECT max(position) FROM prompts").fetchone()
+        (last,) = ledger.execute("SELECT max(position) FROM rows").fetchone()
         ledger.execute(
             "INSERT INTO images SELECT NULL, position, 'images/x.png', 'image/png', 1000, "
-            "hex(randomblob(32)), 1024, 1024, seed, 'SUCCESS', 'x', 3.0, 0, 0 FROM prompts "
+            "hex(randomblob(32)), 1024, 1024, seed, 'SUCCESS', 'x', 3.0, 0, 0 FROM rows "
             "WHERE position <= ?",
             (last - left,),
         )
-        ledger.execute("UPDATE prompts SET state = 'done' WHERE position <= ?", (last - left,))
+        ledger.execute("UPDATE rows SET state = 'done' WHERE position <= ?", (last - left,))
     ledger.close()
 
 

@@ -242,6 +242,11 @@ class StabilityClient(Groups):
         """Close the client."""
         await self.aclose()
 
+    @property
+    def base_url(self) -> str:
+        """Address of the API, with any path prefix."""
+        return self._session.base_url
+
     def quota_statistics(self) -> QuotaStatistics | None:
         """Return the figures of the quota at this moment; `None` when the limiter is off."""
         limiter = self._session.limiter

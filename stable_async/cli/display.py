@@ -79,6 +79,7 @@ def progress_line(progress: Progress, client: StabilityClient, now: float) -> st
         _requests(progress, client, now),
         _credits(progress),
         _time_left(progress, now),
+        _outage(progress),
         _shut_out(client),
     ]
     return ", ".join(part for part in parts if part)
@@ -112,6 +113,8 @@ def progress_panel(progress: Progress, client: StabilityClient, now: float) -> R
     if reasons := progress.failures.most_common(REASONS_SHOWN):
         failures = ", ".join(f"{reason} ({count:,})" for reason, count in reasons)
         lines.append(Text(f"failures: {failures}", style="yellow"))
+    if progress.outage is not None:
+        lines.append(Text(_outage(progress), style="bold red"))
     if shut_out := _shut_out(client):
         lines.append(Text(shut_out, style="bold red"))
     if progress.phase == "stopping":
@@ -123,10 +126,11 @@ def progress_panel(progress: Progress, client: StabilityClient, now: float) -> R
 
 def _counts(progress: Progress) -> str:
     skipped = f", {progress.skipped:,} before" if progress.skipped else ""
-    return (
-        f"{progress.done:,} done{skipped}, {progress.failed:,} failed, "
-        f"{progress.filtered:,} filtered, {progress.in_flight:,} in flight"
-    )
+    counts = [f"{progress.done:,} done{skipped}", f"{progress.failed + progress.again:,} failed"]
+    if progress.in_doubt:
+        counts.append(f"{progress.in_doubt:,} in doubt")
+    counts += [f"{progress.filtered:,} filtered", f"{progress.in_flight:,} in flight"]
+    return ", ".join(counts)
 
 
 def _requests(progress: Progress, client: StabilityClient, now: float) -> str:
@@ -138,12 +142,17 @@ def _requests(progress: Progress, client: StabilityClient, now: float) -> str:
 
 def _credits(progress: Progress) -> str:
     budget = "" if progress.budget is None else f" of {progress.budget:,g}"
-    return f"{progress.spent:,g}{budget} credits"
+    doubt = f", {progress.bill.in_doubt:,g} in doubt" if progress.bill.in_doubt else ""
+    return f"{progress.bill.spent:,g}{budget} credits{doubt}"
 
 
 def _time_left(progress: Progress, now: float) -> str:
     seconds = progress.seconds_left(now)
     return f"{duration(seconds)} left" if seconds else ""
+
+
+def _outage(progress: Progress) -> str:
+    return f"no way to the API, nothing is sent: {progress.outage}" if progress.outage else ""
 
 
 def _shut_out(client: StabilityClient) -> str:
@@ -159,14 +168,15 @@ def show_summary(summary: Summary, job: Job, folder: Path) -> None:
         print(
             f"row {row} ({identity}): {error or 'blurred by the content filter'}", file=sys.stderr
         )
-    more = summary.failed + summary.filtered - len(job.refused)
+    without = summary.failed + summary.again + summary.in_doubt + summary.filtered
+    more = without - len(job.refused)
     if more > 0:
         print(f"... and {more:,} more", file=sys.stderr)
     facts = [f"{summary.done:,} made"]
     if summary.skipped:
         facts.append(f"{summary.skipped:,} were there")
     facts += [
-        f"{summary.failed:,} failed",
+        f"{summary.failed + summary.again:,} failed",
         f"{summary.filtered:,} filtered",
         f"{summary.credits:,g} credits",
         f"{summary.requests:,} requests",
@@ -174,10 +184,14 @@ def show_summary(summary: Summary, job: Job, folder: Path) -> None:
     ]
     if summary.rate_limited:
         facts.append(f"{summary.rate_limited:,} answers were 429")
-    if summary.maybe_billed:
-        facts.append(f"{summary.maybe_billed:,} requests may have been billed without an image")
     print(", ".join(facts))
-    left = summary.total - summary.done - summary.skipped - summary.failed - summary.filtered
+    if summary.in_doubt or summary.credits_in_doubt:
+        print(
+            f"{summary.in_doubt:,} in doubt: {summary.credits_in_doubt:,g} credits may have been "
+            "billed without an image; --resend-doubtful sends these rows once more, and may cost "
+            "as much again"
+        )
+    left = summary.total - summary.done - summary.skipped - without
     if left:
         print(f"{left:,} of {summary.total:,} are still to be made: run the same command again")
     print(f"images: {job.images}, their data: {folder / 'metadata.jsonl'}")

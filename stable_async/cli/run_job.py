@@ -50,8 +50,10 @@ def run(
     budget: float | None = None,
     passes: int = 2,
     retry: Literal["failed"] | None = None,
+    resend_doubtful: Flag = False,
     replace_changed: Flag = False,
     no_check: Flag = False,
+    outage_limit: Annotated[float, Parameter(metavar="SECONDS")] = 120.0,
     json_summary: Annotated[Flag, Parameter(name="--json")] = False,
 ) -> int:
     """Make an image of every prompt in a file: only what is missing, whatever happened before.
@@ -59,7 +61,7 @@ def run(
     The first Ctrl-C lets nothing new leave and brings in what is in flight; the second gives up.
 
     Exit status: 0 every prompt has its image; 1 the job could not work, or not go on; 2 wrong
-    usage; 3 some failed or were filtered; 4 the budget is spent; 130 interrupted.
+    usage; 3 some failed, were filtered or are in doubt; 4 the budget is spent; 130 interrupted.
 
     Args:
         prompts: A .jsonl, .csv, .tsv, .txt or .parquet file, .gz or not, or - for standard input.
@@ -69,10 +71,12 @@ def run(
         images: Keep images in a bucket: s3://bucket/prefix, gs://... or az://...
         max_in_flight: The most requests that are on their way at a time.
         budget: Credits that all runs of this job together may spend.
-        passes: How often to go over what broke on the way, the first time included.
-        retry: Take up the failed prompts of earlier runs, refused ones included.
+        passes: How often to go over rows that failed and were not billed, the first time included.
+        retry: Take up the rows of earlier runs that were refused for good as well.
+        resend_doubtful: Send each row once more that may be billed and has no image.
         replace_changed: Make prompts anew whose content changed under the same id.
         no_check: Send while the file is still being read; rows that are wrong fail one by one.
+        outage_limit: Seconds after which an outage of the network ends the job.
         json_summary: Print the summary as one JSON object.
     """
     source, rules = prompt_options.read(prompts)
@@ -84,6 +88,8 @@ def run(
             max_in_flight=max_in_flight,
             passes=passes,
             retry_failed=retry == "failed",
+            resend_doubtful=resend_doubtful,
+            outage_limit=outage_limit,
             replace_changed=replace_changed,
             check=not no_check,
         )

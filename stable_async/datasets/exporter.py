@@ -143,9 +143,7 @@ def export_job(
     if not path.exists():
         raise JobError(f"{job} is no job: it has no {LEDGER_NAME}")
     try:
-        with _opened(path) as ledger:
-            # One transaction, so that a job that is running does not change under our eyes.
-            ledger.db.execute("BEGIN")
+        with _opened(path) as ledger, ledger.snapshot():
             records = Records(ledger, include_filtered=include_filtered)
             if not records.count:
                 raise JobError(f"{job} has no pictures to export")

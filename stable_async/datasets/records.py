@@ -8,8 +8,7 @@ from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from stable_async.jobs.ledger import metadata_of
-from stable_async.jobs.row import to_json
+from stable_async.jobs.row import metadata_of, to_json
 from stable_async.jobs.storage.base import extension
 from stable_async.media import CONTENT_FILTERED
 
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from stable_async.datasets.target import Origin
-    from stable_async.jobs.ledger import ImageFacts, Ledger
+    from stable_async.jobs.ledger import Ledger
+    from stable_async.jobs.row import ImageFacts
 
 __all__ = ["Column", "ColumnType", "Record", "Records", "Shard", "shards"]
 
@@ -155,10 +155,7 @@ class Records:
 
     def has_origin(self, origin: Origin) -> bool:
         """Tell whether the job has, or had, a picture; a ledger made anew lacks request ids."""
-        found = self._ledger.db.execute(
-            "SELECT 1 FROM images WHERE sha256 = ? AND ifnull(request_id = ?, 1) LIMIT 1", origin
-        )
-        return found.fetchone() is not None
+        return self._ledger.has_image_of(*origin)
 
     def _records(self, after: int, index: int) -> Iterator[Record]:
         for number, prompt, image in self._ledger.images(after):

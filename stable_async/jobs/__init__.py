@@ -8,10 +8,11 @@ from stable_async.jobs.errors import (
     RowProblem,
     StorageError,
 )
-from stable_async.jobs.job import Job, JobSettings
+from stable_async.jobs.job import Job
 from stable_async.jobs.progress import Progress, Summary
 from stable_async.jobs.prompt_file import PromptFile
-from stable_async.jobs.row import PromptRules
+from stable_async.jobs.rules import PromptRules
+from stable_async.jobs.settings import JobSettings
 
 __all__ = [
     "Job",

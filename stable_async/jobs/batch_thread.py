@@ -34,7 +34,7 @@ class BatchThread(Generic[ItemT, ResultT]):
     ) -> None:
         """Call `work` with each batch in a thread of this `name`.
 
-        `work` gives a result or an error for each item; what it raises is the error of all.
+        `work` returns a result or an error for each item; what it raises is the error of all.
         """
         self._work = work
         self._queue: SimpleQueue[tuple[ItemT, asyncio.Future[ResultT]] | None] = SimpleQueue()
@@ -56,18 +56,22 @@ class BatchThread(Generic[ItemT, ResultT]):
         self._queue.put(None)
         await in_thread(self._thread.join)
 
-    async def do(self, item: ItemT) -> ResultT:
-        """Give what became of `item`; it is done even if the caller is cancelled meanwhile."""
+    def submit(self, item: ItemT) -> asyncio.Future[ResultT]:
+        """Queue `item`, and return the future of its result."""
         future: asyncio.Future[ResultT] = self._loop.create_future()
         self._queue.put((item, future))
-        return await future
+        return future
+
+    async def do(self, item: ItemT) -> ResultT:
+        """Return the result of `item`; it is done even if the caller is cancelled meanwhile."""
+        return await self.submit(item)
 
     def _run(self) -> None:
         while self._turn():
             pass
 
     def _turn(self) -> bool:
-        """Do one batch, and tell whether there may be another."""
+        """Do one batch, and return whether there may be another."""
         batch = self._next()
         results: Sequence[ResultT | Exception]
         try:
@@ -79,7 +83,7 @@ class BatchThread(Generic[ItemT, ResultT]):
         return bool(batch)
 
     def _next(self) -> list[tuple[ItemT, asyncio.Future[ResultT]]]:
-        """Wait for an item, and give all that wait by then; none: it is over."""
+        """Wait for an item, and return all that wait by then; none: it is over."""
         batch = []
         try:
             entry = self._queue.get()

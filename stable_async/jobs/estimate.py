@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stable_async.api.services import IMAGE_SERVICES
+from stable_async.jobs.intake import Intake
 from stable_async.jobs.ledger import Ledger
-from stable_async.jobs.plan import Planner
 
 if TYPE_CHECKING:
     from stable_async.config import Quota
     from stable_async.jobs.prompt_file import PromptFile
-    from stable_async.jobs.row import PromptRules
+    from stable_async.jobs.rules import PromptRules
 
 __all__ = ["Estimate", "Share", "estimate_prompts"]
 
@@ -82,7 +82,7 @@ def estimate_prompts(prompts: PromptFile, rules: PromptRules) -> Estimate:
     ledger = Ledger.temporary()
     try:
         with ledger.transaction():
-            Planner(ledger, prompts, rules).run()
+            Intake(ledger, prompts, rules).run()
         return Estimate(tuple(Share(*row) for row in ledger.shares()))
     finally:
         ledger.close()

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 
 from stable_async.errors import ConfigurationError
 from stable_async.files import in_thread
+from stable_async.jobs.attempt import RunContext
 from stable_async.jobs.budget import Budget
 from stable_async.jobs.errors import JobError, LedgerError, StorageError
+from stable_async.jobs.gate import Gate
+from stable_async.jobs.intake import Intake
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.ledger_writer import LedgerWriter
 from stable_async.jobs.lock import locked
 from stable_async.jobs.metadata import MetadataFile
 from stable_async.jobs.open_files import make_room_for_files
-from stable_async.jobs.plan import Planner
-from stable_async.jobs.progress import Progress, Summary
+from stable_async.jobs.progress import Departures, Progress, Summary
 from stable_async.jobs.recovery import (
     METADATA_NAME,
     is_outdated,
@@ -29,68 +31,29 @@ from stable_async.jobs.recovery import (
     restore_images,
     retire_replaced,
 )
-from stable_async.jobs.runner import OUTAGE_WAITS, Runner
+from stable_async.jobs.runner import Runner
 from stable_async.jobs.storage.bucket import BucketStore
 from stable_async.jobs.storage.folder import IMAGES, FolderStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from stable_async.client import StabilityClient
+    from stable_async.jobs.budget import Bill
     from stable_async.jobs.errors import RowProblem
     from stable_async.jobs.ledger import Counts
     from stable_async.jobs.progress import Ending
     from stable_async.jobs.prompt_file import PromptFile
-    from stable_async.jobs.row import Item, PromptRules
+    from stable_async.jobs.row import Row, State
+    from stable_async.jobs.rules import PromptRules
+    from stable_async.jobs.settings import JobSettings
     from stable_async.jobs.storage.base import Store
 
-__all__ = ["Job", "JobSettings"]
+__all__ = ["Job"]
 
 REFUSED_LISTED = 20
 # What a bucket did not take, below the job's folder.
 SPOOLED = "spooled"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobSettings:
-    """How a job is run.
-
-    Attributes:
-        folder: The job's folder; made if it is not there.
-        images: Where images go, such as `s3://bucket/prefix`; `None`: `images/` in `folder`.
-        budget: Credits that all runs of the job together may spend; `None` is no limit.
-        max_in_flight: The most prompts that are worked on at a time.
-        passes: How often a run goes over what broke on the way, the first time included.
-        retry_failed: Take up the prompts that were refused in earlier runs as well.
-        replace_changed: Make prompts anew whose content changed under the same id.
-        check: Check the whole prompt file before anything is sent.
-        outage_waits: Seconds between attempts to connect, before the job gives up.
-    """
-
-    folder: Path
-    images: str | None = None
-    budget: float | None = None
-    max_in_flight: int = 256
-    passes: int = 2
-    retry_failed: bool = False
-    replace_changed: bool = False
-    check: bool = True
-    outage_waits: Sequence[float] = OUTAGE_WAITS
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises:
-            ConfigurationError: Says what, and what is allowed.
-        """
-        for name in ("max_in_flight", "passes"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
-        if self.replace_changed and not self.check:
-            raise ConfigurationError("replace_changed needs the check of the prompt file")
-        if self.budget is not None and not 0 <= self.budget < float("inf"):
-            raise ConfigurationError(f"budget is {self.budget}; allowed: 0 or more credits")
 
 
 class Job:
@@ -107,7 +70,7 @@ class Job:
         self._settings = settings
         self._prompts = prompts
         self._rules = rules
-        self._runner: Runner | None = None
+        self._gate: Gate | None = None
         self._interrupted = threading.Event()
         self._task: asyncio.Task[object] | None = None
         self._cancelled_before = 0
@@ -131,8 +94,8 @@ class Job:
         To be called in the event loop of `run`. To end at once, cancel `run` instead.
         """
         self._interrupted.set()
-        if self._runner is not None:
-            self._runner.stop()
+        if self._gate is not None:
+            self._gate.stop()
 
     async def run(self, client: StabilityClient) -> Summary:
         """Make what is missing, and tell what became of the job.
@@ -153,66 +116,88 @@ class Job:
         try:
             return await self._run(client, await in_thread(self._open, stack))
         except _InterruptedError:
-            return self._summary("interrupted", None)
+            return self._summary("interrupted")
         finally:
             await in_thread(stack.close)
 
     async def _run(self, client: StabilityClient, opened: _Opened) -> Summary:
         settings, progress, store = self._settings, self.progress, opened.store
-        budget = Budget(settings.budget, opened.spent)
+        budget = Budget(settings.budget, opened.bill)
+        spent_before = opened.bill.spent
         self._count(opened.counts)
-        progress.spent = opened.spent
+        progress.bill = budget.bill
+        gate = Gate(
+            progress,
+            address=client.base_url,
+            outage_limit=settings.outage_limit,
+            first_wait=settings.probe_after,
+        )
+        self._gate = gate
+        if self._interrupted.is_set():
+            gate.stop()
         async with (
             LedgerWriter(opened.ledger, opened.metadata) as writer,
             store.writing() as images,
         ):
-            runner = Runner(
-                client,
-                writer,
-                images,
-                budget,
-                progress,
-                free_space=store.free_space,
+            context = RunContext(
+                client=client,
+                ledger=writer,
+                images=images,
+                budget=budget,
+                gate=gate,
+                progress=progress,
+                departures=Departures(),
                 folder=self._prompts.folder,
+            )
+            runner = Runner(
+                context,
+                free_space=store.free_space,
                 max_in_flight=settings.max_in_flight,
                 passes=settings.passes,
+                resend_doubtful=settings.resend_doubtful,
                 read_more=None
                 if settings.check
-                else partial(self._read_more, opened.planner, writer),
-                outage_waits=settings.outage_waits,
+                else partial(self._read_more, opened.intake, writer),
             )
-            self._runner = runner
-            progress.phase = "running"
-            if self._interrupted.is_set():
-                runner.stop()
+            if not gate.stopping:
+                progress.phase = "running"
             try:
                 await runner.run()
                 self.refused = await writer.do(partial(Ledger.refused, limit=REFUSED_LISTED))
+                self._settle(await writer.do(Ledger.counts))
+                progress.bill = await writer.do(Ledger.bill)
             except JobError as error:
-                runner.stop(error)
+                gate.stop(error)
+        ending: Ending = "complete"
         if self._interrupted.is_set():
-            return self._summary("interrupted", runner.error)
-        if runner.error is not None:
-            return self._summary("stopped", runner.error)
-        if runner.over_budget:
-            return self._summary("budget", None)
-        return self._summary(
-            "incomplete" if progress.failed or progress.filtered else "complete", None
-        )
+            ending = "interrupted"
+        elif gate.error is not None:
+            ending = "stopped"
+        elif runner.over_budget:
+            ending = "budget"
+        elif progress.failed or progress.again or progress.in_doubt or progress.filtered:
+            ending = "incomplete"
+        return self._summary(ending, gate.error, spent_before)
 
-    def _summary(self, ending: Ending, error: JobError | None) -> Summary:
+    def _summary(
+        self, ending: Ending, error: JobError | None = None, spent_before: float = 0.0
+    ) -> Summary:
         progress = self.progress
+        bill = progress.bill
         return Summary(
             ending=ending,
             total=progress.total,
             done=progress.done,
             skipped=progress.skipped,
             failed=progress.failed,
+            again=progress.again,
+            in_doubt=progress.in_doubt,
             filtered=progress.filtered,
-            credits=round(progress.credits, 6),
+            credits=round(bill.spent - spent_before, 6),
+            spent=round(bill.spent, 6),
+            credits_in_doubt=round(bill.in_doubt, 6),
             requests=progress.requests,
             rate_limited=progress.rate_limited,
-            maybe_billed=progress.maybe_billed,
             seconds=round(asyncio.get_running_loop().time() - progress.started, 3),
             peak_in_flight=progress.peak_in_flight,
             error=None if error is None else str(error),
@@ -221,8 +206,13 @@ class Job:
     def _count(self, counts: Counts) -> None:
         self.progress.total = counts.total
         self.progress.skipped = counts.done
-        self.progress.filtered = counts.filtered
-        self.progress.failed = counts.failed
+        self._settle(counts)
+
+    def _settle(self, counts: Counts) -> None:
+        """Count what has no good image as the ledger does."""
+        progress = self.progress
+        progress.filtered, progress.failed = counts.filtered, counts.failed
+        progress.again, progress.in_doubt = counts.again, counts.in_doubt
 
     def _open(self, stack: ExitStack) -> _Opened:
         folder = self._settings.folder
@@ -257,33 +247,33 @@ class Job:
             repaired = repair(ledger, store)
         if repaired.adopted:
             self.notes.append(f"{repaired.adopted:,} images were found that had just come")
-        if repaired.maybe_billed:
-            self.progress.maybe_billed = repaired.maybe_billed
+        if repaired.in_doubt:
             self.notes.append(
-                f"{repaired.maybe_billed:,} requests were in flight when the last run ended; "
-                "they are sent again and may have been billed before"
+                f"{repaired.in_doubt:,} requests were in flight when the last run ended and may "
+                "have been billed; they are in doubt, and sent again only with --resend-doubtful"
             )
-        planner = Planner(
+        intake = Intake(
             ledger, self._prompts, self._rules, replace_changed=settings.replace_changed
         )
-        stack.callback(planner.close)
+        stack.callback(intake.close)
+        again: list[State] = ["again", "failed"] if settings.retry_failed else ["again"]
         with ledger.transaction():
             if settings.check:
-                report = planner.run(self._on_rows)
-                ledger.take_up_failed(final=settings.retry_failed)
+                report = intake.run(self._on_rows)
+                ledger.take_up(*again)
                 if report.gone:
                     self.notes.append(
                         f"{report.gone:,} images of this job are not in {self._prompts.name} any "
                         "more; they are left as they are"
                     )
             else:
-                ledger.take_up_failed(final=settings.retry_failed, gone=True)
-                planner.begin_unchecked()
+                ledger.take_up(*again, gone=True)
+                intake.begin_unchecked()
         with ledger.transaction():
             retire_replaced(ledger, store)
         metadata = MetadataFile(folder / METADATA_NAME, ledger)
         stack.callback(metadata.close)
-        return _Opened(ledger, metadata, store, planner, ledger.counts(), ledger.spent())
+        return _Opened(ledger, metadata, store, intake, ledger.counts(), ledger.bill())
 
     def _keep_place(self, ledger: Ledger) -> None:
         """Hold the job to the place where its images are."""
@@ -303,20 +293,22 @@ class Job:
         if cancelled or self._interrupted.is_set():
             raise _InterruptedError
 
-    async def _read_more(self, planner: Planner, writer: LedgerWriter) -> bool:
-        """Lay down the rows that have come, or wait for some; tell whether there were any."""
-        progress, report = self.progress, planner.report
-        failed, filtered = report.states["failed"], report.states["filtered"]
-        items: list[Item | RowProblem] = []
-        while not (items or planner.exhausted or progress.phase == "stopping"):
-            items = await in_thread(planner.take)
-        if not items:
+    async def _read_more(self, intake: Intake, writer: LedgerWriter) -> bool:
+        """Store the rows that have come, or wait for some; return whether there were any."""
+        progress, report = self.progress, intake.report
+        before = report.states.copy()
+        rows: list[Row | RowProblem] = []
+        while not (rows or intake.exhausted or progress.phase == "stopping"):
+            rows = await in_thread(intake.take)
+        if not rows:
             return False
-        await writer.do(lambda ledger: planner.add_unchecked(items))
+        await writer.do(lambda ledger: intake.add_unchecked(rows))
         progress.total = report.added + report.known + report.bad
         progress.skipped = report.states["done"]
-        progress.failed += report.states["failed"] - failed
-        progress.filtered += report.states["filtered"] - filtered
+        new = report.states - before
+        progress.failed += new["failed"]
+        progress.in_doubt += new["in doubt"]
+        progress.filtered += new["filtered"]
         return True
 
 
@@ -329,6 +321,6 @@ class _Opened:
     ledger: Ledger
     metadata: MetadataFile
     store: Store
-    planner: Planner
+    intake: Intake
     counts: Counts
-    spent: float
+    bill: Bill

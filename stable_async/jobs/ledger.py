@@ -1,72 +1,78 @@
-"""The ledger of a job, in SQLite: the one truth about every prompt. All calls block.
+"""The ledger of a job: its schema and all SQL, in SQLite. The one truth about every row.
 
-`prompts` holds the plan and the state of each image to be made, `images` what came, in the order
-in which it came: `metadata.jsonl` is that table, written out. docs/jobs.md tells what the states
-mean and which steps are on the disk before which.
+`rows` holds the plan and the state of each image to be made; `charges` every attempt and what it
+cost; `images` what came, in the order in which it came: `metadata.jsonl` is that table, written
+out. docs/jobs.md says what the states mean and which steps are on the disk before which. All calls
+block.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
+from stable_async.jobs.budget import Bill
 from stable_async.jobs.errors import LedgerError
-from stable_async.jobs.row import to_json
+from stable_async.jobs.plan import Known
+from stable_async.jobs.row import ImageFacts, Row, to_json
 from stable_async.media import CONTENT_FILTERED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import Self
 
-__all__ = [
-    "Counts",
-    "Failure",
-    "ImageFacts",
-    "Ledger",
-    "Prompt",
-    "State",
-    "metadata_line",
-    "metadata_of",
-]
+    from stable_async.jobs.plan import Plan
+    from stable_async.jobs.row import Result, State
 
-State = Literal["waiting", "in flight", "done", "filtered", "failed"]
+__all__ = ["Counts", "Ledger", "StoredImageRow"]
 
 APPLICATION_ID = 0x53_41_4A_4C  # "SAJL", told by `file job.sqlite`
 VERSION = 1
 # Kibibytes of pages in memory, whatever the size of the job.
 CACHE = 8 * 1024
+# The reason why a row failed that is no image to be made.
+BAD_ROW = "bad row"
 
 SCHEMA = """
 CREATE TABLE job (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
 
-CREATE TABLE prompts (
-    position INTEGER PRIMARY KEY,       -- the order in which they came; gives the file its place
-    id TEXT UNIQUE,                     -- NULL: another prompt has taken the id over
+CREATE TABLE rows (
+    position INTEGER PRIMARY KEY,       -- the order in which they came; part of the file's name
+    id TEXT UNIQUE,                     -- NULL: another row has taken the id over
     content BLOB,                       -- digest of service and fields; NULL: not known
     row INTEGER NOT NULL,               -- in the prompt file, when it was first seen
     service TEXT NOT NULL,
     parameters TEXT NOT NULL,           -- JSON: fields of the API, without the seed
     metadata TEXT,                      -- JSON: what else the row said
-    seed INTEGER,                       -- given or drawn
+    seed INTEGER,                       -- given or derived
     price REAL,                         -- credits; NULL: not known
     listed INTEGER NOT NULL DEFAULT 1,  -- whether the prompt file has it now
-    state TEXT NOT NULL DEFAULT 'waiting'
-        CHECK (state IN ('waiting', 'in flight', 'done', 'filtered', 'failed')),
+    state TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN
+        ('waiting', 'in flight', 'in doubt', 'done', 'filtered', 'again', 'failed')),
     attempts INTEGER NOT NULL DEFAULT 0,
-    maybe_billed INTEGER NOT NULL DEFAULT 0,  -- attempts without an image that may have cost
+    remake INTEGER NOT NULL DEFAULT 0,  -- how often the image was asked for anew
     generation_id TEXT,                 -- of an asynchronous operation that was accepted
     reason TEXT,                        -- of a failure, in a word or two
-    error TEXT,                         -- the same in full
-    final INTEGER                       -- whether another attempt would fail as well
+    error TEXT                          -- the same in full
 ) STRICT;
+
+CREATE TABLE charges (                  -- one line for each attempt: claimed before it is sent
+    position INTEGER NOT NULL REFERENCES rows,
+    attempt INTEGER NOT NULL,           -- of its row
+    price REAL,                         -- credits; NULL: not known
+    state TEXT NOT NULL CHECK (state IN ('reserved', 'spent', 'returned', 'in doubt')),
+    generation_id TEXT,                 -- of the operation that it paid for
+    PRIMARY KEY (position, attempt)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE images (
     number INTEGER PRIMARY KEY,         -- the order in which they came
-    position INTEGER NOT NULL UNIQUE REFERENCES prompts,
+    position INTEGER NOT NULL UNIQUE REFERENCES rows,
     file_name TEXT NOT NULL,
     content_type TEXT NOT NULL,
     bytes INTEGER NOT NULL,
@@ -76,7 +82,7 @@ CREATE TABLE images (
     seed INTEGER,
     finish_reason TEXT,
     request_id TEXT,
-    credits REAL,
+    credits REAL,                       -- list price; what was paid stands in charges
     sent_at REAL,                       -- seconds since 1970; NULL: not known
     finished_at REAL
 ) STRICT;
@@ -87,91 +93,69 @@ CREATE TABLE departures (               -- requests that left, by second since 1
     rate_limited INTEGER NOT NULL
 ) STRICT;
 
-CREATE VIEW spending AS
+CREATE VIEW spending AS                 -- the bill, by service and model
     SELECT service, json_extract(parameters, '$.model') AS model,
-           count(*) AS images, sum(credits) AS credits
-    FROM images JOIN prompts USING (position) GROUP BY 1, 2;
+           count(DISTINCT images.position) FILTER (WHERE rows.id IS NOT NULL) AS images,
+           total(charges.price) FILTER (WHERE charges.state = 'spent') AS credits,
+           total(charges.price) FILTER (WHERE charges.state = 'in doubt') AS in_doubt
+    FROM charges JOIN rows USING (position) LEFT JOIN images USING (position) GROUP BY 1, 2;
 """
 
-PROMPT_COLUMNS = (
-    "position, id, row, service, parameters, metadata, seed, price, attempts, generation_id"
+PLAN_TABLES = (
+    "CREATE TEMP TABLE IF NOT EXISTS seen (position INTEGER PRIMARY KEY, row INTEGER NOT NULL)",
+    "CREATE TEMP TABLE IF NOT EXISTS repeats (content BLOB PRIMARY KEY, count INTEGER NOT NULL)",
+    "DELETE FROM seen",
+    "DELETE FROM repeats",
+)
+
+ROW_COLUMNS = (
+    "position, id, row, service, parameters, metadata, seed, price, attempts, remake, generation_id"
 )
 IMAGE_COLUMNS = (
     "position, file_name, content_type, bytes, sha256, width, height, seed, finish_reason, "
     "request_id, credits, sent_at, finished_at"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """An image to be made, as the ledger has it; see the table `prompts`."""
-
-    position: int
-    id: str
-    row: int
-    service: str
-    parameters: Mapping[str, object]
-    metadata: Mapping[str, object]
-    seed: int | None
-    price: float | None
-    attempts: int
-    generation_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
-    """An image that came, as the ledger has it; see the table `images`."""
-
-    position: int
-    file_name: str
-    content_type: str
-    bytes: int
-    sha256: str
-    width: int | None
-    height: int | None
-    seed: int | None
-    finish_reason: str | None
-    request_id: str | None
-    credits: float | None
-    sent_at: float | None
-    finished_at: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a prompt has no image.
-
-    Attributes:
-        reason: In a word or two, to count by.
-        error: In full.
-        final: Whether another attempt would fail as well.
-        maybe_billed: Whether the attempt may have cost.
-    """
-
-    reason: str
-    error: str
-    final: bool
-    maybe_billed: bool
+# What has cost, or may have, is not made again without a word.
+PAID = (
+    "(r.state IN ('done', 'filtered', 'in doubt') OR r.generation_id IS NOT NULL OR EXISTS "
+    "(SELECT 1 FROM charges AS c WHERE c.position = r.position AND c.state <> 'returned'))"
+)
+# A row that may be billed already is not sent again because its last attempt was not.
+DOUBTFUL = (
+    "(generation_id IS NULL AND EXISTS (SELECT 1 FROM charges AS c "
+    "WHERE c.position = rows.position AND c.state = 'in doubt'))"
+)
+NAMED = "position IN (SELECT value FROM json_each(?))"
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many prompts of the present prompt file are in which state."""
+    """How many rows of the present prompt file are in which state."""
 
     waiting: int = 0
     in_flight: int = 0
+    in_doubt: int = 0
     done: int = 0
     filtered: int = 0
+    again: int = 0
     failed: int = 0
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.waiting + self.in_flight + self.done + self.filtered + self.failed
+        return (
+            self.waiting
+            + self.in_flight
+            + self.in_doubt
+            + self.done
+            + self.filtered
+            + self.again
+            + self.failed
+        )
 
 
-FreshImage = tuple[int, Prompt, ImageFacts]
-"""The number of an image, its prompt and its facts."""
+StoredImageRow = tuple[int, Row, ImageFacts]
+"""The number of an image, its row and its facts."""
 
 
 class Ledger:
@@ -179,8 +163,8 @@ class Ledger:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Use `open`, or `temporary`."""
-        self.db = connection
-        self._fresh: list[FreshImage] = []
+        self._db = connection
+        self._fresh: list[StoredImageRow] = []
         self._forget()
 
     @classmethod
@@ -188,7 +172,7 @@ class Ledger:
         """Open the ledger at `path`; a new one if there is none.
 
         Raises:
-            LedgerError: It is of a newer version, of another program, or cannot be written.
+            LedgerError: It is of a newer version, of another program, or cannot be opened.
             sqlite3.DatabaseError: It is corrupt.
         """
         try:
@@ -216,165 +200,302 @@ class Ledger:
         return ledger
 
     def _create(self) -> None:
-        self.db.executescript(
+        self._db.executescript(
             f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; {SCHEMA} "
             f"PRAGMA user_version = {VERSION}; COMMIT;"
         )
 
     def _recognise(self, path: Path) -> None:
         application, version = (
-            self.db.execute(f"PRAGMA {name}").fetchone()[0]
+            self._db.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("application_id", "user_version")
         )
-        if application != APPLICATION_ID:
+        ours = _tables_of(self._db) >= _expected_tables()
+        if application != APPLICATION_ID and not ours:
             raise LedgerError(f"{path} is no ledger of stable-async")
         if version > VERSION:
             raise LedgerError(
                 f"{path} was written by a newer stable-async (ledger version {version}, this one "
                 f"knows {VERSION}): upgrade stable_async, or choose another folder"
             )
-        for (problem,) in self.db.execute("PRAGMA quick_check(1)"):
+        if not ours:
+            raise sqlite3.DatabaseError("its tables are not what they should be")
+        for (problem,) in self._db.execute("PRAGMA quick_check(1)"):
             if problem != "ok":
                 raise sqlite3.DatabaseError(problem)
 
     def _settle(self, *, durable: bool) -> None:
-        self.db.execute(f"PRAGMA cache_size = -{CACHE}")
+        self._db.execute(f"PRAGMA cache_size = -{CACHE}")
         if durable:
-            self.db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA journal_mode = WAL")
             # Every commit is on the disk before anything is done that relies on it.
-            self.db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA synchronous = FULL")
 
     def close(self) -> None:
         """Close it."""
-        self.db.close()
+        self._db.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Keep all changes of the block, or none."""
-        self.db.execute("BEGIN IMMEDIATE")
+        self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
             self._flush()
-            self.db.execute("COMMIT")
+            self._db.execute("COMMIT")
         except BaseException:
             self._fresh.clear()
             self._forget()
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Read in the block what the ledger says now, though a running job changes it."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
     # The job as a whole.
 
     def get(self, name: str) -> str | int | None:
-        """Give what was kept under `name`."""
-        row = self.db.execute("SELECT value FROM job WHERE name = ?", (name,)).fetchone()
+        """Return what was stored under `name`."""
+        row = self._db.execute("SELECT value FROM job WHERE name = ?", (name,)).fetchone()
         return row[0] if row else None
 
     def set(self, **values: str | int | None) -> None:
-        """Keep values under names."""
-        self.db.executemany("INSERT OR REPLACE INTO job VALUES (?, ?)", values.items())
+        """Store values under names."""
+        self._db.executemany("INSERT OR REPLACE INTO job VALUES (?, ?)", values.items())
 
     def counts(self) -> Counts:
-        """Count the prompts of the present prompt file."""
-        rows = self.db.execute("SELECT state, count(*) FROM prompts WHERE listed GROUP BY state")
+        """Count the rows of the present prompt file."""
+        rows = self._db.execute("SELECT state, count(*) FROM rows WHERE listed GROUP BY state")
         return Counts(**{state.replace(" ", "_"): count for state, count in rows})
 
-    def spent(self) -> float:
-        """Give the credits that this job has cost so far, what may have been billed included."""
-        (images,) = self.db.execute("SELECT total(credits) FROM images").fetchone()
-        (doubts,) = self.db.execute(
-            "SELECT total(price * maybe_billed + iif(generation_id IS NULL, 0, price)) "
-            "FROM prompts WHERE maybe_billed OR generation_id IS NOT NULL"
-        ).fetchone()
-        return float(images + doubts)
+    def bill(self) -> Bill:
+        """Return what this job has cost, what may have been billed, and what is reserved."""
+        self._flush()
+        sums = dict(self._db.execute("SELECT state, total(price) FROM charges GROUP BY state"))
+        return Bill(
+            spent=sums.get("spent", 0.0),
+            in_doubt=sums.get("in doubt", 0.0),
+            reserved=sums.get("reserved", 0.0),
+        )
 
     def shares(self) -> list[tuple[str, str | None, int, float | None]]:
-        """Give service, model, number and price of the prompts of the present prompt file."""
-        return self.db.execute(
+        """Return service, model, number and price of the rows of the present prompt file."""
+        return self._db.execute(
             "SELECT service, json_extract(parameters, '$.model') AS model, count(*), sum(price) "
-            "FROM prompts WHERE listed GROUP BY 1, 2 ORDER BY 3 DESC"
+            "FROM rows WHERE listed GROUP BY 1, 2 ORDER BY 3 DESC"
         ).fetchall()
 
     def refused(self, limit: int) -> list[tuple[str, int, str | None]]:
-        """Give id, row and error of listed prompts without a good image; no error: filtered."""
-        return self.db.execute(
-            "SELECT id, row, error FROM prompts WHERE state IN ('failed', 'filtered') AND listed "
+        """Return id, row and error of listed rows without a good image; no error: filtered."""
+        return self._db.execute(
+            "SELECT id, row, error FROM rows "
+            "WHERE state IN ('failed', 'again', 'in doubt', 'filtered') AND listed "
             "ORDER BY position LIMIT ?",
             (limit,),
         ).fetchall()
 
-    def failures_by_reason(self) -> dict[str, int]:
-        """Count the failures of the present prompt file."""
+    def failures_by_reason(self, *, gone: bool = False) -> dict[str, int]:
+        """Count the rows of the present prompt file that failed; all of the job's if `gone`."""
         return dict(
-            self.db.execute(
-                "SELECT reason, count(*) FROM prompts WHERE state = 'failed' AND listed "
-                "GROUP BY reason ORDER BY 2 DESC"
+            self._db.execute(
+                "SELECT ifnull(reason, 'unknown'), count(*) FROM rows "
+                "WHERE state IN ('failed', 'again', 'in doubt') AND (listed OR ?) "
+                "AND id IS NOT NULL GROUP BY 1 ORDER BY 2 DESC",
+                (gone,),
             )
         )
 
-    # Prompts on their way.
+    def count_departures(self, seconds: Mapping[int, tuple[int, int]]) -> None:
+        """Add requests and 429 answers to the seconds in which they left or came."""
+        self._db.executemany(
+            "INSERT INTO departures VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
+            "requests = requests + excluded.requests, "
+            "rate_limited = rate_limited + excluded.rate_limited",
+            [(second, *counts) for second, counts in seconds.items()],
+        )
 
-    def prompts(
+    # The plan.
+
+    def begin_plan(self) -> None:
+        """Forget what an earlier prompt file had, and the rows that were wrong."""
+        for statement in PLAN_TABLES:
+            self._db.execute(statement)
+        # Those that are still wrong are told again.
+        self._db.execute("DELETE FROM rows WHERE reason = ?", (BAD_ROW,))
+
+    def known(self, ids: Collection[str]) -> dict[str, Known]:
+        """Return what is known of ids, by id."""
+        found = self._db.execute(
+            "SELECT id, r.position, content, state, "  # noqa: S608
+            f"{PAID}, seen.row, service, parameters, seed "
+            "FROM rows AS r LEFT JOIN seen USING (position) "
+            f"WHERE id IN ({','.join('?' * len(ids))})",
+            tuple(ids),
+        )
+        return {
+            identity: Known(
+                position,
+                content,
+                state,
+                bool(paid),
+                row or 0,
+                (service, json.loads(parameters), seed) if content is None and service else None,
+            )
+            for identity, position, content, state, paid, row, service, parameters, seed in found
+        }
+
+    def count_repeats(self, contents: Mapping[bytes, int]) -> dict[bytes, int]:
+        """Add to how often contents came, and return how often they came before."""
+        before = dict(
+            self._db.execute(
+                "SELECT content, count FROM repeats "  # noqa: S608
+                f"WHERE content IN ({','.join('?' * len(contents))})",
+                tuple(contents),
+            )
+        )
+        self._db.executemany(
+            "INSERT INTO repeats VALUES (?, ?) ON CONFLICT DO UPDATE SET "
+            "count = count + excluded.count",
+            contents.items(),
+        )
+        return before
+
+    def apply(self, plan: Plan) -> None:
+        """Store what a plan decided."""
+        self._db.executemany(
+            "UPDATE rows SET id = NULL, listed = 0 WHERE position = ?",
+            [(position,) for position in plan.replaced],
+        )
+        self._db.executemany(
+            "INSERT INTO rows (position, id, content, row, service, parameters, metadata, seed, "
+            "price, remake) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(row.position, row.id, *_values(row), row.seed, row.price, row.remake)
+             for row in plan.add],
+        )  # fmt: skip
+        for row in plan.update:
+            made = row.position in plan.made
+            self._db.execute(
+                "UPDATE rows SET content = ?, row = ?, service = ?, parameters = ?, metadata = ?, "
+                "price = ?, seed = iif(?, seed, ?), state = iif(?, state, 'waiting') "
+                "WHERE position = ?",
+                (*_values(row), row.price, made, row.seed, made, row.position),
+            )
+            if made:
+                self._db.execute(
+                    "UPDATE images SET credits = ifnull(credits, ?) WHERE position = ?",
+                    (row.price, row.position),
+                )
+                self._db.execute(
+                    "UPDATE charges SET price = ifnull(price, ?) WHERE position = ?",
+                    (row.price, row.position),
+                )
+        self._db.executemany("INSERT INTO seen VALUES (?, ?)", plan.seen)
+        if plan.replaced or plan.made:
+            self.rewrite_metadata()
+
+    def add_bad_rows(self, service: str, problems: Mapping[int, str]) -> int:
+        """Store rows that are no images to be made, as failed; return how many are new.
+
+        Args:
+            service: Of rows that name none.
+            problems: What is wrong, by row.
+        """
+        return self._db.executemany(
+            "INSERT INTO rows (id, row, service, parameters, state, reason, error) "
+            "VALUES (?, ?, ?, '{}', 'failed', ?, ?) ON CONFLICT DO NOTHING",
+            [
+                # An id that no row can be given: it has a space that is not printable.
+                (f"row\u00a0{row}", row, service, BAD_ROW, text)
+                for row, text in problems.items()
+            ],
+        ).rowcount
+
+    def unlist_all(self) -> None:
+        """Note that no row is known to be in the prompt file."""
+        self._db.execute("UPDATE rows SET listed = 0 WHERE listed")
+
+    def unlist_unseen(self) -> int:
+        """Note which rows the prompt file does not have any more, and count them."""
+        return self._db.execute(
+            "UPDATE rows SET listed = 0 "
+            "WHERE listed AND position NOT IN (SELECT position FROM seen)"
+        ).rowcount
+
+    def list_seen(self) -> None:
+        """Note which rows the prompt file has."""
+        self._db.execute(
+            "UPDATE rows SET listed = 1 "
+            "WHERE NOT listed AND position IN (SELECT position FROM seen)"
+        )
+
+    def rewrite_metadata(self) -> None:
+        """Have `metadata.jsonl` written anew: lines of it have changed."""
+        self.set(metadata_size=None)
+
+    def last_position(self) -> int:
+        """Return the position of the last row, 0 if there is none."""
+        return int(self._db.execute("SELECT ifnull(max(position), 0) FROM rows").fetchone()[0])
+
+    # Rows on their way.
+
+    def rows(
         self, state: State, *, after: int = 0, limit: int = -1, gone: bool = False
-    ) -> list[Prompt]:
-        """Give prompts in a state, in order, beyond a position; unlisted ones only if `gone`."""
-        rows = self.db.execute(
-            f"SELECT {PROMPT_COLUMNS} FROM prompts WHERE state = ? AND position > ? "  # noqa: S608
+    ) -> list[Row]:
+        """Return rows in a state, in order, beyond a position; unlisted ones only if `gone`."""
+        self._flush()
+        found = self._db.execute(
+            f"SELECT {ROW_COLUMNS} FROM rows WHERE state = ? AND position > ? "  # noqa: S608
             "AND (listed OR ?) AND id IS NOT NULL ORDER BY position LIMIT ?",
             (state, after, gone, limit),
         )
-        return [_prompt(row) for row in rows]
+        return [_row(values) for values in found]
 
-    def claim(self, position: int) -> None:
-        """Note that the request of a prompt is about to leave."""
-        self._claimed.append(position)
+    def claim(self, row: Row) -> None:
+        """Note that the request of a row is about to leave, and reserve its price."""
+        self._claimed.append(row.position)
 
-    def accept(self, position: int, generation_id: str) -> None:
+    def accept(self, row: Row, generation_id: str) -> None:
         """Note that an asynchronous operation was accepted, and so paid."""
         self._flush()
-        self.db.execute(
-            "UPDATE prompts SET generation_id = ? WHERE position = ?", (generation_id, position)
+        self._db.execute(
+            "UPDATE rows SET generation_id = ? WHERE position = ?", (generation_id, row.position)
+        )
+        self._db.execute(
+            "UPDATE charges SET state = 'spent', generation_id = ? "
+            "WHERE position = ? AND state = 'reserved'",
+            (generation_id, row.position),
         )
 
-    def put_back(self, position: int, *, maybe_billed: bool) -> None:
-        """Note that a prompt is to be sent again."""
+    def settle(self, row: Row, result: Result) -> None:
+        """Note what an attempt made of a row, and what became of its charge."""
+        if result.image is not None:
+            (self._filtered if result.state == "filtered" else self._done).append(row.position)
+            self._came.append((row, result.image))
+            return
         self._flush()
-        self.db.execute(
-            "UPDATE prompts SET state = 'waiting', maybe_billed = maybe_billed + ? "
+        self._db.execute(
+            "UPDATE charges SET state = ? WHERE position = ? AND state = 'reserved'",
+            (result.charge, row.position),
+        )
+        self._db.execute(
+            "UPDATE rows SET reason = ?, error = ?, "  # noqa: S608
+            f"state = iif(? IN ('waiting', 'again') AND {DOUBTFUL}, 'in doubt', ?) "
             "WHERE position = ?",
-            (maybe_billed, position),
+            (result.reason, result.error, result.state, result.state, row.position),
         )
-
-    def fail(self, position: int, failure: Failure, *, expired: bool) -> None:
-        """Note that a prompt has no image, and why.
-
-        `expired`: its generation was paid for, and can be fetched no more.
-        """
-        self._flush()
-        self.db.execute(
-            "UPDATE prompts SET state = 'failed', reason = ?, error = ?, final = ?, "
-            "maybe_billed = maybe_billed + (? OR (? AND generation_id IS NULL)), "
-            "generation_id = iif(?, NULL, generation_id) WHERE position = ?",
-            (
-                failure.reason,
-                failure.error,
-                failure.final,
-                expired,
-                failure.maybe_billed,
-                expired,
-                position,
-            ),
-        )
-
-    def finish(self, prompt: Prompt, image: ImageFacts, *, filtered: bool) -> None:
-        """Note an image that is on the disk."""
-        (self._filtered if filtered else self._done).append(prompt.position)
-        self._came.append((prompt, image))
 
     def _insert_images(self, images: Sequence[ImageFacts]) -> int:
-        """Lay down images, and give the number of the first."""
-        first = int(self.db.execute("SELECT ifnull(max(number), 0) + 1 FROM images").fetchone()[0])
-        self.db.executemany(
+        """Store images, and return the number of the first."""
+        first = int(self._db.execute("SELECT ifnull(max(number), 0) + 1 FROM images").fetchone()[0])
+        self._db.executemany(
             f"INSERT INTO images (number, {IMAGE_COLUMNS}) "  # noqa: S608
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(number, *_astuple(image)) for number, image in enumerate(images, first)],
@@ -382,19 +503,30 @@ class Ledger:
         return first
 
     def _flush(self) -> None:
-        """Write what is the same for many prompts with one statement for all of them."""
+        """Write what is the same for many rows with one statement for all of them."""
         if self._claimed:
-            self.db.execute(
-                "UPDATE prompts SET state = 'in flight', attempts = attempts + 1 "
-                "WHERE position IN (SELECT value FROM json_each(?))",
-                (json.dumps(self._claimed),),
+            named = (json.dumps(self._claimed),)
+            self._db.execute(
+                "UPDATE rows SET state = 'in flight', attempts = attempts + 1 "  # noqa: S608
+                f"WHERE {NAMED}",
+                named,
+            )
+            self._db.execute(
+                "INSERT INTO charges (position, attempt, price, state) "  # noqa: S608
+                f"SELECT position, attempts, price, 'reserved' FROM rows WHERE {NAMED}",
+                named,
             )
         for state, positions in (("done", self._done), ("filtered", self._filtered)):
             if positions:
-                self.db.execute(
-                    "UPDATE prompts SET state = ?, reason = NULL, error = NULL, final = NULL, "
-                    "generation_id = NULL WHERE position IN (SELECT value FROM json_each(?))",
-                    (state, json.dumps(positions)),
+                named = (json.dumps(positions),)
+                self._db.execute(
+                    "UPDATE rows SET state = ?, reason = NULL, error = NULL, "  # noqa: S608
+                    f"generation_id = NULL WHERE {NAMED}",
+                    (state, *named),
+                )
+                self._db.execute(
+                    f"UPDATE charges SET state = 'spent' WHERE state = 'reserved' AND {NAMED}",  # noqa: S608
+                    named,
                 )
         if self._came:
             first = self._insert_images([image for _, image in self._came])
@@ -402,116 +534,219 @@ class Ledger:
         self._forget()
 
     def _forget(self) -> None:
-        self._came: list[tuple[Prompt, ImageFacts]] = []
+        self._came: list[tuple[Row, ImageFacts]] = []
         self._claimed: list[int] = []
         self._done: list[int] = []
         self._filtered: list[int] = []
 
-    def take_fresh(self) -> list[FreshImage]:
-        """Give what was finished since the last call, for `metadata.jsonl`."""
+    def take_fresh(self) -> list[StoredImageRow]:
+        """Return what was finished since the last call, for `metadata.jsonl`."""
         self._flush()
         fresh, self._fresh = self._fresh, []
         return fresh
 
-    def take_up_failed(self, *, final: bool, gone: bool = False) -> int:
-        """Let failed prompts wait again, final and unlisted ones only if asked for; count them."""
+    def take_up(self, *states: State, gone: bool = False) -> int:
+        """Let listed rows in these states wait again, all of the job's if `gone`; count them.
+
+        A generation that the API does not have any more is asked for anew; its id stays with its
+        charge.
+        """
         self._flush()
-        return self.db.execute(
-            "UPDATE prompts SET state = 'waiting' WHERE state = 'failed' AND (listed OR ?) "
-            "AND (NOT final OR ?)",
-            (gone, final),
+        return self._db.execute(
+            "UPDATE rows SET state = 'waiting', "
+            "generation_id = iif(state = 'failed', NULL, generation_id) "
+            "WHERE state IN (SELECT value FROM json_each(?)) AND (listed OR ?) AND id IS NOT NULL",
+            (json.dumps(states), gone),
         ).rowcount
 
-    def count_departures(self, seconds: Mapping[int, tuple[int, int]]) -> None:
-        """Add requests and 429 answers to the seconds in which they left or came."""
-        self.db.executemany(
-            "INSERT INTO departures VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
-            "requests = requests + excluded.requests, "
-            "rate_limited = rate_limited + excluded.rate_limited",
-            [(second, *counts) for second, counts in seconds.items()],
+    # Images that came.
+
+    def has_image(self, position: int) -> bool:
+        """Return whether the row at a position has its image."""
+        found = self._db.execute("SELECT 1 FROM images WHERE position = ?", (position,))
+        return found.fetchone() is not None
+
+    def has_image_of(self, sha256: str, request_id: str | None) -> bool:
+        """Return whether an image is, or was, of this job; restored ones have no request ids."""
+        found = self._db.execute(
+            "SELECT 1 FROM images WHERE sha256 = ? AND ifnull(request_id = ?, 1) LIMIT 1",
+            (sha256, request_id),
         )
+        return found.fetchone() is not None
+
+    def replaced_images(self) -> list[tuple[int, str]]:
+        """Return position and name of images that were replaced and are still in their place."""
+        return self._db.execute(
+            "SELECT position, file_name FROM images JOIN rows USING (position) "
+            "WHERE id IS NULL AND instr(file_name, 'replaced/') = 0"
+        ).fetchall()
+
+    def rename_image(self, position: int, file_name: str) -> None:
+        """Note that an image has another name."""
+        self._db.execute(
+            "UPDATE images SET file_name = ? WHERE position = ?", (file_name, position)
+        )
+
+    def images(self, after: int = 0) -> Iterator[StoredImageRow]:
+        """Return images with their numbers and rows, in the order in which they came."""
+        rows = self._db.execute(
+            f"SELECT number, {_of('p', ROW_COLUMNS)}, {_of('i', IMAGE_COLUMNS)} "  # noqa: S608
+            "FROM images AS i JOIN rows AS p USING (position) "
+            "WHERE number > ? AND p.id IS NOT NULL ORDER BY number",
+            (after,),
+        )
+        width = ROW_COLUMNS.count(",") + 1
+        for number, *values in rows:
+            yield number, _row(values[:width]), ImageFacts(*values[width:])
 
     def restore(
         self,
         identity: str,
         service: str,
-        parameters: Mapping[str, object],
+        fields: Mapping[str, object],
         metadata: Mapping[str, object],
         image: ImageFacts,
     ) -> bool:
-        """Lay down an image whose row may not be known, and tell whether it was new.
+        """Store an image whose row may not be known, and return whether it was new.
 
         Without a `service` nothing is known but the image.
         """
         if self.has_image(image.position):
             return False
         state = "filtered" if image.finish_reason == CONTENT_FILTERED else "done"
-        row = (service, to_json(parameters), to_json(metadata) if metadata else None)
-        known = self.db.execute(
-            "UPDATE prompts SET state = ?, generation_id = NULL WHERE position = ? AND id = ? "
+        row = (service, to_json(fields), to_json(metadata) if metadata else None)
+        known = self._db.execute(
+            "UPDATE rows SET state = ?, generation_id = NULL WHERE position = ? AND id = ? "
             "RETURNING service, parameters",
             (state, image.position, identity),
         ).fetchone()
-        if known and service and (known[0], json.loads(known[1])) != (service, parameters):
+        if known and service and (known[0], json.loads(known[1])) != (service, fields):
             # It was made from other content than the row has here.
-            self.db.execute(
-                "UPDATE prompts SET service = ?, parameters = ?, metadata = ?, content = NULL "
+            self._db.execute(
+                "UPDATE rows SET service = ?, parameters = ?, metadata = ?, content = NULL "
                 "WHERE position = ?",
                 (*row, image.position),
             )
         # It may have taken the id over from one that was made before.
-        self.db.execute(
-            "UPDATE prompts SET id = NULL, listed = 0 WHERE id = ? AND position < ?",
+        self._db.execute(
+            "UPDATE rows SET id = NULL, listed = 0 WHERE id = ? AND position < ?",
             (identity, image.position),
         )
-        laid_down = self.db.execute(
-            "INSERT OR IGNORE INTO prompts (position, id, row, service, parameters, metadata, "
+        stored = self._db.execute(
+            "INSERT OR IGNORE INTO rows (position, id, row, service, parameters, metadata, "
             "seed, price, listed, state) VALUES (?, ?, 0, ?, ?, ?, ?, ?, 0, ?)",
             (image.position, identity, *row, image.seed, image.credits, state),
         ).rowcount
-        if known or laid_down:
-            self._insert_images([image])
-        return bool(known or laid_down)
+        if not known and not stored:
+            return False
+        self._insert_images([image])
+        charged = self._db.execute(
+            "UPDATE charges SET state = 'spent' WHERE position = ? AND state IN "
+            "('reserved', 'in doubt')",
+            (image.position,),
+        ).rowcount
+        if not charged:
+            self._db.execute(
+                "INSERT INTO charges (position, attempt, price, state) "
+                "SELECT ?, ifnull(max(attempt), 0) + 1, ?, 'spent' FROM charges WHERE position = ?",
+                (image.position, image.credits, image.position),
+            )
+            self._db.execute(
+                "UPDATE rows SET attempts = attempts + 1 WHERE position = ?", (image.position,)
+            )
+        return True
 
-    # Images that came.
+    # For the report.
 
-    def last_position(self) -> int:
-        """Give the position of the last prompt, 0 if there is none."""
-        return int(self.db.execute("SELECT ifnull(max(position), 0) FROM prompts").fetchone()[0])
+    def report_counts(self) -> dict[str, int]:
+        """Count every image of the job, whether or not the prompt file has it now.
 
-    def has_image(self, position: int) -> bool:
-        """Tell whether the prompt at a position has its image."""
-        found = self.db.execute("SELECT 1 FROM images WHERE position = ?", (position,))
-        return found.fetchone() is not None
+        One that was replaced, and so has no id, is counted as such alone.
+        """
+        found = self._db.execute(
+            """
+            SELECT count(id) FILTER (WHERE state = 'done') AS done,
+                   count(id) FILTER (WHERE state = 'filtered') AS filtered,
+                   count(id) FILTER (WHERE state IN ('failed', 'again', 'in doubt')) AS failed,
+                   count(id) FILTER (WHERE state = 'in doubt') AS in_doubt,
+                   count(id) FILTER (WHERE listed AND state IN ('waiting', 'in flight')) AS "left",
+                   count(id) FILTER
+                       (WHERE NOT listed AND state NOT IN ('waiting', 'in flight')) AS gone,
+                   count(*) FILTER (WHERE id IS NULL AND state IN ('done', 'filtered')) AS replaced
+            FROM rows
+            """
+        )
+        names = [name for name, *_ in found.description]
+        return dict(zip(names, found.fetchone(), strict=True))
 
-    def replaced_images(self) -> list[tuple[int, str]]:
-        """Give position and name of images that were replaced and are still in their place."""
-        return self.db.execute(
-            "SELECT position, file_name FROM images JOIN prompts USING (position) "
-            "WHERE id IS NULL AND instr(file_name, 'replaced/') = 0"
+    def spending(self) -> list[tuple[str, str | None, int, float, float]]:
+        """Return service, model, images, credits spent and credits in doubt."""
+        return self._db.execute(
+            "SELECT service, model, images, credits, in_doubt FROM spending "
+            "WHERE images OR credits OR in_doubt ORDER BY credits + in_doubt DESC"
         ).fetchall()
 
-    def rename_image(self, position: int, file_name: str) -> None:
-        """Note that an image has another name."""
-        self.db.execute("UPDATE images SET file_name = ? WHERE position = ?", (file_name, position))
+    def departures(self) -> list[tuple[int, int, int]]:
+        """Return seconds, requests that left in them and 429 answers, in order."""
+        return self._db.execute("SELECT * FROM departures ORDER BY second").fetchall()
 
-    def images(self, after: int = 0) -> Iterator[FreshImage]:
-        """Give images with their numbers and prompts, in the order in which they came."""
-        rows = self.db.execute(
-            f"SELECT number, {_of('p', PROMPT_COLUMNS)}, {_of('i', IMAGE_COLUMNS)} "  # noqa: S608
-            "FROM images AS i JOIN prompts AS p USING (position) "
-            "WHERE number > ? AND p.id IS NOT NULL ORDER BY number",
-            (after,),
+    def sent_seconds(self) -> Iterator[tuple[int, int, int]]:
+        """Return the same from when images were sent: a rebuilt ledger knows no departures."""
+        yield from self._db.execute(
+            "SELECT CAST(sent_at AS INTEGER) AS second, count(*), 0 FROM images "
+            "WHERE sent_at IS NOT NULL GROUP BY 1 ORDER BY 1"
         )
-        width = PROMPT_COLUMNS.count(",") + 1
-        for number, *values in rows:
-            yield number, _prompt(values[:width]), ImageFacts(*values[width:])
+
+    def report_rows(self, limit: int) -> Iterator[tuple[Any, ...]]:
+        """Return the first rows that have an image or a failure, with what is known of them."""
+        yield from self._db.execute(
+            """
+            SELECT p.id, p.service,
+                   iif(p.state IN ('again', 'in doubt'), 'failed', p.state),
+                   p.parameters, p.metadata, p.error, p.reason,
+                   i.file_name, i.width, i.height, coalesce(i.seed, p.seed), i.credits
+            FROM rows AS p LEFT JOIN images AS i USING (position)
+            WHERE p.id IS NOT NULL
+                AND p.state IN ('done', 'filtered', 'failed', 'again', 'in doubt')
+            ORDER BY position LIMIT ?
+            """,
+            (limit,),
+        )
 
 
-def _prompt(row: Sequence[Any]) -> Prompt:
-    position, id_, number, service, parameters, metadata, *rest = row
-    own = json.loads(metadata) if metadata else {}
-    return Prompt(position, id_, number, service, json.loads(parameters), own, *rest)
+@cache
+def _expected_tables() -> frozenset[tuple[str, str, str]]:
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(SCHEMA)
+        return _tables_of(db)
+
+
+def _tables_of(db: sqlite3.Connection) -> frozenset[tuple[str, str, str]]:
+    return frozenset(db.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL"))
+
+
+def _values(row: Row) -> tuple[object, ...]:
+    metadata = to_json(row.metadata) if row.metadata else None
+    return row.content, row.number, row.service, to_json(row.fields), metadata
+
+
+def _row(values: Sequence[Any]) -> Row:
+    (position, id_, number, service, parameters, metadata, seed, price, attempts, remake,
+     generation_id) = values  # fmt: skip
+    return Row(
+        number,
+        json.loads(parameters),
+        json.loads(metadata) if metadata else {},
+        service,
+        id_,
+        b"",
+        seed,
+        price,
+        position,
+        attempts,
+        remake,
+        generation_id,
+    )
 
 
 def _astuple(image: ImageFacts) -> tuple[object, ...]:
@@ -520,28 +755,3 @@ def _astuple(image: ImageFacts) -> tuple[object, ...]:
 
 def _of(table: str, columns: str) -> str:
     return ", ".join(f"{table}.{name.strip()}" for name in columns.split(","))
-
-
-def metadata_of(prompt: Prompt, image: ImageFacts) -> dict[str, object]:
-    """Give what `metadata.jsonl` says of an image."""
-    parameters = dict(prompt.parameters)
-    return {
-        "file_name": image.file_name,
-        "id": prompt.id,
-        "text": parameters.pop("prompt", None),
-        "service": prompt.service,
-        **parameters,
-        "seed": image.seed,
-        "finish_reason": image.finish_reason,
-        "sha256": image.sha256,
-        "width": image.width,
-        "height": image.height,
-        "credits": image.credits,
-        "request_id": image.request_id,
-        **prompt.metadata,
-    }
-
-
-def metadata_line(prompt: Prompt, image: ImageFacts) -> str:
-    """Give the line of `metadata.jsonl` for an image, with its line break."""
-    return to_json(metadata_of(prompt, image)) + "\n"

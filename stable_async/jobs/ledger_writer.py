@@ -10,6 +10,7 @@ from stable_async.jobs.batch_thread import BatchThread
 from stable_async.jobs.errors import JobError, LedgerError, StorageError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
@@ -54,7 +55,7 @@ class LedgerWriter:
         await in_thread(self._mark)
 
     async def do(self, change: Callable[[Ledger], T]) -> T:
-        """Call `change` with the ledger and give what it gives, once that is on the disk.
+        """Call `change` with the ledger and return its result, once that is on the disk.
 
         It is done even if the caller is cancelled meanwhile.
 
@@ -64,6 +65,13 @@ class LedgerWriter:
             Exception: What `change` raises; nothing is kept of it, nor of what came along with it.
         """
         return cast("T", await self._thread.do(change))
+
+    def post(self, change: Callable[[Ledger], object]) -> None:
+        """Make a change before all that is asked for later, without waiting for it.
+
+        If it fails, so do all later changes.
+        """
+        self._thread.submit(change).add_done_callback(_retrieve)
 
     def _commit(self, changes: Sequence[Callable[[Ledger], Any]]) -> list[Any]:
         if self._failure is not None:
@@ -91,3 +99,9 @@ class LedgerWriter:
                 self._metadata.mark()
         except (sqlite3.Error, OSError):
             pass  # the next run brings the file up to date
+
+
+def _retrieve(future: asyncio.Future[object]) -> None:
+    """Look at the error of a change that nobody waits for; the next change raises it again."""
+    if not future.cancelled():
+        future.exception()

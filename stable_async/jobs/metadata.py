@@ -8,13 +8,13 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from stable_async.files import write_atomically
-from stable_async.jobs.ledger import metadata_line
+from stable_async.jobs.row import metadata_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from stable_async.jobs.ledger import FreshImage, Ledger
+    from stable_async.jobs.ledger import Ledger, StoredImageRow
 
 __all__ = ["MetadataFile", "marked"]
 
@@ -45,7 +45,7 @@ class MetadataFile:
             self._write(lines)
         self._marked = -1
 
-    def append(self, fresh: Sequence[FreshImage]) -> None:
+    def append(self, fresh: Sequence[StoredImageRow]) -> None:
         """Add lines for images that the ledger has."""
         if fresh:
             self._write(_lines(fresh))
@@ -84,8 +84,8 @@ class MetadataFile:
             view = view[self._file.write(view) :]
 
 
-def _lines(fresh: Sequence[FreshImage]) -> bytes:
-    return "".join(metadata_line(prompt, image) for _, prompt, image in fresh).encode()
+def _lines(fresh: Sequence[StoredImageRow]) -> bytes:
+    return "".join(metadata_line(row, image) for _, row, image in fresh).encode()
 
 
 def marked(path: Path, ledger: Ledger) -> tuple[int, int] | None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-__all__ = ["Ending", "Progress", "Summary"]
+from stable_async.jobs.budget import Bill
+
+if TYPE_CHECKING:
+    from stable_async.jobs.row import Result
+
+__all__ = ["Departures", "Ending", "Progress", "Summary"]
 
 Ending = Literal["complete", "incomplete", "budget", "stopped", "interrupted"]
 
@@ -21,18 +27,21 @@ class Summary:
     """What became of a job.
 
     Attributes:
-        ending: `complete`: every prompt has its image. `incomplete`: some failed or were
-            filtered, the others are done. `budget`: it is spent. `stopped`: the job could not go
+        ending: `complete`: every row has its image. `incomplete`: some failed, were filtered or are
+            in doubt, the others are done. `budget`: it is spent. `stopped`: the job could not go
             on, `error` says why. `interrupted`: all that was in flight was brought in.
         total: Images that the prompt file asks for.
         done: Made by this run.
         skipped: Made by runs before.
-        failed: Without an image, and not to be tried again by itself.
+        failed: Refused for good.
+        again: Failed on the way without being billed: the next run sends them.
+        in_doubt: May be billed, and have no image: sent again only when asked for.
         filtered: Blurred by the content filter.
         credits: Spent by this run.
+        spent: Credits spent by all runs of the job.
+        credits_in_doubt: Credits of all runs that may have been billed without an image coming.
         requests: Sent by this run, every attempt.
         rate_limited: 429 answers to this run.
-        maybe_billed: Attempts of this run that may have been billed without an image coming.
         seconds: How long this run took.
         peak_in_flight: The most requests that were on their way at one time.
         error: Why the job could not go on.
@@ -43,11 +52,14 @@ class Summary:
     done: int
     skipped: int
     failed: int
+    again: int
+    in_doubt: int
     filtered: int
     credits: float
+    spent: float
+    credits_in_doubt: float
     requests: int
     rate_limited: int
-    maybe_billed: int
     seconds: float
     peak_in_flight: int
     error: str | None = None
@@ -60,13 +72,14 @@ class Progress:
     Attributes:
         started: When the run began.
         phase: What the job is doing.
-        total, done, skipped, failed, filtered: As in `Summary`, so far.
+        total, done, skipped, failed, again, in_doubt, filtered: As in `Summary`, so far.
         in_flight: Requests that left and are not answered in full.
         peak_in_flight: The most of them at one time.
-        requests, rate_limited, maybe_billed, credits: As in `Summary`, so far.
-        spent: Credits of the whole job, the runs before included.
+        requests, rate_limited: As in `Summary`, so far.
+        bill: The charges of the whole job, the runs before included.
         budget: Credits it may spend; `None` is no limit.
-        failures: Failed ones, by reason.
+        failures: Rows without an image, by reason.
+        outage: The last thing that came back from the network while nothing leaves; else `None`.
     """
 
     started: float
@@ -75,23 +88,24 @@ class Progress:
     done: int = 0
     skipped: int = 0
     failed: int = 0
+    again: int = 0
+    in_doubt: int = 0
     filtered: int = 0
     in_flight: int = 0
     peak_in_flight: int = 0
     requests: int = 0
     rate_limited: int = 0
-    maybe_billed: int = 0
-    credits: float = 0.0
-    spent: float = 0.0
+    bill: Bill = field(default_factory=Bill)
     budget: float | None = None
     failures: Counter[str] = field(default_factory=Counter)
+    outage: str | None = None
     _departures: deque[float] = field(default_factory=deque)
     _results: deque[float] = field(default_factory=deque)
 
     @property
     def settled(self) -> int:
-        """How many images are decided."""
-        return self.done + self.skipped + self.failed + self.filtered
+        """How many rows are decided."""
+        return self.done + self.skipped + self.failed + self.again + self.in_doubt + self.filtered
 
     def left(self, now: float) -> None:
         """Count a request that leaves."""
@@ -100,20 +114,54 @@ class Progress:
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         _add(self._departures, now, RATE_WINDOW)
 
-    def settle(self, now: float) -> None:
-        """Note the time of a result."""
+    def settle(self, result: Result, now: float) -> None:
+        """Count what an attempt made of a row."""
+        match result.state:
+            case "done":
+                self.done += 1
+            case "filtered":
+                self.filtered += 1
+            case "failed":
+                self.failed += 1
+            case "again":
+                self.again += 1
+            case "in doubt":
+                self.in_doubt += 1
+            case _:
+                return
+        if result.reason is not None:
+            self.failures[result.reason] += 1
         _add(self._results, now, FORECAST_WINDOW)
 
     def request_rate(self, now: float) -> float:
-        """Give the requests per second of the last seconds."""
+        """Return the requests per second of the last seconds."""
         return _recent(self._departures, now, RATE_WINDOW) / RATE_WINDOW
 
     def seconds_left(self, now: float) -> float | None:
-        """Tell how long the rest will take at the present pace; `None` before there is one."""
+        """Return how long the rest will take at the present pace; `None` before there is one."""
         results = _recent(self._results, now, FORECAST_WINDOW)
         if not results:
             return None
         return (self.total - self.settled) * min(FORECAST_WINDOW, now - self.started) / results
+
+
+class Departures:
+    """Counts requests that leave, and 429 answers, by second since 1970."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._seconds: dict[int, tuple[int, int]] = {}
+
+    def count(self, *, requests: int = 0, rate_limited: int = 0) -> None:
+        """Count what left or was refused in this second."""
+        second = int(time.time())
+        before = self._seconds.get(second, (0, 0))
+        self._seconds[second] = (before[0] + requests, before[1] + rate_limited)
+
+    def take(self, before: int | None = None) -> dict[int, tuple[int, int]]:
+        """Return the counts of seconds before one, or all of them, once."""
+        seconds = [second for second in self._seconds if before is None or second < before]
+        return {second: self._seconds.pop(second) for second in seconds}
 
 
 def _add(times: deque[float], now: float, window: float) -> None:

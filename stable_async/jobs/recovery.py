@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from stable_async.api.services import IMAGE_SERVICES
 from stable_async.jobs.errors import JobError, LedgerError
-from stable_async.jobs.ledger import ImageFacts, Ledger
+from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.metadata import marked
-from stable_async.jobs.row import FACTS
+from stable_async.jobs.row import FACTS, ImageFacts, Result
 from stable_async.jobs.storage.base import content_type_of, file_stem, parse_stem
 from stable_async.media import CONTENT_FILTERED
 
@@ -184,32 +184,35 @@ class Repair:
 
     Attributes:
         adopted: Images that were on the disk and not in the ledger yet.
-        maybe_billed: Prompts that were in flight, which may have been billed and are sent again.
+        in_doubt: Rows that were in flight, and may have been billed.
     """
 
     adopted: int
-    maybe_billed: int
+    in_doubt: int
 
 
 def repair(ledger: Ledger, store: Store) -> Repair:
     """Settle what was in flight when the last run ended. Inside a transaction."""
-    adopted = maybe_billed = 0
-    for prompt in ledger.prompts("in flight", gone=True):
-        stored = store.find(file_stem(prompt.position, prompt.id))
+    adopted = in_doubt = 0
+    for row in ledger.rows("in flight", gone=True):
+        stored = store.find(file_stem(row.position, row.id))
         if stored is not None:
-            image = _facts(stored, position=prompt.position, seed=prompt.seed, price=prompt.price)
-            ledger.finish(prompt, image, filtered=stored.filtered)
+            image = _facts(stored, position=row.position, seed=row.seed, price=row.price)
+            ledger.settle(row, Result("filtered" if stored.filtered else "done", "spent", image))
             adopted += 1
+        elif row.generation_id is not None:
+            ledger.settle(row, Result("waiting", "spent"))
         else:
-            doubtful = prompt.generation_id is None
-            ledger.put_back(prompt.position, maybe_billed=doubtful)
-            maybe_billed += doubtful
+            error = "the last run ended while the request was on its way"
+            result = Result("in doubt", "in doubt", reason="in flight at the end", error=error)
+            ledger.settle(row, result)
+            in_doubt += 1
     ledger.take_fresh()  # metadata.jsonl is brought up to date as a whole, later
-    return Repair(adopted, maybe_billed)
+    return Repair(adopted, in_doubt)
 
 
 def retire_replaced(ledger: Ledger, store: Store) -> None:
-    """Put the images of prompts that were replaced out of the way. Inside a transaction."""
+    """Move the images of rows that were replaced out of the way. Inside a transaction."""
     for position, file_name in ledger.replaced_images():
         ledger.rename_image(position, store.retire(file_name))
 

@@ -1,36 +1,31 @@
-"""Rows as images to be made: one for each row and each combination of `--vary`."""
+"""A row: one image to be made, from the prompt file to `metadata.jsonl`. Pure."""
 
 from __future__ import annotations
 
 import json
-import os
-import reprlib
-import secrets
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from itertools import product
-from typing import TYPE_CHECKING, cast
+from typing import Literal
 
-from stable_async.api.fields import MAX_SEED
-from stable_async.api.heads import FileHead
-from stable_async.api.services import IMAGE_SERVICES, service_name
-from stable_async.errors import InvalidRequestError
-from stable_async.jobs.errors import RowProblem
+__all__ = [
+    "FACTS",
+    "MAX_ID",
+    "ChargeState",
+    "ImageFacts",
+    "Result",
+    "Row",
+    "State",
+    "metadata_line",
+    "metadata_of",
+    "to_json",
+]
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+State = Literal["waiting", "in flight", "in doubt", "done", "filtered", "again", "failed"]
+"""docs/jobs.md says what each means and what a later run does with it."""
 
-    from stable_async.api.base import MediaRequest
-    from stable_async.media import Image
+ChargeState = Literal["reserved", "spent", "returned", "in doubt"]
 
-__all__ = ["FACTS", "Item", "PromptRules", "ReadyItem", "Row", "make_request", "to_json"]
-
+# Characters of an id.
 MAX_ID = 200
-# Enough for the size of nearly every image; more is read where it is not.
-HEAD_SIZE = 4096
-
-
 # What a line of metadata.jsonl says besides the fields of the API, and what else its row said.
 FACTS = frozenset(
     (
@@ -49,205 +44,107 @@ FACTS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
-    """One row as it stands in the file.
+    """One image to be made; each stage of the pipe fills in what it finds out.
 
     Attributes:
-        number: As a text editor or a spreadsheet counts.
-        fields: What the row gives: `id`, `service` and fields of the API.
-        metadata: What it says besides, to be kept with its image.
+        number: Row of the prompt file, as a text editor or a spreadsheet counts.
+        fields: Fields of the API. As the file gives them, `id` and `service` among them, until
+            `PromptRules.expand`; as the API takes them, without the seed, after `rules.check`.
+            Files are paths.
+        metadata: What the row says besides, to be kept with its image.
+        service: Name in `IMAGE_SERVICES`; set by `expand`.
+        id: As given, or made from the content by the plan.
+        content: Digest of service and fields: the same in whatever format it is written. Set by
+            `expand`.
+        seed: Given or made; `None` where the service takes none. Set by `check`.
+        price: Credits; `None` where no source states them. Set by `check`.
+        position: Place in the ledger, which gives the image its file name; 0: not in the ledger.
+        attempts: How often the row was claimed.
+        remake: How often its image was asked for anew.
+        generation_id: Of an asynchronous operation that was accepted, and so is paid for.
     """
 
     number: int
     fields: dict[str, object]
     metadata: dict[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptRules:
-    """How rows become images.
-
-    Attributes:
-        service: The service of rows that name none.
-        set: Values that replace those of every row.
-        vary: Values of which every row is made with each; several fields make all combinations.
-        limit: Only the first so many images of the file; `None` is all.
-    """
-
-    service: str = "core"
-    set: Mapping[str, str] = field(default_factory=dict)
-    vary: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    limit: int | None = None
-
-    def problems(self) -> Iterator[RowProblem]:
-        """Give what is wrong with the rules themselves."""
-        if service_name(self.service) not in IMAGE_SERVICES:
-            yield RowProblem(0, _unknown_service(self.service))
-        if both := sorted(self.set.keys() & self.vary.keys()):
-            yield RowProblem(0, f"{', '.join(both)}: both set and varied")
-
-    def items(self, row: Row) -> Iterator[Item | RowProblem]:
-        """Give the images that a row asks for."""
-        fields = {**row.fields, **self.set}
-        given_id = fields.pop("id", None)
-        service = service_name(str(fields.pop("service", self.service)))
-        if service not in IMAGE_SERVICES:
-            yield RowProblem(row.number, f"service: {_unknown_service(service)}")
-            return
-        if given_id is not None and (problem := _id_problem(given_id)):
-            yield RowProblem(row.number, problem)
-            return
-        for values in product(*self.vary.values()):
-            variant = dict(zip(self.vary, values, strict=True))
-            item_fields = {**fields, **variant}
-            identity = None if given_id is None else str(given_id)
-            if identity is not None and variant:
-                choice = ",".join(f"{name}={value}" for name, value in variant.items())
-                identity = f"{identity}[{choice}]"
-            try:
-                content = _digest(service, item_fields)
-                if identity is not None:
-                    identity.encode()
-                if row.metadata:
-                    to_json(row.metadata).encode()
-            except ValueError as error:
-                infinite = "metadata: a number is not finite; allowed: what JSON has"
-                unreadable = isinstance(error, UnicodeEncodeError)
-                yield RowProblem(row.number, "not valid UTF-8" if unreadable else infinite)
-                return
-            yield Item(row.number, identity, service, item_fields, row.metadata, content)
+    service: str = ""
+    id: str = ""
+    content: bytes = b""
+    seed: int | None = None
+    price: float | None = None
+    position: int = 0
+    attempts: int = 0
+    remake: int = 0
+    generation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """An image that a row asks for, not checked yet.
+class ImageFacts:
+    """An image that is stored; see the table `images` of the ledger."""
 
-    Attributes:
-        row: Number of the row.
-        id: The id it was given; `None` if none.
-        service: Name of the service.
-        fields: Fields of the API, as given.
-        metadata: What else the row says.
-        content: Digest of service and fields: the same text in another format is the same.
-    """
-
-    row: int
-    id: str | None
-    service: str
-    fields: dict[str, object]
-    metadata: dict[str, object]
-    content: bytes
-
-    def check(self, folder: Path) -> ReadyItem | list[RowProblem]:
-        """Give the item ready for the ledger, or all that is wrong with it.
-
-        Args:
-            folder: What input files are relative to.
-        """
-        has_files = not IMAGE_SERVICES[self.service].model.file_parts.keys().isdisjoint(self.fields)
-        problems = list(self._missing_files(folder)) if has_files else []
-        try:
-            request = make_request(self.service, self.fields, folder)
-            if has_files and not problems:
-                problems += map(str, _unfit_files(request))
-        except InvalidRequestError as error:
-            problems += map(str, error.problems)
-        if problems:
-            return [RowProblem(self.row, problem) for problem in problems]
-        parameters = {
-            name: self.fields[name] if name in request.file_parts else value
-            for name in self.fields
-            if name != "seed" and (value := getattr(request, name)) is not None
-        }
-        seed = None
-        if "seed" in type(request).model_fields:
-            # To the API a seed of 0 means a random one, of which the answer alone would tell.
-            seed = getattr(request, "seed", None) or secrets.randbelow(MAX_SEED) + 1
-        return ReadyItem(
-            parameters=to_json(parameters),
-            metadata=to_json(self.metadata) if self.metadata else None,
-            seed=seed,
-            price=request.credits,
-        )
-
-    def _missing_files(self, folder: Path) -> Iterator[str]:
-        for name in IMAGE_SERVICES[self.service].model.file_parts:
-            value = self.fields.get(name)
-            if value is None:
-                continue
-            if not isinstance(value, str) or "\0" in value:
-                yield f"{name}: allowed: the path of a file"
-            elif not os.path.isfile(folder / value):  # noqa: PTH113 - also of what cannot be named
-                yield f"{name}: no such file: {folder / value}"
-
-
-@dataclass(frozen=True, slots=True)
-class ReadyItem:
-    """What the ledger keeps of a checked item.
-
-    Attributes:
-        parameters: Fields of the API without the seed, as JSON.
-        metadata: What else the row says, as JSON.
-        seed: Given or drawn; `None` where the service takes none.
-        price: Credits; `None` where no source states them.
-    """
-
-    parameters: str
-    metadata: str | None
+    position: int
+    file_name: str
+    content_type: str
+    bytes: int
+    sha256: str
+    width: int | None
+    height: int | None
     seed: int | None
-    price: float | None
+    finish_reason: str | None
+    request_id: str | None
+    credits: float | None
+    sent_at: float | None
+    finished_at: float | None
 
 
-def make_request(
-    service: str, parameters: Mapping[str, object], folder: Path
-) -> MediaRequest[Image]:
-    """Make the request of a row.
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an attempt made of a row.
 
-    Args:
-        service: Its name in `IMAGE_SERVICES`.
-        parameters: Fields of the API; files by their paths.
-        folder: What the paths are relative to.
-
-    Raises:
-        InvalidRequestError: A rule of the API is broken.
+    Attributes:
+        state: The state the row is in now. `in flight`: its image is spooled.
+        charge: What became of the price that was reserved.
+        image: The image, where it was stored.
+        reason: Why there is none, in a word or two, to count by.
+        error: The same in full.
     """
-    model = IMAGE_SERVICES[service].model
-    fields = dict(parameters)
-    for name in model.file_parts:
-        if isinstance(path := fields.get(name), str):
-            fields[name] = folder / path
-    return cast("MediaRequest[Image]", model(**fields))
+
+    state: State
+    charge: ChargeState
+    image: ImageFacts | None = None
+    reason: str | None = None
+    error: str | None = None
 
 
-def _unfit_files(request: MediaRequest[Image]) -> Iterator[object]:
-    """Give what is wrong with the images of a request, looking at no more than their headers."""
-    heads: dict[str, FileHead] = {}
-    size = HEAD_SIZE
-    while True:
-        try:
-            for name, path in request.files():
-                heads[name] = _head(cast("Path", path), size)
-            yield from request.broken_file_rules(heads)
-            total = sum(head.size or 0 for head in heads.values())
-            if total > request.operation.max_bytes:
-                yield f"{total:,} bytes of files; allowed: up to {request.operation.max_bytes:,}"
-            return
-        except EOFError:
-            size *= 16
-        except OSError as error:
-            yield error
-            return
+def metadata_of(row: Row, image: ImageFacts) -> dict[str, object]:
+    """Return what `metadata.jsonl` says about an image."""
+    fields = dict(row.fields)
+    return {
+        "file_name": image.file_name,
+        "id": row.id,
+        "text": fields.pop("prompt", None),
+        "service": row.service,
+        **fields,
+        "seed": image.seed,
+        "finish_reason": image.finish_reason,
+        "sha256": image.sha256,
+        "width": image.width,
+        "height": image.height,
+        "credits": image.credits,
+        "request_id": image.request_id,
+        **row.metadata,
+    }
 
 
-def _head(path: Path, size: int) -> FileHead:
-    with path.open("rb") as file:
-        whole = os.fstat(file.fileno()).st_size
-        return FileHead(file.read(size), whole <= size, whole)
+def metadata_line(row: Row, image: ImageFacts) -> str:
+    """Return the line of `metadata.jsonl` for an image, with its line break."""
+    return to_json(metadata_of(row, image)) + "\n"
 
 
 def to_json(value: object) -> str:
-    """Give compact JSON, letters of all languages as they are.
+    """Return compact JSON, letters of all languages as they are.
 
     Raises:
         ValueError: A number is not finite.
@@ -255,32 +152,3 @@ def to_json(value: object) -> str:
     return json.dumps(
         value, ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False
     )
-
-
-def _digest(service: str, fields: Mapping[str, object]) -> bytes:
-    parts = [service]
-    for name in sorted(fields):
-        value = fields[name]
-        if value is not None:
-            parts += (name, value if isinstance(value, str) else _wire_text(value))
-    return blake2b("\x1f".join(parts).encode(), digest_size=16).digest()
-
-
-def _wire_text(value: object) -> str:
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def _id_problem(value: object) -> str | None:
-    text = str(value) if isinstance(value, str | int) else ""
-    if text and len(text) <= MAX_ID and text.isprintable() and not isinstance(value, bool):
-        return None
-    return (
-        f"id: given {reprlib.repr(value)}; allowed: 1 to {MAX_ID} characters that can be printed, "
-        "or a whole number"
-    )
-
-
-def _unknown_service(name: str) -> str:
-    return f"there is no service {name!r}; allowed: {', '.join(IMAGE_SERVICES)}"

@@ -53,7 +53,7 @@ function drawHead() {
     ["US dollars", dollars],
     ["requests", facts.requests],
     ["429 answers", facts.rate_limited, facts.rate_limited && "bad"],
-    ["may be billed twice", facts.may_be_billed, facts.may_be_billed && "warn"],
+    ["in doubt", counts.in_doubt, counts.in_doubt && "warn"],
   ];
   for (const [name, value, kind] of figures) {
     byId("figures").append(

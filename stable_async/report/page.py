@@ -39,44 +39,6 @@ MOST_PICTURES = 50_000
 THUMBNAILS = 500
 ROWS_AT_A_TIME = 100
 
-# Figures and rows are of every picture of the job, whether or not the prompt file has it now; one
-# that was replaced, and so has no id, is in what was spent and sent alone.
-COUNTS = """
-    SELECT count(id) FILTER (WHERE state = 'done') AS done,
-           count(id) FILTER (WHERE state = 'filtered') AS filtered,
-           count(id) FILTER (WHERE state = 'failed') AS failed,
-           count(id) FILTER (WHERE listed AND state IN ('waiting', 'in flight')) AS "left",
-           count(id) FILTER (WHERE NOT listed AND state NOT IN ('waiting', 'in flight')) AS gone,
-           count(*) FILTER (WHERE id IS NULL AND state IN ('done', 'filtered')) AS replaced
-    FROM prompts
-"""
-FAILURES = """
-    SELECT reason, count(*) FROM prompts WHERE state = 'failed' AND id IS NOT NULL
-    GROUP BY reason ORDER BY 2 DESC
-"""
-# With what may have been billed without a picture, as `Ledger.spent` counts.
-SPENDING = """
-    SELECT service, json_extract(parameters, '$.model'), sum(made AND id IS NOT NULL), sum(cost)
-    FROM prompts JOIN (
-        SELECT position, 1 AS made, credits AS cost FROM images
-        UNION ALL
-        SELECT position, 0, price * (maybe_billed + (generation_id IS NOT NULL)) FROM prompts
-        WHERE maybe_billed OR generation_id IS NOT NULL
-    ) USING (position) GROUP BY 1, 2 ORDER BY 4 DESC
-"""
-ROWS = """
-    SELECT p.id, p.service, p.state, p.parameters, p.metadata, p.error, p.reason,
-           i.file_name, i.width, i.height, coalesce(i.seed, p.seed), i.credits
-    FROM prompts AS p LEFT JOIN images AS i USING (position)
-    WHERE p.id IS NOT NULL AND p.state IN ('done', 'filtered', 'failed')
-    ORDER BY position LIMIT ?
-"""
-# A ledger that was rebuilt knows no departures, but when some of its pictures were sent.
-SENT = """
-    SELECT CAST(sent_at AS INTEGER) AS second, count(*), 0 FROM images
-    WHERE sent_at IS NOT NULL GROUP BY 1 ORDER BY 1
-"""
-
 
 def write_report(folder: Path, *, most_pictures: int = MOST_PICTURES) -> Path:
     """Write `report.html` into the folder of a job, and give its path.
@@ -96,8 +58,7 @@ def write_report(folder: Path, *, most_pictures: int = MOST_PICTURES) -> Path:
     if not path.exists():
         raise JobError(f"{folder} is no job: it has no {LEDGER_NAME}")
     try:
-        with closing(Ledger.open(path)) as ledger:
-            ledger.db.execute("BEGIN")  # a job that is running does not change under our eyes
+        with closing(Ledger.open(path)) as ledger, ledger.snapshot():
             return write_atomically(folder / REPORT_NAME, _page(ledger, folder, most_pictures))
     except sqlite3.OperationalError as error:
         raise LedgerError(f"{path}: {error}") from error
@@ -126,26 +87,24 @@ def _page(ledger: Ledger, folder: Path, most_pictures: int) -> Iterator[bytes]:
 
 def _facts(ledger: Ledger, folder: Path) -> dict[str, object]:
     quota = Quota()
-    counts = ledger.db.execute(COUNTS)
-    names = [name for name, *_ in counts.description]
-    (may_be_billed,) = ledger.db.execute("SELECT total(maybe_billed) FROM prompts").fetchone()
-    departures = ledger.db.execute("SELECT * FROM departures ORDER BY second").fetchall()
+    bill = ledger.bill()
+    departures = ledger.departures()
     return {
         "title": folder.resolve().name,
         "written": int(time.time()),
-        "counts": dict(zip(names, counts.fetchone(), strict=True)),
-        "credits": ledger.spent(),
+        "counts": ledger.report_counts(),
+        "credits": bill.spent,
+        "credits_in_doubt": bill.in_doubt,
         "dollars_per_credit": DOLLARS_PER_CREDIT,
-        "may_be_billed": int(may_be_billed),
-        "spending": ledger.db.execute(SPENDING).fetchall(),
-        "failures": ledger.db.execute(FAILURES).fetchall(),
+        "spending": [spending[:4] for spending in ledger.spending()],
+        "failures": list(ledger.failures_by_reason(gone=True).items()),
         "requests": sum(requests for _, requests, _ in departures),
         "rate_limited": sum(limited for _, _, limited in departures),
         "ceiling": quota.requests,
         "window": quota.window,
         "runs": [
             asdict(run)
-            for run in runs(departures or ledger.db.execute(SENT), round(quota.window))
+            for run in runs(departures or ledger.sent_seconds(), round(quota.window))
         ],
         "columns": [
             "id", "text", "service", "state", "file", "width", "height", "seed", "credits",
@@ -156,7 +115,7 @@ def _facts(ledger: Ledger, folder: Path) -> dict[str, object]:
 
 def _rows(ledger: Ledger, folder: Path, most: int) -> Iterator[bytes]:
     """Give a JSON array of rows; a value that repeats that of the row before is `0`."""
-    rows = ledger.db.execute(ROWS, (most,))
+    rows = ledger.report_rows(most)
     separator, left = "[", THUMBNAILS
     before: tuple[object, ...] = (None, None)
     while some := list(islice(rows, ROWS_AT_A_TIME)):

@@ -73,7 +73,7 @@ class Session:
         self.telemetry = telemetry
         self.user_id = user_id
         self.log_prompts = log_prompts
-        self._base_url = base_url
+        self.base_url = base_url
         self._penalty = penalty
         # Images do not shrink, and an unpacked one would not match its Content-Length.
         self._headers = {
@@ -127,7 +127,7 @@ class Session:
 
     def url(self, request: Request[object]) -> str:
         """Return the full URL of a request."""
-        return self._base_url + request.path
+        return self.base_url + request.path
 
     def headers(self, request: Request[object], options: Options) -> dict[str, str]:
         """Return the headers of a request, without those that every request has."""

@@ -32,7 +32,10 @@ SUMMARY = {
     "credits",
     "requests",
     "rate_limited",
-    "maybe_billed",
+    "again",
+    "in_doubt",
+    "spent",
+    "credits_in_doubt",
     "seconds",
     "peak_in_flight",
 }

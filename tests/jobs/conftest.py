@@ -44,7 +44,12 @@ class Bench:
         return path
 
     def job(self, path: Path, rules: PromptRules | None = None, **settings: object) -> Job:
-        given: dict[str, Any] = {"folder": self.out, "outage_waits": (), **settings}
+        given: dict[str, Any] = {
+            "folder": self.out,
+            "outage_limit": 0.0,
+            "probe_after": 0.0,
+            **settings,
+        }
         return Job(JobSettings(**given), PromptFile(str(path)), rules or PromptRules())
 
     def client(self, *, quota: Quota | None = None, url: str | None = None) -> StabilityClient:
@@ -67,7 +72,7 @@ class Bench:
         text = (self.out / "metadata.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
 
-    def pictures(self) -> Sequence[Path]:
+    def images(self) -> Sequence[Path]:
         return sorted((self.out / "images").glob("*/*"))
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
 import zlib
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Self
 
-from stable_async.jobs.ledger import Failure, ImageFacts, Ledger, Prompt
+from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.metadata import MetadataFile
+from stable_async.jobs.plan import Plan
 from stable_async.jobs.recovery import LEDGER_NAME, METADATA_NAME
+from stable_async.jobs.row import ImageFacts, Result, Row
 from stable_async.jobs.storage.base import extension, file_stem
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class JobFolder:
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self._ledger = Ledger.open(folder / LEDGER_NAME)
+        with self._ledger.transaction():
+            self._ledger.begin_plan()
         self._alone: Callable[[], AbstractContextManager[None]] = self._ledger.transaction
 
     def __enter__(self) -> Self:
@@ -108,20 +111,22 @@ class JobFolder:
             finished_at=sent + 4,
         )
         with self._alone():
-            self._ledger.finish(row, image, filtered=filtered)
+            self._ledger.claim(row)
+            self._ledger.settle(row, Result("filtered" if filtered else "done", "spent", image))
             self._ledger.count_departures({int(sent): (1, 0)})
         return image
 
     def fail(self, prompt: str, reason: str, error: str) -> None:
         """Add a prompt that has no picture."""
         row = self._prompt(prompt, None, "core", {}, None)
-        failure = Failure(reason, error, final=True, maybe_billed=False)
         with self._ledger.transaction():
-            self._ledger.fail(row.position, failure, expired=False)
+            self._ledger.claim(row)
+            self._ledger.settle(row, Result("failed", "returned", reason=reason, error=error))
 
     def replace(self, position: int) -> None:
         """Let the picture at a position be one that another took the place of."""
-        self._ledger.db.execute("UPDATE prompts SET id = NULL WHERE position = ?", (position,))
+        with self._ledger.transaction():
+            self._ledger.apply(Plan(replaced=[position]))
 
     def _prompt(
         self,
@@ -130,25 +135,18 @@ class JobFolder:
         service: str,
         parameters: dict[str, object],
         metadata: dict[str, object] | None,
-    ) -> Prompt:
-        (last,) = self._ledger.db.execute("SELECT max(position) FROM prompts").fetchone()
-        position = (last or 0) + 1
-        identity = identity or f"prompt.{position}"
-        fields = {"prompt": prompt, **parameters}
-        own = metadata or {}
-        self._ledger.db.execute(
-            "INSERT INTO prompts (position, id, row, service, parameters, metadata, seed, price) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, 3)",
-            (
+    ) -> Row:
+        with self._alone():
+            position = self._ledger.last_position() + 1
+            row = Row(
                 position,
-                identity,
-                position,
+                {"prompt": prompt, **parameters},
+                metadata or {},
                 service,
-                json.dumps(fields),
-                json.dumps(own) if own else None,
-                position * 7,
-            ),
-        )
-        return Prompt(
-            position, identity, position, service, fields, own, position * 7, 3.0, 1, None
-        )
+                identity or f"prompt.{position}",
+                seed=position * 7,
+                price=3.0,
+                position=position,
+            )
+            self._ledger.apply(Plan(add=[row]))
+        return row

@@ -73,7 +73,7 @@ async def test_a_picture_that_just_came_is_found_in_the_bucket(bench: Bench, buc
     [made] = bench.lines()
     ledger = bench.out / "job.sqlite"
     execute(ledger, "DELETE FROM images")
-    execute(ledger, "UPDATE prompts SET state = 'in flight'")
+    execute(ledger, "UPDATE rows SET state = 'in flight'")
     (bench.out / "metadata.jsonl").unlink()
     summary = await bench.run(path, images=bucket)
     assert (summary.ending, summary.skipped) == ("complete", 1)
@@ -131,7 +131,7 @@ async def test_pictures_are_spooled_when_the_bucket_goes_away_during_the_run(
         urllib.request.urlopen(urllib.request.Request(root, method="DELETE")).close()
         bench.shop.opened.set()
         summary = await running
-    assert (summary.ending, summary.maybe_billed) == ("stopped", 0)
+    assert (summary.ending, summary.in_doubt) == ("stopped", 0)
     assert "404" in str(summary.error)
     assert "spooled" in str(summary.error)
     spooled = sorted(file.name for file in bench.out.glob("spooled/*/*"))

@@ -23,9 +23,9 @@ from stable_async.datasets.card import with_edits
 from stable_async.datasets.records import Record, shards
 from stable_async.errors import ConfigurationError
 from stable_async.jobs import JobError, JobLockedError
-from stable_async.jobs.ledger import ImageFacts
 from stable_async.jobs.lock import locked
 from stable_async.jobs.recovery import open_ledger
+from stable_async.jobs.row import ImageFacts
 from stable_async.jobs.storage.folder import FolderStore
 from tests.jobs.job_folder import JobFolder, png
 from tests.needs import small_disk

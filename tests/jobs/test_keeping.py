@@ -11,6 +11,7 @@ import pytest
 
 from stable_async.jobs.batch_thread import BatchThread
 from stable_async.jobs.progress import Progress
+from stable_async.jobs.row import Result
 from stable_async.jobs.storage.base import StoredImage
 from stable_async.jobs.storage.folder import FolderStore
 from tests.samples import png
@@ -104,7 +105,7 @@ def test_progress_does_not_grow_with_the_job(looked_at: bool) -> None:
     for number in range(100_000):
         now = number / 15
         progress.left(now)
-        progress.settle(now)
+        progress.settle(Result("done", "spent"), now)
         if looked_at:
             assert progress.request_rate(now) <= 15.1
     assert len(progress._departures) <= 151

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stable_async.jobs.budget import Budget
+from stable_async.jobs.intake import Intake
 from stable_async.jobs.ledger import Ledger
-from stable_async.jobs.plan import Planner
-from stable_async.jobs.row import PromptRules, Row
+from stable_async.jobs.row import Row
+from stable_async.jobs.rules import PromptRules
 from stable_async.jobs.storage.base import file_stem, parse_stem
 
 if TYPE_CHECKING:
@@ -37,13 +38,13 @@ def test_a_budget_is_never_exceeded_whatever_is_in_flight(
             if await budget.reserve(price):
                 for _ in range(turns):
                     await asyncio.sleep(0)
-                    assert budget.spent + budget.reserved <= limit + 1e-3
-                budget.settle(price, spent=spent)
+                    assert budget.bill.total <= limit + 1e-3
+                budget.settle(price, "spent" if spent else "returned")
 
         async with asyncio.timeout(10):
             await asyncio.gather(*(order(*one) for one in orders))
-        assert budget.reserved == 0
-        assert budget.spent <= limit + 1e-3
+        assert budget.bill.reserved == 0
+        assert budget.bill.spent <= limit + 1e-3
 
     asyncio.run(main())
 
@@ -100,7 +101,7 @@ def test_a_changed_file_adds_only_what_was_not_there_before(
         for prompts in (first, second):
             with ledger.transaction():
                 source = Rows(Path(), prompts)
-                report = Planner(ledger, source, PromptRules()).run()  # type: ignore[arg-type]
+                report = Intake(ledger, source, PromptRules()).run()  # type: ignore[arg-type]
         new = sum(max(second.count(p) - first.count(p), 0) for p in set(second))
         gone = sum(max(first.count(p) - second.count(p), 0) for p in set(first))
         assert (report.added, report.gone) == (new, gone)

@@ -257,10 +257,10 @@ def test_problems_of_id_and_metadata_name_the_value(tmp_path: Path) -> None:
     path.write_text('{"prompt": "a", "metadata": "red"}\n')
     assert read(path) == [RowProblem(1, "metadata: given 'red'; allowed: a JSON object")]
     for value, told in (("a\nb", r"'a\nb'"), (1.5, "1.5"), ("", "''"), (True, "True")):
-        [problem] = PromptRules().items(Row(3, {"prompt": "a", "id": value}))
+        [problem] = PromptRules().expand(Row(3, {"prompt": "a", "id": value}))
         assert isinstance(problem, RowProblem)
         assert problem.text.startswith(f"id: given {told}; allowed: 1 to 200")
-    [problem] = PromptRules().items(Row(3, {"prompt": "a", "id": "x" * 201}))
+    [problem] = PromptRules().expand(Row(3, {"prompt": "a", "id": "x" * 201}))
     assert isinstance(problem, RowProblem)
     assert len(problem.text) < 120
 

@@ -188,12 +188,12 @@ def test_figures_are_of_every_picture_also_when_the_prompt_file_has_shrunk(tmp_p
             job.add(f"prompt {number}", filtered=number == 1)
         job.fail("a canal", "403 content_moderation", "403: flagged")
         job.fail("never made", "", "")
-        change(job, "UPDATE prompts SET state = 'waiting' WHERE position = 6")
-        change(job, "UPDATE prompts SET listed = 0 WHERE position > 1")
+        change(job, "UPDATE rows SET state = 'waiting' WHERE position = 6")
+        change(job, "UPDATE rows SET listed = 0 WHERE position > 1")
         page = report(job)
     assert [row["state"] for row in page.rows()] == ["done", "filtered", "done", "done", "failed"]
     assert page.facts["counts"] == {
-        "done": 3, "filtered": 1, "failed": 1, "left": 0, "gone": 4, "replaced": 0,
+        "done": 3, "filtered": 1, "failed": 1, "in_doubt": 0, "left": 0, "gone": 4, "replaced": 0,
     }  # fmt: skip
     assert page.facts["failures"] == [["403 content_moderation", 1]]
     assert page.facts["spending"] == [["core", None, 4, 12.0]]
@@ -208,15 +208,15 @@ def test_what_was_replaced_or_brought_nothing_is_in_the_credits_alone(tmp_path: 
         job.fail("a canal", "timeout", "timeout")
         job.fail("replaced", "timeout", "timeout")
         job.replace(4)
-        change(job, "UPDATE prompts SET maybe_billed = 1, price = 5 WHERE position = 3")
+        change(job, "UPDATE charges SET state = 'in doubt', price = 5 WHERE position = 3")
         page = report(job)
     assert [row["text"] for row in page.rows()] == ["new", "a canal"]
     assert page.facts["counts"] == {
-        "done": 1, "filtered": 0, "failed": 1, "left": 0, "gone": 0, "replaced": 1,
+        "done": 1, "filtered": 0, "failed": 1, "in_doubt": 0, "left": 0, "gone": 0, "replaced": 1,
     }  # fmt: skip
     assert page.facts["failures"] == [["timeout", 1]]
-    assert page.facts["spending"] == [["core", None, 1, 11.0]]
-    assert page.facts["credits"] == 11
+    assert page.facts["spending"] == [["core", None, 1, 6.0]]
+    assert (page.facts["credits"], page.facts["credits_in_doubt"]) == (6, 5)
 
 
 def test_a_job_that_has_done_nothing_has_a_report(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ async def test_every_prompt_becomes_a_file_and_a_line_that_describes_it(bench: B
         "credits": 3.0,
         "request_id": light["request_id"],
     }
-    assert len(bench.pictures()) == 2
+    assert len(bench.images()) == 2
 
 
 async def test_a_second_run_sends_nothing_and_skips_all(bench: Bench) -> None:
@@ -70,7 +70,7 @@ async def test_a_row_without_seed_has_one_in_the_ledger_before_it_is_sent(bench:
         running = asyncio.ensure_future(bench.job(path).run(client))
         await bench.shop.wait_for(1)
         with sqlite3.connect(bench.out / "job.sqlite") as ledger:
-            state, seed = ledger.execute("SELECT state, seed FROM prompts").fetchone()
+            state, seed = ledger.execute("SELECT state, seed FROM rows").fetchone()
         ledger.close()
         assert (state, str(seed)) == ("in flight", bench.shop.forms[0]["seed"])
         bench.shop.opened.set()
@@ -98,31 +98,62 @@ async def test_a_refusal_is_final_and_told(bench: Bench, status: int) -> None:
 
 
 @pytest.mark.parametrize("what", ["drop", "cut"])
-async def test_what_broke_on_the_way_is_sent_again_at_the_end_with_the_same_seed(
+async def test_what_broke_on_the_way_is_in_doubt_and_sent_again_only_when_asked_for(
     bench: Bench, what: str
 ) -> None:
     bench.shop.script["a"] = [what]
-    summary = await bench.run(bench.write("a", "b"))
-    assert (summary.ending, summary.done, summary.failed) == ("complete", 2, 0)
-    assert summary.maybe_billed == 1
-    assert bench.shop.asked == ["a", "b", "a"]
+    path = bench.write("a", "b")
+    for _ in range(2):
+        summary = await bench.run(path, passes=9)
+        assert (summary.ending, summary.in_doubt, summary.failed) == ("incomplete", 1, 0)
+        assert (summary.spent, summary.credits_in_doubt) == (3.0, 3.0)
+        assert sorted(bench.shop.asked) == ["a", "b"]
+    summary = await bench.run(path, resend_doubtful=True)
+    assert (summary.ending, summary.done, summary.in_doubt) == ("complete", 1, 0)
+    assert (summary.spent, summary.credits_in_doubt) == (6.0, 3.0), "both charges stand"
+    assert sorted(bench.shop.asked) == ["a", "a", "b"]
     assert len(bench.shop.sold) == 2, "the same seed both times"
-    assert len(bench.pictures()) == 2
+    assert len(bench.images()) == 2
 
 
-async def test_passes_bound_how_often_what_broke_is_sent(bench: Bench) -> None:
-    bench.shop.script["a"] = ["drop"] * 9
+async def test_a_new_doubt_waits_for_the_next_run_that_sends_doubtful_rows(bench: Bench) -> None:
+    bench.shop.script |= {"a": ["drop", "drop"], "b": ["drop"]}
+    path = bench.write("a")
+    await bench.run(path)
+    path = bench.write("a", "b")
+    summary = await bench.run(path, resend_doubtful=True, passes=9)
+    assert (summary.ending, summary.in_doubt) == ("incomplete", 2)
+    assert (summary.spent, summary.credits_in_doubt) == (0.0, 9.0)
+    assert sorted(bench.shop.asked) == ["a", "a", "b"]
+
+
+async def test_a_doubtful_row_whose_second_attempt_was_refused_stays_in_doubt(
+    bench: Bench,
+) -> None:
+    """It may still be billed: only the user can say that it is sent once more."""
+    bench.shop.script["a"] = ["drop", 500, 500]
+    path = bench.write("a")
+    await bench.run(path)
+    for settings in ({"resend_doubtful": True}, {}, {"passes": 5}):
+        summary = await bench.run(path, **settings)
+        assert (summary.ending, summary.in_doubt, summary.again) == ("incomplete", 1, 0)
+        assert len(bench.shop.asked) == 3
+        assert summary.credits_in_doubt == 3.0
+
+
+async def test_passes_bound_how_often_what_was_not_billed_is_sent(bench: Bench) -> None:
+    bench.shop.script["a"] = [500] * 18
     summary = await bench.run(bench.write("a"), passes=3)
-    assert (summary.ending, summary.failed, len(bench.shop.asked)) == ("incomplete", 1, 3)
+    assert (summary.ending, summary.again, len(bench.shop.asked)) == ("incomplete", 1, 6)
     later = await bench.run(bench.write("a"), passes=1)
-    assert later.failed == 1
-    assert len(bench.shop.asked) == 4, "a later run takes it up by itself"
+    assert later.again == 1
+    assert len(bench.shop.asked) == 8, "a later run takes it up by itself"
 
 
 async def test_exhausted_retries_are_tried_again_and_were_not_billed(bench: Bench) -> None:
     bench.shop.script["a"] = [500, 500]
     summary = await bench.run(bench.write("a"))
-    assert (summary.ending, summary.requests, summary.maybe_billed) == ("complete", 3, 0)
+    assert (summary.ending, summary.requests, summary.credits_in_doubt) == ("complete", 3, 0)
 
 
 async def test_a_filtered_picture_is_kept_and_is_no_success(bench: Bench) -> None:
@@ -246,7 +277,7 @@ async def test_429_stops_nobody_and_is_counted(bench: Bench) -> None:
 async def test_a_server_that_is_not_there_ends_the_job_at_once(bench: Bench) -> None:
     path = bench.write(*(f"p{n}" for n in range(50)))
     async with bench.client(url="http://127.0.0.1:9") as client:
-        summary = await bench.job(path, outage_waits=(60.0,)).run(client)
+        summary = await bench.job(path, outage_limit=60.0).run(client)
     assert (summary.ending, summary.failed, summary.requests) == ("stopped", 0, 0)
     assert "cannot connect" in str(summary.error)
     assert (await bench.run(path)).done == 50
@@ -259,7 +290,7 @@ async def test_a_job_waits_for_a_server_that_was_there(bench: Bench) -> None:
     shop.script["p1"] = ["slow"]
     path = bench.write(*(f"p{n}" for n in range(6)))
     async with bench.client() as client:
-        job = bench.job(path, max_in_flight=1, outage_waits=(0.01,) * 1000)
+        job = bench.job(path, max_in_flight=1, outage_limit=60.0)
         running = asyncio.ensure_future(job.run(client))
         await shop.wait_for(2)
         await shop.close_door()
@@ -271,7 +302,7 @@ async def test_a_job_waits_for_a_server_that_was_there(bench: Bench) -> None:
         await shop.open_door()
         summary = await running
     assert (summary.ending, summary.done, summary.failed) == ("complete", 6, 0)
-    assert (summary.requests, summary.maybe_billed) == (6, 0)
+    assert (summary.requests, summary.in_doubt) == (6, 0)
 
 
 async def test_prompts_that_are_wrong_are_told_all_together_and_nothing_is_sent(
@@ -466,7 +497,7 @@ async def test_a_ledger_that_fails_ends_a_run_that_waits_for_its_budget(
     def fail(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("database is locked")
 
-    monkeypatch.setattr(Ledger, "finish", fail)
+    monkeypatch.setattr(Ledger, "settle", fail)
     async with asyncio.timeout(10):
         summary = await bench.run(bench.write("a", "b", "c"), budget=6.0)
     assert summary.ending == "stopped"
@@ -475,8 +506,8 @@ async def test_a_ledger_that_fails_ends_a_run_that_waits_for_its_budget(
 
 async def test_what_may_have_been_billed_counts_against_the_budget(bench: Bench) -> None:
     bench.shop.script["a"] = ["drop"]
-    summary = await bench.run(bench.write("a", "b"), budget=6)
-    assert (summary.ending, summary.done) == ("budget", 1)
+    summary = await bench.run(bench.write("a", "b", "c"), budget=6)
+    assert (summary.ending, summary.done, summary.in_doubt) == ("budget", 1, 1)
     assert sum(bench.shop.sold.values()) == 2
 
 
@@ -528,9 +559,9 @@ async def test_services_may_be_mixed_and_input_files_are_found_beside_the_prompt
     [upscaled] = [line for line in bench.lines() if line["service"] == "upscale-fast"]
     assert (upscaled["text"], upscaled["seed"], upscaled["image"]) == (None, 5, "in/fox.png")
     ledger = Ledger.open(bench.out / "job.sqlite")
-    spending = set(ledger.db.execute("SELECT service, model, images, credits FROM spending"))
+    spending = ledger.spending()
     ledger.close()
-    assert ("sd3", "sd3.5-medium", 1, 3.5) in spending
+    assert ("sd3", "sd3.5-medium", 1, 3.5, 0.0) in spending
 
 
 async def test_an_unfit_input_picture_is_found_before_anything_is_sent(bench: Bench) -> None:
@@ -558,7 +589,7 @@ async def test_a_generation_that_was_paid_is_fetched_and_not_bought_again(bench:
         await bench.shop.wait_for(1)
         while True:  # until its id is in the ledger
             with sqlite3.connect(bench.out / "job.sqlite") as ledger:
-                [(identity,)] = ledger.execute("SELECT generation_id FROM prompts")
+                [(identity,)] = ledger.execute("SELECT generation_id FROM rows")
             ledger.close()
             if identity:
                 break
@@ -577,12 +608,18 @@ async def test_an_expired_generation_fails_and_may_be_bought_again(bench: Bench)
     path = bench.write({"service": "upscale-creative", "prompt": "a", "image": "fox.png"})
     await bench.run(path, budget=0)
     with sqlite3.connect(bench.out / "job.sqlite") as ledger:
-        ledger.execute("UPDATE prompts SET state = 'in flight', generation_id = ?", ("0" * 64,))
+        ledger.execute("UPDATE rows SET state = 'in flight', generation_id = ?", ("0" * 64,))
+        ledger.execute("INSERT INTO charges VALUES (1, 1, 60, 'spent', ?)", ("0" * 64,))
+        ledger.execute("UPDATE rows SET attempts = 1")
     ledger.close()
     summary = await bench.run(path)
-    assert (summary.failed, summary.maybe_billed, summary.requests) == (1, 1, 0)
+    assert (summary.failed, summary.spent, summary.requests) == (1, 60.0, 0)
     summary = await bench.run(path, retry_failed=True)
-    assert (summary.ending, summary.done) == ("complete", 1)
+    assert (summary.ending, summary.done, summary.spent) == ("complete", 1, 120.0)
+    with sqlite3.connect(bench.out / "job.sqlite") as ledger:
+        ids = [id_ for (id_,) in ledger.execute("SELECT generation_id FROM charges")]
+    ledger.close()
+    assert ids[0] == "0" * 64, "its id is never forgotten"
 
 
 async def test_rows_are_sent_while_they_are_read_when_they_are_not_checked(bench: Bench) -> None:

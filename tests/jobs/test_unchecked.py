@@ -15,6 +15,7 @@ import pytest
 from stable_async.jobs import PromptFileError, PromptRules
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.read_ahead import ReadAhead
+from tests.jobs.test_crash import execute
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -281,9 +282,9 @@ async def test_only_a_picture_that_is_there_is_taken_for_the_rebuilt_one(bench: 
     await bench.run(path, budget=0)
     ledger = Ledger.open(bench.out / "job.sqlite")
     with ledger.transaction():
-        ledger.db.execute("UPDATE prompts SET content = NULL, state = 'failed', final = 1")
         ledger.set(prompts=None)
     ledger.close()
+    execute(bench.out / "job.sqlite", "UPDATE rows SET content = NULL, state = 'failed'")
     summary = await bench.run(path)
     assert (summary.ending, summary.done) == ("complete", 1)
 

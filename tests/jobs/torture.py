@@ -8,8 +8,9 @@ import json
 import os
 import sqlite3
 import sys
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stable_async.files import TEMPORARY_SUFFIX
 
@@ -24,8 +25,9 @@ class Torture:
     """One job, run as a command in a process of its own, over and over.
 
     Attributes:
-        in_flight: How many prompts were in flight when a process was ended, in all.
-        finished: Inode and time of every file whose prompt was done after some run.
+        options: Of every run.
+        finished: Inode and time of every file whose row was done after some run.
+        doubtful: Attempts of every row that was in doubt after some run.
     """
 
     prompts: Path
@@ -33,10 +35,10 @@ class Torture:
     url: str
     random: Random
     options: tuple[str, ...] = ()
-    in_flight: int = 0
     finished: dict[str, tuple[int, int]] = field(default_factory=dict)
+    doubtful: dict[int, int] = field(default_factory=dict)
 
-    async def start(self) -> asyncio.subprocess.Process:
+    async def start(self, *options: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -50,13 +52,14 @@ class Torture:
             "--no-quota",
             "--json",
             *self.options,
+            *options,
             env={**os.environ, "STABILITY_API_KEY": "sk-test"},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
 
     async def end(self, how: signal.Signals, *, within: float) -> int:
-        """Start the job, end it before `within` seconds of work have gone by; give its status."""
+        """Start the job, end it before `within` seconds of work have gone by; return its status."""
         process = await self.start()
         await self._working(process)
         try:
@@ -65,47 +68,81 @@ class Torture:
         except TimeoutError:
             process.send_signal(how)
         await process.communicate()
-        self._look()
+        self.look()
         assert process.returncode is not None
         return process.returncode
 
-    async def finish(self) -> dict[str, object]:
-        """Run the job to its end; give its summary."""
-        process = await self.start()
+    async def finish(self, *options: str) -> dict[str, Any]:
+        """Run the job to its end; return its summary."""
+        process = await self.start(*options)
         output, errors = await process.communicate()
-        assert process.returncode == 0, errors.decode()
-        self._look()
-        summary: dict[str, object] = json.loads(output)
+        assert process.returncode in {0, 3}, errors.decode()
+        if "--resend-doubtful" in options:
+            self.doubtful.clear()
+        self.look()
+        summary: dict[str, Any] = json.loads(output)
+        assert (process.returncode == 0) == (summary["ending"] == "complete")
         return summary
+
+    async def finish_all(self) -> None:
+        """Run the job until every row has its image, doubtful ones sent again as long as needed."""
+        for _ in range(50):
+            if (await self.finish("--resend-doubtful"))["ending"] == "complete":
+                return
+        raise AssertionError("the job does not come to its end")
 
     async def _working(self, process: asyncio.subprocess.Process) -> None:
         """Wait until the process has the ledger open: what it does before cannot hurt."""
         lock = self.out / ".lock"
         while process.returncode is None:
             if lock.exists() and f"process {process.pid} " in lock.read_text():
-                return
+                with suppress(sqlite3.Error):
+                    self.query("SELECT count(*) FROM charges")
+                    return
             await asyncio.sleep(0.01)
 
-    def _look(self) -> None:
-        with sqlite3.connect(self.out / "job.sqlite") as ledger:
-            [(count,)] = ledger.execute("SELECT count(*) FROM prompts WHERE state = 'in flight'")
-            names = [name for (name,) in ledger.execute("SELECT file_name FROM images")]
-        ledger.close()
-        self.in_flight += count
-        for name in names:
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        path = self.out / "job.sqlite"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as ledger:
+            return ledger.execute(statement).fetchall()
+
+    def look(self) -> None:
+        """Check what must hold whenever a process has ended."""
+        for (name,) in self.query("SELECT file_name FROM images"):
             status = (self.out / name).stat()
             mark = (status.st_ino, status.st_mtime_ns)
             assert self.finished.setdefault(name, mark) == mark, f"{name} was made again"
+        attempts = {p: (state, n) for p, state, n in self.query(
+            "SELECT position, state, attempts FROM rows"
+        )}  # fmt: skip
+        for position, number in self.doubtful.items():
+            assert attempts[position] == ("in doubt", number), "sent again unasked"
+        self.doubtful = {p: n for p, (state, n) in attempts.items() if state == "in doubt"}
+        # A row is in flight, or in doubt, only where its charge says so.
+        claimed = "SELECT position FROM charges WHERE state IN ('reserved', 'in doubt', 'spent')"
+        assert not self.query(
+            "SELECT id, state FROM rows WHERE state IN ('in flight', 'in doubt', 'done') "
+            f"AND position NOT IN ({claimed})"
+        )
+
+    def bill(self) -> tuple[float, float]:
+        """Return the credits spent, and those in doubt or reserved."""
+        sums = dict(self.query("SELECT state, total(price) FROM charges GROUP BY state"))
+        return sums.get("spent", 0.0), sums.get("in doubt", 0.0) + sums.get("reserved", 0.0)
 
 
 def check_job(out: Path, rows: int) -> None:
     """Ledger, files and `metadata.jsonl` of a complete job agree."""
-    with sqlite3.connect(out / "job.sqlite") as ledger:
-        states = dict(ledger.execute("SELECT state, count(*) FROM prompts GROUP BY state"))
+    with closing(sqlite3.connect(out / "job.sqlite")) as ledger:
+        states = dict(ledger.execute("SELECT state, count(*) FROM rows GROUP BY state"))
         images = dict(ledger.execute("SELECT file_name, sha256 FROM images"))
         [(verdict,)] = ledger.execute("PRAGMA integrity_check")
-    ledger.close()
+        [(unpaid,)] = ledger.execute(
+            "SELECT count(*) FROM images WHERE position NOT IN "
+            "(SELECT position FROM charges WHERE state = 'spent')"
+        )
     assert verdict == "ok"
+    assert unpaid == 0
     assert states == {"done": rows}
     assert len(images) == rows
     files = {

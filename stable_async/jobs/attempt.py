@@ -1,0 +1,267 @@
+"""One row on its way to its image: claimed in the ledger, accepted by the API, settled."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from stable_async.errors import APIStatusError, RateLimitError, StabilityError
+from stable_async.jobs.errors import JobError, StorageError
+from stable_async.jobs.failures import meaning, of_network, result_of
+from stable_async.jobs.gate import StoppedError
+from stable_async.jobs.ledger import Ledger
+from stable_async.jobs.row import ImageFacts, Result
+from stable_async.jobs.rules import make_request
+from stable_async.jobs.storage.base import SpooledError, file_stem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stable_async.api.base import MediaRequest
+    from stable_async.client import StabilityClient
+    from stable_async.jobs.budget import Budget
+    from stable_async.jobs.gate import Gate
+    from stable_async.jobs.ledger_writer import LedgerWriter
+    from stable_async.jobs.progress import Departures, Progress
+    from stable_async.jobs.row import ChargeState, Row
+    from stable_async.jobs.storage.base import ImageWriter
+    from stable_async.media import Image
+
+__all__ = ["Attempt", "RunContext"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What all attempts of a run share.
+
+    Attributes:
+        client: Open; sends with priority `bulk`.
+        ledger: Where the rows are.
+        images: Where their images are stored.
+        budget: What they may cost.
+        gate: Whether they may leave.
+        progress: Is kept up to date.
+        departures: Counts what leaves.
+        folder: What the input files of rows are relative to.
+    """
+
+    client: StabilityClient
+    ledger: LedgerWriter
+    images: ImageWriter
+    budget: Budget
+    gate: Gate
+    progress: Progress
+    departures: Departures
+    folder: Path
+
+
+class _HeldError(Exception):
+    """A request did not leave, because of an outage."""
+
+
+class Attempt:
+    """Makes the image of one row, and notes in the ledger what became of it.
+
+    The client calls `leaving` and `refused` on it, as an `AttemptObserver`.
+    """
+
+    def __init__(self, context: RunContext, row: Row) -> None:
+        """Prepare; the price of `row` is reserved, unless its generation was accepted before."""
+        self._context = context
+        self._row = row
+        self._claimed = False
+        self._accepted = row.generation_id is not None
+        self._reserved = not self._accepted
+        self._away = False
+        self._sent_at: float | None = None
+        # Has no end of its own: `Gate.stop` sets it while nothing of the row is on its way.
+        self._scope = asyncio.timeout(None)
+
+    async def run(self) -> Result | None:
+        """Make the image, and return what became of the row; `None` where the ledger is broken."""
+        charge: ChargeState = "in doubt"  # what could not be noted may have cost
+        try:
+            result = await self._result()
+            if self._claimed or self._accepted or result.state != "waiting":
+                settle = partial(Ledger.settle, row=self._row, result=result)
+                await self._context.ledger.do(settle)
+            charge = result.charge
+            return result
+        except JobError as error:
+            self._context.gate.stop(error)
+            return None
+        finally:
+            self._settle_price(charge)
+
+    async def _result(self) -> Result:
+        gate = self._context.gate
+        try:
+            with gate.passage(self):
+                async with self._scope:
+                    gate.hold(self._scope)
+                    try:
+                        return await self._bring_through_outages()
+                    finally:
+                        gate.let_go(self._scope)
+        except (TimeoutError, StoppedError):
+            return self._unsent()
+        except StorageError as error:
+            gate.stop(error)
+            # It stays in flight: the next run finds the image, wherever it got to.
+            return Result("in flight", "spent", reason="not stored", error=str(error))
+        except JobError as error:
+            gate.stop(error)
+            return self._unsent()
+        except StabilityError as error:
+            if meaning(error) == "stop":
+                gate.stop(JobError(str(error)))
+                return self._unsent()
+            return result_of(error, accepted=self._accepted)
+        finally:
+            self._landed()
+
+    def _unsent(self) -> Result:
+        return Result("waiting", "spent" if self._accepted else "returned")
+
+    async def _bring_through_outages(self) -> Result:
+        gate = self._context.gate
+        while True:
+            await gate.wait(self)
+            try:
+                return await self._bring()
+            except _HeldError:
+                continue
+            except StabilityError as error:
+                if not isinstance(error, APIStatusError) and of_network(error):
+                    gate.refused(error)
+                if self._accepted or meaning(error) != "pause":
+                    raise
+                self._never_left()
+                self._release()
+                if gate.stopping:
+                    raise StoppedError from error
+
+    async def _bring(self) -> Result:
+        context, row = self._context, self._row
+        parameters = dict(row.fields)
+        if row.seed is not None:
+            parameters["seed"] = row.seed
+        request: MediaRequest[Image] = make_request(row.service, parameters, context.folder)
+        result = request.operation.result
+        if result is not None:
+            generation_id = row.generation_id
+            if generation_id is None:
+                accepted = await context.client.submit(request, priority="bulk", observer=self)
+                generation_id = accepted.id
+                await self._accept(generation_id)
+            request = cast("MediaRequest[Image]", result(id=generation_id, paid=row.price))
+        async with context.client.stream(request, priority="bulk", observer=self) as stream:
+            context.gate.answered()
+            filtered = stream.filtered
+            stem = file_stem(row.position, row.id)
+            sink = context.images.sink(stem, stream.content_type, filtered=filtered)
+            try:
+                stored = await stream.save_to(sink)
+            except OSError as error:
+                why = f"an image cannot be kept: {error.strerror or error}"
+                raise StorageError(why, spooled=isinstance(error, SpooledError)) from error
+            image = ImageFacts(
+                position=row.position,
+                file_name=stored.file_name,
+                content_type=stored.content_type,
+                bytes=stored.bytes,
+                sha256=stored.sha256,
+                width=stored.width,
+                height=stored.height,
+                seed=row.seed if stream.seed is None else stream.seed,
+                finish_reason=stream.finish_reason,
+                request_id=stream.request_id,
+                credits=row.price,
+                sent_at=self._sent_at,
+                finished_at=time.time(),
+            )
+        return Result("filtered" if filtered else "done", "spent", image)
+
+    async def _accept(self, generation_id: str) -> None:
+        """Note the id of a generation: it is paid for."""
+        context, row = self._context, self._row
+        self._accepted = True
+        row.generation_id = generation_id
+        context.gate.answered()
+        await context.ledger.do(partial(Ledger.accept, row=row, generation_id=generation_id))
+        self._settle_price("spent")
+
+    # What the client reports.
+
+    async def leaving(self) -> None:
+        """Note in the ledger that a request is about to leave; when this is over, it may."""
+        context = self._context
+        gate = context.gate
+        if gate.stopping:
+            raise StoppedError
+        if not gate.lets_pass(self):
+            raise _HeldError
+        if not self._claimed:
+            self._claimed = True
+            departures = context.departures.take(before=int(time.time()))
+
+            def claim(ledger: Ledger) -> None:
+                ledger.claim(self._row)
+                if departures:
+                    ledger.count_departures(departures)
+
+            await context.ledger.do(claim)
+            if gate.stopping:
+                raise StoppedError
+        # From here on the request may cost: it is brought in whatever happens.
+        gate.let_go(self._scope)
+        self._landed()  # a permit may expire before its request is sent
+        self._away = True
+        self._sent_at = time.time()
+        context.progress.left(asyncio.get_running_loop().time())
+        context.departures.count(requests=1)
+
+    def refused(self, error: APIStatusError) -> None:
+        """Note that an attempt was answered with an error."""
+        context = self._context
+        if of_network(error):
+            context.gate.refused(error)
+        else:
+            context.gate.answered()
+        self._landed()
+        if not self._accepted:
+            context.gate.hold(self._scope)
+            if not error.maybe_billed:
+                self._release()
+        if isinstance(error, RateLimitError):
+            context.progress.rate_limited += 1
+            context.departures.count(rate_limited=1)
+
+    def _never_left(self) -> None:
+        """There was no connection after all."""
+        if self._away:
+            self._context.progress.requests -= 1
+            self._context.departures.count(requests=-1)
+        self._landed()
+        self._context.gate.hold(self._scope)
+
+    def _release(self) -> None:
+        """Note that nothing was billed: if this process ends now, the row is not in doubt."""
+        if self._claimed:
+            self._claimed = False
+            unsent = Result("waiting", "returned")
+            self._context.ledger.post(partial(Ledger.settle, row=self._row, result=unsent))
+
+    def _landed(self) -> None:
+        """Nothing of this row is on its way any more."""
+        if self._away:
+            self._away = False
+            self._context.progress.in_flight -= 1
+
+    def _settle_price(self, charge: ChargeState) -> None:
+        if self._reserved:
+            self._reserved = False
+            self._context.budget.settle(self._row.price or 0.0, charge)

@@ -1,0 +1,140 @@
+"""Whether requests may leave: not once a job stops, and not into an outage."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from stable_async.jobs.errors import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stable_async.errors import StabilityError
+    from stable_async.jobs.progress import Progress
+
+__all__ = ["Gate", "StoppedError"]
+
+# So many refusals by the network in a row are an outage.
+REFUSALS = 3
+# Seconds between two probes of an outage, at the most; each wait is twice the one before.
+LONGEST_WAIT = 60.0
+
+
+class StoppedError(Exception):
+    """A request did not leave, because the job is stopping."""
+
+
+class Gate:
+    """Stops a job, and is a circuit breaker for the network between it and the API.
+
+    After a few refusals by the network in a row nothing new leaves. One request at a time probes,
+    at growing intervals. Its answer opens the gate again; after `outage_limit` the job stops.
+
+    Attributes:
+        error: Why the job cannot go on; `None` while it can.
+        stopping: Whether nothing new leaves.
+    """
+
+    def __init__(
+        self, progress: Progress, *, address: str, outage_limit: float, first_wait: float
+    ) -> None:
+        """Begin open.
+
+        Args:
+            progress: Whose phase is kept up to date.
+            address: Where requests go, for messages.
+            outage_limit: Seconds after which an outage ends the job.
+            first_wait: Seconds to the first probe.
+        """
+        self._progress = progress
+        self._address = address
+        self._outage_limit = outage_limit
+        self._first_wait = first_wait
+        self._clock = asyncio.get_running_loop().time
+        self.error: JobError | None = None
+        self.stopping = False
+        self._waiting: set[asyncio.Timeout] = set()
+        self._answered = False  # by the API, to anything
+        self._refusals = 0
+        self._outage_began: float | None = None
+        self._wait = first_wait
+        self._probe: object = None
+        self._changed = asyncio.Event()
+
+    def stop(self, error: JobError | None = None) -> None:
+        """Let nothing new leave; what has left is brought in. Later errors change nothing."""
+        self.error = self.error or error
+        self.stopping = True
+        self._progress.phase = "stopping"
+        for scope in self._waiting:
+            if not scope.expired():
+                scope.reschedule(self._clock())
+
+    def hold(self, scope: asyncio.Timeout) -> None:
+        """Let `stop` end a scope: nothing of it is on its way."""
+        self._waiting.add(scope)
+        if self.stopping and not scope.expired():
+            scope.reschedule(self._clock())
+
+    def let_go(self, scope: asyncio.Timeout) -> None:
+        """Keep `stop` from ending a scope."""
+        self._waiting.discard(scope)
+
+    @contextmanager
+    def passage(self, who: object) -> Iterator[None]:
+        """Let another request probe when the block of this one ends, if this one did."""
+        try:
+            yield
+        finally:
+            if self._probe is who:
+                self._probe = None
+                self._changed.set()
+
+    async def wait(self, who: object) -> None:
+        """Return when the request of `who` may leave: at once, as a probe, or after an outage."""
+        while not self.lets_pass(who):
+            if self._probe is None:
+                self._probe = who
+                await asyncio.sleep(self._wait)
+                self._wait = min(2 * self._wait, LONGEST_WAIT)
+                return
+            self._changed.clear()
+            await self._changed.wait()
+
+    def lets_pass(self, who: object) -> bool:
+        """Return whether the request of `who` may leave now."""
+        return self._outage_began is None or self._probe is who
+
+    def answered(self) -> None:
+        """Note an answer of the API: there is no outage, or it is over."""
+        self._answered = True
+        self._refusals = 0
+        if self._outage_began is not None:
+            self._outage_began = None
+            self._wait = self._first_wait
+            self._progress.outage = None
+            self._changed.set()
+
+    def refused(self, error: StabilityError) -> None:
+        """Note that the network has not brought a request to the API, or not its answer back."""
+        self._refusals += 1
+        now = self._clock()
+        if self._outage_began is None and self._refusals >= REFUSALS:
+            self._outage_began = now
+            self._progress.outage = str(error)
+        if not self._answered and self._refusals == 1 and _not_there(error):
+            self.stop(JobError(str(error)))
+        elif self._outage_began is not None and now - self._outage_began >= self._outage_limit:
+            self.stop(
+                JobError(
+                    f"no answer of the API at {self._address} for {self._outage_limit:g} s; "
+                    f"the last thing that came back: {error}"
+                )
+            )
+
+
+def _not_there(error: StabilityError) -> bool:
+    """Return whether there was no connection at all: at the start, more likely a wrong address."""
+    return getattr(error, "maybe_billed", True) is False and not hasattr(error, "status")

@@ -1,0 +1,198 @@
+"""A prompt file read into the ledger: checked in full, and compared with what is there.
+
+Ids are looked up batch by batch, and what was seen is noted in temporary tables, so that memory
+does not grow with the number of rows. All calls block.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from contextlib import closing
+from dataclasses import asdict
+from functools import partial
+from hashlib import blake2b, file_digest
+from typing import TYPE_CHECKING
+
+from stable_async.api.services import service_name
+from stable_async.jobs.errors import PromptFileError, RowProblem
+from stable_async.jobs.plan import PlanReport, name_rows, number_repeats, plan_rows, repeated
+from stable_async.jobs.read_ahead import ReadAhead
+from stable_async.jobs.row import Row
+from stable_async.jobs.rules import check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from stable_async.jobs.ledger import Ledger
+    from stable_async.jobs.prompt_file import PromptFile
+    from stable_async.jobs.rules import PromptRules
+
+__all__ = ["Intake"]
+
+BATCH = 1_000
+# Problems that are kept to be told; the others are only counted.
+KEPT_PROBLEMS = 1_000
+# Seconds to wait for rows before looking whether they are still wanted.
+LOOK = 0.1
+
+
+class Intake:
+    """Reads a prompt file into a ledger, inside transactions of it: all but `take` and `close`.
+
+    Attributes:
+        report: What was found so far.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        prompts: PromptFile,
+        rules: PromptRules,
+        *,
+        replace_changed: bool = False,
+    ) -> None:
+        """Prepare to read.
+
+        Raises:
+            PromptFileError: The rules make no sense.
+        """
+        if problems := list(rules.problems()):
+            raise PromptFileError("options", problems)
+        self._ledger = ledger
+        self._prompts = prompts
+        self._rules = rules
+        self._replace_changed = replace_changed
+        self._problems: list[RowProblem] = []
+        self._problem_count = 0
+        self._last_position = 0
+        self._source: ReadAhead[Row | RowProblem] | None = None
+        self._has_rows = False
+        self.report = PlanReport()
+
+    def fingerprint(self) -> str | None:
+        """Return a digest of the file and the rules; `None` for what can be read only once."""
+        if self._prompts.path is None:
+            return None
+        digest = blake2b(digest_size=16)
+        how = [self._prompts.reading, asdict(self._rules)]
+        digest.update(json.dumps(how).encode())
+        with self._prompts.path.open("rb") as file:
+            return file_digest(file, lambda: digest).hexdigest()
+
+    def run(self, on_rows: Callable[[int], None] = lambda count: None) -> PlanReport:
+        """Read the whole file into the ledger, or nothing of it.
+
+        A file that the ledger has read before, byte for byte, is not read again.
+
+        Args:
+            on_rows: Called with the number of images found so far, ten times a second if no more
+                come; it may raise to give up.
+
+        Raises:
+            PromptFileError: Rows are wrong: all of them.
+        """
+        fingerprint = self.fingerprint()
+        if fingerprint is not None and fingerprint == self._ledger.get("prompts"):
+            self.report.known = self._ledger.counts().total
+            return self.report
+        self._begin()
+        count = 0
+        try:
+            while not self.exhausted:
+                rows = self.take()
+                problems = self._add(rows)
+                self._problem_count += len(problems)
+                self._problems += problems[: KEPT_PROBLEMS - len(self._problems)]
+                count += len(rows)
+                on_rows(count)
+        finally:
+            self.close()
+        if self._problem_count:
+            raise PromptFileError(self._prompts.name, self._problems, self._problem_count)
+        gone = self._ledger.unlist_unseen()
+        self._ledger.list_seen()
+        self.report.gone = 0 if self._rules.limit is not None else gone
+        self._ledger.set(prompts=fingerprint)
+        return self.report
+
+    def begin_unchecked(self) -> None:
+        """Begin to read a file that is not checked first: go on with `take` and `add_unchecked`."""
+        self._begin()
+        self._ledger.unlist_all()
+        self._ledger.set(prompts=None)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all rows were taken."""
+        return self._source is None or self._source.exhausted
+
+    def take(self) -> list[Row | RowProblem]:
+        """Return the next rows, one for each image; none if none come within a moment.
+
+        Raises:
+            PromptFileError: The file cannot be read to its end, or has no prompts.
+        """
+        rows = [] if self._source is None else self._source.take(LOOK)
+        self._has_rows = self._has_rows or bool(rows)
+        if self.exhausted and not self._has_rows:
+            raise PromptFileError(self._prompts.name, [RowProblem(0, "no prompts")])
+        return rows
+
+    def add_unchecked(self, rows: Sequence[Row | RowProblem]) -> None:
+        """Store the rows returned by `take`; wrong rows fail at once."""
+        problems: dict[int, list[str]] = {}
+        for problem in self._add(rows):
+            problems.setdefault(problem.row, []).append(problem.text)
+        bad = self._ledger.add_bad_rows(
+            service_name(self._rules.service),
+            {row: "; ".join(texts) for row, texts in problems.items()},
+        )
+        self.report.bad += bad
+        self.report.states["failed"] += bad
+        self._last_position = self._ledger.last_position()
+        self._ledger.list_seen()
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._source is not None:
+            self._source.close()
+
+    def _begin(self) -> None:
+        self._ledger.begin_plan()
+        self._last_position = self._ledger.last_position()
+        self._source = ReadAhead(self._read(), BATCH)
+
+    def _read(self) -> Generator[Row | RowProblem, None, None]:
+        left = self._rules.limit
+        with closing(self._prompts.rows()) as rows:
+            for row in rows:
+                for one in [row] if isinstance(row, RowProblem) else self._rules.expand(row):
+                    if left is not None and isinstance(one, Row):
+                        if left == 0:
+                            return
+                        left -= 1
+                    yield one
+
+    def _add(self, found: Sequence[Row | RowProblem]) -> list[RowProblem]:
+        """Store the next rows, and return what is wrong with them, in order."""
+        ledger = self._ledger
+        rows = [row for row in found if isinstance(row, Row)]
+        problems = [problem for problem in found if isinstance(problem, RowProblem)]
+        unnamed = name_rows(rows)
+        known = ledger.known({row.id for row in rows})
+        if again := repeated(rows, unnamed, known):
+            counts = Counter(row.content for row in again)
+            number_repeats(again, ledger.count_repeats(counts))
+            known |= ledger.known({row.id for row in again})
+        plan = plan_rows(
+            rows,
+            known,
+            partial(check, folder=self._prompts.folder),
+            last_position=self._last_position,
+            replace_changed=self._replace_changed,
+        )
+        ledger.apply(plan)
+        self._last_position += len(plan.add)
+        self.report.count(plan)
+        return sorted(problems + plan.problems, key=lambda problem: problem.row)

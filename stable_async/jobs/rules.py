@@ -1,0 +1,201 @@
+"""How rows of a prompt file become requests: expanded, named, checked."""
+
+from __future__ import annotations
+
+import os
+import reprlib
+import secrets
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import product
+from typing import TYPE_CHECKING, cast
+
+from stable_async.api.fields import MAX_SEED
+from stable_async.api.heads import FileHead
+from stable_async.api.services import IMAGE_SERVICES, service_name
+from stable_async.errors import InvalidRequestError
+from stable_async.jobs.errors import RowProblem
+from stable_async.jobs.row import MAX_ID, Row, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from stable_async.api.base import MediaRequest
+    from stable_async.media import Image
+
+__all__ = ["PromptRules", "check", "make_request"]
+
+# Enough for the size of nearly every image; more is read where it is not.
+HEAD_SIZE = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRules:
+    """How rows become images.
+
+    Attributes:
+        service: The service of rows that name none.
+        set: Values that replace those of every row.
+        vary: Values of which every row is made with each; several fields make all combinations.
+        limit: Only the first so many images of the file; `None` is all.
+    """
+
+    service: str = "core"
+    set: Mapping[str, str] = field(default_factory=dict)
+    vary: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    limit: int | None = None
+
+    def problems(self) -> Iterator[RowProblem]:
+        """Return what is wrong with the rules themselves."""
+        if service_name(self.service) not in IMAGE_SERVICES:
+            yield RowProblem(0, _unknown_service(self.service))
+        if both := sorted(self.set.keys() & self.vary.keys()):
+            yield RowProblem(0, f"{', '.join(both)}: both set and varied")
+
+    def expand(self, row: Row) -> Iterator[Row | RowProblem]:
+        """Return one row for each image that a row of the file asks for."""
+        fields = {**row.fields, **self.set}
+        given_id = fields.pop("id", None)
+        service = service_name(str(fields.pop("service", self.service)))
+        if service not in IMAGE_SERVICES:
+            yield RowProblem(row.number, f"service: {_unknown_service(service)}")
+            return
+        if given_id is not None and (problem := _id_problem(given_id)):
+            yield RowProblem(row.number, problem)
+            return
+        for values in product(*self.vary.values()):
+            variant = dict(zip(self.vary, values, strict=True))
+            own = {**fields, **variant}
+            identity = "" if given_id is None else str(given_id)
+            if identity and variant:
+                choice = ",".join(f"{name}={value}" for name, value in variant.items())
+                identity = f"{identity}[{choice}]"
+            try:
+                content = _digest(service, own)
+                identity.encode()
+                if row.metadata:
+                    to_json(row.metadata).encode()
+            except ValueError as error:
+                infinite = "metadata: a number is not finite; allowed: what JSON has"
+                unreadable = isinstance(error, UnicodeEncodeError)
+                yield RowProblem(row.number, "not valid UTF-8" if unreadable else infinite)
+                return
+            yield Row(row.number, own, row.metadata, service, identity, content)
+
+
+def check(row: Row, folder: Path) -> list[RowProblem]:
+    """Check a row, and fill in its fields as the API takes them, its seed and its price.
+
+    Args:
+        row: From `PromptRules.expand`; left as it is where something is wrong.
+        folder: What input files are relative to.
+
+    Returns:
+        All that is wrong with the row.
+    """
+    has_files = not IMAGE_SERVICES[row.service].model.file_parts.keys().isdisjoint(row.fields)
+    problems = list(_missing_files(row, folder)) if has_files else []
+    try:
+        request = make_request(row.service, row.fields, folder)
+        if has_files and not problems:
+            problems += map(str, _unfit_files(request))
+    except InvalidRequestError as error:
+        problems += map(str, error.problems)
+    if problems:
+        return [RowProblem(row.number, problem) for problem in problems]
+    row.fields = {
+        name: row.fields[name] if name in request.file_parts else value
+        for name in row.fields
+        if name != "seed" and (value := getattr(request, name)) is not None
+    }
+    if "seed" in type(request).model_fields:
+        # To the API a seed of 0 means a random one, of which the answer alone would tell.
+        row.seed = getattr(request, "seed", None) or secrets.randbelow(MAX_SEED) + 1
+    row.price = request.credits
+    return []
+
+
+def make_request(service: str, fields: Mapping[str, object], folder: Path) -> MediaRequest[Image]:
+    """Return the request of a row.
+
+    Args:
+        service: Its name in `IMAGE_SERVICES`.
+        fields: Fields of the API; files by their paths.
+        folder: What the paths are relative to.
+
+    Raises:
+        InvalidRequestError: A rule of the API is broken.
+    """
+    model = IMAGE_SERVICES[service].model
+    given = dict(fields)
+    for name in model.file_parts:
+        if isinstance(path := given.get(name), str):
+            given[name] = folder / path
+    return cast("MediaRequest[Image]", model(**given))
+
+
+def _missing_files(row: Row, folder: Path) -> Iterator[str]:
+    for name in IMAGE_SERVICES[row.service].model.file_parts:
+        value = row.fields.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, str) or "\0" in value:
+            yield f"{name}: allowed: the path of a file"
+        elif not os.path.isfile(folder / value):  # noqa: PTH113 - also of what cannot be named
+            yield f"{name}: no such file: {folder / value}"
+
+
+def _unfit_files(request: MediaRequest[Image]) -> Iterator[object]:
+    """Return what is wrong with the images of a request, looking at no more than their headers."""
+    heads: dict[str, FileHead] = {}
+    size = HEAD_SIZE
+    while True:
+        try:
+            for name, path in request.files():
+                heads[name] = _head(cast("Path", path), size)
+            yield from request.broken_file_rules(heads)
+            total = sum(head.size or 0 for head in heads.values())
+            if total > request.operation.max_bytes:
+                yield f"{total:,} bytes of files; allowed: up to {request.operation.max_bytes:,}"
+            return
+        except EOFError:
+            size *= 16
+        except OSError as error:
+            yield error
+            return
+
+
+def _head(path: Path, size: int) -> FileHead:
+    with path.open("rb") as file:
+        whole = os.fstat(file.fileno()).st_size
+        return FileHead(file.read(size), whole <= size, whole)
+
+
+def _digest(service: str, fields: Mapping[str, object]) -> bytes:
+    parts = [service]
+    for name in sorted(fields):
+        value = fields[name]
+        if value is not None:
+            parts += (name, value if isinstance(value, str) else _wire_text(value))
+    return blake2b("\x1f".join(parts).encode(), digest_size=16).digest()
+
+
+def _wire_text(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _id_problem(value: object) -> str | None:
+    text = str(value) if isinstance(value, str | int) else ""
+    if text and len(text) <= MAX_ID and text.isprintable() and not isinstance(value, bool):
+        return None
+    return (
+        f"id: given {reprlib.repr(value)}; allowed: 1 to {MAX_ID} characters that can be printed, "
+        "or a whole number"
+    )
+
+
+def _unknown_service(name: str) -> str:
+    return f"there is no service {name!r}; allowed: {', '.join(IMAGE_SERVICES)}"

@@ -1,0 +1,66 @@
+"""How a job is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stable_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["JobSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSettings:
+    """How a job is run.
+
+    Attributes:
+        folder: The job's folder; made if it is not there.
+        images: Where images go, such as `s3://bucket/prefix`; `None`: `images/` in `folder`.
+        budget: Credits that all runs of the job together may spend; `None` is no limit.
+        max_in_flight: The most rows that are worked on at a time.
+        passes: How often a run goes over the rows that failed on the way and were not billed, the
+            first time included.
+        retry_failed: Take up the rows that were refused in earlier runs as well.
+        resend_doubtful: Send the rows that may be billed already once more.
+        replace_changed: Make rows anew whose content changed under the same id.
+        check: Check the whole prompt file before anything is sent.
+        outage_limit: Seconds after which an outage of the network ends the job.
+        probe_after: Seconds from the beginning of an outage to the first probe. Each further one
+            takes twice as long, up to a minute.
+    """
+
+    folder: Path
+    images: str | None = None
+    budget: float | None = None
+    max_in_flight: int = 256
+    passes: int = 2
+    retry_failed: bool = False
+    resend_doubtful: bool = False
+    replace_changed: bool = False
+    check: bool = True
+    outage_limit: float = 120.0
+    probe_after: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            ConfigurationError: Names the setting, its value, and what is allowed.
+        """
+        for name in ("max_in_flight", "passes"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
+        for name in ("replace_changed", "resend_doubtful"):
+            if getattr(self, name) and not self.check:
+                raise ConfigurationError(f"{name} needs the check of the prompt file")
+        if self.budget is not None and not 0 <= self.budget < float("inf"):
+            raise ConfigurationError(f"budget is {self.budget}; allowed: 0 or more credits")
+        for name in ("outage_limit", "probe_after"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigurationError(
+                    f"{name} is {getattr(self, name)}; allowed: 0 or more seconds"
+                )
