@@ -30,7 +30,7 @@ import numpy as np
 from benchmarks import quota_counting as counting
 from benchmarks.quota_limiters import REQUESTS, WINDOW, Aiometer, Ours, contenders
 from stable_async.config import Quota
-from stable_async.quota import MemoryBooks, Permit, QuotaLimiter, Slot
+from stable_async.quota import Permit, ProcessHome, QuotaLimiter, Slot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -102,7 +102,7 @@ class Run:
 async def serving(
     *, delay: float = 0.1, new_connection: float = 0.2, penalty: float = 0.0
 ) -> AsyncIterator[str]:
-    """Give the address of a server that runs meanwhile."""
+    """Return the address of a server that runs meanwhile."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -119,19 +119,19 @@ async def serving(
 
 
 def session() -> aiohttp.ClientSession:
-    """Make a session that stamps the permit of a request when its headers are on the wire."""
+    """Make a session that marks permits as sent when the headers are on the wire."""
 
-    async def stamp(
+    async def mark_sent(
         _session: aiohttp.ClientSession,
         context: SimpleNamespace,
         _params: aiohttp.TraceRequestHeadersSentParams,
     ) -> None:
         permit = context.trace_request_ctx
         if isinstance(permit, Permit):
-            permit.stamp()
+            permit.mark_sent()
 
     trace = aiohttp.TraceConfig()
-    trace.on_request_headers_sent.append(stamp)
+    trace.on_request_headers_sent.append(mark_sent)
     return aiohttp.ClientSession(
         trace_configs=[trace],
         connector=aiohttp.TCPConnector(limit=0),
@@ -174,6 +174,7 @@ async def flow(contender: Contender, *, quiet: bool = False) -> Run:
 
 async def _measure(limiter: QuotaLimiter | None, http: aiohttp.ClientSession, url: str) -> None:
     assert limiter is not None
+    await limiter.open()
     for _ in range(60):
         begun = time.perf_counter()
         async with http.get(f"{url}/ping") as answer:
@@ -250,7 +251,7 @@ async def enforced(contender: Contender) -> Run:
 
 
 async def cost(contender: Contender) -> float:
-    """Give the microseconds of one permit that needs no waiting: the best of 300 bursts of 15."""
+    """Return the microseconds of one permit that needs no waiting: the best of 300 bursts of 15."""
     best = float("inf")
     for _ in range(300):
         gate = contender.make()
@@ -258,22 +259,23 @@ async def cost(contender: Contender) -> float:
         for _ in range(15):
             async with gate("interactive") as permit:
                 if permit is not None:
-                    permit.stamp()
+                    permit.mark_sent()
         best = min(best, time.process_time() - begun)
         await asyncio.sleep(0)
     return best / 15 * 1e6
 
 
 def decision(requests: int) -> float:
-    """Give the microseconds of one decision of ours with a full history, asked at the ceiling."""
-    books = MemoryBooks(Quota(requests=requests))
+    """Return the microseconds of one decision of ours with a full history, asked at the ceiling."""
+    home = ProcessHome(Quota(requests=requests))
+    home.open_now()
     now, spent, asked = 0.0, 0.0, 0
     while now < 35.0:
         begun = time.perf_counter()
-        answer = books.reserve(now)
+        answer = home.reserve(now)
         passed = time.perf_counter() - begun
         if isinstance(answer, Slot):
-            books.stamp(answer, now)
+            home.mark_sent(answer, now)
         else:
             now = answer
         if now > 25.0:

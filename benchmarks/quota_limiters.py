@@ -15,7 +15,7 @@ from stable_async.quota import Permit, Priority, Quota, QuotaLimiter
 REQUESTS = 150
 WINDOW = 10
 
-# Entered, it waits for its turn; a request is sent inside. Ours gives its permit, to be stamped.
+# Entered, it waits for its turn; a request is sent inside. Ours yields its permit.
 Gate = Callable[[Priority], AbstractAsyncContextManager[Permit | None]]
 Send = Callable[[], Awaitable[None]]
 

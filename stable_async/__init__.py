@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     )
     from stable_async.client import Failure, Outcome, StabilityClient, Success
     from stable_async.media import Audio, Image, Model3D
-    from stable_async.quota.homes.file import SharedQuota
+    from stable_async.quota.shared import SharedQuota
     from stable_async.transport.streams import MediaStream
 
 __all__ = [
@@ -194,7 +194,7 @@ _LAZY = {
     "api.file_input": ("FileInput",),
     "client": ("Failure", "Outcome", "StabilityClient", "Success"),
     "media": ("Audio", "Image", "Model3D"),
-    "quota.homes.file": ("SharedQuota",),
+    "quota.shared": ("SharedQuota",),
     "transport.streams": ("MediaStream",),
 }
 _MODULES = {name: module for module, names in _LAZY.items() for name in names}

@@ -38,8 +38,7 @@ from stable_async.errors import (
 )
 from stable_async.groups import Groups
 from stable_async.media import Media
-from stable_async.quota import QuotaLimiter
-from stable_async.quota.homes.file import SharedQuota
+from stable_async.quota import QuotaLimiter, SharedQuota, quota_of
 from stable_async.transport import operation
 from stable_async.transport.finishing import Finishing
 from stable_async.transport.options import Options, read_options
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from stable_async.quota import Priority, QuotaStatistics
-    from stable_async.quota.homes.file import FileBooks
     from stable_async.transport.options import CallOptions
     from stable_async.transport.streams import MediaStream
     from stable_async.transport.telemetry import Telemetry
@@ -106,7 +104,8 @@ class StabilityClient(Groups):
     """An asynchronous client of the Stability AI API for one key.
 
     Use it as `async with StabilityClient() as client:`, or `open` and `aclose` it, and share it
-    between all tasks of the event loop: the connections and the quota are its own.
+    between all tasks of the event loop: the connections are its own. The quota is that of its key
+    and address.
     """
 
     def __init__(
@@ -137,8 +136,9 @@ class StabilityClient(Groups):
             api_key: The key; `None` reads `STABILITY_API_KEY`.
             base_url: Address of the API, with any path prefix; `None` reads
                 `STABILITY_BASE_URL`, else https://api.stability.ai.
-            quota: What the server allows the key; a `SharedQuota` if other processes use the key
-                as well; `None` switches the limiter off.
+            quota: What the server allows the key. All clients of the same key and address on this
+                machine share it, unless its scope is `client`; a `SharedQuota` keeps it elsewhere;
+                `None` switches the limiter off.
             retry: How 429 and 500 responses are retried: a `RetryPolicy`, or the number of retries.
             timeout: Time limits of one attempt: `Timeouts`, or the total in seconds; `None` means
                 no limit.
@@ -177,11 +177,14 @@ class StabilityClient(Groups):
         )
         self._finishing = Finishing()
         max_waiting = checked_setting("max_waiting", max_waiting, or_none(at_least(0)))
-        limiter, self._home = _limiter(quota, max_waiting)
+        key, url = resolve_api_key(api_key), resolve_base_url(base_url)
+        self._limiter: QuotaLimiter | None = None
+        if quota is not None:
+            self._limiter = QuotaLimiter(quota_of(quota, key, url), max_waiting=max_waiting)
         self._session = Session(
-            api_key=resolve_api_key(api_key),
-            base_url=resolve_base_url(base_url),
-            limiter=limiter,
+            api_key=key,
+            base_url=url,
+            limiter=self._limiter,
             penalty=DOCUMENTED_PENALTY,
             retry=checked_setting("retry", retry, RetryPolicy.of),
             polling=Polling(resolve_poll_interval(poll_interval, POLL_INTERVAL)),
@@ -208,9 +211,13 @@ class StabilityClient(Groups):
         Raises:
             ConfigurationError: The client is open already, or its shared quota cannot be opened.
         """
-        if self._home is not None:
-            self._home.open()
         self._session.open()
+        if self._limiter is not None:
+            try:
+                await self._limiter.open()
+            except BaseException:
+                await self._session.aclose()
+                raise
         if self._session.telemetry is not None:
             self._session.telemetry.opened(self.quota_statistics)
         return self
@@ -226,8 +233,8 @@ class StabilityClient(Groups):
             if self._session.telemetry is not None:
                 self._session.telemetry.closed(self.quota_statistics)
             await self._session.aclose()
-            if self._home is not None:
-                self._home.close()
+            if self._limiter is not None:
+                await self._limiter.aclose()
 
     async def __aenter__(self) -> Self:
         """Open the client."""
@@ -249,8 +256,7 @@ class StabilityClient(Groups):
 
     def quota_statistics(self) -> QuotaStatistics | None:
         """Return the figures of the quota at this moment; `None` when the limiter is off."""
-        limiter = self._session.limiter
-        return limiter.statistics() if limiter is not None else None
+        return self._limiter.statistics() if self._limiter is not None else None
 
     def with_options(self, **options: Unpack[CallOptions[object]]) -> Self:
         """Return a client with other defaults for the options of its calls.
@@ -420,18 +426,6 @@ def _is_filtered(result: object) -> bool:
     if isinstance(result, list):
         return any(map(_is_filtered, result))
     return isinstance(result, Media) and result.filtered
-
-
-def _limiter(
-    quota: Quota | SharedQuota | None, max_waiting: int | None
-) -> tuple[QuotaLimiter | None, FileBooks | None]:
-    """Return the limiter of `quota`, and the home that is opened and closed with the client."""
-    if quota is None:
-        return None, None
-    if isinstance(quota, SharedQuota):
-        home = quota.books()
-        return QuotaLimiter(quota.quota, books=home, max_waiting=max_waiting), home
-    return QuotaLimiter(quota, max_waiting=max_waiting), None
 
 
 def _hashed(tenant: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from stable_async.arguments import (
@@ -13,6 +13,7 @@ from stable_async.arguments import (
     at_least,
     checked_keywords,
     checked_setting,
+    choice,
     flag,
     or_none,
     seconds,
@@ -53,19 +54,24 @@ class Quota:
         window: Length of the server's window, seconds.
         penalty: How long the server refuses a key after a breach, seconds. Used if a 429 has no
             `Retry-After`.
-        spread: By how much the delays between departure and arrival may differ, seconds. The
+        jitter: How much the delays between departure and arrival may differ, seconds. The
             history is kept this much longer than `window`; see docs/quota.md.
-        adaptive: Follow the spread that is measured, within bounds, starting at `spread`.
+        adaptive: Follow the jitter that is measured, within bounds, starting at `jitter`.
         burst: The most requests that leave at once after a pause; `None` is all of `requests`.
             A smaller one makes the flow smoother, not faster.
+        scope: Who shares the quota: with `key`, all clients of the same key and address on this
+            machine, in whatever event loop, thread or process; with `client`, nobody. The server
+            counts by key: `client` is for those who divide the quota among their clients
+            themselves.
     """
 
     requests: int = DOCUMENTED_REQUESTS
     window: float = DOCUMENTED_WINDOW
     penalty: float = DOCUMENTED_PENALTY
-    spread: float = 0.3
+    jitter: float = 0.3
     adaptive: bool = True
     burst: int | None = None
+    scope: Literal["key", "client"] = "key"
 
     def __post_init__(self) -> None:
         """Refuse values that would mean no limit, or no progress."""
@@ -74,12 +80,13 @@ class Quota:
             requests=at_least(1),
             window=above_zero,
             penalty=seconds,
-            spread=seconds,
+            jitter=seconds,
             adaptive=flag,
             burst=or_none(at_least(1)),
+            scope=choice("key", "client"),
         )
-        if self.spread > self.window:
-            raise ConfigurationError(f"Quota.spread is {self.spread}; allowed: 0 to {self.window}")
+        if self.jitter > self.window:
+            raise ConfigurationError(f"Quota.jitter is {self.jitter}; allowed: 0 to {self.window}")
         if self.burst is not None and self.burst > self.requests:
             raise ConfigurationError(
                 f"Quota.burst is {self.burst}; allowed: 1 to {self.requests}, or None"

@@ -160,7 +160,10 @@ class InvalidRequestError(StabilityError):
 
 
 class WrongEventLoopError(StabilityError):
-    """A client or limiter of one event loop was used from another. Make one for each loop."""
+    """A client or limiter of one event loop was used from another. Make one for each loop.
+
+    Clients of one key and address share their quota all the same.
+    """
 
 
 class QuotaTimeoutError(StabilityError):

@@ -307,7 +307,7 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) ->
         {"window": 0},
         {"window": float("inf")},
         {"penalty": -1},
-        {"spread": -0.1},
+        {"jitter": -0.1},
         {"burst": 0},
         {"burst": 151},
     ],

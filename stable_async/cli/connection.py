@@ -1,18 +1,15 @@
 """How every command reaches the API: the one place where clients are made."""
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
 
 from cyclopts import Parameter
 
 from stable_async.cli.options import Flag
 from stable_async.client import StabilityClient
-from stable_async.config import Quota, resolve_api_key, resolve_base_url
-from stable_async.quota.homes.file import SharedQuota
+from stable_async.config import Quota
+from stable_async.quota.shared import SharedQuota
 
 __all__ = ["Connection", "open_client"]
 
@@ -29,39 +26,26 @@ class Connection:
     Attributes:
         base_url: The API's address; else STABILITY_BASE_URL, else https://api.stability.ai.
         no_quota: Do not keep to 150 requests in 10 seconds; a breach shuts the key out for 60 s.
-        shared_quota: Share the quota with other processes of this machine, by this file; they name
-            it as well. By default all commands with the same key and address share one.
+        shared_quota: Keep the quota in this file, and share it with all who name it as well; else
+            STABILITY_SHARED_QUOTA. By default all programs of this machine that use the same key
+            and address share one.
         sandbox: Use a sandbox of its own on this machine, which needs no key and costs nothing.
     """
 
     base_url: str | None = None
     no_quota: Flag = False
-    shared_quota: Path | None = None
+    shared_quota: str | None = None
     sandbox: Flag = False
 
 
 def quota_of(connection: Connection) -> Quota | SharedQuota | None:
-    """Give the quota to keep to.
-
-    What a command sent that has just ended still counts for the server, so that the next command
-    has to know of it: they share a file, named by a hash of key and address.
-    """
+    """Return the quota to keep to."""
     if connection.no_quota:
         return None
     if connection.shared_quota is not None:
-        return SharedQuota.file(connection.shared_quota)
-    if connection.sandbox or os.name != "posix":
-        return Quota()
-    whose = f"{resolve_api_key(None)}\n{resolve_base_url(connection.base_url)}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "stable_async"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            return Quota()
-    except OSError:
-        return Quota()  # a machine without a home keeps the quota within each command
-    return SharedQuota.file(folder / f"quota-{sha256(whose.encode()).hexdigest()[:16]}")
+        return SharedQuota.parse(connection.shared_quota)
+    # Nobody else uses a sandbox of one's own.
+    return Quota(scope="client" if connection.sandbox else "key")
 
 
 @asynccontextmanager

@@ -2,20 +2,28 @@
 
 from stable_async.config import Quota
 from stable_async.quota.fair_queue import Priority
+from stable_async.quota.homes.base import QuotaHome, Waiters
+from stable_async.quota.homes.process import ProcessHome
 from stable_async.quota.limiter import Permit, QuotaLimiter, QuotaStatistics
 from stable_async.quota.rule import Rule, RuleState
-from stable_async.quota.state import Books, Extract, MemoryBooks, Slot
+from stable_async.quota.shared import KeyQuota, SharedQuota, quota_of
+from stable_async.quota.state import QuotaState, Slot, Snapshot
 
 __all__ = [
-    "Books",
-    "Extract",
-    "MemoryBooks",
+    "KeyQuota",
     "Permit",
     "Priority",
+    "ProcessHome",
     "Quota",
+    "QuotaHome",
     "QuotaLimiter",
+    "QuotaState",
     "QuotaStatistics",
     "Rule",
     "RuleState",
+    "SharedQuota",
     "Slot",
+    "Snapshot",
+    "Waiters",
+    "quota_of",
 ]

@@ -1,32 +1,31 @@
-"""Who waits: first in, first out, round robin among tenants, interactive before bulk."""
+"""The order of those who wait: first in first out, tenants in turn, interactive before bulk."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Literal
 
+from stable_async.quota.state import BULK_TURN
+
 if TYPE_CHECKING:
     import asyncio
 
-    from stable_async.quota.limiter import Permit
+    from stable_async.quota.state import Slot
 
-__all__ = ["BULK_TURN", "Priority", "Waiter", "WaitingRoom"]
+__all__ = ["FairQueue", "Priority", "Waiter"]
 
 Priority = Literal["interactive", "bulk"]
 
-# While both wait, at least every eighth permit goes to a bulk request: their floor is 12.5 %.
-BULK_TURN = 8
-
 
 class Waiter:
-    """One call that waits for a permit.
+    """One call that waits for a slot.
 
     Attributes:
         priority: Its priority.
         tenant: Whom it works for.
-        since: When it came, seconds.
+        since: When it began to wait, seconds.
         expires: When it gives up, seconds; infinity for never.
-        future: Brings the permit.
+        future: Resolves to the slot.
     """
 
     __slots__ = ("expires", "future", "priority", "since", "tenant")
@@ -37,9 +36,9 @@ class Waiter:
         tenant: str | None,
         since: float,
         expires: float,
-        future: asyncio.Future[Permit],
+        future: asyncio.Future[Slot],
     ) -> None:
-        """Take its place in no line yet."""
+        """Make a waiter that is in no queue yet."""
         self.priority = priority
         self.tenant = tenant
         self.since = since
@@ -48,7 +47,7 @@ class Waiter:
 
 
 class _Line:
-    """The waiters of one priority: one after the other from each tenant, oldest first."""
+    """The waiters of one priority: tenants in turn, the oldest of each first."""
 
     def __init__(self) -> None:
         self._tenants: OrderedDict[str | None, OrderedDict[Waiter, None]] = OrderedDict()
@@ -89,7 +88,7 @@ class _Line:
         )
 
 
-class WaitingRoom:
+class FairQueue:
     """All waiters, and the order in which they leave."""
 
     def __init__(self) -> None:
@@ -108,25 +107,25 @@ class WaitingRoom:
         return self._line(priority).length
 
     def push(self, waiter: Waiter) -> None:
-        """Let `waiter` wait behind the others of its priority and tenant."""
+        """Add `waiter` behind the others of its priority and tenant."""
         self._line(waiter.priority).push(waiter)
 
     def remove(self, waiter: Waiter) -> None:
-        """Forget `waiter`; nothing if it has gone already."""
+        """Remove `waiter`; harmless if it is not there."""
         self._line(waiter.priority).remove(waiter)
 
     def next_priority(self) -> Priority:
-        """Say whose turn it is; somebody must be waiting."""
+        """Return the priority whose turn it is; somebody must be waiting."""
         if not self._interactive.length or (self._bulk.length and self._bulk_is_due):
             return "bulk"
         return "interactive"
 
     def head(self, priority: Priority) -> Waiter:
-        """Give the next waiter of `priority` without removing it."""
+        """Return the next waiter of `priority` without removing it."""
         return self._line(priority).head()
 
     def pop(self, priority: Priority) -> Waiter:
-        """Remove the next waiter of `priority`, who gets a permit, and keep the floor's account."""
+        """Remove and return the next waiter of `priority`, to be served; count for the floor."""
         waiter = self._line(priority).pop()
         if priority == "bulk":
             self._passed_over = 0
@@ -135,12 +134,12 @@ class WaitingRoom:
         return waiter
 
     def oldest(self) -> float | None:
-        """Give the time at which the one came who has waited longest; `None` when nobody waits."""
+        """Return since when the first of all waiters has waited; `None` when nobody waits."""
         times = (self._interactive.oldest(), self._bulk.oldest())
         return min((time for time in times if time is not None), default=None)
 
     def ahead(self, priority: Priority, tenant: str | None) -> int:
-        """Count those who would leave before a new waiter, if nobody else came."""
+        """Count those who would leave before a new waiter, if no other one came."""
         same = self._line(priority).ahead(tenant)
         if priority == "interactive":
             return same + min(same // (BULK_TURN - 1), self._bulk.length)

@@ -1,4 +1,4 @@
-"""The spread allowance, measured: by how much the delays from departure to arrival differ."""
+"""The jitter allowance, measured: how much the delays from departure to arrival differ."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["SpreadEstimator"]
+__all__ = ["JitterEstimator"]
 
 # Bounds of the allowance, seconds. Below the lower one a server's own hiccups decide; above the
-# upper one stragglers are better left to the shut-out than paid for with every request.
+# upper one stragglers cost less as a rare penalty than as a part of every second.
 LEAST = 0.12
 MOST = 1.0
 
-# What is remembered, and how much of it there must be before the allowance goes below its start.
+# How many delays are remembered, and how many are needed before the allowance falls below its
+# start.
 SAMPLES = 200
 ENOUGH = 50
 
-# Stragglers left out, as a share of the samples: single late requests harm nobody, since the
-# others of their window were on time.
+# Stragglers left out, as a share of the samples: a single late request does no harm, since the
+# others of its window were on time.
 STRAGGLERS = 0.02
 
-# What was measured is raised by this factor and these seconds: the worst is yet to be seen.
+# The measured jitter is raised by this factor and these seconds: the worst is yet to be seen.
 FACTOR = 1.1
 CUSHION = 0.02
 
 
-class SpreadEstimator:
-    """Follows the spread of measured delays, within bounds.
+class JitterEstimator:
+    """Follows the jitter of measured delays, within bounds.
 
-    The allowance starts at the configured value, rises with the measurements at once, and goes
-    below the start when `ENOUGH` round trips show that it may. The set-up of connections proves
-    only that more is needed: behind a proxy it is quick while requests are slow. What a refusal
+    The allowance starts at the configured value, rises with the measurements at once, and falls
+    below the start once `ENOUGH` round trips show that it may. The set-up of connections only
+    proves that more is needed: behind a proxy it is quick while requests are slow. What a refusal
     proved to be needed stays allowed.
 
     Attributes:
-        current: Spread allowance, seconds.
+        current: Jitter allowance, seconds.
         most: Upper bound of `current`, seconds: `MOST` or a quarter of the window, whichever is
             less, but never less than the start.
     """
@@ -54,31 +55,31 @@ class SpreadEstimator:
 
     @property
     def measured(self) -> float:
-        """Spread of the remembered delays, stragglers included, seconds."""
-        return max(self._round_trips.spread(), self._set_ups.spread())
+        """Jitter of the remembered delays, stragglers included, seconds."""
+        return max(self._round_trips.jitter(), self._set_ups.jitter())
 
-    def state(self) -> tuple[float, float, float, list[float], list[float]]:
-        """Give all that is remembered, to be stored or sent."""
+    def dump(self) -> tuple[float, float, float, list[float], list[float]]:
+        """Return all that is remembered, to be stored or sent."""
         round_trips, set_ups = list(self._round_trips.latest), list(self._set_ups.latest)
         return self.current, self._start, self._least, round_trips, set_ups
 
-    def restore(self, state: tuple[float, float, float, Sequence[float], Sequence[float]]) -> None:
-        """Take over what another estimator of the same quota remembered."""
-        self.current, self._start, self._least, round_trips, set_ups = state
+    def load(self, dumped: tuple[float, float, float, Sequence[float], Sequence[float]]) -> None:
+        """Restore what `dump` returned."""
+        self.current, self._start, self._least, round_trips, set_ups = dumped
         self._round_trips, self._set_ups = _Delays(round_trips), _Delays(set_ups)
 
     def observe(self, delay: float, *, set_up: bool = False) -> None:
-        """Take the round trip of a cheap request, or with `set_up` the set-up of a connection."""
+        """Add the round trip of a cheap request, or with `set_up` the set-up of a connection."""
         (self._set_ups if set_up else self._round_trips).add(delay)
-        spread = max(
-            self._round_trips.spread(STRAGGLERS),
-            self._set_ups.spread(STRAGGLERS),
+        jitter = max(
+            self._round_trips.jitter(STRAGGLERS),
+            self._set_ups.jitter(STRAGGLERS),
         )
         least = self._least if len(self._round_trips.latest) >= ENOUGH else self._start
-        self.current = min(max(spread * FACTOR + CUSHION, least), self.most)
+        self.current = min(max(jitter * FACTOR + CUSHION, least), self.most)
 
     def widen(self) -> bool:
-        """Allow for all that was measured, from now on; say whether that is more than before."""
+        """Allow for all that was measured, for good; return whether that is more than before."""
         needed = min(self.measured, self.most)
         if needed <= self.current:
             return False
@@ -99,8 +100,8 @@ class _Delays:
         self.latest.append(delay)
         insort(self._sorted, delay)
 
-    def spread(self, stragglers: float = 0.0) -> float:
-        """Give the longest less the shortest, a share of the longest left out."""
+    def jitter(self, stragglers: float = 0.0) -> float:
+        """Return the longest less the shortest, a share of the longest left out."""
         if not self._sorted:
             return 0.0
         return self._sorted[-1 - int(len(self._sorted) * stragglers)] - self._sorted[0]

@@ -1,30 +1,34 @@
-"""The limiter: hands out permits in order, when the books say so."""
+"""The limiter: lets requests leave as fast as a hard server-side quota allows."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
-from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Self
 
 from stable_async.config import Quota
-from stable_async.errors import QuotaTimeoutError, StabilityError, WrongEventLoopError
-from stable_async.quota.fair_queue import Priority, Waiter, WaitingRoom
-from stable_async.quota.pace import Pace
-from stable_async.quota.state import Books, MemoryBooks, Slot
+from stable_async.errors import ConfigurationError, WrongEventLoopError
+from stable_async.quota.dispatcher import Dispatcher
+from stable_async.quota.homes.process import ProcessHome
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from stable_async.quota.fair_queue import Priority
+    from stable_async.quota.homes.base import QuotaHome
+    from stable_async.quota.shared import KeyQuota, SharedQuota
+    from stable_async.quota.state import Slot
 
 __all__ = ["Permit", "QuotaLimiter", "QuotaStatistics"]
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaStatistics:
-    """What the limiter and its books say at one moment.
+    """The state of a limiter and its quota at one moment.
+
+    All clients of one event loop that share a quota share these figures.
 
     Attributes:
         waiting: Calls that wait for a permit.
@@ -32,13 +36,13 @@ class QuotaStatistics:
         open: Requests that have a permit and have not left yet.
         in_window: Requests of the window that ends now, the open ones included.
         requests: The most requests in one window at our present share.
-        share: Our part of the ceiling, at most 1; less when somebody else uses the key.
-        spread: Spread allowance, seconds.
-        earliest_next: Seconds until the books could let one more request leave; 0: at once.
-        penalty_left: Seconds until the shut-out ends; 0 when there is none.
-        granted: Permits given so far.
+        share: Our part of the limit, at most 1; less when somebody else uses the key.
+        jitter: Jitter allowance, seconds.
+        earliest_next: Seconds until one more request could leave; 0: at once.
+        penalty_left: Seconds until the penalty ends; 0 when there is none.
+        granted: Permits granted so far.
         refusals: 429 answers so far.
-        longest_wait: The longest that anybody has waited for a permit, or waits now, seconds.
+        longest_wait: The longest that a call has waited for a permit, or waits now, seconds.
     """
 
     waiting: int
@@ -47,7 +51,7 @@ class QuotaStatistics:
     in_window: int
     requests: int
     share: float
-    spread: float
+    jitter: float
     earliest_next: float
     penalty_left: float
     granted: int
@@ -58,38 +62,38 @@ class QuotaStatistics:
 class Permit:
     """The right to send one request. Every method is cheap and may be called again.
 
-    As a context manager it counts the request as sent at the end, if nobody has said so or has
-    released it before: what is not known counts as sent. So does a permit that is lost.
+    As a context manager it counts the request as sent at the end, unless it was marked or released
+    before: what is not known counts as sent. So does a permit that is lost.
     """
 
-    __slots__ = ("__weakref__", "_limiter", "_open", "_slot")
+    __slots__ = ("__weakref__", "_dispatcher", "_open", "_slot")
 
-    def __init__(self, limiter: QuotaLimiter, slot: Slot) -> None:
+    def __init__(self, dispatcher: Dispatcher, slot: Slot) -> None:
         """Permits come from `QuotaLimiter.acquire`."""
-        self._limiter = limiter
+        self._dispatcher = dispatcher
         self._slot = slot
         self._open = True
 
-    def stamp(self) -> bool:
-        """Say that the request's headers are on the wire now, or may be.
+    def mark_sent(self) -> bool:
+        """Note that the request's headers are on the wire now, or may be.
 
         Returns:
-            Whether the request may leave. With shared books it may not if this process was stopped
-            for so long that the others count on it no more: then ask for another permit.
+            Whether the request may leave. It may not if this process was stopped for so long that
+            others who share the quota count on it no more: then acquire another permit.
         """
         if not self._open:
             return True
         self._open = False
-        return self._limiter._stamp(self._slot)  # noqa: SLF001 - one subject, two classes
+        return self._dispatcher.mark_sent(self._slot)
 
     def release(self) -> None:
-        """Give the slot back: the request never left. After `stamp` this does nothing."""
+        """Give the permit back: the request never left. After `mark_sent` this does nothing."""
         if self._open:
             self._open = False
-            self._limiter._release(self._slot)  # noqa: SLF001
+            self._dispatcher.release(self._slot)
 
     def __enter__(self) -> Self:
-        """Give the permit."""
+        """Return the permit."""
         return self
 
     def __exit__(
@@ -99,12 +103,14 @@ class Permit:
         traceback: TracebackType | None,
     ) -> None:
         """Count the request as sent unless it was released."""
-        self.stamp()
+        self.mark_sent()
 
     def __del__(self) -> None:
         """Count the request as sent: a slot that nobody can close would stay open for ever."""
-        if self._open:
-            self._limiter._abandon(self._slot)  # noqa: SLF001
+        # The garbage collector calls, from any thread.
+        loop = self._dispatcher.loop
+        if self._open and not loop.is_closed():
+            loop.call_soon_threadsafe(self._dispatcher.mark_sent, self._slot)
 
 
 class QuotaLimiter:
@@ -112,41 +118,50 @@ class QuotaLimiter:
 
     Interactive requests leave before bulk ones, which get at least an eighth of the permits while
     both wait. Inside a priority, tenants take turns; the requests of one tenant leave in the order
-    in which they came. One limiter belongs to one event loop: that of its first use.
+    in which they came. One limiter belongs to one event loop: that of its first use. Limiters of
+    one `SharedQuota` share it in whatever event loop, thread or process they are.
 
     See docs/quota.md for the rule it keeps and for how to use it without the client.
     """
 
     def __init__(
         self,
-        quota: Quota = Quota(),  # noqa: B008 - frozen
+        quota: Quota | SharedQuota | KeyQuota = Quota(),  # noqa: B008 - frozen
         *,
-        books: Books | None = None,
+        home: QuotaHome | None = None,
         max_waiting: int | None = None,
     ) -> None:
         """Make a limiter; no event loop is needed yet.
 
         Args:
-            quota: What the server allows.
-            books: Where slots are counted; `None`: in memory, for this limiter alone.
+            quota: What the server allows; a `Quota` is kept for this limiter alone.
+            home: Where the quota is kept, instead of where `quota` says.
             max_waiting: The most interactive calls that may wait at one time; `None` means no
                 limit, and 0 that none waits. Bulk calls are there to wait.
         """
-        self._books: Books = MemoryBooks(quota) if books is None else books
+        self._shared = None if isinstance(quota, Quota) or home is not None else quota
+        self._quota = quota if isinstance(quota, Quota) else quota.quota
+        self._home = home
         self._most_waiting = inf if max_waiting is None else max_waiting
-        rate = quota.requests / quota.window
-        self._pace = Pace(quota.burst or quota.requests, rate, self._dispatch)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._room = WaitingRoom()
-        self._deadlines: list[tuple[float, int, Waiter]] = []
-        self._order = count()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = inf
-        # When the books were last told to be asked again; infinity while a pace will call.
-        self._earliest = -inf
-        self._kicked = False
-        self._granted = 0
-        self._longest_wait = 0.0
+        self._dispatcher: Dispatcher | None = None
+        self._closed = False
+
+    async def open(self) -> None:
+        """Open the quota's home in the running event loop; the first `acquire` does it, too.
+
+        Raises:
+            ConfigurationError: The home cannot be opened, or belongs to another quota.
+            WrongEventLoopError: It is open in another event loop.
+        """
+        self._closed = False
+        await self._attach()
+
+    async def aclose(self) -> None:
+        """Close the home, unless other limiters of this event loop use it. Harmless when closed."""
+        self._closed = True
+        dispatcher, self._dispatcher = self._dispatcher, None
+        if dispatcher is not None:
+            await dispatcher.leave()
 
     async def acquire(
         self,
@@ -155,229 +170,99 @@ class QuotaLimiter:
         deadline: float | None = None,
         tenant: str | None = None,
     ) -> Permit:
-        """Give a permit to send one request, when it is this call's turn and the quota allows it.
+        """Return a permit to send one request, when it is this call's turn and the quota allows it.
 
-        A cancelled call leaves the books as they were, and the next in line moves up.
+        A cancelled call leaves the quota as it was, and the next in line moves up.
 
         Args:
             priority: `interactive` requests leave before `bulk` ones.
-            deadline: Seconds from now within which the permit must be given; 0 means now or never,
-                `None` whenever it comes.
+            deadline: Seconds from now within which the permit must be granted; 0 means now or
+                never, `None` whenever it comes.
             tenant: Whom the request is for. Tenants of one priority take turns.
 
         Raises:
-            QuotaTimeoutError: The permit cannot be given before the deadline: at once when the
-                books show it, else as soon as they do. Or too many interactive calls are waiting.
+            QuotaTimeoutError: The permit cannot be granted before the deadline: at once when the
+                quota's state shows it, else as soon as it does. Or too many interactive calls are
+                waiting.
+            ConfigurationError: The limiter is closed, or the quota's home cannot be used any more.
             WrongEventLoopError: The limiter belongs to another event loop.
         """
-        loop = self._bind()
-        now = loop.time()
-        future: asyncio.Future[Permit] = loop.create_future()
-        expires = inf if deadline is None else now + deadline
-        waiter = Waiter(priority, tenant, now, expires, future)
-        if deadline is not None:
-            self._check_deadline(waiter, now)
-        self._room.push(waiter)
-        self._dispatch()
-        if future.done():
-            return future.result()
-        self._check_room(waiter, now)
-        try:
-            return await future
-        except BaseException:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                future.result().release()
-            self._leave(waiter)
-            raise
+        dispatcher = self._dispatcher
+        if (
+            dispatcher is None
+            or not dispatcher.is_open
+            or dispatcher.loop is not asyncio.get_running_loop()
+        ):
+            dispatcher = await self._attach()
+        slot = await dispatcher.acquire(priority, deadline, tenant, self._most_waiting)
+        return Permit(dispatcher, slot)
 
     def penalise(self, retry_after: float | None = None, permit: Permit | None = None) -> None:
-        """Shut everybody out: the server answered 429.
+        """Begin a penalty for all who share the quota: the server answered 429.
 
-        Requests that had left before the shut-out was known change nothing by being refused, too.
+        Requests that had left before the penalty was known change nothing by being refused, too.
 
         Args:
             retry_after: What the answer asked for, seconds; `None`: the quota's penalty.
             permit: The permit of the refused request.
         """
-        slot = None if permit is None else permit._slot  # noqa: SLF001
-        self._books.penalise(self._now(), retry_after, slot)
-        self._kick()
+        dispatcher = self._attached()
+        slot = None if permit is None else permit._slot  # noqa: SLF001 - one subject, two classes
+        dispatcher.home.penalise(dispatcher.now(), retry_after, slot)
+        dispatcher.kick()
 
     def observe(self, delay: float, *, set_up: bool = False) -> None:
-        """Take a measured delay, seconds: of setting up a connection, or of a cheap request."""
-        self._books.observe(delay, set_up=set_up)
-        self._kick()
+        """Add a measured delay, seconds: of the set-up of a connection, or of a cheap request."""
+        dispatcher = self._attached()
+        dispatcher.home.observe(dispatcher.now(), delay, set_up=set_up)
+        dispatcher.kick()
 
     def statistics(self) -> QuotaStatistics:
-        """Give the figures of this moment, for progress displays and metrics."""
-        now = self._now()
-        books = self._books.extract(now)
-        oldest = self._room.oldest()
+        """Return the figures of this moment, for progress displays and metrics."""
+        dispatcher = self._dispatcher
+        home = self._own_home() if dispatcher is None else dispatcher.home
+        now = time.monotonic() if dispatcher is None else dispatcher.now()
+        snapshot = home.snapshot(now)
         return QuotaStatistics(
-            waiting=len(self._room),
-            waiting_bulk=self._room.count("bulk"),
-            open=books.open,
-            in_window=books.in_window,
-            requests=books.requests,
-            share=books.share,
-            spread=books.spread,
-            earliest_next=max(self._books.earliest(now) - now, 0.0),
-            penalty_left=books.penalty_left,
-            granted=self._granted,
-            refusals=books.refusals,
-            longest_wait=max(self._longest_wait, 0.0 if oldest is None else now - oldest),
+            waiting=0 if dispatcher is None else len(dispatcher.queue),
+            waiting_bulk=0 if dispatcher is None else dispatcher.queue.count("bulk"),
+            open=snapshot.open,
+            in_window=snapshot.in_window,
+            requests=snapshot.requests,
+            share=snapshot.share,
+            jitter=snapshot.jitter,
+            earliest_next=0.0 if dispatcher is None else max(home.earliest(now) - now, 0.0),
+            penalty_left=snapshot.penalty_left,
+            granted=0 if dispatcher is None else dispatcher.granted,
+            refusals=snapshot.refusals,
+            longest_wait=0.0 if dispatcher is None else dispatcher.longest_wait(),
         )
 
-    def _bind(self) -> asyncio.AbstractEventLoop:
-        running = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = running
-        elif self._loop is not running:
+    def _own_home(self) -> QuotaHome:
+        if self._home is None:
+            shared = self._shared
+            self._home = ProcessHome(self._quota) if shared is None else shared.home()
+        return self._home
+
+    def _attached(self) -> Dispatcher:
+        if self._dispatcher is None:
+            raise ConfigurationError("this quota limiter is not open")
+        return self._dispatcher
+
+    async def _attach(self) -> Dispatcher:
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise ConfigurationError("this quota limiter was closed")
+        if self._dispatcher is None:
+            identity = None if self._shared is None else self._shared.identity
+            self._dispatcher = Dispatcher.join(identity, self._own_home, loop)
+            rate = self._quota.requests / self._quota.window
+            self._dispatcher.limit_burst(self._quota.burst or self._quota.requests, rate)
+        dispatcher = self._dispatcher
+        if dispatcher.loop is not loop:
             raise WrongEventLoopError(
-                "this quota limiter belongs to another event loop; make one for each loop"
+                "this quota limiter is in use by another event loop; make one for each loop (those "
+                "of one SharedQuota, and of clients with one key and address, share one quota)"
             )
-        return running
-
-    def _now(self) -> float:
-        if self._loop is not None:
-            return self._loop.time()
-        try:
-            return asyncio.get_running_loop().time()
-        except RuntimeError:
-            return time.monotonic()  # asyncio's own clock
-
-    def _dispatch(self) -> None:
-        """Give permits to all whose turn has come, and set the timer for the next one."""
-        self._kicked = False
-        now = self._now()
-        earliest = -inf
-        while self._room:
-            if not self._pace.ready():
-                earliest = self._books.earliest(now)
-                if earliest <= now:
-                    earliest = inf
-                    self._pace.call()
-                break
-            priority = self._room.next_priority()
-            waiter = self._room.head(priority)
-            if waiter.future.done():
-                self._room.remove(waiter)
-                continue
-            # Whose turn it is by the floor need not leave room for those who wait beside him.
-            try:
-                slot = self._books.reserve(now, bulk=not self._room.count("interactive"))
-            except StabilityError as error:
-                # Shared books that cannot be read any more.
-                self._room.remove(waiter)
-                waiter.future.set_exception(error)
-                continue
-            if isinstance(slot, float):
-                earliest = slot
-                break
-            self._grant(priority, slot, now)
-        self._earliest = earliest
-        self._expire(now)
-        self._set_timer()
-
-    def _grant(self, priority: Priority, slot: Slot, now: float) -> None:
-        self._pace.take()
-        waiter = self._room.pop(priority)
-        self._granted += 1
-        self._longest_wait = max(self._longest_wait, now - waiter.since)
-        waiter.future.set_result(Permit(self, slot))
-
-    def _stamp(self, slot: Slot) -> bool:
-        may_leave = self._books.stamp(slot, self._now())
-        self._kick()
-        return may_leave
-
-    def _release(self, slot: Slot) -> None:
-        self._books.release(slot, self._now())
-        self._pace.give_back()
-        self._kick()
-
-    def _abandon(self, slot: Slot) -> None:
-        # The garbage collector calls, from any thread.
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._stamp, slot)
-
-    def _kick(self) -> None:
-        """Look again, once however many changes there are in this turn of the loop."""
-        if self._room and not self._kicked and self._loop is not None:
-            self._kicked = True
-            self._loop.call_soon(self._dispatch)
-
-    def _leave(self, waiter: Waiter) -> None:
-        self._room.remove(waiter)
-        self._kick()
-
-    def _check_deadline(self, waiter: Waiter, now: float) -> None:
-        earliest = self._books.earliest(now, self._room.ahead(waiter.priority, waiter.tenant))
-        if earliest > max(waiter.expires, now):
-            raise self._too_late(earliest - now)
-
-    def _check_room(self, waiter: Waiter, now: float) -> None:
-        """Send `waiter` away if it may not wait, else note when to tell it that it is too late."""
-        if waiter.expires <= now:
-            reason = self._too_late(self._books.earliest(now) - now)
-        elif (
-            waiter.priority == "interactive"
-            and self._room.count("interactive") > self._most_waiting
-        ):
-            ahead = self._room.ahead(waiter.priority, waiter.tenant) - 1
-            retry_after = max(self._books.earliest(now, ahead) - now, 0.0)
-            reason = QuotaTimeoutError(
-                f"{self._most_waiting:,} interactive requests are waiting for the quota already",
-                retry_after=retry_after,
-            )
-        else:
-            if waiter.expires < inf:
-                self._note_deadline(waiter)
-            return
-        self._leave(waiter)
-        raise reason
-
-    def _note_deadline(self, waiter: Waiter) -> None:
-        if len(self._deadlines) > 2 * len(self._room) + 64:
-            self._deadlines = [entry for entry in self._deadlines if not entry[2].future.done()]
-            heapify(self._deadlines)
-        heappush(self._deadlines, (waiter.expires, next(self._order), waiter))
-        self._set_timer()
-
-    def _expire(self, now: float) -> None:
-        """Tell those who wait in vain, as soon as the books show it."""
-        deadlines = self._deadlines
-        while deadlines and (
-            deadlines[0][2].future.done()
-            or deadlines[0][0] <= now
-            or deadlines[0][0] < self._earliest < inf
-        ):
-            waiter = heappop(deadlines)[2]
-            if not waiter.future.done():
-                self._room.remove(waiter)
-                waiter.future.set_exception(self._too_late(self._books.earliest(now) - now))
-
-    def _set_timer(self) -> None:
-        """Have the one timer fire when a permit or a deadline is due next."""
-        when = min(self._earliest, self._deadlines[0][0]) if self._deadlines else self._earliest
-        if self._timer is not None:
-            if self._timer_at == when:
-                return
-            self._timer.cancel()
-            self._timer = None
-        if self._room and when < inf and self._loop is not None:
-            # Not the timer's own `when()`: uvloop gives none for a time that has come.
-            self._timer, self._timer_at = self._loop.call_at(when, self._on_timer), when
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._dispatch()
-
-    @staticmethod
-    def _too_late(retry_after: float) -> QuotaTimeoutError:
-        retry_after = max(retry_after, 0.0)
-        return QuotaTimeoutError(
-            f"the quota cannot serve this request before its deadline; "
-            f"it could in {retry_after:.3g} s",
-            retry_after=retry_after,
-        )
+        await dispatcher.open()
+        return dispatcher

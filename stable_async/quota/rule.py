@@ -1,6 +1,6 @@
 """The rule: may one more request leave now, and if not, when? Pure; the clock is passed in.
 
-With `N` requests, window `W` and spread `D`, a request may leave at `t` if, counting itself, for
+With `N` requests, window `W` and jitter `D`, a request may leave at `t` if, counting itself, for
 every `e` in `[0, W]`
 
     cur(e) + (1 - e/W) * prev(e) <= N
@@ -23,12 +23,13 @@ its bound is a line in `m` that never changes. The earliest time is the highest 
 from __future__ import annotations
 
 from collections import deque
+from math import ceil
 from typing import NamedTuple
 
 __all__ = ["Rule", "RuleState"]
 
 # With more requests per window than this, departures less than `W / BINS` apart are merged, at the
-# latest time any of them can have. Too late is the safe side, and costs `W / BINS` of spread.
+# latest time any of them can have. Too late is the safe side, and costs `W / BINS` of jitter.
 BINS = 256
 
 # Seconds added to every earliest time, against rounding, here and in the server's own sums. After
@@ -69,31 +70,31 @@ class RuleState(NamedTuple):
 
 
 class Rule:
-    """Says when the next request may leave.
+    """Computes when the next request may leave.
 
     Attributes:
         limit: Requests per window; may change, up to the `requests` the rule was made with.
-        spread: Spread allowance, seconds; may change, up to `max_spread`.
+        jitter: Jitter allowance, seconds; may change, up to `max_jitter`.
         open: Requests that have a permit and have not left yet. They always count as leaving now.
     """
 
     def __init__(
-        self, requests: int, window: float, spread: float, *, max_spread: float | None = None
+        self, requests: int, window: float, jitter: float, *, max_jitter: float | None = None
     ) -> None:
         """Start with an empty history.
 
         Args:
             requests: The most requests in one window, 1 or more.
             window: The server's window, seconds.
-            spread: Spread allowance, seconds.
-            max_spread: The most that `spread` will ever be; `None`: it will not change.
+            jitter: Jitter allowance, seconds.
+            max_jitter: The most that `jitter` will ever be; `None`: it will not change.
         """
         self.limit = requests
-        self.spread = spread
+        self.jitter = jitter
         self.open = 0
         self._requests = requests
         self._window = window
-        self._memory = window + (spread if max_spread is None else max_spread)
+        self._memory = window + (jitter if max_jitter is None else max_jitter)
         self._bin = window / BINS if requests > BINS else 0.0
         self._sent = 0
         self._latest = float("-inf")
@@ -109,7 +110,7 @@ class Rule:
         return self._window
 
     def earliest(self, now: float, ahead: int = 0) -> float:
-        """Give the time from which a request may leave, if none leaves before it.
+        """Return the time from which a request may leave, if none leaves before it.
 
         Args:
             now: The time, seconds; never earlier than in an earlier call.
@@ -117,11 +118,11 @@ class Rule:
 
         Returns:
             A time at or before `now` means at once. While open slots alone fill the limit, the
-            time is a lower bound as well: ask again when one of them is stamped or released.
+            time is a lower bound as well: ask again when one of them is sent or released.
         """
         self._advance(now)
         rounds, place = divmod(ahead + self.open, self.limit)
-        interval = self._window + self.spread
+        interval = self._window + self.jitter
         place -= self.open
         first = self._highest(place) + interval + MARGIN if place >= 0 else now
         return max(first, now) + rounds * interval if rounds else first
@@ -147,21 +148,45 @@ class Rule:
         return self._sent - oldest + self.open
 
     def state(self) -> RuleState:
-        """Give all that is remembered; `limit`, `spread` and `open` are the caller's to keep."""
+        """Return all that is remembered; the caller keeps `limit`, `jitter` and `open`."""
         return RuleState(
             self._sent, self._latest, self._before, tuple(self._recent), tuple(self._lines)
         )
 
     def restore(self, state: RuleState) -> None:
-        """Take over what another rule of the same quota remembered."""
+        """Restore what another rule of the same quota remembered."""
         self._sent, self._latest, self._before = state.sent, state.latest, state.before
         self._recent = deque(_Departures(*entry) for entry in state.recent)
         self._lines = deque(_Line(*entry) for entry in state.lines)
         self._prune_at = len(self._lines) + PRUNE_EVERY
         self._cached = None
 
+    def revised(
+        self, now: float, requests: int, window: float, jitter: float, *, max_jitter: float
+    ) -> Rule:
+        """Return a rule of other terms whose history allows no more than this one's.
+
+        What left before the last window is remembered only as far as it bound under the old
+        terms. It is taken to have left at the end of each window before, `requests` at a time:
+        as late and as many as the old terms allowed.
+        """
+        self._advance(now)
+        revised = Rule(requests, window, jitter, max_jitter=max_jitter)
+        revised.open = self.open
+        older = self._recent[0].before if self._recent else self._sent
+        if self._lines or self._recent:
+            lumps = ceil((2 * window + max_jitter) / self._window)
+            counts = [max(min(older - self._requests * i, self._requests), 0) for i in range(lumps)]
+            for age in range(lumps, 0, -1):
+                if counts[age - 1]:
+                    revised.send(now - age * self._window, counts[age - 1])
+        afters = [*[before for _, before in self._recent][1:], self._sent]
+        for (time, before), after in zip(self._recent, afters, strict=True):
+            revised.send(time, after - before)
+        return revised
+
     def _highest(self, ahead: int) -> float:
-        """Give the highest line for the request after `ahead` others, without `W + D`."""
+        """Return the highest line for the request after `ahead` others, without `W + D`."""
         index = self._sent + self.open + ahead + 1 - self.limit
         if not ahead and self._cached is not None and self._cached[0] == index:
             return self._cached[1]
@@ -191,7 +216,7 @@ class Rule:
         return best
 
     def _advance(self, now: float) -> None:
-        """Turn what has left the last window into lines, and forget what binds no longer."""
+        """Turn departures that are out of the last window into lines; drop what no longer binds."""
         while self._recent and self._recent[0].time + self._window <= now:
             time, before = self._recent.popleft()
             boundary = time + self._window

@@ -1,30 +1,81 @@
-"""The books: who holds a slot, what has left, who is shut out; and the seam for shared ones."""
+"""What a quota knows: departures, open slots, the penalty, the share, the jitter. Pure.
+
+The same state is kept by all homes: in one process, by each process of a machine from the lines of
+one file, by a server for many machines. The clock is passed in. Times are seconds on one clock that
+all users of the state share, and never go back.
+"""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING, cast
 
-from stable_async.quota.flow import COMPANY, Flow
-from stable_async.quota.jitter import SpreadEstimator
-from stable_async.quota.rule import Rule
-from stable_async.quota.share import Share
+from stable_async.config import Quota
+from stable_async.quota.jitter import JitterEstimator
+from stable_async.quota.rule import Rule, RuleState
 
 if TYPE_CHECKING:
-    from stable_async.config import Quota
+    from collections.abc import Iterator
 
-__all__ = ["Books", "Extract", "MemoryBooks", "Slot"]
+__all__ = ["BULK_TURN", "Dump", "Key", "QuotaState", "Slot", "Snapshot", "terms_of"]
 
 logger = logging.getLogger("stable_async.quota")
 
+# A process and the number of one of its slots.
+Key = tuple[str, int]
+# The whole state as JSON has it.
+Dump = dict[str, object]
+
+# While both wait, every eighth permit at least goes to a bulk request: their floor is 12.5 %.
+BULK_TURN = 8
+
+# How long the first request after a penalty goes alone, seconds: a refusal comes back within it.
+PROBE = 1.0
+
+# How much of a delay is made up, seconds: timers and busy event loops are late by less.
+CATCH_UP = 0.05
+
+# How far bulk requests may be ahead of the even flow while interactive ones are about, as a part
+# of a window. The others may be locked out for that long at its end: after a burst of the whole
+# limit it would be for all of it. Throughput is the same.
+BULK_BURST = 0.03
+
+# Interactive requests are about for this many windows after the last one asked.
+COMPANY = 6
+
+# A refusal that our own count does not explain leaves us this part of what we had, and never less
+# than `LEAST_SHARE` of the limit.
+CUT = 0.75
+LEAST_SHARE = 0.1
+
+# The part of the limit regained per second: one hundredth a minute. A further refusal costs a
+# whole penalty, so trying again sooner would cost more than it wins.
+REGAINED = 0.01 / 60
+
+# A process that has open slots and says nothing for this long, seconds, but at most half a window,
+# was stopped or killed. Its slots then count as departures.
+LEASE = 5.0
+
+# How long a heartbeat of a process that waits is valid, seconds.
+HEARTBEAT = 1.0
+
+# Bounds of a penalty, seconds. `Retry-After: 0` or a date that has passed says only that the server
+# refuses; beyond an hour the single probe asks again sooner than the answer wished.
+SHORTEST_PENALTY = 1.0
+LONGEST_PENALTY = 3600.0
+
+# Processes that have said nothing for this long, seconds, are forgotten.
+FORGET = 600.0
+
 
 class Slot:
-    """One place in the books.
+    """One place in the window, as its holder sees it.
 
     Attributes:
-        number: Tells it from the other slots of the same books.
-        left: When its request left, seconds; `None` while it is open.
+        number: Distinguishes it from the other slots of the same process.
+        left: When its request left, seconds; `None` while the slot is open.
     """
 
     __slots__ = ("left", "number")
@@ -36,16 +87,16 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Extract:
-    """What the books say at one moment.
+class Snapshot:
+    """The state of a quota at one moment.
 
     Attributes:
         open: Requests that have a slot and have not left yet.
         in_window: Requests of the window that ends now, the open ones included.
         requests: The most requests in one window at our present share.
-        share: Our part of the ceiling, at most 1.
-        spread: Spread allowance, seconds.
-        penalty_left: Seconds until the shut-out ends; 0 when there is none.
+        share: Our part of the limit, at most 1.
+        jitter: Jitter allowance, seconds.
+        penalty_left: Seconds until the penalty ends; 0 when there is none.
         refusals: 429 answers so far.
     """
 
@@ -53,168 +104,461 @@ class Extract:
     in_window: int
     requests: int
     share: float
-    spread: float
+    jitter: float
     penalty_left: float
     refusals: int
 
 
-class Books(Protocol):
-    """Where slots are counted, for one event loop or for many.
+@dataclass(slots=True)
+class _Process:
+    """One process, or one event loop of a process, that uses the quota.
 
-    All methods are synchronous and quick. `now` is in seconds on a clock that all users of the
-    books share, such as the machine's monotonic one, and does not decrease.
+    Attributes:
+        terms: What it takes the server to allow; `None` if it has not joined.
+        seen: When it last did anything, seconds.
+        open: Numbers of its open slots.
+        waits: When it last said that an interactive request waits, and a bulk one, seconds.
     """
 
-    def reserve(self, now: float, *, bulk: bool = False) -> Slot | float:
-        """Give an open slot, or the time at which to ask again; others may have been faster.
+    seen: float
+    terms: Quota | None = None
+    open: set[int] = field(default_factory=set)
+    waits: list[float] = field(default_factory=lambda: [-inf, -inf])
+
+
+class QuotaState:
+    """All that is known of a quota, and when the next request may leave.
+
+    The rule says how many requests may leave. Beyond it: during a penalty nobody leaves; after it
+    one request goes ahead alone. Requests that need not wait leave at once, those that wait leave
+    evenly, at the rate that can be kept up: the rule would let them go a little faster and then
+    make them pause, which wins nothing and leaves less room for late arrivals. While interactive
+    requests are about, bulk ones leave only as long as the total keeps to that rate.
+
+    Attributes:
+        now: Time of the last change, seconds.
+        terms: What the server is taken to allow: the smallest `requests` and the largest `window`,
+            `penalty` and `jitter` of all processes that use the quota.
+        lease: A process with open slots that says nothing for this long, seconds, is expired.
+    """
+
+    def __init__(self, quota: Quota) -> None:
+        """Start with nothing sent and no process."""
+        self.now = -inf
+        self.terms = terms_of(quota)
+        self.lease = min(LEASE, quota.window / 2)
+        self._jitter = JitterEstimator(quota.jitter, quota.window)
+        self._rule = Rule(quota.requests, quota.window, quota.jitter, max_jitter=self._jitter.most)
+        self._processes: dict[str, _Process] = {}
+        self._interval = (quota.window + quota.jitter) / quota.requests
+        # When the next of those who wait may leave.
+        self._next = -inf
+        # The penalty: until when; nobody has left since it began; the first that did.
+        self._penalty_until = -inf
+        self._probe_due = False
+        self._probe: Key | None = None
+        self._refusals = 0
+        # Our part of the limit at a time; from then on it grows.
+        self._share = 1.0
+        self._share_since = 0.0
+        # Bulk beside interactive: when the total allows one, how long the others are about, and
+        # how many of them left since the last bulk request while bulk ones waited elsewhere.
+        self._bulk_due = -inf
+        self._company_until = -inf
+        self._passed_over = 0
+        self._warned_of_jitter = False
+
+    def advance(self, now: float) -> None:
+        """Move on to `now`: what is asked is answered as of then. It never goes back."""
+        self.now = max(self.now, now)
+
+    # ---- processes
+
+    def join(self, process: str, now: float, terms: Quota) -> None:
+        """Add a process, or take its new terms; the strictest terms of all hold."""
+        self._note(process, now).terms = terms_of(terms)
+        self._forget()
+        self._use_terms()
+
+    def leave(self, process: str, now: float) -> None:
+        """Remove a process; its open slots count as departures."""
+        self.expire(process, now)
+        self._processes.pop(process, None)
+        self._use_terms()
+
+    def seen(self, process: str) -> float | None:
+        """Return when a process last did anything, seconds; `None` if it is not known."""
+        found = self._processes.get(process)
+        return None if found is None else found.seen
+
+    def has_joined(self, process: str, terms: Quota) -> bool:
+        """Return whether the terms of a process count."""
+        found = self._processes.get(process)
+        return found is not None and found.terms == terms_of(terms)
+
+    def expire(self, process: str, now: float) -> None:
+        """Count the open slots of a process as departures: it was stopped or killed."""
+        self.advance(now)
+        found = self._processes.get(process)
+        if found is not None:
+            if found.open:
+                self._rule.open -= len(found.open)
+                self._rule.send(self.now, len(found.open))
+                found.open.clear()
+            found.waits = [-inf, -inf]
+
+    def heartbeat(self, process: str, now: float, *, bulk: bool) -> None:
+        """Note that a request of a process waits."""
+        found = self._note(process, now)
+        found.waits[bulk] = self.now
+        if not bulk:
+            self._company_until = self.now + COMPANY * self.terms.window
+
+    def others_open(self, process: str) -> Iterator[str]:
+        """Yield the other processes with open slots."""
+        for name, other in self._processes.items():
+            if other.open and name != process:
+                yield name
+
+    def stricter(self, process: str) -> Iterator[str]:
+        """Yield the other processes whose terms keep this one from its own."""
+        own = self._processes.get(process)
+        if own is not None and own.terms is not None and own.terms != self.terms:
+            for name, other in self._processes.items():
+                if name != process and other.terms not in {None, own.terms}:
+                    yield name
+
+    # ---- slots
+
+    def due(self, process: str, now: float, *, bulk: bool = False) -> float:
+        """Return from when on a request of a process may leave; at or before `now`: at once.
+
+        A request that waits lets those of other processes go first, as priorities have it. Changes
+        nothing, whatever `now` is: what it does not know of only delays the request.
+        """
+        when = self.earliest()
+        if when > now:
+            return when
+        if len(self._processes) > 1:
+            others_wait = self._others_wait(process, now, bulk=not bulk)
+            if others_wait and bulk != (self._passed_over >= BULK_TURN - 1):
+                return now + self._interval
+        return self._bulk_due if bulk and now < self._company_until else when
+
+    def reserve(
+        self, process: str, number: int, now: float, *, bulk: bool = False, waited: bool = False
+    ) -> bool:
+        """Open a slot, if a request of this process may leave now.
 
         Args:
+            process: Whose request it is.
+            number: A number for the slot, new in that process.
             now: The time, seconds.
-            bulk: The request is to leave room for interactive ones, if there are any.
+            bulk: The request leaves room for interactive ones, if there are any.
+            waited: It has had to wait.
         """
-        ...
+        found = self._note(process, now)
+        now = self.now
+        if not bulk:
+            self._company_until = now + COMPANY * self.terms.window
+        if self.due(process, now, bulk=bulk) > now:
+            return False
+        self._rule.open += 1
+        found.open.add(number)
+        found.waits[bulk] = -inf
+        if bulk:
+            self._passed_over = 0
+        elif self._others_wait(process, now, bulk=True):
+            self._passed_over += 1
+        if self._probe_due:
+            self._probe = process, number
+            self._next = now + PROBE
+        elif waited:
+            self._next = max(self._next, now - CATCH_UP) + self._interval
+        self._probe_due = False
+        bulk_burst = BULK_BURST * self.terms.window
+        self._bulk_due = max(self._bulk_due, now - bulk_burst) + self._interval
+        return True
 
-    def stamp(self, slot: Slot, now: float) -> bool:
-        """Count the request of an open slot as left now; `False`: it may not leave any more."""
-        ...
+    def mark_sent(self, process: str, number: int, now: float) -> bool:
+        """Count the request of a slot as left now; `False`: it may not leave any more.
 
-    def release(self, slot: Slot, now: float) -> None:
+        A slot that has expired was counted already. Its request leaves only if there is room for
+        it once more.
+        """
+        found = self._note(process, now)
+        if number not in found.open and not self.reserve(process, number, now):
+            return False
+        found.open.discard(number)
+        self._rule.open -= 1
+        self._rule.send(self.now)
+        return True
+
+    def depart(self, count: int, now: float) -> None:
+        """Count departures that had no slot, whether there is room for them or not."""
+        self.advance(now)
+        self._rule.send(self.now, count)
+
+    def release(self, process: str, number: int, now: float) -> None:
         """Take an open slot back: its request never left."""
-        ...
+        found = self._note(process, now)
+        if number in found.open:
+            found.open.discard(number)
+            self._rule.open -= 1
 
-    def penalise(self, now: float, retry_after: float | None, slot: Slot | None) -> None:
-        """Shut everybody out, for `retry_after` seconds or the quota's penalty.
+    # ---- what comes back
+
+    def penalise(
+        self,
+        now: float,
+        retry_after: float | None = None,
+        *,
+        left: float | None = None,
+        slot: Key | None = None,
+    ) -> None:
+        """Begin a penalty, and look for its cause unless the last penalty explains it.
 
         Args:
             now: The time of the refusal, seconds.
-            retry_after: What the server asked for, seconds.
+            retry_after: What the server asked for, seconds; `None`: the penalty of the terms.
+            left: When the refused request left, seconds; `None`: now.
             slot: The slot of the refused request, if known.
         """
-        ...
-
-    def observe(self, delay: float, *, set_up: bool = False) -> None:
-        """Take a measured delay, seconds, to adapt the spread allowance."""
-        ...
-
-    def earliest(self, now: float, ahead: int = 0) -> float:
-        """Give the time from which a request with `ahead` others before it might leave."""
-        ...
-
-    def extract(self, now: float) -> Extract:
-        """Give the figures of this moment."""
-        ...
-
-
-class MemoryBooks:
-    """Books of one event loop, in memory."""
-
-    def __init__(self, quota: Quota) -> None:
-        """Open empty books for `quota`."""
-        self._quota = quota
-        self._spread = SpreadEstimator(quota.spread, quota.window)
-        self._rule = Rule(quota.requests, quota.window, quota.spread, max_spread=self._spread.most)
-        self._share = Share()
-        self._flow = Flow(quota.window, (quota.window + quota.spread) / quota.requests)
-        self._slots = 0
-        self._probe: Slot | None = None
-        self._refusals = 0
-        self._warned_of_spread = False
-
-    def reserve(self, now: float, *, bulk: bool = False) -> Slot | float:
-        """Give an open slot, or the time at which to ask again."""
-        earliest = self.earliest(now)
-        if not bulk:
-            self._flow.company_until = now + COMPANY * self._quota.window
-        if earliest > now:
-            self._flow.waiting = True
-            return earliest
-        if bulk and (room := self._flow.earliest_bulk(now)) > now:
-            return room
-        self._slots += 1
-        slot = Slot(self._slots)
-        self._rule.open += 1
-        if self._flow.leave(now):
-            self._probe = slot
-        return slot
-
-    def stamp(self, slot: Slot, now: float) -> bool:
-        """Count the request of an open slot as left now."""
-        slot.left = now
-        self._rule.open -= 1
-        self._rule.send(now)
-        return True
-
-    def release(self, slot: Slot, now: float) -> None:
-        """Take an open slot back: its request never left."""
-        self._rule.open -= 1
-
-    def penalise(self, now: float, retry_after: float | None, slot: Slot | None) -> None:
-        """Shut everybody out; look for the cause unless the last shut-out explains it."""
+        self.advance(now)
         self._refusals += 1
-        left = now if slot is None or slot.left is None else slot.left
-        known = left < self._flow.until
+        known = (self.now if left is None else left) < self._penalty_until
         if known and retry_after is None:
             return
-        self._flow.shut_out(now + (self._quota.penalty if retry_after is None else retry_after))
-        if not known and (slot is None or slot is not self._probe):
-            self._find_cause(now)
+        length = self.terms.penalty if retry_after is None else _bounded(retry_after)
+        self._penalty_until = max(self._penalty_until, self.now + length)
+        self._probe_due = True
+        if not known and (slot is None or slot != self._probe):
+            self._find_cause()
 
-    def observe(self, delay: float, *, set_up: bool = False) -> None:
-        """Take a measured delay, seconds; nothing unless the quota is adaptive."""
-        if not self._quota.adaptive:
-            return
-        self._spread.observe(delay, set_up=set_up)
-        self._use_spread()
+    def observe(self, now: float, delay: float, *, set_up: bool = False) -> None:
+        """Add a measured delay, seconds; ignored unless the terms are adaptive."""
+        self.advance(now)
+        if self.terms.adaptive:
+            self._jitter.observe(delay, set_up=set_up)
+            self._use_jitter()
 
-    def earliest(self, now: float, ahead: int = 0) -> float:
-        """Give the time from which a request with `ahead` others before it might leave."""
-        self._use_share(now)
-        return max(self._rule.earliest(now, ahead), self._flow.earliest(now, ahead))
+    # ---- figures
 
-    def extract(self, now: float) -> Extract:
-        """Give the figures of this moment."""
-        self._use_share(now)
-        return Extract(
+    def earliest(self, ahead: int = 0) -> float:
+        """Return from when on a request with `ahead` others before it might leave.
+
+        Priorities are left aside. At or before `now` means at once.
+        """
+        self._use_share()
+        return max(self._rule.earliest(self.now, ahead), self._even(ahead))
+
+    def snapshot(self) -> Snapshot:
+        """Return the figures as of `now`."""
+        self._use_share()
+        return Snapshot(
             open=self._rule.open,
-            in_window=self._rule.in_window(now),
+            in_window=self._rule.in_window(self.now),
             requests=self._rule.limit,
-            share=self._share.at(now),
-            spread=self._rule.spread,
-            penalty_left=max(self._flow.until - now, 0.0),
+            share=self._share_now(),
+            jitter=self._rule.jitter,
+            penalty_left=max(self._penalty_until - self.now, 0.0),
             refusals=self._refusals,
         )
 
-    def _find_cause(self, now: float) -> None:
-        if self._quota.adaptive and self._spread.widen():
-            self._use_spread()
+    # ---- stored or sent
+
+    def dump(self) -> Dump:
+        """Return all of it, as JSON has it; processes not seen for long are left out."""
+        self._forget()
+        return {
+            "now": self.now,
+            "terms": _terms(self.terms),
+            "rule": self._rule.state(),
+            "limit": self._rule.limit,
+            "jitter": self._jitter.dump(),
+            "share": [self._share, self._share_since],
+            "flow": [self._next, self._bulk_due, self._company_until, self._passed_over],
+            "penalty": [self._penalty_until, self._probe_due, self._probe, self._refusals],
+            "processes": {
+                name: [
+                    process.seen,
+                    None if process.terms is None else _terms(process.terms),
+                    sorted(process.open),
+                    process.waits,
+                ]
+                for name, process in self._processes.items()
+            },
+        }
+
+    @classmethod
+    def load(cls, dump: Dump) -> QuotaState:
+        """Restore what `dump` returned, here or in another process.
+
+        Raises:
+            LookupError, TypeError, ValueError: It is something else.
+        """
+        state = cls(_quota(dump["terms"]))
+        state.now = _number(dump["now"])
+        state._rule.restore(_rule_state(dump["rule"]))
+        state._rule.limit = cast("int", dump["limit"])
+        state._jitter.load(
+            cast("tuple[float, float, float, list[float], list[float]]", dump["jitter"])
+        )
+        state._share, state._share_since = cast("list[float]", dump["share"])
+        state._next, state._bulk_due, state._company_until, state._passed_over = cast(
+            "tuple[float, float, float, int]", dump["flow"]
+        )
+        state._penalty_until, state._probe_due, probe, state._refusals = cast(
+            "tuple[float, bool, list[object] | None, int]", dump["penalty"]
+        )
+        state._probe = None if probe is None else cast("Key", tuple(probe))
+        processes = cast(
+            "dict[str, tuple[float, object, list[int], list[float]]]", dump["processes"]
+        )
+        state._processes = {
+            name: _Process(seen, None if terms is None else _quota(terms), set(numbers), [*waits])
+            for name, (seen, terms, numbers, waits) in processes.items()
+        }
+        state._rule.open = sum(len(process.open) for process in state._processes.values())
+        state._use_jitter()
+        return state
+
+    # ---- inside
+
+    def _note(self, process: str, now: float) -> _Process:
+        self.advance(now)
+        found = self._processes.get(process)
+        if found is None:
+            found = self._processes[process] = _Process(self.now)
+        found.seen = self.now
+        return found
+
+    def _forget(self) -> None:
+        for name, process in list(self._processes.items()):
+            if not process.open and process.seen < self.now - FORGET:
+                del self._processes[name]
+
+    def _even(self, ahead: int) -> float:
+        """Return when the even flow and the penalty allow a request, as `earliest`."""
+        now = self.now
+        if self._probe_due:
+            start = max(now, self._penalty_until)
+            return start + PROBE + (ahead - 1) * self._interval if ahead else start
+        return self._next + ahead * self._interval if self._next > now else self._next
+
+    def _others_wait(self, process: str, now: float, *, bulk: bool) -> bool:
+        return len(self._processes) > 1 and any(
+            other.waits[bulk] > now - HEARTBEAT
+            for name, other in self._processes.items()
+            if name != process
+        )
+
+    def _find_cause(self) -> None:
+        if self.terms.adaptive and self._jitter.widen():
+            self._use_jitter()
             return
-        if self._share.value == 1.0:
+        if self._share == 1.0:
             logger.warning(
                 "429 although our own count is within the quota: somebody else may use the key; "
-                "using a smaller share of it, to be won back slowly"
+                "using a smaller share of it, to be regained slowly"
             )
-        self._share.cut(now, self._flow.until)
+        self._share = max(self._share_now() * CUT, LEAST_SHARE)
+        self._share_since = self._penalty_until
 
-    def _use_spread(self) -> None:
-        self._rule.spread = self._spread.current
+    def _use_jitter(self) -> None:
+        self._rule.jitter = self._jitter.current
         self._use_rate()
-        if self._rule.spread > self._quota.spread and not self._warned_of_spread:
-            self._warned_of_spread = True
+        if self._rule.jitter > self.terms.jitter and not self._warned_of_jitter:
+            self._warned_of_jitter = True
             logger.warning(
                 "delays differ by more than the %.3g s allowed for; allowing for %.3g s now",
-                self._quota.spread,
-                self._rule.spread,
+                self.terms.jitter,
+                self._rule.jitter,
             )
 
-    def _use_share(self, now: float) -> None:
-        if self._share.value == 1.0:
+    def _share_now(self) -> float:
+        if self._share == 1.0:
+            return 1.0
+        return min(self._share + max(self.now - self._share_since, 0.0) * REGAINED, 1.0)
+
+    def _use_share(self) -> None:
+        if self._share == 1.0:
             return
-        share = self._share.at(now)
+        share = self._share_now()
         if share == 1.0:
-            self._share = Share()
+            self._share = 1.0
             logger.warning("no further refusal: using all of the quota again")
-        self._rule.limit = max(int(self._quota.requests * share), 1)
+        self._rule.limit = max(int(self.terms.requests * share), 1)
         self._use_rate()
 
     def _use_rate(self) -> None:
-        self._flow.interval = (self._quota.window + self._rule.spread) / self._rule.limit
+        self._interval = (self.terms.window + self._rule.jitter) / self._rule.limit
+
+    def _use_terms(self) -> None:
+        """Have the strictest terms of all processes hold."""
+        every = [process.terms for process in self._processes.values() if process.terms is not None]
+        if not every:
+            return
+        terms = Quota(
+            requests=min(terms.requests for terms in every),
+            window=max(terms.window for terms in every),
+            penalty=max(terms.penalty for terms in every),
+            jitter=max(terms.jitter for terms in every),
+            adaptive=all(terms.adaptive for terms in every),
+        )
+        if terms == self.terms:
+            return
+        self.terms = terms
+        self.lease = min(LEASE, terms.window / 2)
+        self._jitter = JitterEstimator(terms.jitter, terms.window)
+        self._rule = self._rule.revised(
+            self.now, terms.requests, terms.window, terms.jitter, max_jitter=self._jitter.most
+        )
+        self._use_share()
+        self._use_rate()
+
+
+def terms_of(quota: Quota) -> Quota:
+    """Return what all clients of a key have in common: without what each may choose."""
+    return Quota(quota.requests, quota.window, quota.penalty, quota.jitter, quota.adaptive)
+
+
+def _bounded(retry_after: float) -> float:
+    if retry_after > LONGEST_PENALTY:
+        logger.warning(
+            "the server asked for a penalty of %.3g s; trying again after %.3g s",
+            retry_after,
+            LONGEST_PENALTY,
+        )
+    # In this order what is no number is the shortest.
+    return max(SHORTEST_PENALTY, min(retry_after, LONGEST_PENALTY))
+
+
+def _terms(quota: Quota) -> list[float]:
+    return [quota.requests, quota.window, quota.penalty, quota.jitter, quota.adaptive]
+
+
+def _quota(terms: object) -> Quota:
+    requests, window, penalty, jitter, adaptive = cast(
+        "tuple[int, float, float, float, bool]", terms
+    )
+    return Quota(requests, window, penalty, jitter, adaptive)
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, (int, float)):
+        raise TypeError
+    return value
+
+
+def _rule_state(value: object) -> RuleState:
+    sent, latest, before, recent, lines = cast(
+        "tuple[int, float, int, list[list[float]], list[list[float]]]", value
+    )
+    return RuleState(
+        sent,
+        latest,
+        before,
+        cast("tuple[tuple[float, int], ...]", tuple(map(tuple, recent))),
+        cast("tuple[tuple[float, int, float], ...]", tuple(map(tuple, lines))),
+    )

@@ -71,7 +71,7 @@ class AttemptTrace:
         """
         # aiohttp writes in a task of its own, which may run once more after its call was cancelled:
         # an abandoned request must not leave then.
-        if self._state.abandoned or not self.permit.stamp():
+        if self._state.abandoned or not self.permit.mark_sent():
             self.lapsed = True
             raise LapsedPermitError
         self._state.sent = True

@@ -121,7 +121,8 @@ class Session:
             raise ConfigurationError("the client is not open: use `async with StabilityClient()`")
         if asyncio.get_running_loop() is not self._loop:
             raise WrongEventLoopError(
-                "this client was opened in another event loop; make one client for each loop"
+                "this client was opened in another event loop; make one for each loop: "
+                "clients of one key and address share the quota"
             )
         return self._pool
 

@@ -486,7 +486,7 @@ async def test_the_budget_of_all_runs_together_is_never_exceeded(bench: Bench) -
 async def test_a_row_that_does_not_fit_the_budget_stops_none_that_does(bench: Bench) -> None:
     """Those that wait for the quota have their price reserved."""
     path = bench.write("a", "b", "c", {"prompt": "dear", "service": "ultra"})
-    async with bench.client(quota=Quota(requests=2, window=0.2, spread=0.05)) as client:
+    async with bench.client(quota=Quota(requests=2, window=0.2, jitter=0.05)) as client:
         summary = await bench.job(path, budget=12.0).run(client)
     assert (summary.ending, summary.done, summary.credits) == ("budget", 3, 9.0)
 

@@ -13,23 +13,23 @@ from pathlib import Path
 from stable_async import Quota
 from stable_async.quota import Slot
 from stable_async.quota.homes import file
-from stable_async.quota.homes.file import FileBooks
+from stable_async.quota.homes.file import FileHome
 
 
 def main() -> None:
     path, requests, window, seconds, *rotate_at = sys.argv[1:]
     if rotate_at:
         file.ROTATE_AT = int(rotate_at[0])
-    quota = Quota(int(requests), float(window), spread=float(window) / 10, adaptive=False)
-    books = FileBooks(Path(path), quota)
-    books.open()
+    quota = Quota(int(requests), float(window), jitter=float(window) / 10, adaptive=False)
+    home = FileHome(Path(path), quota)
+    home.open_now()
     print("open", flush=True)
     end = time.monotonic() + float(seconds)
     while (now := time.monotonic()) < end:
-        slot = books.reserve(now)
+        slot = home.reserve(now)
         if not isinstance(slot, Slot):
             time.sleep(min(max(slot - now, 0.0), 0.01))
-        elif books.stamp(slot, time.monotonic()):
+        elif home.mark_sent(slot, time.monotonic()):
             print(time.monotonic(), flush=True)
 
 

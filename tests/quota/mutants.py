@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class _WindowOnly(Rule):
     """`W` instead of `W + D`."""
 
-    def __init__(self, requests: int, window: float, spread: float) -> None:
+    def __init__(self, requests: int, window: float, jitter: float) -> None:
         super().__init__(requests, window, 0.0)
 
 
@@ -26,10 +26,10 @@ class _NoPhases(Rule):
         self._advance(now)
         index = self._sent + self.open + 1 - self.limit
         times = [time for time, before in self._history if before < index]
-        return max(times, default=-1.0) + self._window + self.spread
+        return max(times, default=-1.0) + self._window + self.jitter
 
-    def __init__(self, requests: int, window: float, spread: float) -> None:
-        super().__init__(requests, window, spread)
+    def __init__(self, requests: int, window: float, jitter: float) -> None:
+        super().__init__(requests, window, jitter)
         self._history: list[tuple[float, int]] = []
 
     def send(self, now: float, count: int = 1) -> None:
@@ -48,7 +48,7 @@ class _OpenIgnored(Rule):
             self.open = held
 
 
-class _StampedWithThePermit(_OpenIgnored):
+class _SentWithThePermit(_OpenIgnored):
     """A request counts as sent when it gets its permit, however long it takes to leave."""
 
     def earliest(self, now: float, ahead: int = 0) -> float:
@@ -114,8 +114,8 @@ class _NothingToCome(Rule):
 class _ShortMemory(Rule):
     """Boundaries are forgotten `D` too early."""
 
-    def __init__(self, requests: int, window: float, spread: float) -> None:
-        super().__init__(requests, window, spread)
+    def __init__(self, requests: int, window: float, jitter: float) -> None:
+        super().__init__(requests, window, jitter)
         self._memory = window
 
 
@@ -159,7 +159,7 @@ MUTANTS: dict[str, Callable[[int, float, float], Rule]] = {
     "W instead of W + D": _WindowOnly,
     "no phases": _NoPhases,
     "open slots ignored": _OpenIgnored,
-    "stamped with the permit": _StampedWithThePermit,
+    "sent with the permit": _SentWithThePermit,
     "itself forgotten": _ItselfForgotten,
     "only boundaries below departures": _OnlyBelowDepartures,
     "no boundaries below departures": _OnlyAfterDepartures,

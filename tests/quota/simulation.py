@@ -32,18 +32,18 @@ class Scenario:
     Attributes:
         requests: `N`.
         window: `W`, seconds.
-        spread: By how much network delays differ at most, seconds.
+        jitter: By how much network delays differ at most, seconds.
         shape: How requests come: `burst`, `bursts`, `steady`, `sparse`, `gaps` or `mixed`.
         setup: How long a request stays open at most, seconds; 0: it leaves with its permit.
         lost: The part of the requests that never leave.
-        network: Which delays within `spread`: `uniform`, `extremes` or `shift`.
+        network: Which delays within `jitter`: `uniform`, `extremes` or `shift`.
         count: How many requests.
         seed: Makes it repeatable.
     """
 
     requests: int
     window: float
-    spread: float
+    jitter: float
     shape: str
     setup: float
     lost: float
@@ -58,7 +58,7 @@ def draw(rng: np.random.Generator, count: int, *, requests: int | None = None) -
     return Scenario(
         requests=requests or int(rng.choice([1, 2, 5, 17, 40, 150])),
         window=window,
-        spread=window * float(rng.choice([0.0, 0.01, 0.03, 0.1, 0.5])),
+        jitter=window * float(rng.choice([0.0, 0.01, 0.03, 0.1, 0.5])),
         shape=str(rng.choice(["burst", "bursts", "steady", "sparse", "gaps", "mixed"])),
         setup=window * float(rng.choice([0.0, 0.02, 0.3])),
         lost=float(rng.choice([0.0, 0.1])),
@@ -69,7 +69,7 @@ def draw(rng: np.random.Generator, count: int, *, requests: int | None = None) -
 
 
 def demand(scenario: Scenario, rng: np.random.Generator) -> Times:
-    """Give the times at which requests are made, in order."""
+    """Return the times at which requests are made, in order."""
     n, count = scenario.requests, scenario.count
     mean = scenario.window / n
     if scenario.shape == "burst":
@@ -128,7 +128,7 @@ def leave(rule: Rule, scenario: Scenario, rng: np.random.Generator) -> Times:
 
 
 def travel(left: Times, scenario: Scenario, rng: np.random.Generator) -> Times:
-    """Give the arrivals, sorted: delays differ by `spread` at most."""
+    """Return the arrivals, sorted: delays differ by `jitter` at most."""
     if scenario.network == "uniform":
         part = rng.random(len(left))
     elif scenario.network == "extremes":
@@ -138,11 +138,11 @@ def travel(left: Times, scenario: Scenario, rng: np.random.Generator) -> Times:
         period = scenario.window * rng.uniform(0.5, 3)
         part = (np.sin(left * (np.pi / period)) > 0).astype(float)
     # A little less, since the sum is rounded.
-    return np.sort(left + 0.05 + part * scenario.spread * (1 - 1e-9))
+    return np.sort(left + 0.05 + part * scenario.jitter * (1 - 1e-9))
 
 
 def delays_of_a_bad_network(rng: np.random.Generator, count: int) -> Times:
-    """Give delays, lognormal with a median of 0.1 s; one in a hundred is 0.2 to 1 s later still."""
+    """Return delays, lognormal, median 0.1 s; one in a hundred is 0.2 to 1 s later still."""
     late = np.where(rng.random(count) < 0.01, rng.uniform(0.2, 1.0, count), 0.0)
     return rng.lognormal(np.log(0.1), 0.6, count) + late
 

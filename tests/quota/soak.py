@@ -23,7 +23,7 @@ def main(minutes: float = 10.0, seed: int = 0) -> int:
     while time.monotonic() < end:
         scenario = simulation.draw(rng, int(rng.choice([500, 4000, 40_000])))
         own = np.random.default_rng(scenario.seed)
-        rule = Rule(scenario.requests, scenario.window, scenario.spread)
+        rule = Rule(scenario.requests, scenario.window, scenario.jitter)
         left = simulation.leave(rule, scenario, own)
         arrivals = simulation.travel(left, scenario, own)
         if found := simulation.breaches(arrivals, scenario, own):

@@ -23,10 +23,11 @@ from hypothesis import strategies as st
 
 from benchmarks import quota_counting as counting
 from stable_async import ConfigurationError, Quota, SharedQuota, StabilityClient
-from stable_async.quota import MemoryBooks, QuotaLimiter, Slot
-from stable_async.quota.homes import file
-from stable_async.quota.homes.file import FileBooks
-from stable_async.quota.homes.replica import LEASE
+from stable_async.quota import ProcessHome, QuotaLimiter, Slot
+from stable_async.quota.homes import file, local
+from stable_async.quota.homes.file import FileHome
+from stable_async.quota.homes.replica import Entry
+from stable_async.quota.state import LEASE, LONGEST_PENALTY
 from stable_async.sandbox import Sandbox
 from tests.quota import reference
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from stable_async import APIStatusError
 
-QUOTA = Quota(requests=3, window=10.0, spread=0.3, adaptive=False)
+QUOTA = Quota(requests=3, window=10.0, jitter=0.3, adaptive=False)
 
 
 class Clock:
@@ -59,53 +60,59 @@ def path(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def books(path: Path, clock: Clock, count: int, quota: Quota = QUOTA) -> Iterator[list[FileBooks]]:
+def homes(path: Path, clock: Clock, count: int, quota: Quota = QUOTA) -> Iterator[list[FileHome]]:
     """Open the same books as so many processes would."""
     with ExitStack() as stack:
         opened = []
         for _ in range(count):
-            one = FileBooks(path, quota, clock=clock)
-            stack.callback(one.close)
-            one.open()
+            one = FileHome(path, quota, clock=clock, shared=False)
+            stack.callback(one.close_now)
+            one.open_now()
             opened.append(one)
         yield opened
 
 
-def take(one: FileBooks, clock: Clock) -> Slot:
+def store(one: FileHome) -> file._FileStore:
+    assert isinstance(one._store, file._FileStore)
+    return one._store
+
+
+def take(one: FileHome, clock: Clock) -> Slot:
     slot = one.reserve(clock.now)
     assert isinstance(slot, Slot)
     return slot
 
 
 def alone(*departures: float) -> float:
-    """Give when the next may leave, as the books of one process say."""
-    memory = MemoryBooks(QUOTA)
+    """Return when the next may leave, as the books of one process say."""
+    memory = ProcessHome(QUOTA)
+    memory.open_now()
     for time_ in departures:
         slot = memory.reserve(time_)
         assert isinstance(slot, Slot)
-        memory.stamp(slot, time_)
+        memory.mark_sent(slot, time_)
     return memory.earliest(departures[-1])
 
 
-def leave(one: FileBooks, clock: Clock) -> None:
-    assert one.stamp(take(one, clock), clock.now)
+def leave(one: FileHome, clock: Clock) -> None:
+    assert one.mark_sent(take(one, clock), clock.now)
 
 
 def test_all_processes_together_get_the_quota_of_one(path: Path, clock: Clock) -> None:
-    with books(path, clock, 3) as everybody:
+    with homes(path, clock, 3) as everybody:
         for one in everybody:
             leave(one, clock)
         for one in everybody:
             assert one.reserve(clock.now) == pytest.approx(alone(1000, 1000, 1000))
-            assert one.extract(clock.now).in_window == 3
+            assert one.snapshot(clock.now).in_window == 3
 
 
 def test_a_slot_given_back_is_free_for_the_others(path: Path, clock: Clock) -> None:
-    with books(path, clock, 2) as (one, other):
+    with homes(path, clock, 2) as (one, other):
         leave(one, clock)
         slots = [take(one, clock), take(one, clock)]
         # Not when the quota would allow it if they leave: one may be given back at any time.
-        assert other.reserve(clock.now) == pytest.approx(clock.now + file.LOOK_AGAIN)
+        assert other.reserve(clock.now) == pytest.approx(clock.now + local.LOOK_AGAIN)
         one.release(slots[0], clock.now)
         leave(other, clock)
 
@@ -113,13 +120,13 @@ def test_a_slot_given_back_is_free_for_the_others(path: Path, clock: Clock) -> N
 def test_a_shut_out_holds_for_everybody_and_one_goes_ahead_after_it(
     path: Path, clock: Clock
 ) -> None:
-    with books(path, clock, 2) as (one, other):
+    with homes(path, clock, 2) as (one, other):
         slot = take(one, clock)
-        one.stamp(slot, clock.now)
+        one.mark_sent(slot, clock.now)
         one.penalise(clock.now, None, slot)
         assert other.reserve(clock.now) == pytest.approx(1060)
-        assert other.extract(clock.now).penalty_left == pytest.approx(60)
-        assert other.extract(clock.now).share == one.extract(clock.now).share < 1
+        assert other.snapshot(clock.now).penalty_left == pytest.approx(60)
+        assert other.snapshot(clock.now).share == one.snapshot(clock.now).share < 1
         clock.now = 1060.0
         leave(other, clock)
         assert one.reserve(clock.now) == pytest.approx(1061)
@@ -128,7 +135,7 @@ def test_a_shut_out_holds_for_everybody_and_one_goes_ahead_after_it(
 def test_bulk_requests_let_interactive_ones_of_other_processes_go_first(
     path: Path, clock: Clock
 ) -> None:
-    with books(path, clock, 2) as (bulk, interactive):
+    with homes(path, clock, 2) as (bulk, interactive):
         for _ in range(3):
             leave(bulk, clock)
         assert isinstance(interactive.reserve(clock.now), float)
@@ -143,20 +150,22 @@ def test_bulk_requests_let_interactive_ones_of_other_processes_go_first(
 def test_bulk_requests_keep_their_floor_beside_interactive_ones_of_other_processes(
     path: Path, clock: Clock
 ) -> None:
-    with books(path, clock, 2) as (bulk, interactive):
+    with homes(path, clock, 2) as (bulk, interactive):
         left: list[str] = []
         while len(left) < 64:
             clock.now += 0.05
             for name, one in (("interactive", interactive), ("bulk", bulk)):
                 slot = one.reserve(clock.now, bulk=name == "bulk")
                 if isinstance(slot, Slot):
-                    one.stamp(slot, clock.now)
+                    one.mark_sent(slot, clock.now)
                     left.append(name)
         assert 7 <= left.count("bulk") <= 9
 
 
 STEPS = st.tuples(
-    st.sampled_from(["leave", "open", "stamp", "release", "rotate", "remove", "penalise"]),
+    st.sampled_from(
+        ["leave", "open", "mark_sent", "release", "rotate", "remove", "truncate", "penalise"]
+    ),
     st.integers(0, 2),
     st.floats(0, 3.0),
 )
@@ -165,43 +174,51 @@ STEPS = st.tuples(
 class Office:
     """Three processes that do what they are told, and the departures of all."""
 
-    def __init__(self, path: Path, clock: Clock, everybody: list[FileBooks]) -> None:
+    def __init__(self, path: Path, clock: Clock, everybody: list[FileHome]) -> None:
         self.path, self.clock, self.everybody = path, clock, everybody
         self.sent: list[float] = []
-        self.held: list[tuple[FileBooks, Slot]] = []
+        self.held: list[tuple[FileHome, Slot]] = []
 
-    def open(self, one: FileBooks) -> None:
+    def open(self, one: FileHome) -> None:
         slot = one.reserve(self.clock.now)
         if isinstance(slot, Slot):
             self.held.append((one, slot))
 
-    def leave(self, one: FileBooks) -> None:
+    def leave(self, one: FileHome) -> None:
         slot = one.reserve(self.clock.now)
-        if isinstance(slot, Slot) and one.stamp(slot, self.clock.now):
+        if isinstance(slot, Slot) and one.mark_sent(slot, self.clock.now):
             self.sent.append(self.clock.now)
 
-    def stamp(self, one: FileBooks) -> None:
+    def mark_sent(self, one: FileHome) -> None:
         if self.held:
             owner, slot = self.held.pop(0)
-            if owner.stamp(slot, self.clock.now):
+            if owner.mark_sent(slot, self.clock.now):
                 self.sent.append(self.clock.now)
 
-    def release(self, one: FileBooks) -> None:
+    def release(self, one: FileHome) -> None:
         if self.held:
             owner, slot = self.held.pop(0)
             owner.release(slot, self.clock.now)
 
-    def penalise(self, one: FileBooks) -> None:
+    def penalise(self, one: FileHome) -> None:
         one.penalise(self.clock.now, 1.0, None)
 
-    def rotate(self, one: FileBooks) -> None:
-        one._rotate()
+    def rotate(self, one: FileHome) -> None:
+        store(one)._rotate()
 
-    def remove(self, one: FileBooks) -> None:
-        # Whoever has not followed to the file that is removed cannot know it.
-        for other in self.everybody:
-            other.extract(self.clock.now)
+    def remove(self, one: FileHome) -> None:
+        self.read_all()
         self.path.unlink()
+
+    def truncate(self, one: FileHome) -> None:
+        self.read_all()
+        os.truncate(self.path, int(self.path.stat().st_size * (self.clock.now % 1)))
+
+    def read_all(self) -> None:
+        # What nobody but its author has read is known again only when the author looks.
+        for _ in range(2):
+            for one in self.everybody:
+                one.snapshot(self.clock.now)
 
 
 @settings(max_examples=60, deadline=None)
@@ -212,15 +229,14 @@ def test_every_process_comes_to_the_same_state_and_the_rule_holds(
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "quota"
-        with books(path, clock, 3) as everybody:
+        with homes(path, clock, 3) as everybody:
             office = Office(path, clock, everybody)
             for action, number, passed in steps:
                 clock.now += passed
                 getattr(office, action)(everybody[number])
                 assert reference.worst(office.sent, -1, clock.now, 10, 0.3) <= 3 + 1e-6
-            for one in everybody:
-                one.extract(clock.now)
-            states = [json.dumps(one._state.state()) for one in everybody]
+            office.read_all()
+            states = [json.dumps(store(one)._replica.dump()) for one in everybody]
             assert states == states[:1] * 3
             assert list(Path(folder).iterdir()) == [path]
 
@@ -229,12 +245,12 @@ def test_the_books_go_on_in_a_new_file_before_they_are_long(
     path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file, "ROTATE_AT", 4000)
-    with books(path, clock, 2) as (one, other):
+    with homes(path, clock, 2) as (one, other):
         for _ in range(100):
             clock.now += 20.0
             leave(one, clock)
             assert path.stat().st_size < 8000
-        assert other.extract(clock.now) == one.extract(clock.now)
+        assert other.snapshot(clock.now) == one.snapshot(clock.now)
         assert [entry.name for entry in path.parent.iterdir()] == ["quota"]
 
 
@@ -243,28 +259,28 @@ def test_the_books_go_on_in_a_new_file_before_they_are_long(
 
 def test_the_slots_of_a_process_that_stays_silent_lapse(path: Path, clock: Clock) -> None:
     """And what it sends when it wakes needs room of its own."""
-    with books(path, clock, 2) as (stopped, other):
+    with homes(path, clock, 2) as (stopped, other):
         slots = [take(stopped, clock) for _ in range(3)]
         clock.now += LEASE
         again = alone(clock.now, clock.now, clock.now)
         assert other.reserve(clock.now) == pytest.approx(again)
-        assert not stopped.stamp(slots[0], clock.now)
+        assert not stopped.mark_sent(slots[0], clock.now)
         clock.now = again
         leave(other, clock)
-        assert not stopped.stamp(slots[1], clock.now)
+        assert not stopped.mark_sent(slots[1], clock.now)
         clock.now += 20
-        assert stopped.stamp(slots[2], clock.now)
-        assert other.extract(clock.now).in_window == 1
+        assert stopped.mark_sent(slots[2], clock.now)
+        assert other.snapshot(clock.now).in_window == 1
 
 
 def test_a_process_stopped_between_its_entry_and_its_departure_notices(
     path: Path, clock: Clock
 ) -> None:
-    with books(path, clock, 2) as (stopped, other):
+    with homes(path, clock, 2) as (stopped, other):
         slot = take(stopped, clock)
         entered = clock.now
         clock.now += 30.0
-        assert stopped.stamp(slot, entered)
+        assert stopped.mark_sent(slot, entered)
         # It counts at the time at which it leaves, not at the one that was entered.
         leave(other, clock)
         leave(other, clock)
@@ -344,12 +360,12 @@ def test_workers_killed_or_stopped_at_any_moment_block_nobody(
 
 
 def test_a_worker_killed_with_all_slots_open_blocks_for_a_window(path: Path) -> None:
-    quota = Quota(requests=2, window=0.4, spread=0.02, adaptive=False)
+    quota = Quota(requests=2, window=0.4, jitter=0.02, adaptive=False)
     code = (
         "import sys, time; from pathlib import Path; from stable_async import Quota\n"
-        "from stable_async.quota.homes.file import FileBooks\n"
-        f"books = FileBooks(Path(sys.argv[1]), {quota!r})\n"
-        "books.reserve(time.monotonic()); books.reserve(time.monotonic())\n"
+        "from stable_async.quota.homes.file import FileHome\n"
+        f"home = FileHome(Path(sys.argv[1]), {quota!r}); home.open_now()\n"
+        "home.reserve(time.monotonic()); home.reserve(time.monotonic())\n"
         "print('holding', flush=True); time.sleep(60)"
     )
     victim = subprocess.Popen(
@@ -362,20 +378,20 @@ def test_a_worker_killed_with_all_slots_open_blocks_for_a_window(path: Path) -> 
     killed = time.monotonic()
 
     async def acquire() -> float:
-        one = FileBooks(path, quota)
-        limiter = QuotaLimiter(quota, books=one)
-        (await limiter.acquire()).stamp()
-        one.close()
+        one = FileHome(path, quota)
+        limiter = QuotaLimiter(quota, home=one)
+        (await limiter.acquire()).mark_sent()
+        one.close_now()
         return time.monotonic()
 
-    assert asyncio.run(acquire()) - killed < 0.4 + 0.02 + 2 * file.LOOK_AGAIN + 0.2
+    assert asyncio.run(acquire()) - killed < 0.4 + 0.02 + 2 * local.LOOK_AGAIN + 0.2
 
 
 # --- the file --------------------------------------------------------------------------------
 
 
 def test_only_its_owner_can_read_the_file(path: Path, clock: Clock) -> None:
-    with books(path, clock, 1):
+    with homes(path, clock, 1):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -386,7 +402,7 @@ def test_a_file_that_is_something_else_is_left_alone(
     path.write_bytes(content)
     with (
         pytest.raises(ConfigurationError, match="not a shared quota's file"),
-        books(path, clock, 1),
+        homes(path, clock, 1),
     ):
         pass
     assert path.read_bytes() == content
@@ -395,92 +411,155 @@ def test_a_file_that_is_something_else_is_left_alone(
 @pytest.mark.parametrize("content", [b"", b"\0" * 5000, b"\nstable_async sha", b"\n"])
 def test_a_file_that_was_never_begun_is_begun(path: Path, clock: Clock, content: bytes) -> None:
     path.write_bytes(content)
-    with books(path, clock, 2) as (one, other):
+    with homes(path, clock, 2) as (one, other):
         leave(one, clock)
-        assert other.extract(clock.now).in_window == 1
+        assert other.snapshot(clock.now).in_window == 1
 
 
 def test_a_line_cut_short_is_passed_over(path: Path, clock: Clock) -> None:
-    with books(path, clock, 2) as (one, other):
+    with homes(path, clock, 2) as (one, other):
         leave(one, clock)
         with path.open("ab") as raw:
             raw.write(b'\n["1.2.3", 7, "reser')
         leave(one, clock)
-        assert other.extract(clock.now).in_window == 2
+        assert other.snapshot(clock.now).in_window == 2
 
 
-def test_books_of_another_quota_or_version_are_refused(path: Path, clock: Clock) -> None:
-    with books(path, clock, 1):
-        pass
-    with (
-        pytest.raises(ConfigurationError, match="was made for"),
-        books(path, clock, 1, Quota(requests=4)),
-    ):
-        pass
+def test_the_stricter_terms_hold_while_those_who_have_them_are_there(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    strict = FileHome(path, Quota(2, 12.0, adaptive=False), clock=clock, shared=False)
+    with homes(path, clock, 1) as (loose,), caplog.at_level(logging.WARNING, "stable_async"):
+        leave(loose, clock)
+        assert caplog.messages == []
+        strict.open_now()
+        leave(strict, clock)
+        for one in loose, strict:
+            assert isinstance(one.reserve(clock.now), float)
+            assert one.snapshot(clock.now).requests == 2
+        due = loose.reserve(clock.now)
+        assert due == pytest.approx(1000 + 12.3 + 12 / 2)
+        clock.now = 1018.31
+        leave(loose, clock)
+        assert len(caplog.messages) == 1
+        assert "the stricter terms hold" in caplog.text
+        strict.close_now()
+        clock.now += 30.0
+        for _ in range(3):
+            leave(loose, clock)
 
 
 def test_another_version_is_refused(
     path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with books(path, clock, 1):
+    with homes(path, clock, 1):
         pass
-    monkeypatch.setattr(file, "FORMAT", 2)
-    with pytest.raises(ConfigurationError, match="another version"), books(path, clock, 1):
+    monkeypatch.setattr(file, "FORMAT", 99)
+    with pytest.raises(ConfigurationError, match="another version"), homes(path, clock, 1):
         pass
 
 
 def test_after_a_reboot_the_books_begin_anew(
     path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with books(path, clock, 1) as (one,):
+    with homes(path, clock, 1) as (one,):
         leave(one, clock)
     monkeypatch.setattr(file, "_boot_id", lambda: "another")
     clock.now = 5.0
-    with books(path, clock, 2) as (one, other):
-        assert one.extract(clock.now).in_window == 0
+    with homes(path, clock, 2) as (one, other):
+        assert one.snapshot(clock.now).in_window == 0
         leave(other, clock)
-        assert one.extract(clock.now).in_window == 1
+        assert one.snapshot(clock.now).in_window == 1
         assert [entry.name for entry in path.parent.iterdir()] == ["quota"]
 
 
 def test_a_clock_that_was_set_back_means_a_reboot(
     path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with books(path, clock, 1) as (one,):
+    with homes(path, clock, 1) as (one,):
         leave(one, clock)
-        one._rotate()
+        store(one)._rotate()
     clock.now = 5.0
-    with books(path, clock, 1) as (one,):
-        assert one.extract(clock.now).in_window == 0
+    with homes(path, clock, 1) as (one,):
+        assert one.snapshot(clock.now).in_window == 0
 
 
 def test_a_removed_file_is_put_back(
     path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with books(path, clock, 2) as (one, other):
+    with homes(path, clock, 2) as (one, other):
         leave(one, clock)
         path.unlink()
         with caplog.at_level(logging.WARNING, "stable_async"):
             leave(other, clock)
-        assert one.extract(clock.now).in_window == 2
+        assert one.snapshot(clock.now).in_window == 2
         assert "was removed" in caplog.text
 
 
-def test_closed_books_are_not_opened_by_those_who_come_late(path: Path, clock: Clock) -> None:
-    with books(path, clock, 2) as (one, other):
+@pytest.mark.parametrize("part", [0.0, 0.5])
+def test_a_file_cut_in_place_counts_as_removed(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, part: float
+) -> None:
+    with homes(path, clock, 3) as (one, other, third):
+        leave(one, clock)
+        leave(other, clock)
+        third.snapshot(clock.now)
+        leave(other, clock)  # which nobody has read when it is lost
+        os.truncate(path, int(path.stat().st_size * part))
+        with caplog.at_level(logging.WARNING, "stable_async"):
+            third.snapshot(clock.now)
+            other.snapshot(clock.now)
+        assert third.snapshot(clock.now).in_window == 3
+        assert one.snapshot(clock.now).in_window == 3
+        assert isinstance(one.reserve(clock.now), float)
+        assert caplog.text.count("was removed or cut") == 1
+        assert [entry.name for entry in path.parent.iterdir()] == ["quota"]
+
+
+def test_a_file_cut_and_grown_again_counts_as_removed(path: Path, clock: Clock) -> None:
+    with homes(path, clock, 2) as (one, other):
+        leave(one, clock)
+        other.snapshot(clock.now)
+        size = path.stat().st_size
+        os.truncate(path, 0)
+        with path.open("ab") as raw:
+            raw.write(b"x" * (size + 100))
+        leave(other, clock)
+        assert one.snapshot(clock.now).in_window == other.snapshot(clock.now).in_window == 2
+
+
+def test_entries_that_no_clock_of_this_machine_can_have_made_are_ignored(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with homes(path, clock, 2) as (one, other):
+        leave(one, clock)
+        ahead = Entry("1.2.3", 1, "reserve", clock.now + 500_000)
+        penalty = Entry("1.2.3", 2, "penalise", clock.now, value=1e12)
+        for entry in ahead, ahead, penalty:
+            store(one)._open_log.append(json.dumps(entry))
+        with caplog.at_level(logging.WARNING, "stable_async"):
+            assert other.snapshot(clock.now).in_window == 1
+        assert caplog.text.count("ahead of this machine's clock") == 1
+        assert "penalty of 1e+12 s" in caplog.text
+        assert other.snapshot(clock.now).penalty_left == LONGEST_PENALTY
+
+
+def test_a_closed_home_is_not_opened_by_those_who_come_late(path: Path, clock: Clock) -> None:
+    with homes(path, clock, 2) as (one, other):
         slot = take(one, clock)
-        one.close()
+        one.close_now()
         one.release(slot, clock.now)
-        assert one.extract(clock.now).open == 1
         with pytest.raises(ConfigurationError, match="was closed"):
             one.reserve(clock.now)
-        assert other.extract(clock.now).open == 1
+        # What is not known counts as sent.
+        for home in one, other:
+            assert (home.snapshot(clock.now).open, home.snapshot(clock.now).in_window) == (0, 1)
 
 
 def test_a_folder_that_is_missing_is_said_so(path: Path, clock: Clock) -> None:
     with (
         pytest.raises(ConfigurationError, match="No such file or directory"),
-        books(path / "missing" / "quota", clock, 1),
+        homes(path / "missing" / "quota", clock, 1),
     ):
         pass
 
@@ -490,13 +569,13 @@ def test_those_who_wait_are_told_when_the_books_cannot_be_kept(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def acquire() -> None:
-        one = FileBooks(path, QUOTA)
-        one.open()
+        one = FileHome(path, QUOTA)
+        one.open_now()
         full = os.open("/dev/full", os.O_WRONLY)
-        monkeypatch.setattr(one._journal, "_descriptor", full)
+        monkeypatch.setattr(store(one)._log, "_descriptor", full)
         try:
             with pytest.raises(ConfigurationError, match="cannot use the shared quota's file"):
-                await QuotaLimiter(QUOTA, books=one).acquire()
+                await QuotaLimiter(QUOTA, home=one).acquire()
         finally:
             os.close(full)
 
@@ -508,17 +587,19 @@ def test_a_shared_quota_is_made_of_a_path_and_a_quota(tmp_path: Path) -> None:
     assert shared.quota is QUOTA
     with pytest.raises(AttributeError):
         shared.path = tmp_path  # type: ignore[misc]
-    one = shared.books()
+    one = shared.home()
+    assert isinstance(one, FileHome)
     assert not shared.path.exists()
-    one.open()
-    one.close()
+    one.open_now()
+    one.close_now()
     assert shared.path.exists()
 
 
 async def test_a_client_whose_permit_has_lapsed_asks_for_another(path: Path) -> None:
     """It was stopped on the way to the wire; nothing leaves that the others do not count on."""
-    quota = Quota(requests=1, window=0.1, spread=0.01, adaptive=False)
-    others = FileBooks(path, quota)
+    quota = Quota(requests=1, window=0.1, jitter=0.01, adaptive=False)
+    others = FileHome(path, quota, shared=False)
+    others.open_now()
     attempts = 0
 
     class Stopped:
@@ -538,5 +619,5 @@ async def test_a_client_whose_permit_has_lapsed_asks_for_another(path: Path) -> 
     ):
         await client.account.balance(observer=Stopped())
         assert len(sandbox.log) == 1
-    others.close()
+    others.close_now()
     assert attempts == 2

@@ -12,17 +12,16 @@ import numpy as np
 import pytest
 
 from benchmarks import quota_counting as counting
-from stable_async.errors import QuotaTimeoutError, WrongEventLoopError
+from stable_async.errors import ConfigurationError, QuotaTimeoutError, WrongEventLoopError
 from stable_async.quota import Permit, Quota, QuotaLimiter
-from stable_async.quota.fair_queue import BULK_TURN
-from stable_async.quota.flow import BULK_BURST
 from stable_async.quota.jitter import LEAST
+from stable_async.quota.state import BULK_BURST, BULK_TURN
 from tests.virtual_time import VirtualTimeLoop, virtual_time
 
 if TYPE_CHECKING:
     from stable_async.quota import Priority
 
-QUOTA = Quota(requests=10, window=10.0, penalty=60.0, spread=0.5)
+QUOTA = Quota(requests=10, window=10.0, penalty=60.0, jitter=0.5)
 
 
 def clock() -> float:
@@ -42,7 +41,7 @@ class Sent:
         self, name: str, priority: Priority = "interactive", tenant: str | None = None
     ) -> None:
         permit = await self.limiter.acquire(priority=priority, tenant=tenant)
-        permit.stamp()
+        permit.mark_sent()
         self.log.append((name, clock() - self.start))
 
     def begin(
@@ -67,7 +66,7 @@ class Sent:
 async def use_up(limiter: QuotaLimiter, count: int = QUOTA.requests) -> list[Permit]:
     permits = [await limiter.acquire() for _ in range(count)]
     for permit in permits:
-        permit.stamp()
+        permit.mark_sent()
     return permits
 
 
@@ -95,14 +94,15 @@ async def test_a_load_that_never_ends_uses_the_ceiling_and_breaks_no_way_of_coun
 
 
 @virtual_time
-async def test_on_a_quiet_network_the_measured_spread_wins_what_the_default_gives_away() -> None:
+async def test_on_a_quiet_network_the_measured_jitter_wins_what_the_default_gives_away() -> None:
     limiter = QuotaLimiter()
+    await limiter.open()
     for number in range(100):
         limiter.observe(0.04 + 0.02 * (number % 10) / 10)
     sent = Sent(limiter)
     sent.begin("a", 600)
     await sent.done()
-    assert limiter.statistics().spread == LEAST
+    assert limiter.statistics().jitter == LEAST
     assert (10 + 450 / 15) / sent.times()[-1] >= 0.98
 
 
@@ -125,9 +125,9 @@ async def test_a_slot_stays_open_until_the_headers_are_on_the_wire() -> None:
     await asyncio.sleep(100)
     assert sent.log == []
     for permit in permits:
-        permit.stamp()
+        permit.mark_sent()
     await sent.done()
-    assert sent.times()[0] > 100 + QUOTA.window + QUOTA.spread
+    assert sent.times()[0] > 100 + QUOTA.window + QUOTA.jitter
 
 
 @virtual_time
@@ -158,11 +158,11 @@ async def test_released_slots_can_all_be_used_again_at_once() -> None:
 async def test_a_permit_may_be_closed_again_and_the_first_word_counts() -> None:
     limiter = QuotaLimiter(QUOTA)
     stamped, released = await limiter.acquire(), await limiter.acquire()
-    stamped.stamp()
+    stamped.mark_sent()
     stamped.release()
-    stamped.stamp()
+    stamped.mark_sent()
     released.release()
-    released.stamp()
+    released.mark_sent()
     assert (limiter.statistics().in_window, limiter.statistics().open) == (1, 0)
 
 
@@ -186,7 +186,7 @@ async def test_what_is_not_known_counts_as_sent() -> None:
 
 @virtual_time
 async def test_a_smaller_burst_makes_the_flow_smoother_not_slower() -> None:
-    quota = Quota(requests=10, window=10.0, spread=0.0, burst=2)
+    quota = Quota(requests=10, window=10.0, jitter=0.0, burst=2)
     sent = Sent(QuotaLimiter(quota))
     sent.begin("a", 40)
     await sent.done()
@@ -198,7 +198,7 @@ async def test_a_smaller_burst_makes_the_flow_smoother_not_slower() -> None:
 
 @virtual_time
 async def test_priorities_hold_with_a_burst_of_one() -> None:
-    sent = Sent(QuotaLimiter(Quota(requests=10, window=10.0, spread=0.0, burst=1)))
+    sent = Sent(QuotaLimiter(Quota(requests=10, window=10.0, jitter=0.0, burst=1)))
     sent.begin("b", 5, "bulk")
     await asyncio.sleep(0.5)
     sent.begin("i", 3)
@@ -314,7 +314,7 @@ async def test_a_deadline_that_cannot_be_kept_is_refused_at_once() -> None:
         await limiter.acquire(deadline=10.0)
     assert clock() == 1000.0
     await asyncio.sleep(refused.value.retry_after + 1e-3)
-    (await limiter.acquire(deadline=0)).stamp()
+    (await limiter.acquire(deadline=0)).mark_sent()
 
 
 @virtual_time
@@ -337,7 +337,7 @@ async def test_a_deadline_that_is_missed_by_surprise_is_told_when_it_passes() ->
     held = [await limiter.acquire() for _ in range(10)]
     waiting = asyncio.create_task(limiter.acquire(deadline=12.0))
     await asyncio.sleep(5)
-    held[0].stamp()
+    held[0].mark_sent()
     with pytest.raises(QuotaTimeoutError):
         await waiting
     assert clock() <= 1012.0 + 1e-3
@@ -356,14 +356,14 @@ async def test_a_shut_out_is_told_at_once_to_those_whose_deadline_it_breaks() ->
         await hopeless
     assert clock() == pytest.approx(1001.0, abs=1e-3)
     assert refused.value.retry_after == pytest.approx(60.0, abs=1e-3)
-    (await patient).stamp()
+    (await patient).mark_sent()
     assert clock() == pytest.approx(1061.0, abs=1e-3)
 
 
 @virtual_time
 async def test_a_deadline_of_zero_means_now_or_never() -> None:
     limiter = QuotaLimiter(Quota(requests=10, window=10.0, burst=1))
-    (await limiter.acquire(deadline=0)).stamp()
+    (await limiter.acquire(deadline=0)).mark_sent()
     with pytest.raises(QuotaTimeoutError):
         await limiter.acquire(deadline=0)
     assert limiter.statistics().waiting == 0
@@ -374,8 +374,8 @@ async def test_served_deadlines_are_forgotten_long_before_they_pass() -> None:
     limiter = QuotaLimiter(QUOTA)
     await use_up(limiter)
     for _ in range(300):
-        (await limiter.acquire(deadline=1e6)).stamp()
-    assert len(limiter._deadlines) < 100
+        (await limiter.acquire(deadline=1e6)).mark_sent()
+    assert len(limiter._attached()._deadlines) < 100
 
 
 @virtual_time
@@ -389,7 +389,7 @@ async def test_the_line_is_bounded_when_asked() -> None:
         await limiter.acquire()
     assert refused.value.retry_after > 10
     await sent.done()
-    (await limiter.acquire()).stamp()
+    (await limiter.acquire()).mark_sent()
 
 
 @virtual_time
@@ -457,7 +457,7 @@ async def test_cancelling_anybody_at_any_turn_keeps_the_books_right() -> None:
         except asyncio.CancelledError:
             permit.release()
             raise
-        permit.stamp()
+        permit.mark_sent()
         left.append(clock())
 
     tasks = []
@@ -500,8 +500,9 @@ async def test_nobody_leaves_during_a_shut_out_and_one_goes_ahead_after_it() -> 
 @virtual_time
 async def test_the_server_s_own_waiting_time_is_kept() -> None:
     limiter = QuotaLimiter(QUOTA)
+    await limiter.open()
     limiter.penalise(retry_after=7.0)
-    (await limiter.acquire()).stamp()
+    (await limiter.acquire()).mark_sent()
     assert clock() == pytest.approx(1007.0, abs=1e-3)
 
 
@@ -524,7 +525,7 @@ async def test_a_refused_probe_shuts_out_again_without_another_cut() -> None:
     limiter.penalise(permit=(await use_up(limiter))[0])
     share = limiter.statistics().share
     probe = await limiter.acquire()
-    probe.stamp()
+    probe.mark_sent()
     limiter.penalise(permit=probe)
     assert limiter.statistics().penalty_left == pytest.approx(60.0, abs=1e-3)
     assert limiter.statistics().share == pytest.approx(share, abs=1e-3)
@@ -560,79 +561,85 @@ async def test_an_unexplained_refusal_shrinks_the_share_which_is_won_back_slowly
 @virtual_time
 async def test_however_often_it_is_cut_a_share_remains() -> None:
     limiter = QuotaLimiter(QUOTA)
+    await limiter.open()
     for _ in range(20):
         limiter.penalise(retry_after=1.0)
         await asyncio.sleep(2)
     assert limiter.statistics().requests == 1
-    (await limiter.acquire()).stamp()
+    (await limiter.acquire()).mark_sent()
 
 
-# ---- the spread
+# ---- the jitter
 
 
 @virtual_time
-async def test_the_spread_allowed_for_follows_what_is_measured_within_bounds(
+async def test_the_jitter_allowed_for_follows_what_is_measured_within_bounds(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     limiter = QuotaLimiter()
+    await limiter.open()
     for _ in range(49):
         limiter.observe(0.1)
-    assert limiter.statistics().spread == 0.3
+    assert limiter.statistics().jitter == 0.3
     limiter.observe(0.1)
-    assert limiter.statistics().spread == LEAST
+    assert limiter.statistics().jitter == LEAST
     rng = np.random.default_rng(1)
     with caplog.at_level(logging.WARNING, logger="stable_async.quota"):
         for delay in rng.uniform(0.0, 0.4, 200):
             limiter.observe(float(delay))
-        assert limiter.statistics().spread == pytest.approx(0.4 * 1.1 + 0.02, abs=0.02)
+        assert limiter.statistics().jitter == pytest.approx(0.4 * 1.1 + 0.02, abs=0.02)
         for delay in rng.uniform(0.0, 9.0, 200):
             limiter.observe(float(delay))
-    assert limiter.statistics().spread == 1.0
+    assert limiter.statistics().jitter == 1.0
     assert len(caplog.records) == 1
     for _ in range(200):
         limiter.observe(0.1)
-    assert limiter.statistics().spread == LEAST
+    assert limiter.statistics().jitter == LEAST
 
 
 @virtual_time
 async def test_the_set_up_of_connections_only_proves_that_more_is_needed() -> None:
     """Behind a proxy it is quick, while what the server counts arrives much later."""
     limiter = QuotaLimiter()
+    await limiter.open()
     for _ in range(200):
         limiter.observe(0.001, set_up=True)
-    assert limiter.statistics().spread == 0.3
+    assert limiter.statistics().jitter == 0.3
     for number in range(100):
         limiter.observe(0.5 * (number % 2), set_up=True)
-    assert limiter.statistics().spread == pytest.approx(0.5 * 1.1 + 0.02)
+    assert limiter.statistics().jitter == pytest.approx(0.5 * 1.1 + 0.02)
 
 
 @virtual_time
-async def test_few_stragglers_do_not_widen_the_spread_of_many() -> None:
+async def test_few_stragglers_do_not_widen_the_jitter_of_many() -> None:
     limiter = QuotaLimiter()
+    await limiter.open()
     for number in range(200):
         limiter.observe(0.9 if number % 60 == 0 else 0.1)
-    assert limiter.statistics().spread == LEAST
+    assert limiter.statistics().jitter == LEAST
 
 
 @virtual_time
-async def test_a_fixed_spread_is_not_touched() -> None:
+async def test_a_fixed_jitter_is_not_touched() -> None:
     limiter = QuotaLimiter(Quota(adaptive=False))
+    await limiter.open()
     for delay in (0.0, 5.0) * 100:
         limiter.observe(delay)
-    assert limiter.statistics().spread == 0.3
+    assert limiter.statistics().jitter == 0.3
 
 
 @virtual_time
-async def test_a_refusal_that_stragglers_explain_widens_the_spread_for_good() -> None:
+async def test_a_refusal_that_stragglers_explain_widens_the_jitter_for_good() -> None:
     limiter = QuotaLimiter()
+    await limiter.open()
     for number in range(200):
         limiter.observe(0.9 if number % 60 == 0 else 0.1)
     limiter.penalise(permit=(await use_up(limiter, 1))[0])
     assert limiter.statistics().share == 1.0
-    assert limiter.statistics().spread == pytest.approx(0.8)
+    assert limiter.statistics().jitter == pytest.approx(0.8)
     for _ in range(400):
         limiter.observe(0.1)
-    assert limiter.statistics().spread == pytest.approx(0.8)
+    assert limiter.statistics().jitter == pytest.approx(0.8)
 
 
 # ---- whose it is
@@ -642,18 +649,24 @@ def test_a_second_event_loop_is_told_so() -> None:
     limiter = QuotaLimiter()
 
     async def use() -> None:
-        (await limiter.acquire()).stamp()
+        (await limiter.acquire()).mark_sent()
 
     asyncio.run(use())
     with pytest.raises(WrongEventLoopError, match="another event loop"):
         asyncio.run(use())
 
 
-def test_figures_and_penalty_need_no_event_loop() -> None:
+async def test_figures_need_no_open_limiter_and_what_changes_them_does() -> None:
     limiter = QuotaLimiter()
     assert limiter.statistics().requests == 150
+    with pytest.raises(ConfigurationError, match="not open"):
+        limiter.penalise(30.0)
+    await limiter.open()
     limiter.penalise(30.0)
     assert 29 < limiter.statistics().penalty_left <= 30
+    await limiter.aclose()
+    with pytest.raises(ConfigurationError, match="was closed"):
+        await limiter.acquire()
 
 
 @virtual_time
@@ -670,7 +683,7 @@ async def test_the_figures_add_up() -> None:
     assert (figures.in_window, figures.requests, figures.granted) == (10, 10, 10)
     assert figures.longest_wait == pytest.approx(4.0, abs=1e-3)
     for permit in held:
-        permit.stamp()
+        permit.mark_sent()
     await sent.done()
     assert limiter.statistics().longest_wait > 10
     assert Counter(sent.names()) == {"i": 2, "b": 3}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import quota_counting as counting
-from stable_async.quota import MemoryBooks, Quota, Rule, Slot
+from stable_async.quota import ProcessHome, Quota, Rule, Slot
 from stable_async.quota.rule import BINS
 from tests.quota import simulation
 from tests.quota.mutants import MUTANTS
@@ -34,24 +34,25 @@ def test_no_way_of_counting_refuses_one_of_a_million_requests(part: int) -> None
     while sent < REQUESTS_IN_ALL // PARTS:
         scenario = simulation.draw(rng, 4000)
         found, count = refusals_in(
-            scenario, Rule(scenario.requests, scenario.window, scenario.spread)
+            scenario, Rule(scenario.requests, scenario.window, scenario.jitter)
         )
         assert found == [], scenario
         sent += count
 
 
-def test_on_a_bad_network_the_measured_spread_keeps_all_ways_of_counting_at_any_phase() -> None:
+def test_on_a_bad_network_the_measured_jitter_keeps_all_ways_of_counting_at_any_phase() -> None:
     for seed in range(6):
         rng = np.random.default_rng(seed)
-        books = MemoryBooks(Quota())
+        home = ProcessHome(Quota())
+        home.open_now()
         for delay in simulation.delays_of_a_bad_network(rng, 300).tolist():
-            books.observe(delay)
+            home.observe(0.0, delay)
         now = 0.0
         left: list[float] = []
         while len(left) < 1000:
-            answer = books.reserve(now)
+            answer = home.reserve(now)
             if isinstance(answer, Slot):
-                books.stamp(answer, now)
+                home.mark_sent(answer, now)
                 left.append(now)
             else:
                 now = answer + float(rng.exponential(0.0005))
@@ -70,7 +71,7 @@ def test_a_wrong_rule_is_found_out(name: str) -> None:
     for _ in range(400):
         count, requests = (1500, None) if "bin" not in name else (4000, 2 * BINS)
         scenario = simulation.draw(rng, count, requests=requests)
-        rule = make(scenario.requests, scenario.window, scenario.spread)
+        rule = make(scenario.requests, scenario.window, scenario.jitter)
         if refusals_in(scenario, rule)[0]:
             return
     pytest.fail("nobody refused")

@@ -29,13 +29,13 @@ EVENTS = st.lists(
 @given(
     events=EVENTS,
     requests=st.integers(1, 9),
-    spread=st.sampled_from([0.0, 0.25, 1.0, 8.0]),
+    jitter=st.sampled_from([0.0, 0.25, 1.0, 8.0]),
     share=st.sampled_from([1.0, 1.0, 0.5]),
 )
 def test_the_earliest_time_is_allowed_and_no_earlier_one_is(
-    events: list[tuple[int, str]], requests: int, spread: float, share: float
+    events: list[tuple[int, str]], requests: int, jitter: float, share: float
 ) -> None:
-    rule = Rule(requests, WINDOW, spread)
+    rule = Rule(requests, WINDOW, jitter)
     sent: list[float] = []
     now = 1000.0
     for number, (pause, what) in enumerate(events):
@@ -45,9 +45,9 @@ def test_the_earliest_time_is_allowed_and_no_earlier_one_is(
         earliest = rule.earliest(now)
         if rule.open < rule.limit:
             at = max(now, earliest)
-            assert worst(sent, rule.open, at, WINDOW, spread) <= rule.limit
+            assert worst(sent, rule.open, at, WINDOW, jitter) <= rule.limit
             if (sooner := earliest - 2 * MARGIN) >= now:
-                assert worst(sent, rule.open, sooner, WINDOW, spread) > rule.limit
+                assert worst(sent, rule.open, sooner, WINDOW, jitter) > rule.limit
         if what in {"send", "open"} and earliest <= now:
             if what == "open":
                 rule.open += 1
@@ -113,7 +113,7 @@ def test_a_merged_history_is_safe_and_costs_one_bin_of_spread(requests: int) -> 
     scenario = Scenario(
         requests=requests,
         window=10.0,
-        spread=0.3,
+        jitter=0.3,
         shape="mixed",
         setup=0.2,
         lost=0.0,
@@ -138,7 +138,7 @@ def test_a_merged_history_is_safe_and_costs_one_bin_of_spread(requests: int) -> 
 @pytest.mark.parametrize("requests", [150, 1500, 15000])
 @pytest.mark.parametrize("load", [0.5, 0.9, 1.0])
 def test_what_is_remembered_does_not_grow_with_the_ceiling(requests: int, load: float) -> None:
-    rule = Rule(requests, 10.0, 0.3, max_spread=1.0)
+    rule = Rule(requests, 10.0, 0.3, max_jitter=1.0)
     rng = np.random.default_rng(3)
     now = 0.0
     most = 0

@@ -1,4 +1,4 @@
-"""A file to which several processes add lines, and which all of them read in the same order.
+"""A file to which several processes append lines, and which all of them read in the same order.
 
 Nothing is locked. A line is added with one `write` to a file opened for appending: the kernel
 holds the file for that moment, so that lines never mix, and their order is the same for every
@@ -12,44 +12,52 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
+from weakref import finalize
 from zlib import crc32
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Journal", "NotAJournalError"]
+__all__ = ["AppendLog", "NotALogError"]
 
 READ_SIZE = 64 * 1024
 
+# Bytes that are read again before new ones, to see that the file is still what was read.
+OVERLAP = 16
 
-class NotAJournalError(Exception):
-    """A file begins with something else than a journal does."""
+
+class NotALogError(Exception):
+    """A file begins with something else than a log does."""
 
 
-class Journal:
+class AppendLog:
     """One file, open for appending and for reading on.
 
     Attributes:
         size: How much of it was read, bytes.
+        cut: What was read is not there any more: the file was truncated in place.
     """
 
     def __init__(self, descriptor: int) -> None:
-        """Journals come from `open`."""
+        """Logs come from `open`."""
         self._descriptor = descriptor
+        self._close = finalize(self, _close, descriptor)
         self._tail = b""
+        self._read_last = b""
         self.size = 0
+        self.cut = False
 
     @classmethod
     def open(cls, path: Path, magic: bytes, *, create: bool = True) -> Self:
-        """Open the journal at `path`; a new one can be read and written by its owner only.
+        """Open the log at `path`; a new one can be read and written by its owner only.
 
         Args:
             path: The file.
-            magic: What the first line of such a journal begins with.
+            magic: What the first line of such a log begins with.
             create: Make an empty one where there is none.
 
         Raises:
-            NotAJournalError: The file holds something else; it is left as it was.
+            NotALogError: The file holds something else; it is left as it was.
             OSError: It cannot be opened.
         """
         flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | (os.O_CREAT if create else 0)
@@ -58,7 +66,7 @@ class Journal:
             # After a power cut a file may be all zeros. The first line may be cut short.
             start = os.pread(descriptor, READ_SIZE, 0).lstrip(b"\0\n").split(b"\n")[0]
             if not magic.startswith(start[: len(magic)]):
-                raise NotAJournalError
+                raise NotALogError
         except BaseException:
             os.close(descriptor)
             raise
@@ -68,7 +76,7 @@ class Journal:
         """Add a line.
 
         Raises:
-            OSError: It did not go in, or not as a whole.
+            OSError: It was not written, or not as a whole.
         """
         data = text.encode()
         line = b"\n%s %08x\n" % (data, crc32(data))
@@ -77,25 +85,52 @@ class Journal:
             raise OSError(f"only {written} of {len(line)} bytes were written")
 
     def read(self) -> list[str]:
-        """Give the lines that nobody has read here before, in order; broken ones are left out."""
-        lines = []
-        while data := os.pread(self._descriptor, READ_SIZE, self.size):
-            self.size += len(data)
-            *complete, self._tail = (self._tail + data).split(b"\n")
+        """Return the lines that were not read here before, in order, without broken ones."""
+        lines: list[str] = []
+        while not self.cut:
+            known = len(self._read_last)
+            data = os.pread(self._descriptor, READ_SIZE, self.size - known)
+            self.cut = data[:known] != self._read_last
+            if self.cut or len(data) == known:
+                break
+            self.size += len(data) - known
+            self._read_last = data[-OVERLAP:]
+            *complete, self._tail = (self._tail + data[known:]).split(b"\n")
             lines += [text for line in complete if (text := _checked(line)) is not None]
         return lines
 
     def is_at(self, path: Path) -> bool:
-        """Say whether this is the file that `path` names."""
+        """Return whether `path` names this file, and what was read of it is still there."""
+        return not self.cut and self._is_named(path)
+
+    def move_away(self, path: Path, aside: Path) -> None:
+        """Remove this file from `path`, if it is there; `aside` is a free name beside it."""
+        if self._is_named(path):
+            with suppress(FileNotFoundError):
+                path.rename(aside)
+                try:
+                    if not self._is_named(aside):
+                        # Somebody was faster, and this is the file put in its place.
+                        with suppress(FileExistsError):
+                            os.link(aside, path)
+                finally:
+                    aside.unlink()
+
+    def _is_named(self, path: Path) -> bool:
         try:
-            return os.path.samestat(path.stat(), os.fstat(self._descriptor))
+            # Not `path.stat()`: this is done at every look, and takes a third of the time.
+            return os.path.samestat(os.stat(path), os.fstat(self._descriptor))  # noqa: PTH116
         except FileNotFoundError:
             return False
 
     def close(self) -> None:
         """Close the file."""
-        with suppress(OSError):
-            os.close(self._descriptor)
+        self._close()
+
+
+def _close(descriptor: int) -> None:
+    with suppress(OSError):
+        os.close(descriptor)
 
 
 def _checked(line: bytes) -> str | None:

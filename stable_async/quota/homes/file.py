@@ -1,4 +1,4 @@
-"""One quota for all processes of a machine: the books in a small file that all of them enter into.
+"""A quota that all processes of a machine share: its state in a small file that each appends to.
 
 docs/quota-file.md says why this cannot breach, and why nobody who is killed or stopped blocks the
 others.
@@ -10,308 +10,247 @@ import json
 import logging
 import os
 import secrets
+import threading
 import time
+from collections import deque
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
+from weakref import WeakValueDictionary
 
-from stable_async.config import Quota
 from stable_async.errors import ConfigurationError
-from stable_async.quota.homes.append_log import Journal, NotAJournalError
-from stable_async.quota.homes.replica import Entry, SharedState
-from stable_async.quota.state import Slot
+from stable_async.quota.homes.append_log import AppendLog, NotALogError
+from stable_async.quota.homes.local import LocalHome
+from stable_async.quota.homes.replica import Entry, Replica
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from stable_async.quota.homes.replica import Kind, State
-    from stable_async.quota.state import Extract
+    from stable_async.config import Quota
+    from stable_async.quota.state import QuotaState
 
-__all__ = ["FileBooks", "SharedQuota"]
+__all__ = ["FileHome"]
 
 logger = logging.getLogger("stable_async.quota")
 
 MAGIC = "stable_async shared quota"
-FORMAT = 1
+FORMAT = 2
 SEAL = "sealed"
 
 # A file longer than this, bytes, is continued in a new one that begins with what matters still.
-ROTATE_AT = 256 * 1024
+ROTATE_AT = 64 * 1024
 
-# How often to look again while another process has an open slot, seconds: it may give it back, or
-# may have been killed.
-LOOK_AGAIN = 0.1
-
-# A process that finds itself later than this after the time it entered, seconds, was stopped in
-# between: what it is about to send leaves later than the books say.
-LATE = 0.1
-
-# By how much the clocks that processes read may differ, seconds.
+# How far the clocks that processes read may differ, seconds. What is dated later than that is not
+# from a clock of this machine.
 AHEAD = 1.0
 
-# How often a process says that it waits, seconds.
-CLAIM_EVERY = 0.4
+# How many of its slots a process remembers, to see which of them a file has lost.
+REMEMBERED = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class SharedQuota:
-    """A quota that several processes of one machine share: `StabilityClient(quota=...)`.
-
-    Attributes:
-        path: The file of the books. On a local file system, in a folder that only the service can
-            write to; it need not survive a reboot, so `/run` is a good place.
-        quota: What the server allows the key; the same in all processes.
-    """
-
-    path: Path
-    quota: Quota = field(default_factory=Quota)
-
-    @classmethod
-    def file(
-        cls,
-        path: str | os.PathLike[str],
-        quota: Quota = Quota(),  # noqa: B008 - frozen
-    ) -> SharedQuota:
-        """Share `quota` with every process of this machine that names the same file.
-
-        The file is made, readable by its owner only, when a client opens it.
-
-        Raises:
-            ConfigurationError: This system has no files that several processes can add to safely.
-        """
-        if os.name != "posix":
-            raise ConfigurationError("a quota can be shared by a file on Linux, macOS and BSD only")
-        return cls(Path(path).absolute(), quota)
-
-    def books(self) -> FileBooks:
-        """Give the books, for a `QuotaLimiter` without a client; `close` them in the end."""
-        return FileBooks(self.path, self.quota)
-
-
-class FileBooks:
-    """Books in a file that other processes enter into as well.
-
-    Every method reads what the others have entered, and raises `ConfigurationError` when the file
-    cannot be read or written any more.
-    """
+class FileHome(LocalHome):
+    """A quota home in a file that other processes append to as well."""
 
     def __init__(
-        self, path: Path, quota: Quota, *, clock: Callable[[], float] = time.monotonic
+        self,
+        path: Path,
+        quota: Quota,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        shared: bool = True,
+        fallback: bool = False,
     ) -> None:
-        """Prepare; the file is opened by the first use. `clock` is what times are taken from."""
+        """Prepare; `open` opens the file.
+
+        Args:
+            path: The file.
+            quota: What this home's clients take the server to allow.
+            clock: Where times are taken from.
+            shared: Read the file once for all homes of this process.
+            fallback: Where the file cannot be used, go on within this process, and log it.
+        """
+        store = (
+            _named(path, quota, fallback) if shared else _FileStore(path, quota, fallback, clock)
+        )
+        super().__init__(store, quota)
+
+
+class _FileStore:
+    """The file, and the state after its last line."""
+
+    def __init__(
+        self,
+        path: Path,
+        quota: Quota,
+        fallback: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.lock = threading.RLock()
+        self.homes: list[LocalHome] = []
+        self.clock = clock
         self._path = path
         self._quota = quota
-        self._clock = clock
-        self._state = SharedState(quota)
-        self._journal: Journal | None = None
+        self._fallback = fallback
+        # The file could not be used: this process goes on alone.
+        self._alone = False
+        self._replica = Replica(quota)
+        self._log: AppendLog | None = None
         self._unread: list[str] = []
-        self._number = 0
-        self._seat = ""
-        self._process = 0
-        self._closed = False
-        self._waited = False
-        self._claimed = float("-inf")
+        self._pid = 0
+        # The slots granted to this process, and when, the latest last.
+        self._granted: deque[tuple[str, int, float]] = deque(maxlen=REMEMBERED)
+        self._was_put_back = False
+        self._warned_of_time = False
 
-    def open(self) -> None:
-        """Open the file, or make it; harmless when it is open.
+    # ---- what a home asks for
 
-        Raises:
-            ConfigurationError: The file is something else, belongs to another quota or version,
-                or cannot be opened.
-        """
-        self._closed = False
-        if self._journal is None or self._process != os.getpid():
-            self._seat, self._process = _seat(), os.getpid()
-            with self._explained():
-                self._begin(Journal.open(self._path, MAGIC.encode()), None)
+    @property
+    def state(self) -> QuotaState:
+        return self._replica.state
+
+    def acquire(self, home: LocalHome) -> None:
+        self.homes.append(home)
+        try:
+            with self._usable():
+                self._open()
+        except BaseException:
+            self.drop(home)
+            raise
+
+    def drop(self, home: LocalHome) -> None:
+        self.homes.remove(home)
+        if not self.homes:
+            self._close()
+            self._alone = False
+
+    def catch_up(self, now: float) -> None:
+        if not self._alone:
+            with self._usable():
+                self._open()
                 self._catch_up()
+        if self._alone:
+            self.state.advance(now)
 
-    def close(self) -> None:
-        """Close the file; harmless when it is closed. Open slots count as departures later."""
-        self._closed = True
-        self._leave()
+    def view(self, now: float) -> QuotaState:
+        # Not the state itself: it may move on only where the file says so, as in all processes.
+        view = Replica.load(self._replica.dump()).state
+        view.advance(now)
+        return view
 
-    def reserve(self, now: float, *, bulk: bool = False) -> Slot | float:
-        """Give an open slot, or the time at which to ask again."""
-        with self._entering():
-            while True:
-                when = self._when(now, bulk=bulk)
-                if when > now:
-                    self._waited = True
-                    self._claim(now, bulk=bulk)
-                    return when
-                if self._enter("reserve", now, value=float(self._waited), bulk=bulk):
-                    self._waited = False
-                    self._claimed = float("-inf")
-                    return Slot(self._number)
+    def enter(self, entry: Entry) -> bool:
+        outcome = None
+        if not self._alone:
+            with self._usable():
+                outcome = self._enter(entry)
+        if outcome is None:
+            self._replica.apply(entry)
+            outcome = self._replica.outcome(entry.process, entry.number)
+        return bool(outcome)
 
-    def stamp(self, slot: Slot, now: float) -> bool:
-        """Count the request of an open slot as left now, unless that is not allowed any more."""
-        with self._entering():
-            while self._enter("stamp", now, slot=slot.number):
-                slot.left = now
-                if self._clock() - now <= LATE:
-                    return True
-                # The entry came late. It stands for nobody; this request needs another one.
-                now = self._clock()
-            return False
-
-    def release(self, slot: Slot, now: float) -> None:
-        """Take an open slot back: its request never left."""
-        if not self._closed:
-            with self._entering():
-                self._enter("release", now, slot=slot.number)
-
-    def penalise(self, now: float, retry_after: float | None, slot: Slot | None) -> None:
-        """Shut all processes out, for `retry_after` seconds or the quota's penalty."""
-        with self._entering():
-            if slot is None:
-                self._enter("penalise", now, value=retry_after)
-            else:
-                self._enter("penalise", now, value=retry_after, slot=slot.number, left=slot.left)
-
-    def observe(self, delay: float, *, set_up: bool = False) -> None:
-        """Take a measured delay, seconds; nothing unless the quota is adaptive."""
-        if self._quota.adaptive:
-            with self._entering():
-                self._enter("set_up" if set_up else "observe", self._clock(), value=delay)
-
-    def earliest(self, now: float, ahead: int = 0) -> float:
-        """Give the time from which a request with `ahead` others before it might leave."""
-        with self._entering():
-            return self._state.earliest_at(now, ahead) if ahead else self._state.next
-
-    def extract(self, now: float) -> Extract:
-        """Give the figures of this moment, for all processes; when closed, as last seen."""
-        if self._closed:
-            return self._state.extract_at(now)
-        with self._entering():
-            return self._state.extract_at(now)
-
-    @contextmanager
-    def _entering(self) -> Iterator[None]:
-        if self._closed:
-            raise ConfigurationError("the shared quota's file was closed")
-        self.open()
-        with self._explained():
-            self._catch_up()
-            yield
-
-    def _when(self, now: float, *, bulk: bool) -> float:
-        """Give the time at which to ask again; `now` if a request may leave."""
-        if self._state.next > now:
-            self._look_for_the_dead(now)
-        when = max(self._state.next, self._state.yields_until(self._seat, now, bulk=bulk))
-        if when > now and any(self._state.others_open(self._seat)):
-            return min(when, now + LOOK_AGAIN)
-        return when
-
-    def _look_for_the_dead(self, now: float) -> None:
-        """Count the open slots of those who were killed, or stopped for long, as departures."""
-        for seat, seen in list(self._state.others_open(self._seat)):
-            lapses = seen + self._state.lease
-            if lapses > now and _is_dead(seat):
-                lapses = now
-            if lapses <= now:
-                self._enter("lapse", lapses, value=seen, other=seat)
-
-    def _claim(self, now: float, *, bulk: bool) -> None:
-        if now - self._claimed >= CLAIM_EVERY:
-            self._claimed = now
-            self._enter("claim", now, bulk=bulk)
-
-    def _enter(
-        self,
-        kind: Kind,
-        now: float,
-        *,
-        slot: int | None = None,
-        value: float | None = None,
-        left: float | None = None,
-        bulk: bool = False,
-        other: str = "",
-    ) -> bool:
-        """Make an entry, and give what became of it after all that others entered before."""
-        self._number += 1
-        entry = Entry(self._seat, self._number, kind, now, slot, value, left, bulk, other)
+    def _enter(self, entry: Entry) -> bool:
         text = json.dumps(entry)
         outcome = None
-        # It is not in the books if they were moved in between.
+        # It is not in the state if the file was replaced in between.
         while outcome is None:
-            self._journal_open.append(text)
+            self._open_log.append(text)
             self._catch_up()
-            outcome = self._state.outcome(self._seat, self._number)
-        if self._journal_open.size > ROTATE_AT:
+            outcome = self._replica.outcome(entry.process, entry.number)
+        if outcome and entry.kind == "reserve":
+            self._granted.append((entry.process, entry.number, entry.time))
+        if self._open_log.size > ROTATE_AT:
             self._rotate()
         return outcome
 
+    # ---- reading
+
+    def _open(self) -> None:
+        """Open the file, or make it; harmless when it is open."""
+        if self._log is None or self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._granted.clear()
+            self._begin(AppendLog.open(self._path, MAGIC.encode()), Replica(self._quota))
+            self._catch_up()
+
+    def _close(self) -> None:
+        log, self._log = self._log, None
+        if log is not None:
+            log.close()
+
     def _catch_up(self) -> None:
-        """Apply what was entered since, and follow the books wherever they were moved."""
+        """Apply what was appended since, and follow the state to whatever file it is in."""
         while True:
-            # In this order: what was entered while the file was in its place is read below by
-            # everybody, whoever moves the books.
-            in_place = self._journal_open.is_at(self._path)
+            # In this order: what was appended while the file was in its place is read below by
+            # everybody, whoever replaces the file.
+            in_place = self._open_log.is_at(self._path)
             successor = self._apply_new()
             if successor:
                 self._follow(successor)
-            elif in_place:
-                return
-            else:
+            elif not in_place or self._open_log.cut:
                 self._put_back()
+            elif self._was_put_back:
+                self._enter_lost()
+            else:
+                return
 
     def _apply_new(self) -> str:
-        """Apply what was entered since; give the name of the next file if this one is sealed."""
-        lines, self._unread = self._unread + self._journal_open.read(), []
+        """Apply what was appended since; return the name of the next file if this one is sealed."""
+        lines, self._unread = self._unread + self._open_log.read(), []
         for text in lines:
             if text.startswith(SEAL):
                 return text.removeprefix(SEAL).strip()
             if not text.startswith(MAGIC):
-                self._state.apply(Entry(*json.loads(text)))
+                self._apply(Entry(*json.loads(text)))
         return ""
 
-    def _begin(self, journal: Journal, state: State | None) -> None:
-        """Go on in `journal`, beginning it with `state` if nobody has."""
-        fresh = SharedState(self._quota)
+    def _apply(self, entry: Entry) -> None:
+        if entry.time <= self.clock() + AHEAD:
+            self._replica.apply(entry)
+        elif not self._warned_of_time:
+            self._warned_of_time = True
+            logger.warning(
+                "the shared quota's file %s has an entry %.3g s ahead of this machine's clock; "
+                "such entries are ignored",
+                self._path,
+                entry.time - self.clock(),
+            )
+
+    def _begin(self, log: AppendLog, replica: Replica) -> None:
+        """Go on in `log`, beginning it with the state of `replica` if nobody has."""
         try:
-            # Whoever opens a journal sees to it that it has a beginning: it is the first line.
-            while not (lines := journal.read()):
-                journal.append(self._beginning(state))
-            terms = cast("dict[str, object]", json.loads(lines[0].removeprefix(MAGIC)))
-            same_boot = terms["boot"] == _boot_id()
+            # Whoever opens a log sees to it that it has a beginning: it is the first line.
+            while not (lines := log.read()):
+                log.append(self._beginning(replica))
+            beginning = cast("dict[str, object]", json.loads(lines[0].removeprefix(MAGIC)))
+            same_boot = beginning["boot"] == _boot_id()
             if same_boot:
-                self._check(terms)
-                if terms["state"] is not None:
-                    fresh.restore(cast("State", terms["state"]))
+                self._check(beginning)
+                replica = Replica.load(cast("dict[str, object]", beginning["replica"]))
                 # Where the system does not say it, a clock that was set back does.
-                same_boot = fresh.now <= self._clock() + AHEAD
+                same_boot = replica.state.now <= self.clock() + AHEAD
         except BaseException:
-            journal.close()
+            log.close()
             raise
-        self._leave()
-        self._journal = journal
-        self._state = fresh if same_boot else SharedState(self._quota)
+        self._close()
+        self._log = log
+        self._replica = replica if same_boot else Replica(self._quota)
         self._unread = lines[1:]
         if not same_boot:
             self._unread = [line for line in lines if line.startswith(SEAL)]
             # Its clock has begun anew, and no process of that time is left.
             self._rotate()
 
-    def _beginning(self, state: State | None) -> str:
-        terms = {
-            "format": FORMAT,
-            "boot": _boot_id(),
-            "quota": _terms(self._quota),
-            "state": state,
-        }
-        return f"{MAGIC} {json.dumps(terms)}"
+    def _beginning(self, replica: Replica) -> str:
+        beginning = {"format": FORMAT, "boot": _boot_id(), "replica": replica.dump()}
+        return f"{MAGIC} {json.dumps(beginning)}"
+
+    # ---- replacing the file
 
     def _rotate(self) -> None:
         """Have everybody go on in a new file."""
         successor = self._beside()
-        Journal.open(successor, MAGIC.encode()).close()
-        self._journal_open.append(f"{SEAL} {successor.name}")
+        AppendLog.open(successor, MAGIC.encode()).close()
+        self._open_log.append(f"{SEAL} {successor.name}")
         chosen = self._apply_new()
         if chosen != successor.name:
             successor.unlink(missing_ok=True)  # somebody was faster
@@ -322,44 +261,61 @@ class FileBooks:
         """Go on in the file that follows this one.
 
         Its beginning is the same whoever writes it. Its own name is given up before anything is
-        entered, so that it takes the place of its predecessor only, and once.
+        appended, so that it takes the place of its predecessor only, and once.
         """
         successor = self._path.with_name(name)
-        in_place = self._journal_open.is_at(self._path)
+        in_place = self._open_log.is_at(self._path)
         try:
-            journal = Journal.open(successor, MAGIC.encode(), create=False)
+            log = AppendLog.open(successor, MAGIC.encode(), create=False)
         except FileNotFoundError:
-            if self._journal_open.is_at(self._path):
+            if self._open_log.is_at(self._path):
                 # Not in its place: it was removed, and nobody can go on as things are.
                 self._path.unlink(missing_ok=True)
             self._put_back()
             return
         if in_place:
-            self._begin(journal, self._state.state())
+            self._begin(log, self._replica)
             with suppress(FileNotFoundError):
                 successor.rename(self._path)
-        elif journal.is_at(self._path):
-            self._begin(journal, self._state.state())
+        elif log.is_at(self._path):
+            self._begin(log, self._replica)
         else:
             # Its predecessor was removed, and somebody has put another file there.
-            journal.close()
+            log.close()
             successor.unlink(missing_ok=True)
             self._put_back()
 
     def _put_back(self) -> None:
-        """Go on in the file that is in place now; if there is none, put one there."""
+        """Go on in the file that is in place; if there is none, or it was cut, put one there."""
         temporary = self._beside()
-        journal = Journal.open(temporary, MAGIC.encode())
+        log = AppendLog.open(temporary, MAGIC.encode())
         try:
-            journal.append(self._beginning(self._state.state()))
+            log.append(self._beginning(self._replica))
+            self._open_log.move_away(self._path, self._beside())
             os.link(temporary, self._path)
-            logger.warning("the shared quota's file %s was removed; it is there again", self._path)
+            logger.warning(
+                "the shared quota's file %s was removed or cut; it is there again", self._path
+            )
         except FileExistsError:
             pass
         finally:
-            journal.close()
+            log.close()
             temporary.unlink()
-        self._begin(Journal.open(self._path, MAGIC.encode()), None)
+        self._begin(AppendLog.open(self._path, MAGIC.encode()), self._replica)
+        self._was_put_back = True
+
+    def _enter_lost(self) -> None:
+        """Count what this process was granted and the file that was put back does not know of."""
+        self._was_put_back = False
+        since = self.clock() - 3 * self.state.terms.window
+        lost = sum(
+            time > since and number > self._replica.number(process)
+            for process, number, time in self._granted
+        )
+        if lost:
+            process = f"{self._pid}.0.{secrets.token_hex(4)}"
+            entry = Entry(process, 1, "departed", self.clock(), value=lost)
+            self._open_log.append(json.dumps(entry))
 
     def _beside(self) -> Path:
         return self._path.with_name(f"{self._path.name}.{secrets.token_hex(6)}")
@@ -370,79 +326,73 @@ class FileBooks:
                 f"the shared quota's file {self._path} was made by another version of "
                 "stable_async; use one version, or another file"
             )
-        if beginning["quota"] != _terms(self._quota):
-            raise ConfigurationError(
-                f"the shared quota's file {self._path} was made for {beginning['quota']}, not for "
-                f"{_terms(self._quota)}; stop the processes that use it and remove it, or take "
-                "another file"
-            )
-
-    def _leave(self) -> None:
-        journal, self._journal = self._journal, None
-        if journal is not None:
-            journal.close()
 
     @property
-    def _journal_open(self) -> Journal:
-        if self._journal is None:
+    def _open_log(self) -> AppendLog:
+        if self._log is None:
             raise ConfigurationError("the shared quota's file was closed")
-        return self._journal
+        return self._log
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _usable(self) -> Iterator[None]:
+        """Say what is the matter with the file, or go on without it where that is wanted.
+
+        Raises:
+            ConfigurationError: The file is something else, belongs to another version, or cannot
+                be opened, read or written.
+        """
         try:
             yield
-        except NotAJournalError:
-            raise ConfigurationError(
-                f"{self._path} is not a shared quota's file; it was left as it is"
-            ) from None
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot use the shared quota's file {self._path}: {error.strerror or error}"
-            ) from error
-        except (LookupError, TypeError, ValueError) as error:
-            raise ConfigurationError(
-                f"the shared quota's file {self._path} is damaged; stop the processes that use "
-                "it, and remove it"
-            ) from error
+            return
+        except (NotALogError, OSError, LookupError, TypeError, ValueError) as error:
+            failure = ConfigurationError(self._problem(error))
+            failure.__cause__ = error
+        except ConfigurationError as error:
+            failure = error
+        if not self._fallback:
+            raise failure
+        self._close()
+        self._alone = True
+        logger.warning(
+            "%s; until it can be used again this process counts its own requests only", failure
+        )
 
-
-def _terms(quota: Quota) -> dict[str, object]:
-    """Give what must be the same for all."""
-    terms = asdict(quota)
-    del terms["burst"]
-    return terms
+    def _problem(self, error: Exception) -> str:
+        if isinstance(error, NotALogError):
+            return f"{self._path} is not a shared quota's file; it was left as it is"
+        if isinstance(error, OSError):
+            return f"cannot use the shared quota's file {self._path}: {error.strerror or error}"
+        return (
+            f"the shared quota's file {self._path} is damaged; stop the processes that use it, and "
+            "remove it"
+        )
 
 
 @cache
 def _boot_id() -> str:
-    """Tell this run of the machine from others, where the system says it; else nothing."""
+    """Return what distinguishes this run of the machine, where the system says it; else nothing."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return ""
 
 
-def _seat() -> str:
-    return f"{os.getpid()}.{_namespace()}.{secrets.token_hex(4)}"
+_stores: WeakValueDictionary[Path, _FileStore] = WeakValueDictionary()
+_stores_lock = threading.Lock()
 
 
-@cache
-def _namespace() -> int:
-    """Tell whose process ids they are: containers have their own."""
-    with suppress(OSError):
-        return Path("/proc/self/ns/pid").stat().st_ino
-    return 0
+def _named(path: Path, quota: Quota, fallback: bool) -> _FileStore:
+    with _stores_lock:
+        store = _stores.get(path)
+        if store is None:
+            store = _stores[path] = _FileStore(path, quota, fallback)
+        return store
 
 
-def _is_dead(seat: str) -> bool:
-    """Say whether a process is certain to have ended."""
-    process, namespace, _ = seat.split(".")
-    if int(namespace) != _namespace():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
+def _forget_stores() -> None:
+    global _stores, _stores_lock
+    _stores, _stores_lock = WeakValueDictionary(), threading.Lock()
+
+
+# A lock may be held by a thread that a forked process has not got.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_stores)

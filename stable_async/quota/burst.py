@@ -1,4 +1,4 @@
-"""The pace in front of the rule: how many requests leave at once after a pause."""
+"""A bound on how many requests leave at once after a pause."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from aiolimiter import AsyncLimiter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Pace"]
+__all__ = ["BurstLimit"]
 
 
-class Pace:
-    """A leaky bucket that is asked before it is known for whom.
+class BurstLimit:
+    """A leaky bucket whose tokens are taken before it is known who gets them.
 
-    Whoever waits in an `AsyncLimiter` keeps his place whatever comes after him. So nobody waits in
-    it: a token is taken when there is one, or fetched ahead, and then given to whose turn it is.
+    A task that waits in an `AsyncLimiter` keeps its place whatever comes after it. So no request
+    waits in it: a token is taken when there is one, or fetched ahead, and then goes to the request
+    whose turn it is.
     """
 
     def __init__(self, burst: int, rate: float, wake: Callable[[], None]) -> None:
@@ -29,7 +30,7 @@ class Pace:
         self._fetching: asyncio.Task[None] | None = None
 
     def ready(self) -> bool:
-        """Say whether one may leave."""
+        """Return whether one may leave."""
         if self._tokens and self._limiter.has_capacity(self._limiter.max_rate):
             # The bucket is empty by itself: what was given back to it has run out long ago.
             self._tokens = 0
@@ -41,7 +42,7 @@ class Pace:
             self._fetching = asyncio.get_running_loop().create_task(self._fetch())
 
     def take(self) -> None:
-        """Let one leave; only when `ready`."""
+        """Take a token; only when `ready`."""
         if self._tokens:
             self._tokens -= 1
             return
@@ -52,6 +53,11 @@ class Pace:
     def give_back(self) -> None:
         """Undo one `take`."""
         self._tokens += 1
+
+    def close(self) -> None:
+        """Cancel the task that fetches a token."""
+        if self._fetching is not None:
+            self._fetching.cancel()
 
     async def _fetch(self) -> None:
         await self._limiter.acquire()

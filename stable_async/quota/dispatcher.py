@@ -1,0 +1,325 @@
+"""Hands out the slots of one quota to the calls of one event loop, in fair order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from contextlib import suppress
+from heapq import heapify, heappop, heappush
+from itertools import count
+from math import inf
+from typing import TYPE_CHECKING
+
+from stable_async.errors import QuotaTimeoutError, StabilityError
+from stable_async.quota.burst import BurstLimit
+from stable_async.quota.fair_queue import FairQueue, Priority, Waiter
+from stable_async.quota.state import Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stable_async.quota.homes.base import QuotaHome
+
+__all__ = ["Dispatcher", "clock_of"]
+
+
+class Dispatcher:
+    """The fair queue of one event loop in front of one home.
+
+    Attributes:
+        home: Where the quota is kept.
+        loop: The event loop.
+        queue: The calls that wait.
+        granted: Slots granted so far.
+        is_open: The home is open.
+        now: The clock of the loop, seconds.
+    """
+
+    def __init__(self, home: QuotaHome, loop: asyncio.AbstractEventLoop) -> None:
+        """Make an empty queue; dispatchers that several limiters share come from `join`."""
+        self.home = home
+        self.loop = loop
+        self.queue = FairQueue()
+        self.granted = 0
+        self.is_open = False
+        self.now = clock_of(loop)
+        self._identity: str | None = None
+        self._users = 0
+        self._opening = asyncio.Lock()
+        self._burst: BurstLimit | None = None
+        self._burst_size = inf
+        self._deadlines: list[tuple[float, int, Waiter]] = []
+        self._order = count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
+        # When to ask the home again; infinity while it, or the burst limit, will call.
+        self._earliest = -inf
+        self._kicked = False
+        self._longest_wait = 0.0
+
+    @classmethod
+    def join(
+        cls,
+        identity: str | None,
+        home: Callable[[], QuotaHome],
+        loop: asyncio.AbstractEventLoop,
+    ) -> Dispatcher:
+        """Return the dispatcher of this quota in this loop, to be left again; `open` opens it.
+
+        Args:
+            identity: Of the quota; `None` if it is shared with nobody.
+            home: Returns where the quota is kept, if this is the first to use it in this loop.
+            loop: The running event loop.
+        """
+        with _shared_lock:
+            for key, found in list(_shared.items()):
+                if found.loop.is_closed():
+                    del _shared[key]
+            found_here = None if identity is None else _shared.get((identity, id(loop)))
+            if found_here is None:
+                found_here = cls(home(), loop)
+                if identity is not None:
+                    found_here._identity = identity
+                    _shared[identity, id(loop)] = found_here
+            found_here._users += 1
+            return found_here
+
+    async def open(self) -> None:
+        """Open the home; harmless when it is open."""
+        async with self._opening:
+            if not self.is_open:
+                await self.home.open(self)
+                self.is_open = True
+
+    async def leave(self) -> None:
+        """Undo one `join`, and close the home behind the last one."""
+        with _shared_lock:
+            self._users -= 1
+            if self._users:
+                return
+            if self._identity is not None:
+                _shared.pop((self._identity, id(self.loop)), None)
+        self.is_open = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._burst is not None:
+            self._burst.close()
+        try:
+            await self.home.aclose()
+        finally:
+            if not self.loop.is_closed():
+                self._dispatch()  # those who wait still learn that the home is closed
+
+    def limit_burst(self, burst: int, rate: float) -> None:
+        """Let at most `burst` requests leave at once, and `rate` a second after them.
+
+        The smallest burst of all limiters that share the dispatcher holds.
+        """
+        if burst < self._burst_size:
+            self._burst_size = burst
+            self._burst = BurstLimit(burst, rate, self._dispatch)
+
+    async def acquire(
+        self, priority: Priority, deadline: float | None, tenant: str | None, max_waiting: float
+    ) -> Slot:
+        """Return a slot when it is this call's turn; see `QuotaLimiter.acquire`."""
+        now = self.now()
+        future: asyncio.Future[Slot] = self.loop.create_future()
+        expires = inf if deadline is None else now + deadline
+        waiter = Waiter(priority, tenant, now, expires, future)
+        if deadline is not None:
+            self._check_deadline(waiter, now)
+        self.queue.push(waiter)
+        self._dispatch()
+        if future.done():
+            return future.result()
+        self._check_queue(waiter, now, max_waiting)
+        try:
+            return await future
+        except BaseException:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self.release(future.result())
+            self._remove(waiter)
+            raise
+
+    def mark_sent(self, slot: Slot) -> bool:
+        """Count the request of a slot as left now; `False`: it may not leave any more."""
+        may_leave = self.home.mark_sent(slot, self.now())
+        self.kick()
+        return may_leave
+
+    def release(self, slot: Slot) -> None:
+        """Give the slot back: its request never left."""
+        self.home.release(slot, self.now())
+        if self._burst is not None:
+            self._burst.give_back()
+        self.kick()
+
+    def kick(self) -> None:
+        """Look again, once however many changes there are in this turn of the loop."""
+        if self.queue and not self._kicked:
+            self._kicked = True
+            self.loop.call_soon(self._dispatch)
+
+    def longest_wait(self) -> float:
+        """Return the longest that a call has waited, or waits now, seconds."""
+        oldest = self.queue.oldest()
+        return max(self._longest_wait, 0.0 if oldest is None else self.now() - oldest)
+
+    # ---- what the home sees
+
+    def waiting(self, priority: Priority) -> int:
+        """Return how many calls of `priority` wait now."""
+        return self.queue.count(priority)
+
+    def gone(self) -> bool:
+        """Return whether the event loop was closed, so that nobody waits here any more."""
+        return self.loop.is_closed()
+
+    def wake(self) -> None:
+        """Have the home asked again soon, if any call waits; may be called in any thread."""
+        if self.queue:
+            with suppress(RuntimeError):  # the loop was closed
+                self.loop.call_soon_threadsafe(self.kick)
+
+    # ---- inside
+
+    def _dispatch(self) -> None:
+        """Grant slots to all whose turn has come, and set the timer for the next one."""
+        self._kicked = False
+        now = self.now()
+        earliest = -inf
+        while self.queue:
+            if self._burst is not None and not self._burst.ready():
+                earliest = self.home.earliest(now)
+                if earliest <= now:
+                    earliest = inf
+                    self._burst.call()
+                break
+            priority = self.queue.next_priority()
+            waiter = self.queue.head(priority)
+            if waiter.future.done():
+                self.queue.remove(waiter)
+                continue
+            try:
+                # While interactive requests wait here, a bulk one whose turn it is has the floor's
+                # right, and need not leave room for those of other processes.
+                slot = self.home.reserve(now, bulk=not self.queue.count("interactive"))
+            except StabilityError as error:
+                # A home that cannot be read any more.
+                self.queue.remove(waiter)
+                waiter.future.set_exception(error)
+                continue
+            if not isinstance(slot, Slot):
+                earliest = slot
+                break
+            self._grant(priority, slot, now)
+        self._earliest = earliest
+        self._expire(now)
+        self._set_timer()
+
+    def _grant(self, priority: Priority, slot: Slot, now: float) -> None:
+        if self._burst is not None:
+            self._burst.take()
+        waiter = self.queue.pop(priority)
+        self.granted += 1
+        self._longest_wait = max(self._longest_wait, now - waiter.since)
+        waiter.future.set_result(slot)
+
+    def _remove(self, waiter: Waiter) -> None:
+        self.queue.remove(waiter)
+        self.kick()
+
+    def _check_deadline(self, waiter: Waiter, now: float) -> None:
+        earliest = self.home.earliest(now, self.queue.ahead(waiter.priority, waiter.tenant))
+        if earliest > max(waiter.expires, now):
+            raise _too_late(earliest - now)
+
+    def _check_queue(self, waiter: Waiter, now: float, max_waiting: float) -> None:
+        """Refuse `waiter` if it may not wait, else note when to tell it that it is too late."""
+        if waiter.expires <= now:
+            reason = _too_late(self.home.earliest(now) - now)
+        elif waiter.priority == "interactive" and self.queue.count("interactive") > max_waiting:
+            ahead = self.queue.ahead(waiter.priority, waiter.tenant) - 1
+            retry_after = max(self.home.earliest(now, ahead) - now, 0.0)
+            reason = QuotaTimeoutError(
+                f"{max_waiting:,} interactive requests are waiting for the quota already",
+                retry_after=retry_after,
+            )
+        else:
+            if waiter.expires < inf:
+                self._note_deadline(waiter)
+            return
+        self._remove(waiter)
+        raise reason
+
+    def _note_deadline(self, waiter: Waiter) -> None:
+        if len(self._deadlines) > 2 * len(self.queue) + 64:
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].future.done()]
+            heapify(self._deadlines)
+        heappush(self._deadlines, (waiter.expires, next(self._order), waiter))
+        self._set_timer()
+
+    def _expire(self, now: float) -> None:
+        """Refuse those who wait in vain, as soon as the home shows it."""
+        deadlines = self._deadlines
+        while deadlines and (
+            deadlines[0][2].future.done()
+            or deadlines[0][0] <= now
+            or deadlines[0][0] < self._earliest < inf
+        ):
+            waiter = heappop(deadlines)[2]
+            if not waiter.future.done():
+                self.queue.remove(waiter)
+                waiter.future.set_exception(_too_late(self.home.earliest(now) - now))
+
+    def _set_timer(self) -> None:
+        """Have the one timer fire when a slot or a deadline is due next."""
+        when = min(self._earliest, self._deadlines[0][0]) if self._deadlines else self._earliest
+        if self._timer is not None:
+            if self._timer_at == when:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if self.queue and when < inf:
+            # Not the timer's own `when()`: uvloop has none for a time that has come.
+            self._timer, self._timer_at = self.loop.call_at(when, self._on_timer), when
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._dispatch()
+
+
+# The dispatchers that several limiters may share, by quota and event loop.
+_shared: dict[tuple[str, int], Dispatcher] = {}
+_shared_lock = threading.Lock()
+
+
+def _forget_dispatchers() -> None:
+    global _shared, _shared_lock
+    _shared, _shared_lock = {}, threading.Lock()
+
+
+# A process that was forked has none of these event loops.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_dispatchers)
+
+
+def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """Return the clock of a loop.
+
+    Other loops than asyncio's own, such as uvloop's, read the same clock once in a turn of the
+    loop. In a turn that takes long, what leaves would be counted too early.
+    """
+    return loop.time if isinstance(loop, asyncio.BaseEventLoop) else time.monotonic
+
+
+def _too_late(retry_after: float) -> QuotaTimeoutError:
+    retry_after = max(retry_after, 0.0)
+    return QuotaTimeoutError(
+        f"the quota cannot serve this request before its deadline; it could in {retry_after:.3g} s",
+        retry_after=retry_after,
+    )

@@ -1,0 +1,307 @@
+"""A home on this machine: what the homes in memory and in a file have in common.
+
+Several event loops of one process share one `Store`, each through a `LocalHome` of its own. To the
+state each of them is a process: it joins, says that it waits, and expires when it stays silent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from contextlib import contextmanager
+from functools import cache
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from stable_async.errors import ConfigurationError
+from stable_async.quota.homes.replica import Entry
+from stable_async.quota.state import Slot, terms_of
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator
+
+    from stable_async.config import Quota
+    from stable_async.quota.homes.base import Waiters
+    from stable_async.quota.homes.replica import Kind
+    from stable_async.quota.state import QuotaState, Snapshot
+
+__all__ = ["LocalHome", "Store"]
+
+logger = logging.getLogger("stable_async.quota")
+
+# How often to look again while another process has an open slot, seconds: it may release it, or
+# may have been killed.
+LOOK_AGAIN = 0.1
+
+# How often a process says that it waits, seconds.
+HEARTBEAT_EVERY = 0.4
+
+# A process that finds itself later than this after the time it entered, seconds, was stopped in
+# between: what it is about to send leaves later than the state says.
+LATE = 0.1
+
+
+class Store(Protocol):
+    """A state that several event loops of this process change, one at a time.
+
+    Attributes:
+        lock: Held by whoever uses the store.
+        homes: The open homes.
+    """
+
+    lock: threading.RLock
+    homes: list[LocalHome]
+
+    @property
+    def state(self) -> QuotaState:
+        """The state after the last entry."""
+        ...
+
+    def acquire(self, home: LocalHome) -> None:
+        """Open the store if `home` is its first one, and add the home."""
+        ...
+
+    def drop(self, home: LocalHome) -> None:
+        """Remove the home, and close the store if it was the last one."""
+        ...
+
+    def catch_up(self, now: float) -> None:
+        """Bring the state up to date: what other processes have entered, or the time."""
+        ...
+
+    def view(self, now: float) -> QuotaState:
+        """Return the state at `now`, to be read only."""
+        ...
+
+    def enter(self, entry: Entry) -> bool:
+        """Apply an entry, for other processes too; return what `replica.apply` returns."""
+        ...
+
+    def clock(self) -> float:
+        """Return the time, seconds, if others go on while this process is stopped."""
+        ...
+
+
+class LocalHome:
+    """A quota home in a store of this machine.
+
+    Attributes:
+        waiters: The calls that wait at this home; `None` before it is opened.
+    """
+
+    def __init__(self, store: Store, quota: Quota) -> None:
+        """Prepare; `quota` says what this home's clients take the server to allow."""
+        self._store = store
+        self._quota = terms_of(quota)
+        self._terms = self._quota
+        self.waiters: Waiters | None = None
+        self._process = ""
+        self._pid = 0
+        self._number = 0
+        self._waited = False
+        self._heartbeat_at = -inf
+        self._closed = True
+
+    async def open(self, waiters: Waiters | None = None) -> None:
+        """Open the store, and join those who use it; harmless when it is open."""
+        self.open_now(waiters)
+
+    def open_now(self, waiters: Waiters | None = None) -> None:
+        """Do what `open` does: nothing here needs an event loop."""
+        with self._store.lock:
+            if self._closed:
+                for other in list(self._store.homes):
+                    if other.waiters is not None and other.waiters.gone():
+                        other.close_now()
+                self.waiters = waiters
+                self._store.acquire(self)
+                self._closed = False
+                self._number = 0
+                self._rename()
+
+    async def aclose(self) -> None:
+        """Leave those who use the store, and close it behind the last one of this process."""
+        self.close_now()
+
+    def close_now(self) -> None:
+        """Do what `aclose` does."""
+        with self._store.lock:
+            if not self._closed:
+                try:
+                    if self._store.state.has_joined(self._process, self._quota):
+                        self._enter("leave", self._store.clock())
+                except ConfigurationError:
+                    pass  # the others will see that this process has ended
+                finally:
+                    self._closed = True
+                    self._store.drop(self)
+                    self._wake_others()
+
+    def reserve(self, now: float, *, bulk: bool = False) -> Slot | float:
+        """Return an open slot, or the time at which to ask again."""
+        with self._using(now) as state:
+            self._join(state, now)
+            while True:
+                when = self._due(state, now, bulk=bulk)
+                if when > now:
+                    # Bulk requests that make room for others did not wait for the quota.
+                    self._waited = self._waited or state.earliest() > now
+                    self._say_waiting(now, bulk=bulk)
+                    return when
+                if self._enter("reserve", now, value=float(self._waited), bulk=bulk):
+                    self._waited = False
+                    self._heartbeat_at = -inf
+                    return Slot(self._number)
+
+    def mark_sent(self, slot: Slot, now: float) -> bool:
+        """Count the request of an open slot as left now, unless that is not allowed any more."""
+        if self._closed:
+            return False
+        with self._using(now):
+            while self._enter("mark_sent", now, slot=slot.number):
+                slot.left = now
+                if self._store.clock() - now <= LATE:
+                    self._wake_others()
+                    return True
+                # The entry came late. It stands for nobody; this request needs another one.
+                now = self._store.clock()
+            return False
+
+    def release(self, slot: Slot, now: float) -> None:
+        """Take an open slot back: its request never left."""
+        with self._store.lock:
+            if not self._closed:
+                with self._using(now):
+                    self._enter("release", now, slot=slot.number)
+                self._wake_others()
+
+    def penalise(self, now: float, retry_after: float | None, slot: Slot | None) -> None:
+        """Begin a penalty for everybody, of `retry_after` seconds or the quota's own length."""
+        number, left = (None, None) if slot is None else (slot.number, slot.left)
+        with self._using(now):
+            self._enter("penalise", now, value=retry_after, slot=number, left=left)
+            self._wake_others()
+
+    def observe(self, now: float, delay: float, *, set_up: bool = False) -> None:
+        """Add a measured delay, seconds; ignored unless the terms are adaptive."""
+        with self._using(now) as state:
+            if state.terms.adaptive:
+                self._enter("set_up" if set_up else "observe", now, value=delay)
+
+    def earliest(self, now: float, ahead: int = 0) -> float:
+        """Return from when on a request with `ahead` others before it might leave, seconds."""
+        with self._using(now) as state:
+            return self._store.view(now).earliest(ahead) if ahead else state.earliest()
+
+    def snapshot(self, now: float) -> Snapshot:
+        """Return the figures of this moment, for all processes; when closed, as last seen."""
+        with self._store.lock:
+            if self._closed:
+                return self._store.view(now).snapshot()
+            with self._using(now):
+                return self._store.view(now).snapshot()
+
+    @contextmanager
+    def _using(self, now: float) -> Iterator[QuotaState]:
+        with self._store.lock:
+            if self._closed:
+                raise ConfigurationError("the home of this quota was closed")
+            if self._pid != os.getpid():
+                self._rename()  # after a fork
+            self._store.catch_up(now)
+            yield self._store.state
+
+    def _rename(self) -> None:
+        self._pid = os.getpid()
+        self._process = f"{self._pid}.{_namespace()}.{secrets.token_hex(4)}"
+
+    def _join(self, state: QuotaState, now: float) -> None:
+        if not state.has_joined(self._process, self._quota):
+            quota = self._quota
+            terms = quota.requests, quota.window, quota.penalty, quota.jitter, quota.adaptive
+            self._enter("join", now, terms=terms)
+        if state.terms is not self._terms:
+            for process in [name for name in state.stricter(self._process) if _is_dead(name)]:
+                self._enter("leave", now, other=process)
+            self._terms = state.terms
+            if self._terms != self._quota:
+                logger.warning(
+                    "another client of this key allows %d requests in %.3g s, this one %d in "
+                    "%.3g s: the stricter terms hold for both",
+                    self._terms.requests,
+                    self._terms.window,
+                    self._quota.requests,
+                    self._quota.window,
+                )
+
+    def _due(self, state: QuotaState, now: float, *, bulk: bool) -> float:
+        """Return the time at which to ask again; `now` if a request may leave."""
+        when = state.due(self._process, now, bulk=bulk)
+        if when <= now:
+            return now
+        self._expire_others(state, now)
+        when = max(state.due(self._process, now, bulk=bulk), now)
+        return min(when, now + LOOK_AGAIN) if any(state.others_open(self._process)) else when
+
+    def _expire_others(self, state: QuotaState, now: float) -> None:
+        """Count the open slots of those who were killed, or stopped for long, as departures."""
+        for process in list(state.others_open(self._process)):
+            seen = state.seen(process)
+            if seen is not None:
+                expires = now if _is_dead(process) else seen + state.lease
+                if expires <= now:
+                    self._enter("expire", expires, value=seen, other=process)
+
+    def _say_waiting(self, now: float, *, bulk: bool) -> None:
+        if now - self._heartbeat_at >= HEARTBEAT_EVERY:
+            self._heartbeat_at = now
+            self._enter("heartbeat", now, bulk=bulk)
+
+    def _enter(
+        self,
+        kind: Kind,
+        now: float,
+        *,
+        slot: int | None = None,
+        value: float | None = None,
+        left: float | None = None,
+        bulk: bool = False,
+        other: str = "",
+        terms: tuple[float, ...] | None = None,
+    ) -> bool:
+        self._number += 1
+        return self._store.enter(
+            Entry(self._process, self._number, kind, now, slot, value, left, bulk, other, terms)
+        )
+
+    def _wake_others(self) -> None:
+        """Have the other event loops of this process look at what has changed."""
+        for home in self._store.homes:
+            if home is not self and home.waiters is not None:
+                home.waiters.wake()
+
+
+@cache
+def _namespace() -> int:
+    """Return whose process ids ours are: containers have their own."""
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return 0
+
+
+def _is_dead(process: str) -> bool:
+    """Return whether a process is certain to have ended."""
+    pid, namespace, _ = process.split(".")
+    if int(namespace) != _namespace():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False

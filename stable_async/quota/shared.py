@@ -1,0 +1,205 @@
+"""Whose quota it is: that of a key and address, of those who name one file, or of one client."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from stable_async.config import Quota
+from stable_async.errors import ConfigurationError
+from stable_async.quota.homes.file import FORMAT, FileHome
+from stable_async.quota.homes.process import ProcessHome
+
+if TYPE_CHECKING:
+    from stable_async.quota.homes.base import QuotaHome
+
+__all__ = ["SHARED_QUOTA_VARIABLE", "KeyQuota", "SharedQuota", "quota_of"]
+
+logger = logging.getLogger("stable_async.quota")
+
+SHARED_QUOTA_VARIABLE = "STABILITY_SHARED_QUOTA"
+
+# Files of keys that were not used for this long, seconds, are removed.
+STALE = 24 * 3600.0
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True)
+class SharedQuota:
+    """A quota that several processes share: `StabilityClient(quota=SharedQuota.file(...))`.
+
+    Without one, all clients of one key and address on a machine share a quota already. Name a home
+    of your own to keep it elsewhere, or to share one quota between several keys.
+
+    Attributes:
+        path: The file. On a local file system, in a folder that only the service can write to; it
+            need not survive a reboot, so `/run` is a good place.
+        quota: What the server allows.
+    """
+
+    path: Path
+    quota: Quota = field(default_factory=Quota)
+
+    def __post_init__(self) -> None:
+        """Refuse a quota that is not to be shared."""
+        if self.quota.scope == "client":
+            raise ConfigurationError(
+                'Quota.scope is "client"; allowed in a SharedQuota: "key", since it is there to be '
+                "shared"
+            )
+
+    @classmethod
+    def file(
+        cls,
+        path: str | os.PathLike[str],
+        quota: Quota = Quota(),  # noqa: B008 - frozen
+    ) -> SharedQuota:
+        """Share `quota` with every process of this machine that names the same file.
+
+        The file is made, readable by its owner only, when a client opens it.
+
+        Raises:
+            ConfigurationError: This system has no files that several processes can append to
+                safely, or the quota has the scope "client".
+        """
+        if os.name != "posix":
+            raise ConfigurationError("a quota can be shared by a file on Linux, macOS and BSD only")
+        return cls(Path(path).absolute(), quota)
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        quota: Quota = Quota(),  # noqa: B008 - frozen
+    ) -> SharedQuota:
+        """Return the shared quota that `text` names, as in `STABILITY_SHARED_QUOTA`: a path.
+
+        Raises:
+            ConfigurationError: As for `file`.
+        """
+        return cls.file(text, quota)
+
+    @property
+    def identity(self) -> str:
+        """What it has in common with the same quota elsewhere in this process."""
+        return f"file {self.path}"
+
+    def home(self) -> QuotaHome:
+        """Return a home of this quota, for one event loop."""
+        return FileHome(self.path, self.quota)
+
+
+@dataclass(frozen=True)
+class KeyQuota:
+    """The quota of one key at one address, shared by all who use them on this machine.
+
+    Its file is in the user's cache folder, or in the folder for temporary files where there is no
+    home. Where no file can be had, it is shared within the process.
+
+    Attributes:
+        name: Of the file: a hash of key and address.
+        quota: What the server allows.
+    """
+
+    name: str
+    quota: Quota
+
+    @property
+    def identity(self) -> str:
+        """What it has in common with the same quota elsewhere in this process."""
+        return f"key {self.name}"
+
+    def home(self) -> QuotaHome:
+        """Return a home of this quota, for one event loop."""
+        folder = _folder() if os.name == "posix" else None
+        if folder is None:
+            _say_once()
+            return ProcessHome(self.quota, name=self.name)
+        path = folder / self.name
+        if not path.exists():
+            _remove_stale(folder)
+        return FileHome(path, self.quota, fallback=True)
+
+
+def quota_of(
+    quota: Quota | SharedQuota, api_key: str, base_url: str
+) -> Quota | SharedQuota | KeyQuota:
+    """Return the quota that a client of this key and address keeps to. Nothing is opened.
+
+    Args:
+        quota: What the client was given.
+        api_key: The key; only a hash of it is stored anywhere.
+        base_url: The address, as `resolve_base_url` returns it.
+
+    Raises:
+        ConfigurationError: `STABILITY_SHARED_QUOTA` names no shared quota.
+    """
+    if isinstance(quota, SharedQuota) or quota.scope == "client":
+        return quota
+    if named := os.environ.get(SHARED_QUOTA_VARIABLE, "").strip():
+        return SharedQuota.parse(named, quota)
+    return KeyQuota(f"quota-{FORMAT}-{_hash(api_key, base_url)}", quota)
+
+
+def _hash(api_key: str, base_url: str) -> str:
+    """Return the identity of key and address, with the address in its normal form."""
+    parts = urlsplit(base_url)
+    scheme, host = parts.scheme.lower(), (parts.hostname or "").rstrip(".")
+    port = parts.port or DEFAULT_PORTS.get(scheme, 0)
+    whose = f"{api_key}\n{scheme}://{host}:{port}{parts.path.rstrip('/')}"
+    return sha256(whose.encode()).hexdigest()[:32]
+
+
+def _folder() -> Path | None:
+    """Return a folder of this user that can be written to, made if need be."""
+    for folder in _candidates():
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = folder.lstat()
+        except OSError:
+            continue
+        # Others must neither read nor replace what is in it.
+        ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+        if ours and not status.st_mode & 0o022 and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    return None
+
+
+def _candidates() -> list[Path]:
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return [Path(cache) / "stable_async", _in_temp()]
+    with suppress(RuntimeError):  # neither HOME nor an entry for this user
+        return [Path.home() / ".cache" / "stable_async", _in_temp()]
+    return [_in_temp()]
+
+
+def _in_temp() -> Path:
+    return Path(tempfile.gettempdir()) / f"stable_async-{os.getuid()}"
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove the files of keys that nobody has used for long: they know nothing that matters."""
+    with suppress(OSError):
+        for path in folder.glob("quota-*"):
+            if path.stat().st_mtime < time.time() - STALE:
+                path.unlink()
+
+
+@cache
+def _say_once() -> None:
+    logger.warning(
+        "no folder can be written to in which the processes of this machine could share a quota: "
+        "this process counts its own requests only; set %s to share one",
+        SHARED_QUOTA_VARIABLE,
+    )
