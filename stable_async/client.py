@@ -40,15 +40,21 @@ from stable_async.groups import Groups
 from stable_async.media import Media
 from stable_async.quota import QuotaLimiter, SharedQuota, quota_of
 from stable_async.transport import operation
+from stable_async.transport.connections import connector_of, resolve_tls
 from stable_async.transport.finishing import Finishing
 from stable_async.transport.options import Options, read_options
 from stable_async.transport.polling import POLL_INTERVAL, Polling
+from stable_async.transport.proxies import resolve_proxy
 from stable_async.transport.send_state import SendState
 from stable_async.transport.session import Session
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from ssl import SSLContext
     from types import TracebackType
+
+    from aiohttp import ClientSession
 
     from stable_async.quota import Priority, QuotaStatistics
     from stable_async.transport.options import CallOptions
@@ -129,6 +135,9 @@ class StabilityClient(Groups):
         tenant_ids: Literal["hashed", "plain", "off"] = "hashed",
         telemetry: Telemetry | None = None,
         log_prompts: bool = False,
+        proxy: str | Literal[False] | None = None,
+        ssl: SSLContext | str | os.PathLike[str] | None = None,
+        session: ClientSession | None = None,
     ) -> None:
         """Take the settings; nothing is opened before `open` or `async with`.
 
@@ -161,6 +170,13 @@ class StabilityClient(Groups):
                 checks: as its SHA-256 in hexadecimal, as it is, or not at all.
             telemetry: Receives events of every call, such as `integrations.opentelemetry`'s.
             log_prompts: Log prompts with what is logged of each request at level DEBUG.
+            proxy: URL of an HTTP proxy, with any user name and password; `None` reads
+                `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, `False` uses none.
+            ssl: A context, which can have a client certificate, or the path of a CA bundle that
+                replaces the default certificates; `None` reads `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+            session: A session of yours whose connections are used; it is never closed, and its
+                cookies, headers, proxies and time limits are not used. Its connector should have
+                `limit=0`: a request that waits for a connection holds a permit of the quota.
 
         Raises:
             ConfigurationError: There is no key, or a setting makes no sense.
@@ -203,6 +219,9 @@ class StabilityClient(Groups):
             telemetry=telemetry,
             user_id=_USER_IDS[checked_setting("tenant_ids", tenant_ids, choice(*_USER_IDS))],
             log_prompts=checked_setting("log_prompts", log_prompts, flag),
+            proxy=resolve_proxy(url, proxy),
+            tls=resolve_tls(ssl, environment=url.startswith("https:")),
+            connector=connector_of(session) if session is not None else None,
         )
 
     async def open(self) -> Self:

@@ -188,6 +188,9 @@ class Call:
                     allow_redirects=False,  # the key goes to no other host
                     timeout=client_timeout(self._limits),
                     trace_request_ctx=trace,
+                    proxy=self._session.proxy,
+                    proxy_headers=self._session.proxy_headers,
+                    ssl=self._session.tls,
                 )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if trace is not None and trace.lapsed:

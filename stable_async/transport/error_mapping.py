@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["harmless_cause", "translate", "translated_errors"]
 
 
+# Where there was no connection to the server, no request left.
+UNSENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+)
+
+
 @contextmanager
 def translated_errors(*, sent: bool, asked: Asked) -> Iterator[None]:
     """Turn what breaks inside into `APIConnectionError` or `APITimeoutError`.
@@ -35,7 +43,7 @@ def translated_errors(*, sent: bool, asked: Asked) -> Iterator[None]:
 
 def translate(error: Exception, *, sent: bool, asked: Asked) -> APIConnectionError:
     """Return our error for one of aiohttp or of the operating system."""
-    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
+    if isinstance(error, UNSENT):
         sent = False
     verdict = judge_broken_connection(sent=sent, asked=asked)
     if isinstance(error, TimeoutError):
@@ -46,6 +54,17 @@ def translate(error: Exception, *, sent: bool, asked: Asked) -> APIConnectionErr
 
 def _describe(error: Exception) -> str:
     match error:
+        case aiohttp.ClientConnectorCertificateError():
+            reason = getattr(error.certificate_error, "verify_message", "") or "it is not valid"
+            return (
+                f"the certificate of {error.host}:{error.port} is refused: {reason}; to trust "
+                "a company's CA, pass ssl=PATH or set SSL_CERT_FILE"
+            )
+        case aiohttp.ClientHttpProxyError():
+            return f"the proxy refuses the connection with status {error.status}"
+        case aiohttp.ClientProxyConnectionError():
+            reason = error.os_error.strerror or type(error.os_error).__name__
+            return f"cannot connect to the proxy {error.host}:{error.port}: {reason}"
         case aiohttp.ClientConnectorError():
             reason = error.os_error.strerror or str(error.os_error) or type(error).__name__
             return f"cannot connect to {error.host}:{error.port}: {reason}"

@@ -9,11 +9,13 @@ import aiohttp
 
 from stable_async.config import Secret
 from stable_async.errors import ConfigurationError, WrongEventLoopError
+from stable_async.transport.connections import make_connector
 from stable_async.transport.retry import make_retrying
 from stable_async.transport.send_state import trace_attempts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from ssl import SSLContext
 
     from stable_async.api.base import Request
     from stable_async.config import RetryPolicy
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from stable_async.quota import Priority, QuotaLimiter
     from stable_async.transport.options import Options
     from stable_async.transport.polling import Polling
+    from stable_async.transport.proxies import Proxy
     from stable_async.transport.telemetry import Telemetry
 
 __all__ = ["Session"]
@@ -40,6 +43,9 @@ class Session:
         telemetry: Receives events of every call; `None` when it is off.
         user_id: Returns the id that is sent for a tenant; `None` sends none.
         log_prompts: Whether prompts are logged with each request.
+        proxy: The proxy to the API; `None` if there is none.
+        proxy_headers: What the proxy is told.
+        tls: The context for TLS; True is that of the connector.
     """
 
     def __init__(
@@ -58,12 +64,15 @@ class Session:
         telemetry: Telemetry | None = None,
         user_id: Callable[[str], str] | None = None,
         log_prompts: bool = False,
+        proxy: Proxy | None = None,
+        tls: SSLContext | None = None,
+        connector: aiohttp.BaseConnector | None = None,
     ) -> None:
         """Take the settings; `open` creates the pool.
 
         `penalty` is the wait, seconds, after a 429 without `Retry-After` while `limiter` is off.
         `headers` go with every request; `accept` and `organization` with the operations that take
-        them.
+        them. `connector` is that of a caller's session, which is never closed here.
         """
         self.key = Secret(api_key)
         self.limiter = limiter
@@ -75,12 +84,19 @@ class Session:
         self.log_prompts = log_prompts
         self.base_url = base_url
         self._penalty = penalty
-        # Images do not shrink, and an unpacked one would not match its Content-Length.
+        self.proxy = proxy.url if proxy is not None else None
+        self.proxy_headers = proxy.headers if proxy is not None else None
+        self.tls = tls if tls is not None else True
+        self._connector = connector
+        # With each request and not in the pool: aiohttp would send a pool's headers to the proxy.
         self._headers = {
             **headers,
+            # Images do not shrink, and an unpacked one would not match its Content-Length.
             "Accept-Encoding": "identity",
             "Authorization": Secret(f"Bearer {api_key}"),
         }
+        if proxy is not None and base_url.startswith("http:"):
+            self._headers |= proxy.headers  # without TLS there is no CONNECT to carry them
         self._accept = accept
         self._organization = organization
         self._pool: aiohttp.ClientSession | None = None
@@ -90,15 +106,20 @@ class Session:
         """Create the pool of connections, in the running event loop."""
         if self._pool is not None:
             raise ConfigurationError("the client is open already")
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        theirs = self._connector
+        if theirs is not None and theirs.closed:
+            raise ConfigurationError("session is closed; allowed: an open aiohttp.ClientSession")
+        if getattr(theirs, "_loop", loop) is not loop:
+            raise WrongEventLoopError("session belongs to another event loop")
         self._pool = aiohttp.ClientSession(
-            # The pool does not bound requests in flight: a permit would be held while one waits.
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
+            connector=theirs or make_connector(),
+            connector_owner=theirs is None,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self._headers,
             trace_configs=[trace_attempts(self.limiter)] if self.limiter else [],
             read_bufsize=READ_BUFFER,
         )
+        self._loop = loop
         # aiohttp sends a GET once more by itself when the connection breaks: without a permit, and
         # unseen by the quota. It has no public switch for that.
         self._pool._retry_connection = False  # noqa: SLF001
@@ -131,11 +152,11 @@ class Session:
         return self.base_url + request.path
 
     def headers(self, request: Request[object], options: Options) -> dict[str, str]:
-        """Return the headers of a request, without those that every request has."""
+        """Return the headers of a request, without those of its body."""
         operation = request.operation
         offered = operation.accept
         accept = self._accept if self._accept in offered else offered[0] if offered else "*/*"
-        headers = {"Accept": accept or "*/*"}
+        headers = {**self._headers, "Accept": accept or "*/*"}
         if self._organization is not None and operation.organization:
             headers["Organization"] = self._organization
         if self.user_id is not None and options.tenant is not None:

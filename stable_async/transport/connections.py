@@ -1,0 +1,100 @@
+"""How connections are made: TLS, and sockets that stay alive while the API works."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl as ssl_module
+from typing import TYPE_CHECKING
+
+from aiohttp import ClientSession, TCPConnector
+
+from stable_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from aiohttp import BaseConnector
+    from aiohttp.connector import AddrInfoType
+
+__all__ = ["connector_of", "make_connector", "resolve_tls"]
+
+CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
+# A synchronous operation is silent for up to three minutes, and some NATs forget a connection after
+# one: probes keep it known, and find out that it is gone within 90 s. Seconds, seconds, count.
+_KEEP_ALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+
+
+def resolve_tls(
+    ssl: ssl_module.SSLContext | str | os.PathLike[str] | None, *, environment: bool
+) -> ssl_module.SSLContext | None:
+    """Return the context for TLS; `None` means the default certificates of Python.
+
+    Args:
+        ssl: A context, or the path of a CA bundle (a file, or a folder of hashed certificates),
+            which replaces the default certificates.
+        environment: Read `SSL_CERT_FILE` and `SSL_CERT_DIR` when `ssl` is `None`. aiohttp has
+            loaded its certificates when it was imported, perhaps before they were set.
+
+    Raises:
+        ConfigurationError: There is no such bundle, or it is not one.
+    """
+    if isinstance(ssl, ssl_module.SSLContext):
+        return ssl
+    if isinstance(ssl, str | os.PathLike):
+        return _context("ssl", os.fspath(ssl))
+    if ssl is not None:
+        raise ConfigurationError(
+            f"ssl is a {type(ssl).__name__}; allowed: an ssl.SSLContext, the path of a CA bundle, "
+            "or None"
+        )
+    paths = {name: path for name in CA_VARIABLES if environment and (path := os.environ.get(name))}
+    for name, path in paths.items():
+        # OpenSSL ignores what is missing, and no certificate would be trusted.
+        _context(name, path)
+    return ssl_module.create_default_context() if paths else None
+
+
+def _context(name: str, path: str) -> ssl_module.SSLContext:
+    try:
+        if os.path.isdir(path):  # noqa: PTH112
+            return ssl_module.create_default_context(capath=path)
+        return ssl_module.create_default_context(cafile=path)
+    except OSError as error:  # ssl.SSLError among them
+        reason = error.strerror or type(error).__name__
+        raise ConfigurationError(
+            f"{name} is {path!r}, which is no CA bundle: {reason}; "
+            "allowed: a file of certificates in PEM, or a folder of them"
+        ) from error
+
+
+def make_connector() -> TCPConnector:
+    """Create the pool's connector, in the running event loop.
+
+    It does not bound the connections: a permit would be held while its request waits for one.
+    """
+    return TCPConnector(limit=0, ttl_dns_cache=300, socket_factory=_kept_alive)
+
+
+def connector_of(session: object) -> BaseConnector:
+    """Return the connector of a caller's session.
+
+    Raises:
+        ConfigurationError: It is not an open `aiohttp.ClientSession`.
+    """
+    if not isinstance(session, ClientSession):
+        raise ConfigurationError(
+            f"session is a {type(session).__name__}; allowed: an aiohttp.ClientSession, or None"
+        )
+    if session.connector is None or session.closed:
+        raise ConfigurationError("session is closed; allowed: an open aiohttp.ClientSession")
+    return session.connector
+
+
+def _kept_alive(address: AddrInfoType) -> socket.socket:
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEP_ALIVE:
+        if hasattr(socket, name):  # each system has its own
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
