@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from stable_async.errors import APIStatusError, RateLimitError, StabilityError
+from stable_async.errors import APIConnectionError, RateLimitError, StabilityError
 from stable_async.jobs.errors import JobError, StorageError
-from stable_async.jobs.failures import meaning, of_network, result_of
+from stable_async.jobs.failures import is_outage, meaning, result_of
 from stable_async.jobs.gate import StoppedError
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.row import ImageFacts, Result
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from stable_async.api.base import MediaRequest
     from stable_async.client import StabilityClient
+    from stable_async.errors import APIStatusError
     from stable_async.jobs.budget import Budget
     from stable_async.jobs.gate import Gate
     from stable_async.jobs.ledger_writer import LedgerWriter
@@ -118,7 +119,6 @@ class Attempt:
         except StabilityError as error:
             if meaning(error) == "stop":
                 gate.stop(JobError(str(error)))
-                return self._unsent()
             return result_of(error, accepted=self._accepted)
         finally:
             self._landed()
@@ -135,11 +135,12 @@ class Attempt:
             except _HeldError:
                 continue
             except StabilityError as error:
-                if not isinstance(error, APIStatusError) and of_network(error):
+                if is_outage(error):
                     gate.refused(error)
                 if self._accepted or meaning(error) != "pause":
                     raise
-                self._never_left()
+                if isinstance(error, APIConnectionError):
+                    self._not_sent()
                 self._release()
                 if gate.stopping:
                     raise StoppedError from error
@@ -227,9 +228,7 @@ class Attempt:
     def refused(self, error: APIStatusError) -> None:
         """Note that an attempt was answered with an error."""
         context = self._context
-        if of_network(error):
-            context.gate.refused(error)
-        else:
+        if error.from_api:
             context.gate.answered()
         self._landed()
         if not self._accepted:
@@ -240,8 +239,8 @@ class Attempt:
             context.progress.rate_limited += 1
             context.departures.count(rate_limited=1)
 
-    def _never_left(self) -> None:
-        """There was no connection after all."""
+    def _not_sent(self) -> None:
+        """Note that there was no connection after all."""
         if self._away:
             self._context.progress.requests -= 1
             self._context.departures.count(requests=-1)

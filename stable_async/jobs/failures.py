@@ -1,70 +1,50 @@
-"""What an error means for a row, and for the job. Pure."""
+"""What an error means for a row, and for the job. Pure; `api.verdict` has decided the rest."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from stable_async.errors import (
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
-    AuthenticationError,
     ConfigurationError,
     InvalidRequestError,
     InvalidResponseError,
-    NotFoundError,
-    PaymentRequiredError,
-    PermissionDeniedError,
-    RateLimitError,
-    ServerError,
     StabilityError,
     WrongEventLoopError,
 )
 from stable_async.jobs.row import Result
 
 if TYPE_CHECKING:
-    from stable_async.jobs.row import State
+    from typing import Literal
 
-__all__ = ["Meaning", "meaning", "of_network", "reason", "result_of"]
+    from stable_async.jobs.row import ChargeState, State
 
-Meaning = Literal["final", "again", "stop", "pause", "doubt"]
-"""What a job makes of an error. `final`: the row is refused for good. `again`: a later pass or run
-sends it. `stop`: every other row would meet the same. `pause`: the request did not reach the API,
-and nothing was billed. `doubt`: it may have been billed."""
-
-# https://developers.cloudflare.com/support/troubleshooting/http-status-codes/, read 2026-09-22: the
-# other 5xx come from an edge in front of the API.
-FAILED_GENERATION = 500
+__all__ = ["is_outage", "meaning", "result_of"]
 
 
-def meaning(error: StabilityError) -> Meaning:
-    """Return what an error means for a row that is not paid for yet."""
+def meaning(error: StabilityError) -> Literal["final", "again", "stop", "pause", "doubt"]:
+    """Return what a job makes of an error; see `Verdict.job`."""
     match error:
-        case (
-            AuthenticationError()
-            | ConfigurationError()
-            | PaymentRequiredError()
-            | PermissionDeniedError()
-            | WrongEventLoopError()
-        ):
+        case APIStatusError() | APIConnectionError() | InvalidResponseError():
+            job = error.verdict.job
+            return "again" if job == "look" or job == "keep" else job
+        case ConfigurationError() | WrongEventLoopError():
             return "stop"
-        case APIConnectionError() | APIStatusError() | InvalidResponseError() if error.maybe_billed:
-            return "doubt"
-        case APIConnectionError():
-            return "pause"
         case InvalidRequestError():
-            return "final"
-        case APIStatusError() if not isinstance(error, (RateLimitError, ServerError)):
             return "final"
         case _:
             return "again"
 
 
-def of_network(error: StabilityError) -> bool:
-    """Return whether an error came from the network, and not from the API."""
-    if isinstance(error, APIStatusError):
-        return error.status > FAILED_GENERATION
-    return isinstance(error, APIConnectionError)
+def is_outage(error: StabilityError) -> bool:
+    """Return whether the network has not brought a request to the API, or not its answer back."""
+    return (
+        isinstance(error, (APIStatusError, APIConnectionError, InvalidResponseError))
+        and error.concerns == "network"
+        and error.verdict.job in {"pause", "doubt"}
+    )
 
 
 def result_of(error: StabilityError, *, accepted: bool) -> Result:
@@ -72,25 +52,24 @@ def result_of(error: StabilityError, *, accepted: bool) -> Result:
 
     Args:
         error: What its attempt ended with.
-        accepted: Its generation has an id: it is paid for, and can be fetched.
+        accepted: Its generation has an id: it is paid for, and can be fetched. The id stays in the
+            ledger: only the user can say that it is to be paid for again.
     """
+    means = meaning(error)
+    if means in {"stop", "pause"}:
+        return Result("waiting", "spent" if accepted else "returned")
     state: State
+    charge: ChargeState
     if accepted:
-        # Its id stays in the ledger: only the user can say that it is to be paid for again.
-        state = "failed" if isinstance(error, NotFoundError) else "again"
-        return Result(state, "spent", reason=reason(error), error=str(error))
-    match meaning(error):
-        case "final":
-            return Result("failed", "returned", reason=reason(error), error=str(error))
-        case "doubt":
-            return Result("in doubt", "in doubt", reason=reason(error), error=str(error))
-        case "again":
-            return Result("again", "returned", reason=reason(error), error=str(error))
-        case "stop" | "pause":
-            return Result("waiting", "returned")
+        state, charge = "failed" if means == "final" else "again", "spent"
+    elif means == "doubt":
+        state, charge = "in doubt", "in doubt"
+    else:
+        state, charge = "failed" if means == "final" else "again", "returned"
+    return Result(state, charge, reason=_reason(error), error=str(error))
 
 
-def reason(error: StabilityError) -> str:
+def _reason(error: StabilityError) -> str:
     """Return an error in a word or two, to count by."""
     match error:
         case APIStatusError():

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from stable_async.errors import APIConnectionError
 from stable_async.jobs.errors import JobError
 
 if TYPE_CHECKING:
@@ -88,20 +89,29 @@ class Gate:
         try:
             yield
         finally:
-            if self._probe is who:
-                self._probe = None
-                self._changed.set()
+            self._end_probe(who)
 
     async def wait(self, who: object) -> None:
         """Return when the request of `who` may leave: at once, as a probe, or after an outage."""
+        self._end_probe(who)  # it has probed, and was refused
         while not self.lets_pass(who):
             if self._probe is None:
                 self._probe = who
-                await asyncio.sleep(self._wait)
+                await asyncio.sleep(min(self._wait, self._left()))
                 self._wait = min(2 * self._wait, LONGEST_WAIT)
                 return
             self._changed.clear()
             await self._changed.wait()
+
+    def _end_probe(self, who: object) -> None:
+        if self._probe is who:
+            self._probe = None
+            self._changed.set()
+
+    def _left(self) -> float:
+        """Return the seconds until an outage ends the job."""
+        began = self._clock() if self._outage_began is None else self._outage_began
+        return max(began + self._outage_limit - self._clock(), 0.0)
 
     def lets_pass(self, who: object) -> bool:
         """Return whether the request of `who` may leave now."""
@@ -137,4 +147,4 @@ class Gate:
 
 def _not_there(error: StabilityError) -> bool:
     """Return whether there was no connection at all: at the start, more likely a wrong address."""
-    return getattr(error, "maybe_billed", True) is False and not hasattr(error, "status")
+    return isinstance(error, APIConnectionError) and not error.maybe_billed

@@ -45,6 +45,9 @@ class Shop:
         asked: All requests, by prompt, in order.
         in_shop: Requests that are there now.
         opened: Set, or else `slow` requests wait.
+        edge: What stands before the shop answers every request with this status, or `cut` cuts the
+            connection; `None`: nothing does.
+        edge_sells: How likely the shop got the request all the same.
         generations: Asynchronous ones by id: prompt, seed, and how often they are not ready yet.
     """
 
@@ -63,6 +66,8 @@ class Shop:
         self.in_shop = 0
         self.most_in_shop = 0
         self.opened = asyncio.Event()
+        self.edge: int | str | None = None
+        self.edge_sells = 0.0
         self.generations: dict[str, list[object]] = {}
         self.not_ready = 1
         self.arrived = asyncio.Condition()
@@ -121,6 +126,14 @@ class Shop:
 
     async def _answer(self, request: web.Request, form: dict[str, str]) -> web.StreamResponse:
         prompt, seed = form.get("prompt", ""), form.get("seed", "")
+        if self.edge is not None:
+            self.sold[prompt, seed] += self.random.random() < self.edge_sells
+            if isinstance(self.edge, int):
+                page = f"<html>{self.edge}: not the API</html>"
+                return web.Response(status=self.edge, text=page, content_type="text/html")
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response()
         script = self.script.get(prompt)
         what = script.pop(0) if script else self._accident()
         if isinstance(what, int):

@@ -1,0 +1,203 @@
+"""Outages of the network in the middle of a job: nothing is lost, and nothing costs twice."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stable_async.errors import APIConnectionError, APIStatusError, Verdict
+from stable_async.jobs.gate import REFUSALS, Gate
+from stable_async.jobs.progress import Progress
+from tests.virtual_time import virtual_time
+
+if TYPE_CHECKING:
+    from stable_async.jobs import Summary
+    from tests.jobs.conftest import Bench
+
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
+
+ROWS = 400
+AT_A_TIME = 16
+
+
+async def run_through(bench: Bench, edge: int | str) -> tuple[Summary, int]:
+    """Run a job whose network goes away and comes back; return the probes as well."""
+    shop = bench.shop
+    shop.latency = 0.002
+    path = bench.write(*(f"p{n}" for n in range(ROWS)))
+    async with bench.client() as client:
+        job = bench.job(
+            path, max_in_flight=AT_A_TIME, budget=3.0 * ROWS, probe_after=0.01, outage_limit=60.0
+        )
+        running = asyncio.ensure_future(job.run(client))
+        await shop.wait_for(ROWS // 4)
+        if edge == "closed":
+            shop.keep_alive = False
+            await shop.close_door()
+        else:
+            shop.edge = edge
+        while job.progress.outage is None:
+            await asyncio.sleep(0.001)
+        before = job.progress.requests
+        await asyncio.sleep(0.1)
+        probes = job.progress.requests - before
+        shop.edge = None
+        if edge == "closed":
+            await shop.open_door()
+        return await running, probes
+
+
+@pytest.mark.parametrize("edge", [403, 404, 521, 523, 525, 526, 530, "closed"])
+async def test_an_outage_that_bills_nothing_costs_nothing(bench: Bench, edge: int | str) -> None:
+    """A budget that is just enough is enough, and every row is made."""
+    summary, _ = await run_through(bench, edge)
+    assert (summary.ending, summary.done) == ("complete", ROWS)
+    assert (summary.spent, summary.credits_in_doubt) == (3.0 * ROWS, 0.0)
+    assert set(bench.shop.sold.values()) == {1}
+    assert len(bench.shop.sold) == ROWS
+
+
+@pytest.mark.parametrize("edge", [502, 503, 504, 520, 524, "cut"])
+async def test_an_outage_that_may_bill_leaves_few_rows_in_doubt(
+    bench: Bench, edge: int | str
+) -> None:
+    """What was in flight, a few that tell an outage, and one for each probe."""
+    bench.shop.edge_sells = 0.5
+    summary, probes = await run_through(bench, edge)
+    assert summary.done + summary.in_doubt == ROWS
+    assert 1 <= probes <= 12
+    assert summary.in_doubt <= AT_A_TIME + REFUSALS + probes + 2
+    sold = bench.shop.sold
+    assert max(sold.values()) == 1
+    assert summary.spent <= 3.0 * sold.total() <= summary.spent + summary.credits_in_doubt
+
+
+async def test_an_outage_that_does_not_end_stops_the_job_and_names_address_and_answer(
+    bench: Bench,
+) -> None:
+    bench.shop.edge = 404
+    path = bench.write(*(f"p{n}" for n in range(50)))
+    async with bench.client() as client:
+        job = bench.job(path, max_in_flight=8, probe_after=0.01, outage_limit=0.1)
+        summary = await job.run(client)
+    assert (summary.ending, summary.failed, summary.in_doubt) == ("stopped", 0, 0)
+    assert bench.shop.url in str(summary.error)
+    assert "404" in str(summary.error)
+    assert summary.requests < 8 + REFUSALS + 8
+    bench.shop.edge = None
+    assert (await bench.run(path)).ending == "complete"
+
+
+async def test_a_page_of_a_firewall_refuses_no_row_for_good(bench: Bench) -> None:
+    bench.shop.edge = 403
+    path = bench.write("a", "b", "c", "d", "e")
+    summary = await bench.run(path)
+    assert (summary.ending, summary.failed, summary.credits) == ("stopped", 0, 0.0)
+
+
+async def test_an_interrupt_ends_the_waiting_for_the_end_of_an_outage(bench: Bench) -> None:
+    bench.shop.edge = 521
+    path = bench.write(*(f"p{n}" for n in range(20)))
+    async with bench.client() as client:
+        job = bench.job(path, probe_after=1000.0, outage_limit=1000.0)
+        running = asyncio.ensure_future(job.run(client))
+        while job.progress.outage is None:
+            await asyncio.sleep(0.001)
+        job.interrupt()
+        async with asyncio.timeout(10):
+            assert (await running).ending == "interrupted"
+
+
+def refusal() -> APIStatusError:
+    verdict = Verdict(from_api=False, billed="no", concerns="network", job="pause")
+    return APIStatusError(verdict=verdict, status=521)
+
+
+def gate(progress: Progress, *, limit: float = 120.0) -> Gate:
+    made = Gate(progress, address="https://x", outage_limit=limit, first_wait=1.0)
+    made.answered()
+    return made
+
+
+@virtual_time
+async def test_one_request_at_a_time_probes_at_growing_intervals() -> None:
+    clock = asyncio.get_running_loop().time
+    one = gate(Progress(0.0), limit=10_000.0)
+    for _ in range(REFUSALS):
+        one.refused(refusal())
+    left: list[float] = []
+
+    async def send() -> None:
+        me = object()
+        with one.passage(me):
+            await one.wait(me)
+            left.append(clock())
+            await asyncio.sleep(0)
+            if len(left) <= 10:
+                one.refused(refusal())
+            else:
+                one.answered()
+
+    began = clock()
+    await asyncio.gather(*(send() for _ in range(30)))
+    waits = [round(b - a) for a, b in zip([began, *left], left, strict=False)][:11]
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60]
+    assert len(left) == 30, "all go on when the probe is answered"
+    assert max(left) - left[10] < 0.01
+
+
+@virtual_time
+async def test_an_outage_ends_the_job_after_its_limit_and_not_before() -> None:
+    clock = asyncio.get_running_loop().time
+    one = gate(Progress(0.0))
+    for _ in range(REFUSALS):
+        one.refused(refusal())
+    began = clock()
+    while not one.stopping:
+        me = object()
+        with one.passage(me):
+            await one.wait(me)
+            one.refused(refusal())
+    assert clock() - began == pytest.approx(120.0, abs=0.1)
+    assert "https://x" in str(one.error)
+    assert "521" in str(one.error)
+
+
+@virtual_time
+async def test_an_answer_between_refusals_is_no_outage() -> None:
+    one = gate(Progress(0.0))
+    for _ in range(10):
+        for _ in range(REFUSALS - 1):
+            one.refused(refusal())
+        one.answered()
+        assert one.lets_pass(object())
+
+
+@virtual_time
+async def test_a_probe_that_is_cancelled_lets_another_one_probe() -> None:
+    one = gate(Progress(0.0))
+    for _ in range(REFUSALS):
+        one.refused(refusal())
+
+    async def send() -> None:
+        with one.passage(me := object()):
+            await one.wait(me)
+
+    first = asyncio.create_task(send())
+    await asyncio.sleep(0.5)
+    second = asyncio.create_task(send())
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    async with asyncio.timeout(100):
+        await second
+
+
+@virtual_time
+async def test_no_connection_at_the_start_is_a_wrong_address() -> None:
+    one = Gate(Progress(0.0), address="https://x", outage_limit=120.0, first_wait=1.0)
+    verdict = Verdict(from_api=False, billed="no", concerns="network", job="pause")
+    one.refused(APIConnectionError("cannot connect", verdict=verdict))
+    assert one.stopping
