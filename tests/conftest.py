@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+
+_numbers = count()
 
 # Laws hold on slow machines, too.
 settings.register_profile("suite", deadline=None)
@@ -25,7 +28,9 @@ def nothing_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """No test may reach the real service by accident, or leave anything at home."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    # A folder for each test: a port that is used again must not bring its quota with it.
+    cache = tmp_path_factory.getbasetemp() / f"cache-{next(_numbers)}"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     for name in ("API_KEY", "BASE_URL", "SHARED_QUOTA", "POLL_INTERVAL"):
         monkeypatch.delenv(f"STABILITY_{name}", raising=False)
 

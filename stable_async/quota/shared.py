@@ -19,6 +19,7 @@ from stable_async.config import Quota
 from stable_async.errors import ConfigurationError
 from stable_async.quota.homes.file import FORMAT, FileHome
 from stable_async.quota.homes.process import ProcessHome
+from stable_async.quota.state import terms_of
 
 if TYPE_CHECKING:
     from stable_async.quota.homes.base import QuotaHome
@@ -92,8 +93,8 @@ class SharedQuota:
 
     @property
     def identity(self) -> str:
-        """What it has in common with the same quota elsewhere in this process."""
-        return f"file {self.path}"
+        """What clients of one event loop that use one queue have in common, the terms included."""
+        return f"file {self.path} {terms_of(self.quota)}"
 
     def home(self) -> QuotaHome:
         """Return a home of this quota, for one event loop."""
@@ -117,8 +118,8 @@ class KeyQuota:
 
     @property
     def identity(self) -> str:
-        """What it has in common with the same quota elsewhere in this process."""
-        return f"key {self.name}"
+        """What clients of one event loop that use one queue have in common, the terms included."""
+        return f"key {self.name} {terms_of(self.quota)}"
 
     def home(self) -> QuotaHome:
         """Return a home of this quota, for one event loop."""

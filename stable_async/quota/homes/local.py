@@ -121,6 +121,7 @@ class LocalHome:
                 self._closed = False
                 self._number = 0
                 self._rename()
+                self._join(self._store.state, self._store.clock())
 
     async def aclose(self) -> None:
         """Leave those who use the store, and close it behind the last one of this process."""
@@ -143,7 +144,9 @@ class LocalHome:
     def reserve(self, now: float, *, bulk: bool = False) -> Slot | float:
         """Return an open slot, or the time at which to ask again."""
         with self._using(now) as state:
-            self._join(state, now)
+            self._join(state, now)  # again, if it was silent for so long that it was forgotten
+            # Another loop or process may have been here since `now` was read.
+            now = max(now, state.now)
             while True:
                 when = self._due(state, now, bulk=bulk)
                 if when > now:
@@ -212,6 +215,8 @@ class LocalHome:
             if self._pid != os.getpid():
                 self._rename()  # after a fork
             self._store.catch_up(now)
+            if self._store.state.terms is not self._terms:
+                self._use_terms(self._store.state, now)
             yield self._store.state
 
     def _rename(self) -> None:
@@ -223,19 +228,24 @@ class LocalHome:
             quota = self._quota
             terms = quota.requests, quota.window, quota.penalty, quota.jitter, quota.adaptive
             self._enter("join", now, terms=terms)
-        if state.terms is not self._terms:
-            for process in [name for name in state.stricter(self._process) if _is_dead(name)]:
-                self._enter("leave", now, other=process)
+
+    def _use_terms(self, state: QuotaState, now: float) -> None:
+        """Take notice of other terms, and remove processes that have ended and left theirs."""
+        for process in [name for name in state.stricter(self._process) if _is_dead(name)]:
+            self._enter("leave", now, other=process)
+        if self._terms == state.terms:
             self._terms = state.terms
-            if self._terms != self._quota:
-                logger.warning(
-                    "another client of this key allows %d requests in %.3g s, this one %d in "
-                    "%.3g s: the stricter terms hold for both",
-                    self._terms.requests,
-                    self._terms.window,
-                    self._quota.requests,
-                    self._quota.window,
-                )
+            return
+        self._terms = state.terms
+        if self._terms != self._quota:
+            logger.warning(
+                "another client of this key allows %d requests in %.3g s, this one %d in %.3g s: "
+                "the stricter terms hold for both",
+                self._terms.requests,
+                self._terms.window,
+                self._quota.requests,
+                self._quota.window,
+            )
 
     def _due(self, state: QuotaState, now: float, *, bulk: bool) -> float:
         """Return the time at which to ask again; `now` if a request may leave."""
