@@ -1,4 +1,4 @@
-"""`stable-async export`: a job's pictures as a data set for training."""
+"""`stable-async export`: a job's results as a data set for training."""
 
 import json
 import math
@@ -15,7 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stable_async.cli.failures import INTERRUPTED, OK, SOME_FAILED, UsageError
 from stable_async.cli.options import Flag
-from stable_async.datasets import DEFAULT_SHARD_SIZE, ExportFormat, ExportSummary, export_job
+from stable_async.datasets import (
+    DEFAULT_SHARD_SIZE,
+    ExportFormat,
+    ExportSummary,
+    Selection,
+    export_job,
+)
 from stable_async.errors import ConfigurationError
 
 __all__ = ["export"]
@@ -30,47 +36,76 @@ def export(
     format: ExportFormat,  # noqa: A002 - the name of the option
     to: Annotated[Path, Parameter(metavar="PATH")],
     include_filtered: Flag = False,
+    only_listed: Flag = False,
+    drop_duplicates: Flag = False,
+    split: Annotated[str | None, Parameter(metavar="NAME=SHARE,...")] = None,
     shard_size: Annotated[float, Parameter(metavar="MB")] = DEFAULT_SHARD_SIZE / MB,
     json_summary: Annotated[Flag, Parameter(name="--json")] = False,
 ) -> int:
     """Write the images of a job as a data set, with a card that describes it.
 
-    Every picture is checked against its SHA-256 when it is written, those of an imagefolder each
-    time. Given again, the command goes on where it was stopped, and takes in what is new.
+    Every file is checked against its SHA-256 when it is written, those of a folder each time.
+    Given again, the command resumes where it was stopped, and takes in what is new.
 
-    Exit status: 0 all pictures are in the data set; 1 it could not be written; 2 wrong usage; 3
-    damaged pictures were left out; 130 interrupted.
+    Exit status: 0 everything is in the data set; 1 it could not be written; 2 wrong usage; 3
+    damaged files were left out; 130 interrupted.
 
     Args:
         folder: The folder of the job.
-        format: imagefolder and parquet for Hugging Face datasets, webdataset for tar files.
+        format: imagefolder, audiofolder and parquet for Hugging Face datasets, webdataset for tar
+            files, files for any kind of media with metadata.jsonl.
         to: The folder of the data set, new or of an earlier export.
         include_filtered: Take in what the content filter blurred.
-        shard_size: Megabytes of pictures in a tar or parquet file, at the most.
+        only_listed: Leave out what the prompt file does not have any more.
+        drop_duplicates: Of images that look alike, take the first one only.
+        split: Splits and their shares, such as train=0.9,test=0.1; the id of a row decides.
+        shard_size: Megabytes of media in a tar or parquet file, at the most.
         json_summary: Print the summary as one JSON object.
     """
     if not math.isfinite(shard_size):
         raise UsageError(f"--shard-size is {shard_size}; allowed: a number of megabytes")
+    selection = Selection(
+        include_filtered=include_filtered,
+        only_listed=only_listed,
+        drop_duplicates=drop_duplicates,
+        splits=_shares(split),
+    )
     try:
         with _progress() as on_progress:
             summary = export_job(
                 folder,
                 to,
                 format,
-                include_filtered=include_filtered,
+                selection=selection,
                 shard_size=round(shard_size * MB),
                 on_progress=on_progress,
             )
     except ConfigurationError as error:
         raise UsageError(str(error)) from None
     except KeyboardInterrupt:
-        print("stable-async: stopped; the same command goes on from here", file=sys.stderr)
+        print("stable-async: stopped; the same command resumes from here", file=sys.stderr)
         return INTERRUPTED
     if json_summary:
-        print(json.dumps(asdict(summary)))
+        print(json.dumps({**asdict(summary), "kind": summary.kind.column}))
     else:
         _show(summary, to)
     return SOME_FAILED if summary.damaged else OK
+
+
+def _shares(text: str | None) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for part in (text or "").split(","):
+        if not part:
+            continue
+        name, separator, share = part.partition("=")
+        try:
+            number = float(share) if separator else math.nan
+        except ValueError:
+            number = math.nan
+        if math.isnan(number) or name.strip() in shares:
+            raise UsageError(f"--split {text}: allowed: NAME=SHARE,..., such as train=0.9,test=0.1")
+        shares[name.strip()] = number
+    return shares
 
 
 def _show(summary: ExportSummary, to: Path) -> None:
@@ -79,12 +114,19 @@ def _show(summary: ExportSummary, to: Path) -> None:
     more = summary.damaged - len(summary.damage)
     if more:
         print(f"... and {more:,} more", file=sys.stderr)
-    facts = [f"{summary.pictures:,} pictures", f"{summary.bytes / MB:,.1f} MB"]
-    facts.append(f"{summary.shards:,} shards, {summary.kept:,} of them kept")
-    if summary.filtered:
-        facts.append(f"{summary.filtered:,} filtered left out")
-    if summary.damaged:
-        facts.append(f"{summary.damaged:,} damaged left out")
+    facts = [summary.kind.count(summary.media), f"{summary.bytes / MB:,.1f} MB"]
+    shards = "1 shard" if summary.shards == 1 else f"{summary.shards:,} shards"
+    facts.append(f"{shards}, {summary.kept:,} of them kept")
+    if len(summary.splits) > 1:
+        facts += [f"{name} {count:,}" for name, count in summary.splits.items()]
+    for count, why in (
+        (summary.filtered, "filtered"),
+        (summary.unlisted, "not in the prompt file"),
+        (summary.duplicates, "near duplicates"),
+        (summary.damaged, "damaged"),
+    ):
+        if count:
+            facts.append(f"{count:,} {why} left out")
     print(", ".join(facts))
     print(f"data set: {to}, described in {to / 'README.md'}")
 

@@ -13,9 +13,10 @@ from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from stable_async.datasets.kinds import MediaKind
     from stable_async.datasets.records import Column, Record
 
-__all__ = ["Census", "card", "with_edits"]
+__all__ = ["Census", "MadeBy", "SplitFiles", "card", "with_edits"]
 
 # Columns with no more values than these are listed with their values.
 VALUES_LISTED = 12
@@ -23,7 +24,7 @@ LONGEST_VALUE = 60
 # https://github.com/huggingface/hub-docs/blob/main/datasetcard.md, read 2026-09-22.
 SIZE_NAMES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
 
-# Keys of the head that tell what is in the files; the others are for the reader to change.
+# Keys of the head that say what is in the files; the others are for the reader to change.
 KEYS_WRITTEN_ANEW = ("size_categories", "configs", "dataset_info")
 BEGIN = "<!-- Every export writes anew what follows; it keeps what stands before. -->"
 END = "<!-- Every export keeps what follows. -->"
@@ -34,9 +35,42 @@ KEY = re.compile(r"^(?=[^\s#\-\]}])", re.MULTILINE)
 TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d.*)?")
 
 SAME_AGAIN = (
-    "`sha256` is that of the picture's bytes, which are as the API sent them. The same service, "
-    "model, parameters and seed make the same picture again."
+    "`sha256` is of the file's bytes, which are as they were received. The same service, model, "
+    "parameters and seed make the same again."
 )
+
+
+@dataclass(frozen=True, slots=True)
+class MadeBy:
+    """The job that made the media of a data set.
+
+    Attributes:
+        server: Where its requests went; `None`: not known.
+    """
+
+    server: str | None
+
+    @property
+    def is_sandbox(self) -> bool:
+        """Whether no image is the API's."""
+        return self.server is not None and self.server.startswith("sandbox")
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFiles:
+    """A split as it was written.
+
+    Attributes:
+        name: Of the split.
+        data_files: Patterns of its files.
+        count: Media in it.
+        bytes: Of all of them.
+    """
+
+    name: str
+    data_files: Sequence[str]
+    count: int
+    bytes: int
 
 
 @dataclass(slots=True)
@@ -44,16 +78,16 @@ class Census:
     """What the records of a data set have in common; memory does not grow with them.
 
     Attributes:
-        pictures: How many there are.
-        bytes: Of all pictures.
-        spent: Pictures and credits by service and model.
-        suffixes: Extensions of the pictures.
+        media: How many there are.
+        bytes: Of all of them.
+        spent: Media and credits by service and model.
+        suffixes: Extensions of the media.
         values: By column, how often each value is there; `None`: there are too many.
-        filled: By column, how many pictures have a value.
+        filled: By column, how many records have a value.
         times: Columns with texts that look like times.
     """
 
-    pictures: int = 0
+    media: int = 0
     bytes: int = 0
     spent: dict[tuple[str, str], tuple[int, float]] = field(default_factory=dict)
     suffixes: set[str] = field(default_factory=set)
@@ -64,12 +98,12 @@ class Census:
     def add(self, record: Record) -> None:
         """Count a record."""
         image, values = record.image, record.values
-        self.pictures += 1
+        self.media += 1
         self.bytes += image.bytes
         self.suffixes.add(record.suffix)
         maker = (str(values["service"]), str(values.get("model") or ""))
-        pictures, cost = self.spent.get(maker, (0, 0.0))
-        self.spent[maker] = (pictures + 1, cost + (image.credits or 0.0))
+        count, cost = self.spent.get(maker, (0, 0.0))
+        self.spent[maker] = (count + 1, cost + (image.credits or 0.0))
         for name, value in values.items():
             if value is None:
                 continue
@@ -86,7 +120,7 @@ class Census:
 
     @property
     def credits(self) -> float:
-        """What the pictures cost."""
+        """What they cost."""
         return sum(cost for _, cost in self.spent.values())
 
 
@@ -95,57 +129,64 @@ def card(
     census: Census,
     columns: Sequence[Column],
     *,
-    data_files: str | Sequence[str],
+    kind: MediaKind,
+    made_by: MadeBy,
+    splits: Sequence[SplitFiles],
     features: Sequence[object],
     config_has_features: bool,
     guesses_times: bool,
     loading: str,
     left_out: Mapping[str, int],
 ) -> str:
-    """Give the text of the card.
+    """Return the text of the card.
 
     Args:
         name: Of the data set.
         census: Of what is in it.
-        columns: Its columns, that of the pictures apart.
-        data_files: Patterns of its files.
+        columns: Its columns, that of the media apart.
+        kind: Of its media.
+        made_by: The job that made its media.
+        splits: Its splits.
         features: Its columns as the YAML head has them.
         config_has_features: Whether `datasets` wants them under `configs` too.
         guesses_times: Whether `datasets` takes texts for times.
         loading: Code that loads it.
-        left_out: How many pictures of the job are not in it, and why.
+        left_out: How many media of the job are not in it, by reason.
     """
     head = {
         "pretty_name": name,
-        "size_categories": [_size_category(census.pictures)],
-        "task_categories": ["text-to-image"],
-        "tags": ["synthetic", "stability-ai"],
+        "size_categories": [_size_category(census.media)],
+        "task_categories": [kind.task],
+        "tags": ["synthetic", "sandbox" if made_by.is_sandbox else "stability-ai"],
         "configs": [
             {
                 "config_name": "default",
-                "data_files": [{"split": "train", "path": data_files}],
+                "data_files": [
+                    {"split": split.name, "path": list(split.data_files)} for split in splits
+                ],
                 **({"features": features} if config_has_features else {}),
             }
         ],
         "dataset_info": {
             "features": features,
             "splits": [
-                {"name": "train", "num_bytes": census.bytes, "num_examples": census.pictures}
+                {"name": split.name, "num_bytes": split.bytes, "num_examples": split.count}
+                for split in splits
             ],
         },
     }
-    dollars = census.credits * DOLLARS_PER_CREDIT
-    made = (
-        f"{census.pictures:,} pictures ({census.bytes / 1e6:,.1f} MB), made with the Stability AI "
-        f"API for {census.credits:,.2f} credits ({dollars:,.2f} US dollars)."
-    )
     sections = [
         f"# {_cell(name)}",
         BEGIN,
-        made,
-        *(f"{count:,} pictures are left out: {why}." for why, count in left_out.items() if count),
+        _made(census, kind, made_by),
+        *(
+            f"{kind.count(count)} {'is' if count == 1 else 'are'} left out: {why}."
+            for why, count in left_out.items()
+            if count
+        ),
+        *(["## Splits", "\n".join(_splits(splits, kind))] if len(splits) > 1 else []),
         "## Made with",
-        "\n".join(_makers(census)),
+        "\n".join(_makers(census, kind)),
         "## Columns",
         "\n".join(_columns(census, columns)),
         SAME_AGAIN,
@@ -159,10 +200,31 @@ def card(
     return "---\n" + "\n".join(_yaml(head)) + "\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def with_edits(new: str, old: str) -> str:
-    """Give a new card with what somebody may have changed in an old one.
+def _made(census: Census, kind: MediaKind, made_by: MadeBy) -> str:
+    what = f"{kind.count(census.media)} ({census.bytes / 1e6:,.1f} MB)"
+    if made_by.is_sandbox:
+        return (
+            f"{what}, made by the sandbox of stable_async and not by the Stability AI API: they "
+            "are for trying things. Nothing was paid for them."
+        )
+    dollars = census.credits * DOLLARS_PER_CREDIT
+    return (
+        f"{what}, made with the Stability AI API for {census.credits:,.2f} credits "
+        f"({dollars:,.2f} US dollars)."
+    )
 
-    That is: keys of its head that do not tell what is in the files, and its text outside the
+
+def _splits(splits: Sequence[SplitFiles], kind: MediaKind) -> Iterator[str]:
+    yield f"| split | {kind.many} |"
+    yield "|---|---:|"
+    for split in splits:
+        yield f"| {split.name} | {split.count:,} |"
+
+
+def with_edits(new: str, old: str) -> str:
+    """Return a new card with what somebody may have changed in an old one.
+
+    That is: keys of its head that do not say what is in the files, and its text outside the
     marks; without the marks, all its text.
     """
     if not old.strip():
@@ -179,7 +241,7 @@ def with_edits(new: str, old: str) -> str:
 
 
 def _parts(text: str) -> tuple[dict[str, str], str]:
-    """Give the head of a card, as lines by their key, and what comes after it."""
+    """Return the head of a card, as lines by their key, and what comes after it."""
     found = HEAD.match(text)
     if not found:
         return {}, f"\n{text}"
@@ -190,17 +252,17 @@ def _parts(text: str) -> tuple[dict[str, str], str]:
 def _caution(times: set[str]) -> str:
     names = ", ".join(f"`{_cell(name)}`" for name in sorted(times))
     return (
-        f"{names}: some texts look like times. `datasets` may take such a column of an image "
-        "folder for times, and give `2024-01-04` as `2024-01-04 00:00:00`. `metadata.jsonl` has "
+        f"{names}: some texts look like times. `datasets` may take such a column of a metadata "
+        "table for times, and return `2024-01-04` as `2024-01-04 00:00:00`. `metadata.jsonl` has "
         "the texts as they were."
     )
 
 
-def _makers(census: Census) -> Iterator[str]:
-    yield "| service | model | pictures | credits |"
+def _makers(census: Census, kind: MediaKind) -> Iterator[str]:
+    yield f"| service | model | {kind.many} | credits |"
     yield "|---|---|---:|---:|"
-    for (service, model), (pictures, cost) in sorted(census.spent.items()):
-        yield f"| {_cell(service)} | {_cell(model)} | {pictures:,} | {cost:,.2f} |"
+    for (service, model), (count, cost) in sorted(census.spent.items()):
+        yield f"| {_cell(service)} | {_cell(model)} | {count:,} | {cost:,.2f} |"
 
 
 def _columns(census: Census, columns: Sequence[Column]) -> Iterator[str]:
@@ -219,7 +281,7 @@ def _columns(census: Census, columns: Sequence[Column]) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """Give a text as part of a line of Markdown."""
+    """Return a text as part of a line of Markdown."""
     short = text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
     line = " ".join(short.split())
     for sign, safe in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("`", "'")):
@@ -237,7 +299,7 @@ def _size_category(count: int) -> str:
 
 
 def _yaml(value: object, indent: str = "") -> Iterator[str]:
-    """Give lines of YAML."""
+    """Return lines of YAML."""
     match value:
         case dict():
             for key, item in value.items():
@@ -256,7 +318,7 @@ def _yaml(value: object, indent: str = "") -> Iterator[str]:
 
 
 def _scalar(value: object) -> str:
-    """Give a value in JSON, which YAML reads too, but for two escapes that make one character."""
+    """Return a value in JSON, which YAML reads too, but for two escapes that make one character."""
     return re.sub(
         r"[^ -~]", lambda sign: f"\\U{ord(sign[0]):08x}", json.dumps(value, ensure_ascii=False)
     )

@@ -1,4 +1,4 @@
-"""A job as a data set: streamed, checked picture by picture, and gone on with after a stop."""
+"""A job as a data set: streamed, each file checked, and resumed after a stop."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
-from stable_async.datasets.card import Census, card, with_edits
-from stable_async.datasets.imagefolder import ImageFolder
+from stable_async.datasets.card import Census, MadeBy, SplitFiles, card, with_edits
+from stable_async.datasets.formats import STATE_FOLDER, DataSetWriter, Part
+from stable_async.datasets.kinds import AUDIO, IMAGE, MediaKind
+from stable_async.datasets.media_files import Damage, MediaFiles
+from stable_async.datasets.media_folder import MediaFolder
+from stable_async.datasets.near_duplicates import find_near_duplicates
 from stable_async.datasets.parquet import Parquet
-from stable_async.datasets.pictures import Damage, Pictures
 from stable_async.datasets.records import Records, shards
+from stable_async.datasets.selection import Splits
 from stable_async.datasets.target import ShardReport, claimed
 from stable_async.datasets.webdataset import WebDataset
 from stable_async.errors import ConfigurationError
@@ -26,17 +30,34 @@ from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.recovery import LEDGER_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
-    from stable_async.datasets.records import Column, Record, Shard
+    from stable_async.datasets.records import Record, Shard
 
-__all__ = ["DEFAULT_SHARD_SIZE", "ExportFormat", "ExportSummary", "export_job"]
+__all__ = ["DEFAULT_SHARD_SIZE", "ExportFormat", "ExportSummary", "Selection", "export_job"]
 
-ExportFormat = Literal["imagefolder", "webdataset", "parquet"]
+ExportFormat = Literal["imagefolder", "audiofolder", "files", "webdataset", "parquet"]
 
 DEFAULT_SHARD_SIZE = 500_000_000
 CARD = "README.md"
 DAMAGED_LISTED = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What of a job goes into a data set.
+
+    Attributes:
+        include_filtered: Take in what the content filter blurred.
+        only_listed: Leave out what the prompt file does not have any more.
+        drop_duplicates: Of images that look alike, take the first one only.
+        splits: Shares of the splits by name, which sum to 1; empty: `train` alone.
+    """
+
+    include_filtered: bool = False
+    only_listed: bool = False
+    drop_duplicates: bool = False
+    splits: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -44,66 +65,30 @@ class ExportSummary:
     """What became of an export.
 
     Attributes:
-        pictures: In the data set.
-        bytes: Of all its pictures.
-        shards: Of the data set; folders, for `imagefolder`.
-        kept: Shards that an export before had finished.
-        filtered: Pictures left out because the content filter blurred them.
-        damaged: Pictures left out because they are missing, or not what the ledger says.
+        kind: Of the media.
+        media: Images, audio files or models in the data set.
+        bytes: Of all of them.
+        shards: Of the data set; folders, where media are files.
+        kept: Shards that an earlier export finished.
+        splits: Media by split.
+        filtered: Media left out because the content filter blurred them.
+        unlisted: Media left out because the prompt file does not have them any more.
+        duplicates: Images left out because an earlier one looks alike.
+        damaged: Media left out because they are missing, or differ from the ledger.
         damage: Id, file name and what is wrong, of the first damaged ones.
     """
 
-    pictures: int = 0
+    kind: MediaKind = IMAGE
+    media: int = 0
     bytes: int = 0
     shards: int = 0
     kept: int = 0
+    splits: dict[str, int] = field(default_factory=dict)
     filtered: int = 0
+    unlisted: int = 0
+    duplicates: int = 0
     damaged: int = 0
     damage: list[tuple[str, str, str]] = field(default_factory=list)
-
-
-class _Format(Protocol):
-    """A kind of data set, written shard by shard to a folder."""
-
-    @property
-    def data_files(self) -> str | Sequence[str]:
-        """Patterns of the files."""
-
-    @property
-    def config_has_features(self) -> bool:
-        """Whether `datasets` wants the columns under `configs` as well as `dataset_info`."""
-
-    @property
-    def guesses_times(self) -> bool:
-        """Whether `datasets` takes texts for times."""
-
-    @property
-    def records_per_shard(self) -> int:
-        """The most records in a shard."""
-
-    def report_path(self, number: int) -> Path:
-        """Give where the report of a shard is."""
-
-    def numbers(self) -> set[int]:
-        """Give the numbers of all shards of which there is something."""
-
-    def is_whole(self, number: int, records: Sequence[Record], size: int) -> bool:
-        """Tell whether a shard that was written is still there."""
-
-    def write(self, number: int, pictures: Iterator[tuple[Record, bytes]]) -> int:
-        """Write a shard, whole or not at all, and give its size."""
-
-    def remove(self, number: int) -> None:
-        """Remove a shard."""
-
-    def finish(self, records: Records) -> None:
-        """Write what stands beside the shards."""
-
-    def loading(self, shards: int) -> str:
-        """Give code that loads a data set of so many shards."""
-
-    def features(self, columns: Sequence[Column], suffixes: Sequence[str]) -> list[object]:
-        """Give the columns as `datasets` describes them."""
 
 
 def export_job(
@@ -111,58 +96,97 @@ def export_job(
     target: Path,
     format: ExportFormat,  # noqa: A002 - the name of the option
     *,
-    include_filtered: bool = False,
+    selection: Selection = Selection(),
     shard_size: int = DEFAULT_SHARD_SIZE,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ExportSummary:
-    """Write the pictures of a job as a data set, with a card, and tell what became of it.
+    """Write the results of a job as a data set, with a card, and return what became of it.
 
-    Every picture is held against its SHA-256 in the ledger when it is written; damaged ones are
+    Every file is held against its SHA-256 in the ledger when it is written; damaged ones are
     left out and reported. Exported again, a data set gets what is new: shards that would be the
-    same are kept, pictures of an `imagefolder` once they are checked again.
-    All this blocks; memory does not grow with the number of pictures.
+    same are kept, files of folders once they are checked again.
+    All this blocks. Memory does not grow with the number of results, but for 500 bytes each with
+    `drop_duplicates`.
 
     Args:
         job: The folder of the job; it may be running.
         target: The folder of the data set; made if it is not there.
-        format: What `load_dataset("imagefolder")` loads, tar files, or parquet files.
-        include_filtered: Take in what the content filter blurred.
-        shard_size: Bytes of pictures in a tar or parquet file, at the most.
-        on_progress: Called with the pictures done so far, and all.
+        format: `imagefolder` and `audiofolder` of Hugging Face, `files` of any kind, tar files, or
+            parquet files.
+        selection: What goes in.
+        shard_size: Bytes of media in a tar or parquet file, at the most.
+        on_progress: Called with the number of results done so far, and of all.
 
     Raises:
-        ConfigurationError: `shard_size` makes no sense.
+        ConfigurationError: `shard_size` or `selection` makes no sense.
         JobLockedError: Another process exports to `target`.
-        JobError: `job` is no job or has no pictures, `target` belongs to something else, or what
-            the format needs is not installed.
+        JobError: `job` is no job or has nothing to export, the format is for other media, `target`
+            belongs to something else, or what the format needs is not installed.
         OSError: `target` cannot be written.
     """
     if shard_size < 1:
         raise ConfigurationError(f"shard_size is {shard_size}; allowed: 1 byte or more")
+    splits = Splits.of(selection.splits)
     path = job / LEDGER_NAME
     if not path.exists():
         raise JobError(f"{job} is no job: it has no {LEDGER_NAME}")
     try:
+        # A job that is running does not change under our eyes.
         with _opened(path) as ledger, ledger.snapshot():
-            records = Records(ledger, include_filtered=include_filtered)
-            if not records.count:
-                raise JobError(f"{job} has no pictures to export")
-            claim = claimed(target, job, format, records.origins(), records.has_origin)
-            with claim, Pictures(job) as pictures:
-                writer: _Format
-                match format:
-                    case "imagefolder":
-                        writer, shard_limit = ImageFolder(target, pictures), math.inf
-                    case "webdataset":
-                        writer, shard_limit = WebDataset(target), shard_size
-                    case "parquet":
-                        writer, shard_limit = Parquet(target, records.columns), shard_size
-                export = _Export(records, pictures, writer, on_progress)
-                return export.run(target, shard_limit)
+            return _export(job, target, format, ledger, selection, splits, shard_size, on_progress)
     except sqlite3.OperationalError as error:
         raise LedgerError(f"{path}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise LedgerError(f"{path}: {error}; the next run of the job repairs it") from error
+
+
+def _export(
+    job: Path,
+    target: Path,
+    format_: ExportFormat,
+    ledger: Ledger,
+    selection: Selection,
+    splits: Splits,
+    shard_size: int,
+    on_progress: Callable[[int, int], None],
+) -> ExportSummary:
+    records = Records(
+        ledger,
+        str(job),
+        include_filtered=selection.include_filtered,
+        only_listed=selection.only_listed,
+        splits=splits,
+    )
+    _check_kind(format_, records.kind)
+    layout = {"format": format_, "splits": [list(share) for share in splits.shares]}
+    claim = claimed(target, job, layout, records.origins(), records.has_origin)
+    with claim, MediaFiles(job) as files:
+        duplicates = frozenset[int]()
+        if selection.drop_duplicates:
+            hashes = target / STATE_FOLDER / "hashes.txt"
+            duplicates = find_near_duplicates(records.all(), files, hashes)
+            records = records.without(duplicates)
+        export = _Export(records, files, target, format_, on_progress)
+        export.summary.duplicates = len(duplicates)
+        return export.run(shard_size, MadeBy(_server(ledger)))
+
+
+def _check_kind(format_: ExportFormat, kind: MediaKind) -> None:
+    allowed = {
+        "imagefolder": kind is IMAGE,
+        "audiofolder": kind is AUDIO,
+        "parquet": kind.feature is not None,
+        "webdataset": True,
+        "files": True,
+    }
+    if not allowed[format_]:
+        formats = ", ".join(name for name, fits in allowed.items() if fits)
+        raise JobError(f"{format_} is not for {kind.many}; allowed: {formats}")
+
+
+def _server(ledger: Ledger) -> str | None:
+    server = ledger.get("server")
+    return None if server is None else str(server)
 
 
 @contextmanager
@@ -188,76 +212,113 @@ class _Export:
     def __init__(
         self,
         records: Records,
-        pictures: Pictures,
-        writer: _Format,
+        files: MediaFiles,
+        target: Path,
+        format_: ExportFormat,
         on_progress: Callable[[int, int], None],
     ) -> None:
         self._records = records
-        self._pictures = pictures
-        self._writer = writer
+        self._files = files
+        self._target = target
+        self._format = format_
         self._on_progress = on_progress
         self._census = Census()
         self._done = 0
-        self._summary = ExportSummary(filtered=records.filtered_left_out)
+        self.summary = ExportSummary(
+            kind=records.kind, filtered=records.filtered, unlisted=records.unlisted
+        )
 
-    def run(self, target: Path, shard_limit: float) -> ExportSummary:
-        writer, census, summary = self._writer, self._census, self._summary
-        for shard in shards(self._records, shard_limit, writer.records_per_shard):
-            self._bring(shard)
-            summary.shards += 1
-        for number in writer.numbers():
-            if number >= summary.shards:
-                writer.remove(number)
-                writer.report_path(number).unlink(missing_ok=True)
-        writer.finish(self._records)
-        summary.pictures, summary.bytes = census.pictures, census.bytes
+    def run(self, shard_size: int, made_by: MadeBy) -> ExportSummary:
+        records, census, summary = self._records, self._census, self.summary
+        is_sharded = self._format in {"webdataset", "parquet"}
+        written: list[SplitFiles] = []
+        for split in records.splits.names:
+            writer = self._writer(split)
+            media, size = census.media, census.bytes
+            count = self._write_split(split, writer, shard_size if is_sharded else math.inf)
+            summary.shards += count
+            summary.splits[split] = census.media - media
+            written.append(
+                SplitFiles(split, writer.data_files, summary.splits[split], census.bytes - size)
+            )
+            if split == records.splits.names[0]:
+                first, shards_of_first = writer, count
+        summary.media, summary.bytes = census.media, census.bytes
         text = card(
-            target.resolve().name,
+            self._target.resolve().name,
             census,
-            self._records.columns,
-            data_files=writer.data_files,
-            features=writer.features(self._records.columns, sorted(census.suffixes)),
-            config_has_features=writer.config_has_features,
-            guesses_times=writer.guesses_times,
-            loading=writer.loading(summary.shards),
+            records.columns,
+            kind=records.kind,
+            made_by=made_by,
+            splits=written,
+            features=first.features(records.columns, sorted(census.suffixes)),
+            config_has_features=first.config_has_features,
+            guesses_times=first.guesses_times,
+            loading=first.loading(shards_of_first),
             left_out={
                 "blurred by the content filter": summary.filtered,
+                "not in the prompt file any more": summary.unlisted,
+                "much like an earlier one": summary.duplicates,
                 "missing, or not what the ledger says": summary.damaged,
             },
         )
-        path = target / CARD
+        path = self._target / CARD
         if path.exists():
             text = with_edits(text, path.read_text("utf-8-sig", "surrogateescape"))
         write_atomically(path, [text.encode("utf-8", "surrogateescape")])
         return summary
 
-    def _bring(self, shard: Shard) -> None:
+    def _writer(self, split: str) -> DataSetWriter:
+        records = self._records
+        part = Part(self._target, split, alone=not records.splits.shares)
+        match self._format:
+            case "webdataset":
+                return WebDataset(part, records.kind)
+            case "parquet":
+                return Parquet(part, records.kind, records.columns)
+            case _:
+                return MediaFolder(part, records.kind, self._files)
+
+    def _write_split(self, split: str, writer: DataSetWriter, shard_limit: float) -> int:
+        """Write all of a split, and return its number of shards."""
+        count = 0
+        for shard in shards(self._records.of(split), shard_limit, writer.records_per_shard):
+            self._bring(writer, shard)
+            count += 1
+        for number in writer.numbers():
+            if number >= count:
+                writer.remove(number)
+                writer.report_path(number).unlink(missing_ok=True)
+        writer.finish(self._records.examples(split), self._records.of(split))
+        return count
+
+    def _bring(self, writer: DataSetWriter, shard: Shard) -> None:
         """Write a shard, unless it is there."""
         number, records = shard.number, shard.records
         digest = shard.digest(self._records.columns)
-        path = self._writer.report_path(number)
+        path = writer.report_path(number)
         before = ShardReport.load(path)
         if (
             before is not None
             and before.digest == digest
             and before.written == before.count
-            and self._writer.is_whole(number, records, before.bytes)
+            and writer.is_whole(number, records, before.bytes)
         ):
-            self._summary.kept += 1
+            self.summary.kept += 1
             for record in records:
                 self._count(record)
             return
         path.unlink(missing_ok=True)
         report = ShardReport(digest, len(records))
-        report.bytes = self._writer.write(number, self._good(records, report))
+        report.bytes = writer.write(number, self._good(records, report))
         report.save(path)
 
     def _good(self, records: list[Record], report: ShardReport) -> Iterator[tuple[Record, bytes]]:
-        """Give the pictures that are what the ledger says, and note the others."""
-        for record, data in self._pictures.read(records):
+        """Yield the files that are what the ledger says, and note the others."""
+        for record, data in self._files.read(records):
             if isinstance(data, Damage):
                 report.outcomes[data] += 1
-                summary, identity = self._summary, str(record.values["id"])
+                summary, identity = self.summary, str(record.values["id"])
                 summary.damaged += 1
                 if len(summary.damage) < DAMAGED_LISTED:
                     summary.damage.append((identity, record.image.file_name, data))

@@ -1,11 +1,11 @@
-"""Parquet: pictures and columns in files that `datasets` and the Hub's viewer know at sight."""
+"""Parquet: media and columns in files that `datasets` and the Hub's viewer know at sight."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
 
-from stable_async.datasets.target import STATE_FOLDER, numbers_in
+from stable_async.datasets.formats import Part, numbers_in
 from stable_async.extras import install_command
 from stable_async.files import AtomicFile
 from stable_async.jobs.errors import JobError
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from stable_async.datasets.records import Column, Record, Records
+    from stable_async.datasets.kinds import MediaKind
+    from stable_async.datasets.records import Column, Record
 
 __all__ = ["Parquet"]
 
@@ -24,19 +25,18 @@ ROW_GROUP_ROWS = 1_000
 
 LOADING = """from datasets import load_dataset
 
-dataset = load_dataset("path/to/this/folder", split="train", streaming=True)"""
+dataset = load_dataset("path/to/this/folder", split="{split}", streaming=True)"""
 
 
 class Parquet:
-    """Shards named `data/train-00000.parquet` and on."""
+    """Shards named `data/train-00000.parquet` and on, after their split."""
 
-    data_files = "data/train-*.parquet"
     config_has_features = False
     guesses_times = False
     records_per_shard = 10_000
 
-    def __init__(self, target: Path, columns: Sequence[Column]) -> None:
-        """Write `columns` to the folder `target`.
+    def __init__(self, part: Part, kind: MediaKind, columns: Sequence[Column]) -> None:
+        """Write a part of a data set with media of one kind, and `columns`.
 
         Raises:
             JobError: pyarrow is not installed.
@@ -47,7 +47,8 @@ class Parquet:
         except ImportError:
             raise JobError(f"parquet needs pyarrow: {install_command('export')}") from None
         self._pa, self._parquet = pa, parquet
-        self._target = target
+        self._part = part
+        self._column = kind.column
         self._columns = columns
         types = {
             "string": pa.string(),
@@ -55,42 +56,48 @@ class Parquet:
             "float64": pa.float64(),
             "bool": pa.bool_(),
         }
-        features = {"image": {"_type": "Image"}} | {
+        features = {kind.column: {"_type": kind.feature}} | {
             column.name: {"dtype": column.type, "_type": "Value"} for column in columns
         }
-        picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        media = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         self._schema = pa.schema(
-            [("image", picture), *((column.name, types[column.type]) for column in columns)],
+            [(kind.column, media), *((column.name, types[column.type]) for column in columns)],
             metadata={"huggingface": json.dumps({"info": {"features": features}})},
         )
 
+    @property
+    def data_files(self) -> Sequence[str]:
+        return [f"data/{self._part.split}-*.parquet"]
+
     def report_path(self, number: int) -> Path:
-        return self._target / STATE_FOLDER / f"{number:05d}.json"
+        return self._part.report_path(number)
 
     def numbers(self) -> set[int]:
-        shards = numbers_in(self._target / "data", "train-", ".parquet")
-        return shards | numbers_in(self._target / STATE_FOLDER, "", ".json")
+        prefix = f"{self._part.split}-"
+        written = numbers_in(self._part.target / "data", prefix, ".parquet")
+        return written | self._part.reported()
 
     def is_whole(self, number: int, records: Sequence[Record], size: int) -> bool:
         path = self._path(number)
         return path.exists() and path.stat().st_size == size
 
-    def write(self, number: int, pictures: Iterator[tuple[Record, bytes]]) -> int:
+    def write(self, number: int, media: Iterator[tuple[Record, bytes]]) -> int:
         path = self._path(number)
         path.parent.mkdir(exist_ok=True)
         file = AtomicFile(path)
         stream = _Stream(file)
+        bytes_ = f"{self._column}.bytes"
         try:
             with self._parquet.ParquetWriter(
                 self._pa.PythonFile(stream, mode="w"),
                 self._schema,
-                # Pictures are compressed already, and have no order and no repetition.
-                compression={"image.bytes": "none"}
-                | {path: "zstd" for path in self._paths() if path != "image.bytes"},
+                # Media are compressed already, and have no order and no repetition.
+                compression={bytes_: "none"}
+                | {path: "zstd" for path in self._paths() if path != bytes_},
                 use_dictionary=[column.name for column in self._columns],
                 write_statistics=[column.name for column in self._columns],
             ) as writer:
-                for group in _row_groups(pictures):
+                for group in _row_groups(media):
                     writer.write_batch(self._batch(group), row_group_size=len(group))
             file.commit()
             return path.stat().st_size
@@ -101,38 +108,39 @@ class Parquet:
     def remove(self, number: int) -> None:
         self._path(number).unlink(missing_ok=True)
 
-    def finish(self, records: Records) -> None:
-        """There is nothing besides the shards."""
+    def finish(self, examples: Iterator[Record], records: Iterator[Record]) -> None:
+        """Write nothing: there are the shards only."""
 
     def loading(self, shards: int) -> str:
-        return LOADING
+        return LOADING.format(split=self._part.split)
 
     def features(self, columns: Sequence[Column], suffixes: Sequence[str]) -> list[object]:
         return [
-            {"name": "image", "dtype": "image"},
+            {"name": self._column, "dtype": self._column},
             *({"name": column.name, "dtype": column.type} for column in columns),
         ]
 
     def _path(self, number: int) -> Path:
-        return self._target / "data" / f"train-{number:05d}.parquet"
+        return self._part.target / "data" / f"{self._part.split}-{number:05d}.parquet"
 
     def _paths(self) -> list[str]:
-        return ["image.bytes", "image.path", *(column.name for column in self._columns)]
+        names = (f"{self._column}.bytes", f"{self._column}.path")
+        return [*names, *(column.name for column in self._columns)]
 
     def _batch(self, group: list[tuple[Record, bytes]]) -> object:
         rows = [
-            {"image": {"bytes": data, "path": record.name}, **record.values}
+            {self._column: {"bytes": data, "path": record.name}, **record.values}
             for record, data in group
         ]
         return self._pa.RecordBatch.from_pylist(rows, schema=self._schema)
 
 
 def _row_groups(
-    pictures: Iterator[tuple[Record, bytes]],
+    media: Iterator[tuple[Record, bytes]],
 ) -> Iterator[list[tuple[Record, bytes]]]:
     group: list[tuple[Record, bytes]] = []
     left = ROW_GROUP_BYTES
-    for record, data in pictures:
+    for record, data in media:
         group.append((record, data))
         left -= len(data)
         if left <= 0 or len(group) == ROW_GROUP_ROWS:

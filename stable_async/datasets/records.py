@@ -1,4 +1,4 @@
-"""What goes into a data set: the pictures of a ledger as records with the same columns each."""
+"""What goes into a data set: the results of a ledger as records with the same columns each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
+from stable_async.datasets.kinds import IMAGE, MediaKind, kind_of
+from stable_async.datasets.selection import Splits
+from stable_async.jobs.errors import JobError
 from stable_async.jobs.row import metadata_of, to_json
 from stable_async.jobs.storage.base import extension
 from stable_async.media import CONTENT_FILTERED
@@ -15,15 +18,17 @@ from stable_async.media import CONTENT_FILTERED
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from stable_async.datasets.target import Origin
     from stable_async.jobs.ledger import Ledger
     from stable_async.jobs.row import ImageFacts
 
-__all__ = ["Column", "ColumnType", "Record", "Records", "Shard", "shards"]
+__all__ = ["Column", "ColumnType", "Origin", "Record", "Records", "Shard", "shards"]
 
 ColumnType = Literal["string", "int64", "float64", "bool"]
 
-# The facts of every picture; what else there is, the rows of the prompt file tell.
+Origin = tuple[str, str | None]
+"""SHA-256 and request id of a result, which tell one job from another."""
+
+# The facts of every result; the rows of the prompt file say what else there is.
 FACTS_BEFORE: dict[str, ColumnType] = {"id": "string", "text": "string", "service": "string"}
 FACTS_AFTER: dict[str, ColumnType] = {
     "seed": "int64",
@@ -53,7 +58,7 @@ class Column:
     type: ColumnType
 
     def value(self, given: object) -> object:
-        """Give a value as the type of the column."""
+        """Return a value as the type of the column."""
         if given is None:
             return None
         match self.type:
@@ -67,12 +72,12 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A picture and its row.
+    """A result and its row.
 
     Attributes:
-        number: Of the picture, in the ledger.
-        index: How many records are before this one.
-        key: Names the picture: digits alone, since a dot ends the key of a WebDataset sample, and
+        number: Of the result, in the ledger.
+        index: How many records of its split are before this one.
+        key: Names the file: digits alone, since a dot ends the key of a WebDataset sample, and
             `datasets` would take a file named `test` or `train` for a split.
         suffix: Extension by media type.
         image: As the ledger has it.
@@ -88,7 +93,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        """File name of the picture."""
+        """Name of the file."""
         return self.key + self.suffix
 
 
@@ -100,7 +105,7 @@ class Shard:
     records: list[Record]
 
     def digest(self, columns: Sequence[Column]) -> str:
-        """Give a digest of all that is written: a shard with the same one need not be made anew."""
+        """Return a digest of all that is written: a shard with the same one can be kept."""
         digest = blake2b(repr(columns).encode(), digest_size=16)
         for record in self.records:
             digest.update(f"{record.name} {to_json(record.values)}\n".encode())
@@ -108,60 +113,126 @@ class Shard:
 
 
 class Records:
-    """The pictures of a ledger that are exported, in the order in which they came.
+    """The results of a ledger that are exported, in the order in which they came.
 
     Attributes:
         columns: What every record has.
-        count: How many there are.
-        filtered_left_out: How many are left out because the content filter blurred them.
+        kind: Of their media.
+        splits: Parts of the data set.
+        counts: How many there are, by split.
+        filtered: How many are left out because the content filter blurred them.
+        unlisted: How many are left out because the prompt file does not have them any more.
     """
 
-    def __init__(self, ledger: Ledger, *, include_filtered: bool) -> None:
-        """Look through `ledger` once."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        name: str,
+        *,
+        include_filtered: bool = False,
+        only_listed: bool = False,
+        splits: Splits = Splits(),  # noqa: B008 - frozen
+        left_out: Collection[int] = frozenset(),
+    ) -> None:
+        """Look through a ledger once.
+
+        Args:
+            ledger: Of the job.
+            name: Of the job, for messages.
+            include_filtered: Take in what the content filter blurred.
+            only_listed: Leave out what the prompt file does not have now.
+            splits: Parts of the data set.
+            left_out: Numbers of results that are left out.
+
+        Raises:
+            JobError: The job has nothing to export, or results of several kinds.
+        """
         self._ledger = ledger
+        self._name = name
         self._include_filtered = include_filtered
-        self.count = self.filtered_left_out = 0
+        self._only_listed = only_listed
+        self._left_out = left_out
+        self.splits = splits
+        self.filtered = 0
+        self.unlisted = ledger.count_unlisted_images() if only_listed else 0
+        kinds: set[MediaKind] = set()
         # By key of metadata.jsonl, and in the order in which columns appear.
         types: dict[str, set[ColumnType]] = {}
-        self._examples: dict[int, int] = {}
-        for number, prompt, image in ledger.images():
-            if self._leaves_out(image):
-                self.filtered_left_out += 1
+        filled: dict[str, set[str]] = {name: set() for name in splits.names}
+        self._examples: dict[str, dict[int, int]] = {name: {} for name in splits.names}
+        counts = dict.fromkeys(splits.names, 0)
+        for number, row, image in ledger.images(only_listed=only_listed):
+            if self._is_filtered(image):
+                self.filtered += 1
                 continue
-            for key, value in metadata_of(prompt, image).items():
+            if number in left_out:
+                continue
+            kinds.add(kind_of(image.content_type))
+            split = splits.of_id(row.id)
+            for key, value in metadata_of(row, image).items():
                 seen = types.setdefault(key, set())
                 if value is not None:
-                    if not seen:
-                        self._examples[number] = self.count
                     seen.add(_type_of(value))
-            self.count += 1
-        self.columns = _columns(types)
+                    if key not in filled[split]:
+                        filled[split].add(key)
+                        self._examples[split][number] = counts[split]
+            counts[split] += 1
+        self.counts = counts
+        if not self.count:
+            raise JobError(f"{name} has nothing to export")
+        if len(kinds) > 1:
+            several = " and ".join(sorted(kind.many for kind in kinds))
+            raise JobError(f"{name} has {several}: a data set has one kind of media")
+        [self.kind] = kinds
+        self.columns = _columns(types, self.kind)
 
-    def __iter__(self) -> Iterator[Record]:
-        """Give the records; memory does not grow with their number."""
-        return self._records(0, 0)
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(self.counts.values())
 
-    def examples(self) -> Iterator[Record]:
-        """Give records that together have a value in every column that has one at all."""
-        for number, index in self._examples.items():
-            yield next(self._records(number - 1, index))
+    def without(self, left_out: Collection[int]) -> Records:
+        """Return the same records without some, by their numbers."""
+        return Records(
+            self._ledger,
+            self._name,
+            include_filtered=self._include_filtered,
+            only_listed=self._only_listed,
+            splits=self.splits,
+            left_out=left_out,
+        )
+
+    def all(self) -> Iterator[Record]:
+        """Yield the records of all splits, in the order in which they came."""
+        return self._records(None, 0, 0)
+
+    def of(self, split: str) -> Iterator[Record]:
+        """Yield the records of a split; memory does not grow with their number."""
+        return self._records(split, 0, 0)
+
+    def examples(self, split: str) -> Iterator[Record]:
+        """Yield records that together have a value in every column that has one in the split."""
+        for number, index in self._examples[split].items():
+            yield next(self._records(split, number - 1, index))
 
     def origins(self) -> list[Origin]:
-        """Give some pictures that tell the job from others."""
+        """Return some results that tell the job from others."""
         return [
             (image.sha256, image.request_id)
             for _, _, image in islice(self._ledger.images(), ORIGINS)
         ]
 
     def has_origin(self, origin: Origin) -> bool:
-        """Tell whether the job has, or had, a picture; a ledger made anew lacks request ids."""
+        """Return whether the job has, or had, a result; a rebuilt ledger lacks request ids."""
         return self._ledger.has_image_of(*origin)
 
-    def _records(self, after: int, index: int) -> Iterator[Record]:
-        for number, prompt, image in self._ledger.images(after):
-            if self._leaves_out(image):
+    def _records(self, split: str | None, after: int, index: int) -> Iterator[Record]:
+        for number, row, image in self._ledger.images(after, only_listed=self._only_listed):
+            if self._is_filtered(image) or number in self._left_out:
                 continue
-            facts = metadata_of(prompt, image)
+            if split is not None and self.splits.of_id(row.id) != split:
+                continue
+            facts = metadata_of(row, image)
             values = {
                 column.name: column.value(facts.get(column.source)) for column in self.columns
             }
@@ -169,12 +240,13 @@ class Records:
             yield Record(number, index, f"{image.position:09d}", suffix, image, values)
             index += 1
 
-    def _leaves_out(self, image: ImageFacts) -> bool:
+    def _is_filtered(self, image: ImageFacts) -> bool:
+        """Return whether the content filter blurred an image, and such are left out."""
         return image.finish_reason == CONTENT_FILTERED and not self._include_filtered
 
 
 def shards(records: Iterable[Record], size: float, count: int) -> Iterator[Shard]:
-    """Give shards of at least one record: no more than `size` bytes of pictures, and `count`."""
+    """Yield shards of at least one record: no more than `size` bytes of media, and `count`."""
     number, some, left = 0, list[Record](), size
     for record in records:
         if some and (record.image.bytes > left or len(some) == count):
@@ -198,12 +270,14 @@ def _type_of(value: object) -> ColumnType:
             return "string"
 
 
-def _columns(types: Mapping[str, set[ColumnType]]) -> list[Column]:
-    taken = {"image"}
+def _columns(types: Mapping[str, set[ColumnType]], kind: MediaKind) -> list[Column]:
+    taken = {kind.column}
     columns = []
-    others = [key for key in types if key not in {"file_name", *FACTS_BEFORE, *FACTS_AFTER}]
-    for key in [*FACTS_BEFORE, *others, *FACTS_AFTER]:
-        known = FACTS_BEFORE.get(key) or FACTS_AFTER.get(key)
+    facts = {**FACTS_BEFORE, **FACTS_AFTER}
+    others = [key for key in types if key not in facts and key != "file_name"]
+    after = [key for key in FACTS_AFTER if kind is IMAGE or key not in {"width", "height"}]
+    for key in [*FACTS_BEFORE, *others, *after]:
+        known = facts.get(key)
         name = _column_name(key, taken)
         taken.add(name)
         columns.append(Column(name, key, known or _common(types[key])))
@@ -217,7 +291,7 @@ def _common(types: set[ColumnType]) -> ColumnType:
 
 
 def _column_name(key: str, taken: Collection[str]) -> str:
-    """Give a name that is free, and that `datasets` does not take for that of a picture."""
+    """Return a name that is free, and that `datasets` does not take for that of a file."""
     name = key
     while name in taken or name.endswith(("file_name", "file_names")):
         name += "_source"

@@ -1,4 +1,4 @@
-"""The folder that an export goes to: whose it is, and what is done of it."""
+"""The folder that an export goes to: whose it is, and what is finished of it."""
 
 from __future__ import annotations
 
@@ -9,32 +9,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from stable_async.datasets.formats import STATE_FOLDER
 from stable_async.files import TEMPORARY_SUFFIX, write_atomically
 from stable_async.jobs.errors import JobError
 from stable_async.jobs.lock import locked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["STATE_FOLDER", "Origin", "ShardReport", "claimed", "numbers_in"]
+    from stable_async.datasets.records import Origin
 
-STATE_FOLDER = ".export"
+__all__ = ["ShardReport", "claimed"]
+
 CLAIM = "export.json"
-
-Origin = tuple[str, str | None]
-"""SHA-256 and request id of a picture, which tell one job from another."""
 
 
 @dataclass(slots=True)
 class ShardReport:
-    """How the writing of a shard went; kept as JSON with the names that img2dataset gives.
+    """How the writing of a shard went; kept as JSON with the names that img2dataset has.
 
     Attributes:
         digest: Of what was to be written.
-        count: Pictures that were to be written.
+        count: Records that were to be written.
         bytes: Size of the shard, as written.
-        outcomes: How many pictures ended how; `success` is the good end.
+        outcomes: Records by outcome; `success` is the good one.
         started: Seconds since 1970.
     """
 
@@ -46,11 +45,11 @@ class ShardReport:
 
     @property
     def written(self) -> int:
-        """How many pictures are in the shard."""
+        """How many records are in the shard."""
         return self.outcomes["success"]
 
     def save(self, path: Path) -> None:
-        """Write the report: the shard is done."""
+        """Write the report: the shard is finished."""
         ended = time.time()
         facts = {
             "count": self.count,
@@ -68,7 +67,7 @@ class ShardReport:
 
     @classmethod
     def load(cls, path: Path) -> ShardReport | None:
-        """Give the report of an export before; `None` if there is none that can be read."""
+        """Return the report of an earlier export; `None` if there is none that can be read."""
         try:
             facts = json.loads(path.read_bytes())
             return cls(
@@ -82,31 +81,22 @@ class ShardReport:
             return None
 
 
-def numbers_in(folder: Path, before: str, after: str) -> set[int]:
-    """Give the numbers that stand between two texts in the names of a folder's entries."""
-    middles = (
-        path.name.removeprefix(before).removesuffix(after)
-        for path in folder.glob(f"{before}*{after}")
-    )
-    return {int(middle) for middle in middles if middle.isascii() and middle.isdigit()}
-
-
 @contextmanager
 def claimed(
     target: Path,
     job: Path,
-    format_: str,
+    layout: Mapping[str, object],
     origins: list[Origin],
     is_of_job: Callable[[Origin], bool],
 ) -> Iterator[None]:
-    """Keep a folder for an export, and clear away what a killed one left half written.
+    """Hold a folder for an export, and remove what a killed one left half written.
 
     Args:
         target: The folder; made if it is not there.
         job: The folder of the job.
-        format_: Of the data set.
-        origins: Pictures that tell the job from others.
-        is_of_job: Tells whether the job has, or had, a picture.
+        layout: Format and splits of the data set.
+        origins: Results that tell the job from others.
+        is_of_job: Returns whether the job has, or had, a result.
 
     Raises:
         JobError: The folder belongs to something else.
@@ -123,13 +113,13 @@ def claimed(
         if path.exists():
             claim = json.loads(path.read_bytes())
             # Any will do: the first ones may have been replaced since, and forgotten by a ledger
-            # that was made anew.
-            if claim["format"] != format_ or not any(map(is_of_job, claim["pictures"])):
+            # that was rebuilt.
+            if claim["layout"] != layout or not any(map(is_of_job, claim["origins"])):
                 raise JobError(
-                    f"{target} has an export of another job, or in another format: "
-                    "choose another folder, or remove it"
+                    f"{target} has an export of another job, in another format or with other "
+                    "splits: choose another folder, or remove it"
                 )
-        write_atomically(path, [json.dumps({"format": format_, "pictures": origins}).encode()])
+        write_atomically(path, [json.dumps({"layout": layout, "origins": origins}).encode()])
         for left in target.rglob(f".*{TEMPORARY_SUFFIX}"):
             left.unlink()
         yield

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tarfile
 from typing import TYPE_CHECKING
 
-from stable_async.datasets.target import numbers_in
+from stable_async.datasets.formats import Part, numbers_in
+from stable_async.datasets.kinds import IMAGE, MediaKind
 from stable_async.files import AtomicFile
 from stable_async.jobs.row import to_json
 
@@ -13,46 +14,51 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from stable_async.datasets.records import Column, Record, Records
+    from stable_async.datasets.records import Column, Record
 
 __all__ = ["WebDataset"]
 
 LOADING = """import webdataset
 
-pattern = "path/to/this/folder/{{00000..{last:05d}}}.tar"
-dataset = webdataset.WebDataset(pattern, shardshuffle=False).decode("pil")"""
+pattern = "path/to/this/folder/{prefix}{{00000..{last:05d}}}.tar"
+dataset = webdataset.WebDataset(pattern, shardshuffle=False){decoding}"""
 END = b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
 class WebDataset:
     """Shards named `00000.tar` and on, each with `00000_stats.json` as img2dataset writes it."""
 
-    data_files = "*.tar"
     config_has_features = False
     guesses_times = False
     records_per_shard = 10_000
 
-    def __init__(self, target: Path) -> None:
-        """Write to the folder `target`."""
-        self._target = target
+    def __init__(self, part: Part, kind: MediaKind) -> None:
+        """Write a part of a data set with media of one kind."""
+        self._part = part
+        self._kind = kind
+
+    @property
+    def data_files(self) -> Sequence[str]:
+        return [f"{self._part.prefix}*.tar"]
 
     def report_path(self, number: int) -> Path:
-        return self._target / f"{number:05d}_stats.json"
+        return self._part.folder / f"{number:05d}_stats.json"
 
     def numbers(self) -> set[int]:
-        target = self._target
-        return numbers_in(target, "", ".tar") | numbers_in(target, "", "_stats.json")
+        folder = self._part.folder
+        return numbers_in(folder, "", ".tar") | numbers_in(folder, "", "_stats.json")
 
     def is_whole(self, number: int, records: Sequence[Record], size: int) -> bool:
         path = self._path(number)
         return path.exists() and path.stat().st_size == size
 
-    def write(self, number: int, pictures: Iterator[tuple[Record, bytes]]) -> int:
-        # Headers by hand: the same job makes the same bytes, and a picture is copied nowhere.
+    def write(self, number: int, media: Iterator[tuple[Record, bytes]]) -> int:
+        # Headers by hand: the same job makes the same bytes, and a file is copied nowhere.
         path = self._path(number)
+        path.parent.mkdir(exist_ok=True)
         file = AtomicFile(path)
         try:
-            for record, data in pictures:
+            for record, data in media:
                 text = str(record.values["text"] or "")
                 entries = {
                     record.name: data,
@@ -69,15 +75,17 @@ class WebDataset:
     def remove(self, number: int) -> None:
         self._path(number).unlink(missing_ok=True)
 
-    def finish(self, records: Records) -> None:
-        """There is nothing besides the shards."""
+    def finish(self, examples: Iterator[Record], records: Iterator[Record]) -> None:
+        """Write nothing: there are the shards only."""
 
     def loading(self, shards: int) -> str:
-        return LOADING.format(last=shards - 1)
+        decoding = '.decode("pil")' if self._kind is IMAGE else ""
+        return LOADING.format(prefix=self._part.prefix, last=shards - 1, decoding=decoding)
 
     def features(self, columns: Sequence[Column], suffixes: Sequence[str]) -> list[object]:
+        media = self._kind.column if self._kind.feature else "binary"
         return [
-            *({"name": suffix.removeprefix("."), "dtype": "image"} for suffix in suffixes),
+            *({"name": suffix.removeprefix("."), "dtype": media} for suffix in suffixes),
             {
                 "name": "json",
                 "struct": [{"name": column.name, "dtype": column.type} for column in columns],
@@ -86,7 +94,7 @@ class WebDataset:
         ]
 
     def _path(self, number: int) -> Path:
-        return self._target / f"{number:05d}.tar"
+        return self._part.folder / f"{number:05d}.tar"
 
 
 def _entry(name: str, data: bytes) -> list[bytes]:

@@ -177,11 +177,12 @@ class Target:
     kind: TargetKind
     name: str
     meant: str | None = None
+    is_text: bool = field(init=False)
+    """Whether a value may be any text."""
 
-    @property
-    def is_text(self) -> bool:
-        """Whether a value may be any text."""
-        return self.name.endswith(("prompt", "prompts"))
+    def __post_init__(self) -> None:
+        """Tell texts by their names."""
+        object.__setattr__(self, "is_text", self.name.endswith(("prompt", "prompts")))
 
 
 class ColumnError(ValueError):

@@ -587,13 +587,13 @@ class Ledger:
             "UPDATE images SET file_name = ? WHERE position = ?", (file_name, position)
         )
 
-    def images(self, after: int = 0) -> Iterator[StoredImageRow]:
+    def images(self, after: int = 0, *, only_listed: bool = False) -> Iterator[StoredImageRow]:
         """Return images with their numbers and rows, in the order in which they came."""
         rows = self._db.execute(
             f"SELECT number, {_of('p', ROW_COLUMNS)}, {_of('i', IMAGE_COLUMNS)} "  # noqa: S608
             "FROM images AS i JOIN rows AS p USING (position) "
-            "WHERE number > ? AND p.id IS NOT NULL ORDER BY number",
-            (after,),
+            "WHERE number > ? AND p.id IS NOT NULL AND (p.listed OR NOT ?) ORDER BY number",
+            (after, only_listed),
         )
         width = ROW_COLUMNS.count(",") + 1
         for number, *values in rows:
@@ -655,6 +655,14 @@ class Ledger:
                 "UPDATE rows SET attempts = attempts + 1 WHERE position = ?", (image.position,)
             )
         return True
+
+    def count_unlisted_images(self) -> int:
+        """Count the images that the present prompt file does not have any more."""
+        (count,) = self._db.execute(
+            "SELECT count(*) FROM images JOIN rows USING (position) "
+            "WHERE id IS NOT NULL AND NOT listed"
+        ).fetchone()
+        return int(count)
 
     # For the report.
 

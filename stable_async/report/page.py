@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from stable_async.config import Quota
-from stable_async.datasets.pictures import path_inside
+from stable_async.datasets.media_files import path_inside
 from stable_async.files import write_atomically
 from stable_async.jobs.errors import JobError, LedgerError
 from stable_async.jobs.estimate import DOLLARS_PER_CREDIT

@@ -11,7 +11,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from stable_async.report import write_report
 from tests.browser import browsing
-from tests.jobs.job_folder import JobFolder
+from tests.job_folder import JobFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.jobs.job_folder import JobFolder
+from tests.job_folder import JobFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,10 +25,10 @@ async def test_an_export_says_what_it_wrote(command: Command, job: JobFolder) ->
     arguments = ("export", "job", "--format", "webdataset", "--to", "set")
     ended = await command(*arguments)
     assert (ended.status, ended.errors) == (0, "")
-    assert "1 pictures" in ended.output
+    assert "1 image," in ended.output
     assert "1 filtered left out" in ended.output
     again = await command(*arguments, "--include-filtered", "--json")
-    assert json.loads(again.output)["pictures"] == 2
+    assert json.loads(again.output)["media"] == 2
     assert (job.folder.parent / "set" / "00000.tar").exists()
 
 

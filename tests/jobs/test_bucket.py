@@ -151,7 +151,7 @@ async def test_an_export_reads_the_bucket(bench: Bench, bucket: str, tmp_path: P
     await bench.run(path, images=bucket)
     obstore.delete(obstore.store.from_url(bucket), ["0000/000001-a.png"])
     summary = await asyncio.to_thread(export_job, bench.out, tmp_path / "set", "imagefolder")
-    assert (summary.pictures, summary.damaged) == (1, 1)
+    assert (summary.media, summary.damaged) == (1, 1)
     [file] = (tmp_path / "set/images/00000").iterdir()
     [line] = [line for line in bench.lines() if line["text"] == "b"]
     assert file.read_bytes() == make_picture("b", str(line["seed"]))

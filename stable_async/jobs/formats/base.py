@@ -17,7 +17,7 @@ Lines = Iterator[tuple[int, str]]
 # Letters and symbols by category that show nothing: fillers of Hangul, the blank of Braille.
 INVISIBLE = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 # Fields that mean nothing when they are blank.
-TEXTS = ("prompt", "search_prompt", "select_prompt")
+TEXTS = frozenset(("prompt", "search_prompt", "select_prompt"))
 
 
 class UnreadableError(Exception):
@@ -37,18 +37,16 @@ class UnreadableError(Exception):
 
 def is_blank(text: str) -> bool:
     """Return whether a text shows nothing: white space, zero-width and control characters only."""
+    if "!" <= text[:1] <= "~":
+        return False  # as nearly all
     rest = text.strip()
-    if not rest:
-        return True
-    if "!" <= rest[0] <= "~":
-        return False
     return all(unicodedata.category(sign)[0] in "ZC" or sign in INVISIBLE for sign in rest)
 
 
 def blank_problem(row: Row) -> RowProblem | None:
     """Return the problem of a row whose prompt is blank; the API's rules refuse an empty one."""
-    for name in TEXTS:
-        value = row.fields.get(name)
+    for name in TEXTS & row.fields.keys():
+        value = row.fields[name]
         if isinstance(value, str) and value and is_blank(value):
             return RowProblem(row.number, f"{name}: blank; write one, or remove the row")
     return None

@@ -107,22 +107,29 @@ def read_table(
 
 
 def row_of(number: int, targets: Sequence[Target], cells: Sequence[object]) -> Row:
-    """Return a row of the values that are there."""
-    row = Row(number, {})
+    """Return a row of the values that are there; pandas has NaN for what is missing."""
+    fields: dict[str, object] = {}
+    metadata: dict[str, object] = {}
     for target, cell in zip(targets, cells, strict=False):
         if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
-            continue  # pandas has NaN for what is missing
+            continue
         if target.kind == "kept":
-            row.metadata[target.name] = cell
+            metadata[target.name] = cell
         elif target.kind == "field":
-            if isinstance(cell, str) and not target.is_text:
-                cell = cell.strip()
-                if cell in MISSING:
-                    continue
-                if target.name in NUMBERS and DECIMAL_COMMA.fullmatch(cell):
-                    cell = cell.replace(",", ".")
-            row.fields[target.name] = cell
-    return row
+            value = cell if target.is_text or not isinstance(cell, str) else _value(target, cell)
+            if value is not None:
+                fields[target.name] = value
+    return Row(number, fields, metadata)
+
+
+def _value(target: Target, cell: str) -> str | None:
+    """Return the text of a cell that is no free text; `None` for what says that there is none."""
+    cell = cell.strip()
+    if cell in MISSING:
+        return None
+    if "," in cell and target.name in NUMBERS and DECIMAL_COMMA.fullmatch(cell):
+        return cell.replace(",", ".")
+    return cell
 
 
 NUMBERS = frozenset(

@@ -34,7 +34,15 @@ __all__ = [
 # No folder has more than so many files.
 FILES_PER_FOLDER = 1_000
 MAX_NAME = 120
-EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+EXTENSIONS = {
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/webp": "webp",
+    "audio/mpeg": "mp3",
+    "audio/wav": "wav",
+    "model/gltf-binary": "glb",
+}
+KNOWN_ENDS = "|".join(EXTENSIONS.values())
 FILTERED = ".filtered"
 IRREVERSIBLE = "="
 # Far enough into an image for its size: JPEG may have a color profile before it.
@@ -118,7 +126,9 @@ def file_stem(position: int, identity: str) -> str:
 
 def parse_stem(name: str) -> tuple[int, str | None] | None:
     """Give position and id of an image by its path; `None` where that does not tell them."""
-    match = re.fullmatch(r"(?:.*/)?(\d{6,})-(.+?)(?:\.filtered)?\.(?:png|jpg|webp)", name)
+    match = re.fullmatch(
+        r"(?:.*/)?(\d{6,})-(.+?)(?:\.filtered)?\.(?:png|jpg|webp|mp3|wav|glb)", name
+    )
     if match is None:
         return None
     position = int(match[1])

@@ -1,4 +1,4 @@
-"""Pictures read back from where a job keeps them, and checked against the ledger."""
+"""Media files read back from where a job keeps them, and checked against the ledger."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from stable_async.extras import install_command
 from stable_async.jobs.errors import StorageError
@@ -21,29 +21,31 @@ if TYPE_CHECKING:
 
     from stable_async.datasets.records import Record
 
-__all__ = ["Damage", "Pictures", "path_inside"]
+__all__ = ["Damage", "MediaFiles", "path_inside"]
+
+T = TypeVar("T")
 
 READERS = 4
 READ_AHEAD = 8
 
 
 class Damage(str):
-    """What is wrong with a picture, in a word or two."""
+    """What is wrong with a file, in a word or two."""
 
     __slots__ = ()
 
 
-class Pictures:
-    """Reads pictures, some ahead in threads, as a context manager."""
+class MediaFiles:
+    """Reads the media files of a job, some ahead in threads, as a context manager."""
 
     def __init__(self, folder: Path) -> None:
-        """Read the pictures of the job in `folder`."""
+        """Read the files of the job in `folder`."""
         self._folder = folder
         self._buckets: dict[str, Bucket] = {}
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="export")
 
     def __enter__(self) -> Self:
-        """Give the reader."""
+        """Return the reader."""
         return self
 
     def __exit__(
@@ -56,31 +58,40 @@ class Pictures:
         self._pool.shutdown(cancel_futures=True)
 
     def path(self, record: Record) -> Path | None:
-        """Give where the file of a picture is; `None` if it is in a bucket."""
+        """Return where a file is; `None` if it is in a bucket."""
         return path_inside(self._folder, record.image.file_name)
 
     def read(
         self, records: Iterable[Record], place: Callable[[Record], Path] | None = None
     ) -> Iterator[tuple[Record, bytes | Damage]]:
-        """Give the bytes of pictures, in order, or why they cannot be had.
+        """Yield the bytes of files, in order, or what is wrong with them.
 
         Args:
-            records: Of the pictures.
-            place: Tells where their files are, if those of the job are not meant.
+            records: Of the files.
+            place: Returns where a file is; `None` reads those of the job.
 
         Raises:
             StorageError: A bucket cannot be read at all.
         """
-        ahead: deque[tuple[Record, Future[bytes | Damage]]] = deque()
+        return self.process(records, lambda record: self.read_one(record, place))
+
+    def process(
+        self, records: Iterable[Record], function: Callable[[Record], T]
+    ) -> Iterator[tuple[Record, T]]:
+        """Yield records in order, each with what `function` returns, called ahead in threads."""
+        ahead: deque[tuple[Record, Future[T]]] = deque()
         for record in records:
-            ahead.append((record, self._pool.submit(self._read, record, place)))
+            ahead.append((record, self._pool.submit(function, record)))
             if len(ahead) > READ_AHEAD:
                 record_, future = ahead.popleft()
                 yield record_, future.result()
         for record_, future in ahead:
             yield record_, future.result()
 
-    def _read(self, record: Record, place: Callable[[Record], Path] | None) -> bytes | Damage:
+    def read_one(
+        self, record: Record, place: Callable[[Record], Path] | None = None
+    ) -> bytes | Damage:
+        """Return the bytes of a file, or what is wrong with it; see `read`."""
         try:
             data = place(record).read_bytes() if place else self._fetch(record)
         except FileNotFoundError:
@@ -121,7 +132,7 @@ class Pictures:
 
 
 def path_inside(folder: Path, name: str) -> Path | None:
-    """Give the path of a picture by its name; `None` for a URL, and for what is not in `folder`."""
+    """Return the path of a file by its name; `None` for a URL, and for what is not in `folder`."""
     place = PurePosixPath(name)
     if "://" in name or "\0" in name or "\\" in name or place.is_absolute() or ".." in place.parts:
         return None

@@ -16,8 +16,7 @@ from stable_async.jobs.recovery import LEDGER_NAME
 from stable_async.report import write_report
 from stable_async.report.timeline import PAUSE, POINTS, runs
 from tests import needs
-
-from .job_folder import JobFolder, png
+from tests.job_folder import JobFolder, png
 
 if TYPE_CHECKING:
     from pathlib import Path

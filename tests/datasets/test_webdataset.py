@@ -11,8 +11,7 @@ import pytest
 
 from stable_async.datasets import export_job
 from tests import needs
-
-from .job_folder import JobFolder, png
+from tests.job_folder import JobFolder, png
 
 with warnings.catch_warnings():
     # Of the libraries that it imports.

@@ -1,0 +1,44 @@
+"""The kinds of media that a data set may have, as `datasets` and readers name them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["AUDIO", "IMAGE", "MODEL", "MediaKind", "kind_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class MediaKind:
+    """A kind of media.
+
+    Attributes:
+        column: Column of the media.
+        folder: Folder of its files.
+        one: What one is called.
+        many: What several are called.
+        feature: Its class in `datasets`; `None` where there is none.
+        task: What the Hub calls the task of making it.
+    """
+
+    column: str
+    folder: str
+    one: str
+    many: str
+    feature: str | None
+    task: str
+
+    def count(self, number: int) -> str:
+        """Return a number of them, such as `1 image`."""
+        return f"{number:,} {self.one if number == 1 else self.many}"
+
+
+IMAGE = MediaKind("image", "images", "image", "images", "Image", "text-to-image")
+AUDIO = MediaKind("audio", "audio", "audio file", "audio files", "Audio", "text-to-audio")
+MODEL = MediaKind("model", "models", "model", "models", None, "image-to-3d")
+
+
+def kind_of(content_type: str) -> MediaKind:
+    """Return the kind of a media type."""
+    if content_type.startswith("audio/"):
+        return AUDIO
+    return MODEL if content_type.startswith("model/") else IMAGE

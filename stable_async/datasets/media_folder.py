@@ -1,0 +1,143 @@
+"""Media as files, and a `metadata.jsonl` that describes them: `imagefolder`, `audiofolder`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from itertools import chain, islice
+from typing import TYPE_CHECKING
+
+from stable_async.datasets.formats import Part, numbers_in
+from stable_async.datasets.media_files import Damage
+from stable_async.files import TEMPORARY_SUFFIX, write_atomically
+from stable_async.jobs.row import to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from stable_async.datasets.kinds import MediaKind
+    from stable_async.datasets.media_files import MediaFiles
+    from stable_async.datasets.records import Column, Record
+
+__all__ = ["MediaFolder"]
+
+METADATA = "metadata.jsonl"
+LINES_AT_A_TIME = 100
+
+LOADING = """from datasets import load_dataset
+
+dataset = load_dataset("path/to/this/folder", split="{split}")"""
+LOADING_FILES = """import json
+from pathlib import Path
+
+folder = Path("path/to/this/folder")
+with (folder / "{prefix}metadata.jsonl").open() as lines:
+    rows = [json.loads(line) for line in lines]  # row["file_name"] is relative to that file"""
+
+
+class MediaFolder:
+    """Folders of 1,000 files each; hard links where the file system has them, else copies."""
+
+    guesses_times = True
+    records_per_shard = 1_000
+
+    def __init__(self, part: Part, kind: MediaKind, files: MediaFiles) -> None:
+        """Write `files` of one kind."""
+        self._part = part
+        self._kind = kind
+        self._files = files
+        self.config_has_features = kind.feature is not None
+
+    @property
+    def data_files(self) -> Sequence[str]:
+        # Without a feature, `datasets` has no reader for the files: the table alone.
+        media = [f"{self._part.prefix}{self._kind.folder}/**"] if self._kind.feature else []
+        return [f"{self._part.prefix}{METADATA}", *media]
+
+    def report_path(self, number: int) -> Path:
+        return self._part.report_path(number)
+
+    def numbers(self) -> set[int]:
+        return numbers_in(self._part.folder / self._kind.folder, "", "") | self._part.reported()
+
+    def is_whole(self, number: int, records: Sequence[Record], size: int) -> bool:
+        # Read as well: damage to a file of the job is damage to its hard link here.
+        there = self._files.read(records, lambda record: self._path(number, record))
+        return not any(isinstance(data, Damage) for _, data in there)
+
+    def write(self, number: int, media: Iterator[tuple[Record, bytes]]) -> int:
+        size = 0
+        folder = self._folder(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = set()
+        for record, data in media:
+            path = self._path(number, record)
+            source = self._files.path(record)
+            if source is None or not _link(source, path):
+                write_atomically(path, [data])
+            kept.add(path.name)
+            size += len(data)
+        for other in {entry.name for entry in folder.iterdir()} - kept:
+            (folder / other).unlink()
+        return size
+
+    def remove(self, number: int) -> None:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._folder(number))
+
+    def finish(self, examples: Iterator[Record], records: Iterator[Record]) -> None:
+        """Write the metadata of every file that is there.
+
+        `datasets` guesses the types of columns from the first 10 MB and fails over a column that
+        had no value there, so a record with a value of it comes first.
+        """
+        head = {record.number: record for record in examples}
+        rest = (record for record in records if record.number not in head)
+        lines = self._lines(chain(head.values(), rest))
+        self._part.folder.mkdir(exist_ok=True)
+        write_atomically(
+            self._part.folder / METADATA,
+            (
+                "".join(some).encode()
+                for some in iter(lambda: [*islice(lines, LINES_AT_A_TIME)], [])
+            ),
+        )
+
+    def loading(self, shards: int) -> str:
+        text = LOADING if self._kind.feature else LOADING_FILES
+        return text.format(split=self._part.split, prefix=self._part.prefix)
+
+    def features(self, columns: Sequence[Column], suffixes: Sequence[str]) -> list[object]:
+        first = (
+            {"name": self._kind.column, "dtype": self._kind.column}
+            if self._kind.feature
+            else {"name": "file_name", "dtype": "string"}
+        )
+        return [first, *({"name": column.name, "dtype": column.type} for column in columns)]
+
+    def _lines(self, records: Iterable[Record]) -> Iterator[str]:
+        for record in records:
+            path = self._path(record.index // self.records_per_shard, record)
+            if path.exists():
+                name = path.relative_to(self._part.folder).as_posix()
+                yield to_json({"file_name": name, **record.values}) + "\n"
+
+    def _folder(self, number: int) -> Path:
+        return self._part.folder / self._kind.folder / f"{number:05d}"
+
+    def _path(self, number: int, record: Record) -> Path:
+        return self._folder(number) / record.name
+
+
+def _link(source: Path, path: Path) -> bool:
+    """Give a file another name, and return whether that could be done."""
+    temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+    try:
+        os.link(source, temporary)
+    except OSError:
+        return False
+    temporary.replace(path)
+    temporary.unlink(missing_ok=True)  # it is still there if both are the same file already
+    return True

@@ -1,0 +1,68 @@
+"""What of a job goes into a data set, and into which split. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from stable_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Splits"]
+
+# What `datasets` takes for the name of a split.
+NAME = re.compile(r"[A-Za-z]\w*")
+# Shares are written with few decimals.
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Parts of a data set, each with its share.
+
+    An id decides, so that a record stays where it is when others come. Variants of one row, which
+    have ids such as `fox[seed=1]`, stay together.
+
+    Attributes:
+        shares: By name, in order; they sum to 1. Empty: one part, called `train`.
+    """
+
+    shares: tuple[tuple[str, float], ...] = ()
+
+    @classmethod
+    def of(cls, shares: Mapping[str, float]) -> Splits:
+        """Return the splits with these shares.
+
+        Raises:
+            ConfigurationError: A name or a share makes no sense, or they do not sum to 1.
+        """
+        for name, share in shares.items():
+            if not NAME.fullmatch(name):
+                raise ConfigurationError(
+                    f"split {name!r}; allowed: letters, digits and underscores, such as train"
+                )
+            if not 0 < share <= 1:
+                raise ConfigurationError(f"split {name}={share:g}; allowed: a share of 0 to 1")
+        total = sum(shares.values())
+        if shares and abs(total - 1) > TOLERANCE:
+            raise ConfigurationError(f"the shares of the splits sum to {total:g}; allowed: 1")
+        return cls(tuple(shares.items()))
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names; `train` alone where there are no splits."""
+        return [name for name, _ in self.shares] or ["train"]
+
+    def of_id(self, identity: str) -> str:
+        """Return the split that a record belongs to."""
+        row, _, _ = identity.partition("[")
+        place = int.from_bytes(blake2b(row.encode(), digest_size=8).digest()) / 2**64
+        for name, share in self.shares:
+            if place < share:
+                return name
+            place -= share
+        return self.names[-1]
