@@ -1,0 +1,231 @@
+"""The facts of a row, as one JSON object beside its image: what was claimed, paid and made. Pure.
+
+Where images are in a bucket, the bucket outlives the folder of the job. `NAME.json` beside
+`NAME.png` is written as a claim before the request leaves, and completed before the image is
+written. A claim without an image is in doubt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter, ValidationError
+
+from stable_async.jobs.errors import StorageError
+from stable_async.jobs.row import ChargeState, ImageFacts, Result, Row, State, to_json
+from stable_async.media import CONTENT_FILTERED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["FACTS_SUFFIX", "Charge", "RowFacts", "read_facts"]
+
+SCHEMA = 1
+FACTS_SUFFIX = ".json"
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one attempt cost, or may have cost.
+
+    Attributes:
+        attempt: Number of the attempt, from 1.
+        price: Credits; `None` where no source states them.
+        state: `reserved` from the claim to the answer.
+        generation_id: Of the asynchronous operation that it paid for.
+        claim: Token of who claimed it: tells an own write that was repeated from another's.
+    """
+
+    attempt: int
+    price: float | None
+    state: ChargeState
+    generation_id: str | None = None
+    claim: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RowFacts:
+    """All that is known of a row; `standing` says what that means.
+
+    Attributes:
+        id: Of the row.
+        service: Name of the service.
+        fields: Fields of the API, without the seed.
+        metadata: What the row said besides.
+        seed: Given or derived; `None` where the service takes none.
+        price: Credits; `None` where no source states them.
+        position: Place in the job, from 1; 0 outside of a job.
+        number: Row of the prompt file.
+        content: Digest of service and fields, hexadecimal.
+        remake: How often the image was asked for anew.
+        state: Of the row when this was written.
+        charges: One for each attempt, in order.
+        image: Facts of the image, complete before the image is written.
+        reason: Why there is no image, in a word or two.
+        error: The same in full.
+    """
+
+    id: str
+    service: str
+    fields: dict[str, object]
+    metadata: dict[str, object] = field(default_factory=dict)
+    seed: int | None = None
+    price: float | None = None
+    position: int = 0
+    number: int = 0
+    content: str = ""
+    remake: int = 0
+    state: State = "in flight"
+    charges: tuple[Charge, ...] = ()
+    image: ImageFacts | None = None
+    reason: str | None = None
+    error: str | None = None
+
+    @classmethod
+    def claim(cls, row: Row, token: str, before: RowFacts | None = None) -> RowFacts:
+        """Return the claim of a row whose request is about to leave.
+
+        Args:
+            row: With its seed and price.
+            token: Of who claims it.
+            before: What an earlier attempt left; a charge that it left open is in doubt from now.
+        """
+        charges = () if before is None else _closed(before.charges)
+        attempt = max(row.attempts, len(charges)) + 1
+        return cls(
+            id=row.id,
+            service=row.service,
+            fields=row.fields,
+            metadata=row.metadata,
+            seed=row.seed,
+            price=row.price,
+            position=row.position,
+            number=row.number,
+            content=row.content.hex(),
+            remake=row.remake,
+            charges=(*charges, Charge(attempt, row.price, "reserved", None, token)),
+        )
+
+    def accepted(self, generation_id: str) -> RowFacts:
+        """Return the facts once an asynchronous operation was accepted, and so paid."""
+        return replace(self, charges=self._last("spent", generation_id))
+
+    def made(self, image: ImageFacts) -> RowFacts:
+        """Return the facts once the image has come."""
+        filtered = image.finish_reason == CONTENT_FILTERED
+        return replace(
+            self,
+            state="filtered" if filtered else "done",
+            charges=self._last("spent"),
+            image=image,
+            reason=None,
+            error=None,
+        )
+
+    def settled(self, result: Result) -> RowFacts:
+        """Return the facts once an attempt has ended without an image."""
+        return replace(
+            self,
+            state=result.state,
+            charges=self._last(result.charge),
+            reason=result.reason,
+            error=result.error,
+        )
+
+    def standing(self, *, has_image: bool) -> RowFacts:
+        """Return the facts as they stand when nobody works on the row.
+
+        Args:
+            has_image: Whether the image is there.
+
+        Returns:
+            With a state that is not `in flight` and no charge `reserved`: `done` or `filtered`
+            with an image; `waiting` where a generation can be fetched, or nothing was billed;
+            `in doubt` for a claim without an image; `again` or `failed` after a refusal.
+        """
+        if has_image and self.image is not None:
+            return self.made(self.image)
+        if self.image is not None:
+            reason = "image lost"
+            text = "its image came and was not stored before the run ended"
+            return replace(self, state="in doubt", image=None, reason=reason, error=text)
+        if self.generation_id is not None and self.state in {"in flight", "waiting", "again"}:
+            return replace(self, state="waiting")
+        charges = _closed(self.charges)
+        if any(charge.state == "in doubt" for charge in charges) and self.state != "failed":
+            reason = self.reason or "in flight at the end"
+            text = self.error or "the run ended while the request was on its way"
+            return replace(self, state="in doubt", charges=charges, reason=reason, error=text)
+        return replace(self, charges=charges)
+
+    @property
+    def generation_id(self) -> str | None:
+        """Id of the asynchronous operation that the last attempt paid for."""
+        return self.charges[-1].generation_id if self.charges else None
+
+    @property
+    def token(self) -> str:
+        """Token of who claimed the last attempt."""
+        return self.charges[-1].claim if self.charges else ""
+
+    def to_json(self) -> bytes:
+        """Return the object as it is stored."""
+        return to_json({"schema": SCHEMA, **asdict(self)}).encode() + b"\n"
+
+    def _last(self, state: ChargeState, generation_id: str | None = None) -> tuple[Charge, ...]:
+        """Return the charges with another state of the last one, where it is still open."""
+        if not self.charges or self.charges[-1].state not in {"reserved", "in doubt"}:
+            return self.charges
+        last = self.charges[-1]
+        known = generation_id or last.generation_id
+        return (*self.charges[:-1], replace(last, state=state, generation_id=known))
+
+
+def _closed(charges: Sequence[Charge]) -> tuple[Charge, ...]:
+    """Return charges of which none is reserved: one that was has no answer, and is in doubt."""
+    return tuple(
+        replace(charge, state="in doubt") if charge.state == "reserved" else charge
+        for charge in charges
+    )
+
+
+def read_facts(data: bytes, name: str) -> RowFacts:
+    """Return the facts that `RowFacts.to_json` wrote.
+
+    Args:
+        data: The object.
+        name: Its URL, for messages.
+
+    Raises:
+        StorageError: They were written by a newer version, or are no facts.
+    """
+    try:
+        schema = _schema().validate_json(data).get("schema")
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise StorageError(
+                f"{name} was written by a newer stable-async (facts version {schema}, this one "
+                f"knows {SCHEMA}): upgrade stable_async"
+            )
+        return _adapter().validate_json(data)
+    except ValidationError as error:
+        raise StorageError(f"{name} is not readable: {_first(error.errors())}") from None
+
+
+def _first(errors: Sequence[object]) -> str:
+    match errors[0]:
+        case {"loc": tuple(place), "msg": str(text)}:
+            return ": ".join([*(str(part) for part in place), text])
+        case _:
+            return "no JSON object of facts"
+
+
+@cache
+def _adapter() -> TypeAdapter[RowFacts]:
+    return TypeAdapter(RowFacts)
+
+
+@cache
+def _schema() -> TypeAdapter[dict[str, object]]:
+    return TypeAdapter(dict[str, object])

@@ -1,0 +1,342 @@
+"""Objects in a store behind a URL, created only where there is none of their name.
+
+Over obstore: Amazon S3 and what speaks its language, Google Cloud Storage, Azure, `file:///`.
+Credentials and addresses come from the environment, by the names that each vendor's own tools use
+(`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, ...).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from stable_async.extras import install_command
+from stable_async.files import in_thread
+from stable_async.jobs.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from obstore import ObjectMeta, PutMode, PutResult
+    from obstore.store import ObjectStore
+
+__all__ = ["Objects", "Version"]
+
+PROBE = ".stable-async-probe-"
+LONGEST_MESSAGE = 300
+READERS = 32
+JSON = "application/json"
+
+Version = dict[str, str]
+"""What a conditional write compares: `e_tag`, `version`. Empty where the store has none."""
+
+
+class Objects:
+    """The objects below a URL such as `s3://bucket/prefix`.
+
+    Paths are relative to the URL. Methods with `_now` block; the others are for an event loop.
+
+    Attributes:
+        url: Without a slash at its end.
+        conditional: Whether the store itself refuses to create what is there. Else each creation
+            looks first, which another process can come between.
+    """
+
+    def __init__(self, url: str, *, prove: bool = True) -> None:
+        """Connect.
+
+        Args:
+            url: Of the store; a folder of a `file:///` URL is made if it is not there.
+            prove: Write, create again and remove a small object.
+
+        Raises:
+            StorageError: obstore is not installed, the URL is none, or nothing can be written.
+        """
+        try:
+            import obstore
+            from obstore.store import from_url
+        except ImportError:
+            raise StorageError(f"{url} needs obstore: {install_command('storage')}") from None
+        self.url = url.rstrip("/")
+        self.conditional = True
+        self._obstore = obstore
+        self._root = _folder_of(self.url)
+        self._replaces_conditionally = self._root is None
+        try:
+            if self._root is not None and prove:
+                self._root.mkdir(parents=True, exist_ok=True)
+            with _translated():
+                self._store: ObjectStore = from_url(self.url)
+            if prove:
+                self._prove()
+        except (OSError, ValueError) as error:
+            what = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+            raise StorageError(f"{url}: {what}") from error
+
+    def _prove(self) -> None:
+        probe = PROBE + secrets.token_hex(8)
+        try:
+            try:
+                self._put_now(probe, b"", JSON, "create")
+            except _NotSupportedError:
+                self.conditional = False
+                self._put_now(probe, b"", JSON, "overwrite")
+            if self.conditional:
+                with suppress(FileExistsError):
+                    self._put_now(probe, b"1", JSON, "create")
+                    self.conditional = False
+        finally:
+            with suppress(FileNotFoundError), _translated():
+                self._obstore.delete(self._store, probe)
+
+    def name(self, path: str) -> str:
+        """Return the URL of an object."""
+        return f"{self.url}/{path}"
+
+    def path(self, name: str) -> str | None:
+        """Return the path of an object by its URL; `None` if it is not below this one."""
+        path = name.removeprefix(f"{self.url}/")
+        if path == name or {"", ".", ".."} & set(path.split("/")):
+            return None
+        return path
+
+    # For an event loop.
+
+    async def create(self, path: str, data: bytes, content_type: str = JSON) -> Version:
+        """Store an object where there is none; the same object twice is no error.
+
+        A store may have taken an object and its answer got lost: the second try is then refused.
+
+        Raises:
+            FileExistsError: There is another one.
+            OSError: It could not be stored.
+        """
+        if not self.conditional and await self._has(path):
+            return await self._same(path, data)
+        try:
+            return await self._put(path, data, content_type, self._creation)
+        except FileExistsError:
+            return await self._same(path, data)
+
+    async def replace(self, path: str, data: bytes, version: Version) -> Version:
+        """Store a JSON object in the place of one that was read or written before.
+
+        Raises:
+            FileExistsError: Another process has changed it meanwhile.
+            OSError: It could not be stored.
+        """
+        mode: Any = "overwrite"
+        if version and self.conditional and self._replaces_conditionally:
+            mode = version
+        try:
+            return await self._put(path, data, JSON, mode)
+        except _NotSupportedError:
+            self._replaces_conditionally = False
+            return await self._put(path, data, JSON, "overwrite")
+        except FileExistsError:
+            return await self._same(path, data)
+
+    async def read(self, path: str) -> tuple[bytes, Version]:
+        """Return an object and its version.
+
+        Raises:
+            FileNotFoundError: There is none.
+            OSError: It could not be read.
+        """
+        with _translated():
+            found = await self._obstore.get_async(self._store, path)
+            return bytes(await found.bytes_async()), _version(found.meta)
+
+    async def size(self, path: str) -> int | None:
+        """Return the length of an object; `None` if there is none."""
+        try:
+            with _translated():
+                return (await self._obstore.head_async(self._store, path))["size"]
+        except FileNotFoundError:
+            return None
+
+    async def _has(self, path: str) -> bool:
+        return await self.size(path) is not None
+
+    async def _same(self, path: str, data: bytes) -> Version:
+        there, version = await self.read(path)
+        if there != data:
+            raise FileExistsError(errno.EEXIST, f"{self.name(path)} is there already")
+        return version
+
+    async def _put(self, path: str, data: bytes, content_type: str, mode: PutMode) -> Version:
+        options = self._options(content_type, mode)
+        with _translated():
+            result = await self._obstore.put_async(self._store, path, data, **options)
+        if self._root is not None:
+            await in_thread(self._sync, path)
+        return _version(result)
+
+    # Blocking.
+
+    def create_now(self, path: str, data: bytes, content_type: str = JSON) -> None:
+        """Do as `create`."""
+        if not self.conditional and self.size_now(path) is not None:
+            self._check_same(path, data)
+            return
+        try:
+            self._put_now(path, data, content_type, self._creation)
+        except FileExistsError:
+            self._check_same(path, data)
+
+    def write_now(self, path: str, data: bytes) -> None:
+        """Store a JSON object whatever is there."""
+        self._put_now(path, data, JSON, "overwrite")
+
+    def read_now(self, path: str) -> bytes | None:
+        """Return an object; `None` if there is none."""
+        try:
+            with _translated():
+                return bytes(self._obstore.get(self._store, path).bytes())
+        except FileNotFoundError:
+            return None
+
+    def read_many(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+        """Return many objects, in order, several of them being read at a time."""
+        with ThreadPoolExecutor(READERS, thread_name_prefix="bucket") as pool:
+            paths = list(paths)
+            yield from zip(paths, pool.map(self.read_now, paths), strict=True)
+
+    def size_now(self, path: str) -> int | None:
+        """Do as `size`."""
+        try:
+            with _translated():
+                return self._obstore.head(self._store, path)["size"]
+        except FileNotFoundError:
+            return None
+
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """Return path and length of every object."""
+        with _translated():
+            for some in self._obstore.list(self._store):
+                yield from ((entry["path"], entry["size"]) for entry in some)
+
+    def move(self, old: str, new: str) -> str:
+        """Move an object, if it is there, to a name that is free, and return that.
+
+        Raises:
+            OSError: It could not be moved.
+        """
+        data = self.read_now(old)
+        if data is None:
+            return new
+        stem, dot, suffix = new.rpartition(".")
+        number = 1
+        while True:
+            name = new if number == 1 else f"{stem}~{number}{dot}{suffix}"
+            try:
+                self.create_now(name, data, _type_of(name))
+                break
+            except FileExistsError:
+                number += 1
+        self.delete(old)
+        return name
+
+    def delete(self, path: str) -> None:
+        """Remove an object, if it is there."""
+        with suppress(FileNotFoundError), _translated():
+            self._obstore.delete(self._store, path)
+
+    def _check_same(self, path: str, data: bytes) -> None:
+        if self.read_now(path) != data:
+            raise FileExistsError(errno.EEXIST, f"{self.name(path)} is there already")
+
+    def _put_now(self, path: str, data: bytes, content_type: str, mode: PutMode) -> PutResult:
+        with _translated():
+            options = self._options(content_type, mode)
+            result = self._obstore.put(self._store, path, data, **options)
+        if self._root is not None:
+            self._sync(path)
+        return result
+
+    @property
+    def _creation(self) -> PutMode:
+        return "create" if self.conditional else "overwrite"
+
+    def _options(self, content_type: str, mode: PutMode) -> dict[str, Any]:
+        if self._root is not None:
+            return {"mode": mode}
+        # In one part: a condition holds for a single request.
+        return {
+            "mode": mode,
+            "attributes": {"Content-Type": content_type},
+            "use_multipart": False,
+        }
+
+    def _sync(self, path: str) -> None:
+        """Have a file, and its name, on the disk."""
+        if self._root is None:
+            return
+        file = self._root / path
+        for place in (file, *file.relative_to(self._root).parents):
+            descriptor = os.open(self._root / place, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+class _NotSupportedError(OSError):
+    pass
+
+
+def _folder_of(url: str) -> Path | None:
+    parts = urlsplit(url)
+    if parts.scheme != "file":
+        return None
+    if parts.netloc or not parts.path.startswith("/"):
+        raise StorageError(f"{url}: allowed: file:///folder, an absolute path")
+    return Path(unquote(parts.path))
+
+
+def _version(facts: ObjectMeta | PutResult) -> Version:
+    found = {"e_tag": facts.get("e_tag"), "version": facts.get("version")}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _type_of(name: str) -> str:
+    endings = {"json": JSON, "jpg": "image/jpeg", "webp": "image/webp"}
+    return endings.get(name.rpartition(".")[2], "image/png")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn errors of obstore, which has a class of its own for each, into `OSError`."""
+    from obstore.exceptions import (
+        AlreadyExistsError,
+        BaseError,
+        NotFoundError,
+        NotSupportedError,
+        PreconditionError,
+    )
+
+    try:
+        yield
+    except (NotFoundError, FileNotFoundError) as error:
+        raise FileNotFoundError(errno.ENOENT, _short(error)) from error
+    except (AlreadyExistsError, PreconditionError) as error:
+        raise FileExistsError(errno.EEXIST, _short(error)) from error
+    except (NotSupportedError, NotImplementedError) as error:
+        raise _NotSupportedError(errno.ENOTSUP, _short(error)) from error
+    except BaseError as error:
+        text = str(error)
+        if "501 Not Implemented" in text or "NotImplemented</Code>" in text:
+            raise _NotSupportedError(errno.ENOTSUP, _short(error)) from error
+        raise OSError(errno.EIO, _short(error)) from error
+
+
+def _short(error: Exception) -> str:
+    """Leave out the page of XML, and what is for those who debug obstore."""
+    return re.split(r"\n|<\?xml", str(error).strip())[0].rstrip(": ")[:LONGEST_MESSAGE]
