@@ -28,6 +28,7 @@ __all__ = [
     "choice",
     "flag",
     "or_none",
+    "printable",
     "seconds",
     "unknown_word",
 ]
@@ -87,6 +88,22 @@ def flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
     raise UnfitError("True or False")
+
+
+def printable(longest: int) -> Callable[[object], str]:
+    """Return the rule for text that an HTTP header can carry, up to `longest` characters."""
+
+    def rule(value: object) -> str:
+        if (
+            isinstance(value, str)
+            and len(value) <= longest
+            and value.isascii()
+            and value.isprintable()
+        ):
+            return value
+        raise UnfitError(f"printable ASCII, up to {longest} characters")
+
+    return rule
 
 
 def or_none(rule: Callable[[object], T]) -> Callable[[object], T | None]:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, Unpack, cast
 from stable_async._version import __version__
 from stable_async.api.base import MediaRequest, Request, ResultRequest
 from stable_async.arguments import (
+    UnfitError,
     at_least,
     checked_keywords,
     checked_setting,
     choice,
     flag,
     or_none,
+    printable,
 )
 from stable_async.concurrency import map_as_completed
 from stable_async.config import (
@@ -30,7 +32,6 @@ from stable_async.config import (
     resolve_poll_interval,
 )
 from stable_async.errors import (
-    ConfigurationError,
     ContentFilteredError,
     FieldProblem,
     InvalidRequestError,
@@ -182,9 +183,9 @@ class StabilityClient(Groups):
             ConfigurationError: There is no key, or a setting makes no sense.
         """
         identification = {
-            "stability-client-id": client_id,
-            "stability-client-user-id": client_user_id,
-            "stability-client-version": client_version,
+            "stability-client-id": _identification("client_id", client_id),
+            "stability-client-user-id": _identification("client_user_id", client_user_id),
+            "stability-client-version": _identification("client_version", client_version),
         }
         self._max_in_flight = checked_setting("max_in_flight", max_in_flight, at_least(1))
         self._options = Options(
@@ -196,7 +197,8 @@ class StabilityClient(Groups):
         key, url = resolve_api_key(api_key), resolve_base_url(base_url)
         self._limiter: QuotaLimiter | None = None
         if quota is not None:
-            self._limiter = QuotaLimiter(quota_of(quota, key, url), max_waiting=max_waiting)
+            kept = quota_of(checked_setting("quota", quota, _quota), key, url)
+            self._limiter = QuotaLimiter(kept, max_waiting=max_waiting)
         self._session = Session(
             api_key=key,
             base_url=url,
@@ -206,12 +208,12 @@ class StabilityClient(Groups):
             polling=Polling(resolve_poll_interval(poll_interval, POLL_INTERVAL)),
             headers={
                 "User-Agent": f"stable_async/{__version__}",
-                **{name: _header(name, text) for name, text in identification.items() if text},
+                **{name: text for name, text in identification.items() if text},
             },
             accept=checked_setting(
                 "accept", accept, or_none(choice("image/*", "application/json"))
             ),
-            organization=_header("Organization", organization) if organization else None,
+            organization=_identification("organization", organization),
             priority=cast(
                 "Priority",
                 checked_setting("priority", priority, choice("interactive", "bulk")),
@@ -447,12 +449,15 @@ def _is_filtered(result: object) -> bool:
     return isinstance(result, Media) and result.filtered
 
 
+_PRINTABLE = printable(MAX_IDENTIFICATION_LENGTH)
+
+
 def _hashed(tenant: str) -> str:
     return sha256(tenant.encode()).hexdigest()
 
 
 def _plain(tenant: str) -> str:
-    return _header("tenant", tenant)
+    return checked_setting("tenant", tenant, _PRINTABLE)
 
 
 _ACCEPT = ("image/*", "application/json")
@@ -463,10 +468,11 @@ _USER_IDS: dict[str, Callable[[str], str] | None] = {
 }
 
 
-def _header(name: str, text: str) -> str:
-    if len(text) > MAX_IDENTIFICATION_LENGTH or not text.isprintable() or not text.isascii():
-        raise ConfigurationError(
-            f"{name} has {len(text)} characters; allowed: up to {MAX_IDENTIFICATION_LENGTH}, "
-            "printable ASCII"
-        )
-    return text
+def _identification(name: str, text: object) -> str | None:
+    return checked_setting(name, text, or_none(_PRINTABLE)) or None
+
+
+def _quota(value: object) -> Quota | SharedQuota:
+    if isinstance(value, Quota | SharedQuota):
+        return value
+    raise UnfitError("a Quota, a SharedQuota, or None")

@@ -215,8 +215,8 @@ def resolve_base_url(base_url: str | None) -> str:
     Raises:
         ConfigurationError: It is not an http or https URL, or has a query, fragment or password.
     """
-    if base_url is not None:
-        base_url = str(base_url)  # a `yarl.URL`, a `pydantic.HttpUrl`
+    if not isinstance(base_url, str | None):
+        raise ConfigurationError(f"base_url is a {type(base_url).__name__}; allowed: text, or None")
     url = base_url if base_url is not None else os.environ.get(BASE_URL_VARIABLE, "")
     url = url.strip() or DEFAULT_BASE_URL
     try:

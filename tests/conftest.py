@@ -33,6 +33,11 @@ def nothing_from_the_environment(
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     for name in ("API_KEY", "BASE_URL", "SHARED_QUOTA", "POLL_INTERVAL"):
         monkeypatch.delenv(f"STABILITY_{name}", raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from stable_async.api.file_input import FileInput, FilePart
 from stable_async.api.heads import FileHead
+from stable_async.arguments import unknown_word
 from stable_async.errors import FieldProblem, InvalidRequestError
 from stable_async.media import Image, Media
 
@@ -366,7 +367,8 @@ def _problem(model: type[BaseModel], detail: ErrorDetails) -> FieldProblem:
     if detail["type"] == RULE:
         return FieldProblem(name, detail["ctx"]["given"], detail["ctx"]["allowed"])
     if detail["type"] == "extra_forbidden":
-        return FieldProblem(name, "no such field", ", ".join(model.model_fields))
+        fields = model.model_fields
+        return FieldProblem(name, unknown_word(name, fields), ", ".join(fields))
     field = model.model_fields.get(top)
     if detail["type"] == "missing":
         return FieldProblem(name, "not given", "required")

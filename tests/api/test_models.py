@@ -120,7 +120,7 @@ def problems(model: type[Any], /, **values: object) -> list[FieldProblem]:
             {"prompt": "x", "steps": 7},
             (
                 "steps",
-                "no such field",
+                "no such argument",
                 "prompt, aspect_ratio, negative_prompt, seed, style_preset, output_format",
             ),
         ),

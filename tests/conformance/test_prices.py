@@ -68,5 +68,5 @@ def test_identification_has_the_lengths_of_the_facts() -> None:
     assert set(limits) == set(HEADERS)
     for header, length in limits.items():
         StabilityClient("sk-key", **{HEADERS[header]: "x" * length})
-        with pytest.raises(ConfigurationError, match=header):
+        with pytest.raises(ConfigurationError, match=HEADERS[header]):
             StabilityClient("sk-key", **{HEADERS[header]: "x" * (length + 1)})

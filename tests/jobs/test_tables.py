@@ -512,7 +512,7 @@ def test_names_that_options_say_must_be_there_and_be_said_once(tmp_path: Path) -
     path = tmp_path / "p.csv"
     path.write_text("prompt,note\na,b\n")
 
-    def told(**rules: Any) -> str:  # noqa: ANN401 - of many kinds
+    def told(**rules: Any) -> str:
         with pytest.raises(PromptFileError) as caught:
             list(PromptFile(str(path), rules=ColumnRules(**rules)).rows())
         return str(caught.value)
