@@ -307,7 +307,7 @@ async def test_the_timeout_of_a_call_is_the_total_of_one_attempt(
             await connection.send(answer(PICTURE)[:-10])
         await stopped.wait()
 
-    limit = Timeouts(total=0.05) if as_timeouts else 0.05
+    limit = Timeouts(total=0.25) if as_timeouts else 0.25
     async with raw_server(stalls) as url, client(url) as one:
         with pytest.raises(APITimeoutError, match="time limit") as caught:
             await one.generate.core("x", timeout=limit)
@@ -318,9 +318,9 @@ async def test_the_timeout_of_a_call_is_the_total_of_one_attempt(
 
 
 async def test_the_timeout_does_not_include_the_wait_for_the_quota() -> None:
-    quota = Quota(requests=1, window=0.3, jitter=0, adaptive=False, scope="client")
-    async with raw_server(Server()) as url, client(url, quota=quota, timeout=0.25) as one:
-        for _ in range(3):  # two of them wait for longer than that
+    quota = Quota(requests=1, window=1.2, jitter=0, adaptive=False, scope="client")
+    async with raw_server(Server()) as url, client(url, quota=quota, timeout=1) as one:
+        for _ in range(2):  # the second one waits for longer than that
             await one.generate.core("x")
 
 
