@@ -116,9 +116,14 @@ async def _run(job: Job, connection: Connection) -> Summary:
 
 @contextmanager
 def _interruptible(job: Job, running: asyncio.Future[Summary]) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM end the job well, and the second one at once."""
+    """Let the first SIGINT, SIGTERM or SIGHUP end the job well, and the second one at once.
+
+    A SIGHUP that was ignored at the start, as under `nohup`, stays ignored.
+    """
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
 
     def on_signal() -> None:
         if job.interrupted:

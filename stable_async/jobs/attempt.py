@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from stable_async.media import Image
 
 __all__ = ["Attempt", "RunContext"]
+
+logger = logging.getLogger("stable_async")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ class Attempt:
             self._settle_price(charge)
 
     async def _result(self) -> Result:
-        gate = self._context.gate
+        gate, row = self._context.gate, self._row
         try:
             with gate.passage(self):
                 async with self._scope:
@@ -120,8 +123,21 @@ class Attempt:
             if meaning(error) == "stop":
                 gate.stop(JobError(str(error)))
             return result_of(error, accepted=self._accepted)
+        except Exception as error:
+            # No error of ours, so from a callback or a bug: what was paid for is not to be lost.
+            logger.exception("row %d (%s)", row.number, row.id)
+            gate.stop(JobError(f"row {row.number} ({row.id}): {type(error).__name__}: {error}"))
+            return self._unexpected(error)
         finally:
             self._landed()
+
+    def _unexpected(self, error: Exception) -> Result:
+        text, reason = f"{type(error).__name__}: {error}", "unexpected error"
+        if self._accepted:
+            return Result("again", "spent", reason=reason, error=text)
+        if self._claimed:
+            return Result("in doubt", "in doubt", reason=reason, error=text)
+        return Result("waiting", "returned")
 
     def _unsent(self) -> Result:
         return Result("waiting", "spent" if self._accepted else "returned")

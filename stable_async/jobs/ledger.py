@@ -35,6 +35,7 @@ APPLICATION_ID = 0x53_41_4A_4C  # "SAJL", told by `file job.sqlite`
 VERSION = 1
 # Kibibytes of pages in memory, whatever the size of the job.
 CACHE = 8 * 1024
+INT64_LIMIT = 2**63
 # The reason why a row failed that is no image to be made.
 BAD_ROW = "bad row"
 
@@ -54,6 +55,7 @@ CREATE TABLE rows (
     listed INTEGER NOT NULL DEFAULT 1,  -- whether the prompt file has it now
     state TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN
         ('waiting', 'in flight', 'in doubt', 'done', 'filtered', 'again', 'failed')),
+    copy INTEGER NOT NULL DEFAULT 1,    -- which of the rows with this content it is
     attempts INTEGER NOT NULL DEFAULT 0,
     remake INTEGER NOT NULL DEFAULT 0,  -- how often the image was asked for anew
     generation_id TEXT,                 -- of an asynchronous operation that was accepted
@@ -109,7 +111,8 @@ PLAN_TABLES = (
 )
 
 ROW_COLUMNS = (
-    "position, id, row, service, parameters, metadata, seed, price, attempts, remake, generation_id"
+    "position, id, row, service, parameters, metadata, seed, price, copy, attempts, remake, "
+    "generation_id"
 )
 IMAGE_COLUMNS = (
     "position, file_name, content_type, bytes, sha256, width, height, seed, finish_reason, "
@@ -376,8 +379,8 @@ class Ledger:
         )
         self._db.executemany(
             "INSERT INTO rows (position, id, content, row, service, parameters, metadata, seed, "
-            "price, remake) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(row.position, row.id, *_values(row), row.seed, row.price, row.remake)
+            "price, copy, remake) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(row.position, row.id, *_values(row), row.seed, row.price, row.copy, row.remake)
              for row in plan.add],
         )  # fmt: skip
         for row in plan.update:
@@ -465,6 +468,7 @@ class Ledger:
     def accept(self, row: Row, generation_id: str) -> None:
         """Note that an asynchronous operation was accepted, and so paid."""
         self._flush()
+        generation_id = str(_storable(generation_id))
         self._db.execute(
             "UPDATE rows SET generation_id = ? WHERE position = ?", (generation_id, row.position)
         )
@@ -489,7 +493,13 @@ class Ledger:
             "UPDATE rows SET reason = ?, error = ?, "  # noqa: S608
             f"state = iif(? IN ('waiting', 'again') AND {DOUBTFUL}, 'in doubt', ?) "
             "WHERE position = ?",
-            (result.reason, result.error, result.state, result.state, row.position),
+            (
+                _storable(result.reason),
+                _storable(result.error),
+                result.state,
+                result.state,
+                row.position,
+            ),
         )
 
     def _insert_images(self, images: Sequence[ImageFacts]) -> int:
@@ -739,7 +749,7 @@ def _values(row: Row) -> tuple[object, ...]:
 
 
 def _row(values: Sequence[Any]) -> Row:
-    (position, id_, number, service, parameters, metadata, seed, price, attempts, remake,
+    (position, id_, number, service, parameters, metadata, seed, price, copy, attempts, remake,
      generation_id) = values  # fmt: skip
     return Row(
         number,
@@ -751,6 +761,7 @@ def _row(values: Sequence[Any]) -> Row:
         seed,
         price,
         position,
+        copy,
         attempts,
         remake,
         generation_id,
@@ -758,7 +769,16 @@ def _row(values: Sequence[Any]) -> Row:
 
 
 def _astuple(image: ImageFacts) -> tuple[object, ...]:
-    return tuple(getattr(image, name) for name in ImageFacts.__slots__)
+    return tuple(_storable(getattr(image, name)) for name in ImageFacts.__slots__)
+
+
+def _storable(value: object) -> object:
+    """Return a value as SQLite takes it: an image that was paid for is not lost over a text."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, int) and not -INT64_LIMIT <= value < INT64_LIMIT:
+        return None
+    return value
 
 
 def _of(table: str, columns: str) -> str:

@@ -62,7 +62,7 @@ class LedgerWriter:
         Raises:
             JobError: The ledger or `metadata.jsonl` cannot be written; no other change is made
                 from then on.
-            Exception: What `change` raises; nothing is kept of it, nor of what came along with it.
+            Exception: What `change` raises; nothing is kept of it.
         """
         return cast("T", await self._thread.do(change))
 
@@ -74,6 +74,16 @@ class LedgerWriter:
         self._thread.submit(change).add_done_callback(_retrieve)
 
     def _commit(self, changes: Sequence[Callable[[Ledger], Any]]) -> list[Any]:
+        try:
+            return self._commit_together(changes)
+        except JobError:
+            raise
+        except Exception as error:  # noqa: BLE001 - handed on to whoever asked for that change
+            if len(changes) == 1:
+                return [error]
+            return [result for change in changes for result in self._commit([change])]
+
+    def _commit_together(self, changes: Sequence[Callable[[Ledger], Any]]) -> list[Any]:
         if self._failure is not None:
             raise self._failure
         try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from hashlib import blake2b
+import zlib
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from stable_async.files import write_atomically
 from stable_async.jobs.row import metadata_line
@@ -16,28 +16,42 @@ if TYPE_CHECKING:
 
     from stable_async.jobs.ledger import Ledger, StoredImageRow
 
-__all__ = ["MetadataFile", "marked"]
+__all__ = ["Mark", "MetadataFile", "find_mark"]
 
 LINES_AT_A_TIME = 100
-DIGESTED = 4096
+READ_AT_A_TIME = 1024 * 1024
+
+
+class Mark(NamedTuple):
+    """How far the file is on the disk.
+
+    Attributes:
+        size: Bytes.
+        number: Of the last image before it, in the ledger.
+        checksum: CRC-32 of these bytes.
+    """
+
+    size: int = 0
+    number: int = 0
+    checksum: int = 0
 
 
 class MetadataFile:
     """The file, kept up to date with the ledger. All calls block.
 
-    The ledger knows a mark: a size up to which the file is on the disk, the number of the last
-    image before it, and a digest of its last bytes, by which a file is known that was edited.
-    What lies behind the mark is written again after a crash.
+    The ledger knows a mark, and the times of the file when it was set. A file that was edited,
+    truncated or replaced since does not fit its mark, and is written anew. What lies behind the
+    mark is written again after a crash.
     """
 
     def __init__(self, path: Path, ledger: Ledger) -> None:
         """Bring the file up to date, and open it to append."""
         self._path = path
         self._ledger = ledger
-        self._number = 0
-        if mark := marked(path, ledger):
-            size, self._number = mark
-            os.truncate(path, size)
+        self._number = self._checksum = 0
+        if mark := find_mark(path, ledger):
+            _, self._number, self._checksum = mark
+            os.truncate(path, mark.size)
         else:
             write_atomically(path, self._missing())
         self._file = path.open("a+b", buffering=0)
@@ -48,7 +62,9 @@ class MetadataFile:
     def append(self, fresh: Sequence[StoredImageRow]) -> None:
         """Add lines for images that the ledger has."""
         if fresh:
-            self._write(_lines(fresh))
+            data = _lines(fresh)
+            self._checksum = zlib.crc32(data, self._checksum)
+            self._write(data)
             self._number = fresh[-1][0]
 
     @property
@@ -59,11 +75,11 @@ class MetadataFile:
     def mark(self) -> None:
         """Set the mark to the end of the file; inside a transaction of the ledger."""
         os.fsync(self._file.fileno())
-        size = self._file.tell()
         self._ledger.set(
-            metadata_size=size,
+            metadata_size=self._file.tell(),
             metadata_number=self._number,
-            metadata_digest=_digest_before(self._file.fileno(), size),
+            metadata_checksum=self._checksum,
+            metadata_times=_times(os.fstat(self._file.fileno())),
         )
         self._marked = self._number
 
@@ -72,10 +88,12 @@ class MetadataFile:
         self._file.close()
 
     def _missing(self) -> Iterator[bytes]:
-        """Give the lines that the file does not have yet, many at a time."""
+        """Return the lines that the file does not have yet, many at a time."""
         images = self._ledger.images(after=self._number)
         while some := list(islice(images, LINES_AT_A_TIME)):
-            yield _lines(some)
+            data = _lines(some)
+            self._checksum = zlib.crc32(data, self._checksum)
+            yield data
             self._number = some[-1][0]
 
     def _write(self, data: bytes) -> None:
@@ -84,22 +102,38 @@ class MetadataFile:
             view = view[self._file.write(view) :]
 
 
+def find_mark(path: Path, ledger: Ledger) -> Mark | None:
+    """Return the ledger's mark; `None` if it was set in no such file."""
+    size, number, checksum = (
+        ledger.get(f"metadata_{name}") for name in ("size", "number", "checksum")
+    )
+    if not (isinstance(size, int) and isinstance(number, int) and isinstance(checksum, int)):
+        return None
+    mark = Mark(size, number, checksum)
+    try:
+        status = path.stat()
+        if status.st_size < size:
+            return None
+        # Nothing has touched the file since: it need not be read.
+        if _times(status) == ledger.get("metadata_times") or _checksum(path, size) == checksum:
+            return mark
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def _times(status: os.stat_result) -> str:
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def _checksum(path: Path, size: int) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while size and (data := file.read(min(READ_AT_A_TIME, size))):
+            checksum = zlib.crc32(data, checksum)
+            size -= len(data)
+    return checksum
+
+
 def _lines(fresh: Sequence[StoredImageRow]) -> bytes:
     return "".join(metadata_line(row, image) for _, row, image in fresh).encode()
-
-
-def marked(path: Path, ledger: Ledger) -> tuple[int, int] | None:
-    """Give size and number of the ledger's mark; `None` if it was set in no such file."""
-    size, number = ledger.get("metadata_size"), ledger.get("metadata_number")
-    if not (isinstance(size, int) and isinstance(number, int) and path.exists()):
-        return None
-    with path.open("rb") as file:
-        digest = _digest_before(file.fileno(), size)
-    return (size, number) if digest == ledger.get("metadata_digest") else None
-
-
-def _digest_before(descriptor: int, size: int) -> str:
-    """Give a digest of the bytes before a place in the file, and of how many there are."""
-    length = min(size, DIGESTED)
-    data = os.pread(descriptor, length, size - length)
-    return blake2b(data, digest_size=16, salt=len(data).to_bytes(8)).hexdigest()

@@ -127,7 +127,8 @@ def number_repeats(rows: Iterable[Row], before: Mapping[bytes, int]) -> None:
     counts = dict(before)
     for row in rows:
         number = counts[row.content] = counts.get(row.content, 0) + 1
-        row.id = f"{_derived_id(row)}-{number + 1}"
+        row.copy = number + 1
+        row.id = f"{_derived_id(row)}-{row.copy}"
 
 
 def plan_rows(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stable_async.api.services import IMAGE_SERVICES
 from stable_async.jobs.errors import JobError, LedgerError
 from stable_async.jobs.ledger import Ledger
-from stable_async.jobs.metadata import marked
+from stable_async.jobs.metadata import Mark, find_mark
 from stable_async.jobs.row import FACTS, ImageFacts, Result
 from stable_async.jobs.storage.base import content_type_of, file_stem, parse_stem
 from stable_async.media import CONTENT_FILTERED
@@ -110,10 +110,10 @@ def is_outdated(ledger: Ledger, folder: Path) -> bool:
     file that the ledger set its mark in, only what stands behind it is looked at.
     """
     path = folder / METADATA_NAME
-    size, _ = marked(path, ledger) or (0, 0)
+    mark = find_mark(path, ledger) or Mark()
     return any(
         place is not None and not ledger.has_image(place[0])
-        for line in _lines(path, after=size)
+        for line in _lines(path, after=mark.size)
         for place in [parse_stem(str(line.get("file_name")))]
     )
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Literal
+
+from stable_async.api.fields import MAX_SEED
 
 __all__ = [
     "FACTS",
@@ -14,6 +17,7 @@ __all__ = [
     "Result",
     "Row",
     "State",
+    "derive_seed",
     "metadata_line",
     "metadata_of",
     "to_json",
@@ -61,6 +65,7 @@ class Row:
         seed: Given or made; `None` where the service takes none. Set by `check`.
         price: Credits; `None` where no source states them. Set by `check`.
         position: Place in the ledger, which gives the image its file name; 0: not in the ledger.
+        copy: Which of the rows with the same content and no id of its own it is, from 1.
         attempts: How often the row was claimed.
         remake: How often its image was asked for anew.
         generation_id: Of an asynchronous operation that was accepted, and so is paid for.
@@ -75,6 +80,7 @@ class Row:
     seed: int | None = None
     price: float | None = None
     position: int = 0
+    copy: int = 1
     attempts: int = 0
     remake: int = 0
     generation_id: str | None = None
@@ -116,6 +122,19 @@ class Result:
     image: ImageFacts | None = None
     reason: str | None = None
     error: str | None = None
+
+
+def derive_seed(identity: str, copy: int, remake: int) -> int:
+    """Return the seed of a row that has none: the same on every machine, and never 0.
+
+    Args:
+        identity: The row's id.
+        copy: Which of the rows with the same content it is, from 1.
+        remake: How often its image was asked for anew.
+    """
+    # To the API a seed of 0 means a random one, of which the answer alone would tell.
+    digest = sha256(f"{identity}\x1f{copy}\x1f{remake}".encode()).digest()
+    return int.from_bytes(digest) % MAX_SEED + 1
 
 
 def metadata_of(row: Row, image: ImageFacts) -> dict[str, object]:

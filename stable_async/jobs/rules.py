@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import reprlib
-import secrets
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import product
 from typing import TYPE_CHECKING, cast
 
-from stable_async.api.fields import MAX_SEED
 from stable_async.api.heads import FileHead
 from stable_async.api.services import IMAGE_SERVICES, service_name
 from stable_async.errors import InvalidRequestError
 from stable_async.jobs.errors import RowProblem
-from stable_async.jobs.row import MAX_ID, Row, to_json
+from stable_async.jobs.row import MAX_ID, Row, derive_seed, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -110,8 +108,8 @@ def check(row: Row, folder: Path) -> list[RowProblem]:
         if name != "seed" and (value := getattr(request, name)) is not None
     }
     if "seed" in type(request).model_fields:
-        # To the API a seed of 0 means a random one, of which the answer alone would tell.
-        row.seed = getattr(request, "seed", None) or secrets.randbelow(MAX_SEED) + 1
+        given = getattr(request, "seed", None)
+        row.seed = given or derive_seed(row.id, row.copy, row.remake)
     row.price = request.credits
     return []
 

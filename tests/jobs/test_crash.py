@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import signal
 import sqlite3
+import zlib
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -147,6 +148,8 @@ async def test_lines_that_were_written_after_the_last_mark_are_written_once(benc
     ledger = bench.out / "job.sqlite"
     execute(ledger, "UPDATE job SET value = ? WHERE name = 'metadata_size'", size)
     execute(ledger, "UPDATE job SET value = 1 WHERE name = 'metadata_number'")
+    checksum = zlib.crc32(whole[:size])
+    execute(ledger, "UPDATE job SET value = ? WHERE name = 'metadata_checksum'", checksum)
     await bench.run(path)
     assert file.read_bytes() == whole
 
@@ -324,6 +327,20 @@ async def test_a_metadata_file_that_was_edited_is_written_anew(bench: Bench) -> 
     file.write_text(whole.replace('{"file_name"', '{"note":"hello","file_name"'))
     await bench.run(path)
     assert file.read_text() == whole
+
+
+async def test_one_letter_changed_long_before_the_end_of_the_metadata_is_noticed(
+    bench: Bench,
+) -> None:
+    path = bench.write(*(f"p{n}" for n in range(40)))
+    await bench.run(path)
+    file = bench.out / "metadata.jsonl"
+    whole = file.read_bytes()
+    assert len(whole) > 8_000
+    for place in (0, 10, 100):
+        file.write_bytes(whole[:place] + b"#" + whole[place + 1 :])
+        await bench.run(path)
+        assert file.read_bytes() == whole
 
 
 @pytest.mark.parametrize("damage", ["shorter", "gone"])

@@ -10,7 +10,7 @@ import resource
 import sqlite3
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +18,7 @@ from stable_async import ConfigurationError, Quota
 from stable_async.jobs import JobError, JobLockedError, PromptFileError, PromptRules
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.lock import locked
+from stable_async.jobs.row import derive_seed
 from tests.jobs.shop import make_picture
 from tests.samples import picture
 
@@ -222,7 +223,10 @@ async def test_interrupting_at_any_moment_loses_nothing(bench: Bench) -> None:
             running = asyncio.ensure_future(job.run(client))
             while job.progress.phase == "checking":
                 await asyncio.sleep(0.001)
-            await asyncio.sleep(moment * 0.0005)
+            while job.progress.requests < moment % 9 and not running.done():
+                await asyncio.sleep(0)
+            for _ in range(moment):
+                await asyncio.sleep(0)
             job.interrupt()
             summary = await running
         endings.add(summary.done)
@@ -666,3 +670,42 @@ async def test_a_folder_that_cannot_be_made_is_told_in_one_line(bench: Bench) ->
     (bench.folder / "file").write_text("")
     with pytest.raises(JobError, match="Not a directory"):
         await bench.run(bench.write("a"), folder=bench.folder / "file" / "job")
+
+
+async def test_a_seed_is_the_same_wherever_and_whenever_a_row_is_made(bench: Bench) -> None:
+    """Derived from id, copy and remake: another machine, folder or order makes the same image."""
+    path = bench.write("a", {"id": "x", "prompt": "b"}, "a", {"prompt": "c", "seed": 7})
+    await bench.run(path)
+    rows: list[str | dict[str, Any]] = [
+        {"id": "x", "prompt": "b"}, "a", {"prompt": "c", "seed": 7}, "a",
+    ]  # fmt: skip
+    other = bench.write(*rows, name="other.jsonl")
+    await bench.run(other, folder=bench.folder / "elsewhere")
+    assert len(bench.shop.sold) == 4
+    assert set(bench.shop.sold.values()) == {2}
+    seeds = {int(seed) for _, seed in bench.shop.sold}
+    assert len(seeds) == 4
+    assert all(1 <= seed <= 4_294_967_294 for seed in seeds)
+    assert derive_seed("x", 1, 0) in seeds
+    assert derive_seed("x", 1, 0) != derive_seed("x", 1, 1) != derive_seed("x", 2, 0)
+
+
+@pytest.mark.parametrize("where", ["progress.Departures.count", "attempt.file_stem"])
+async def test_a_bug_or_a_callback_that_raises_leaves_no_row_in_flight(
+    bench: Bench, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("broken callback")
+
+    path = bench.write("a", "b", "c")
+    with monkeypatch.context() as patch:
+        patch.setattr(f"stable_async.jobs.{where}", fail)
+        summary = await bench.run(path)
+    assert summary.ending == "stopped"
+    assert "ZeroDivisionError: broken callback" in str(summary.error)
+    with sqlite3.connect(bench.out / "job.sqlite") as ledger:
+        states = {state for (state,) in ledger.execute("SELECT state FROM rows")}
+    ledger.close()
+    assert "in flight" not in states
+    assert (await bench.run(path, resend_doubtful=True)).ending == "complete"
