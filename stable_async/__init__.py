@@ -38,8 +38,21 @@ if TYPE_CHECKING:
         Balance,
         Organization,
     )
-    from stable_async.api.audio import AudioInpaint, AudioToAudio, TextToAudio
-    from stable_async.api.base import Request, ResultRequest
+    from stable_async.api.audio import (
+        AudioFormat,
+        AudioInpaint,
+        AudioModel,
+        AudioToAudio,
+        TextToAudio,
+    )
+    from stable_async.api.base import (
+        ImageRequest,
+        MediaRequest,
+        Operation,
+        Request,
+        ResultRequest,
+        WholeRequest,
+    )
     from stable_async.api.control import (
         ControlSketch,
         ControlStructure,
@@ -49,15 +62,23 @@ if TYPE_CHECKING:
     from stable_async.api.edit import (
         Erase,
         Inpaint,
+        LightDirection,
         Outpaint,
         RemoveBackground,
         ReplaceBackgroundAndRelight,
         SearchAndRecolor,
         SearchAndReplace,
     )
-    from stable_async.api.file_input import FileInput
-    from stable_async.api.generate import GenerateCore, GenerateSD3, GenerateUltra
-    from stable_async.api.model3d import StableFast3D, StablePointAware3D
+    from stable_async.api.fields import AspectRatio, ImageFormat, StylePreset
+    from stable_async.api.file_input import (
+        FileInput,
+        SupportsArrayInterface,
+        SupportsFile,
+        SupportsRead,
+        SupportsReadChunk,
+    )
+    from stable_async.api.generate import GenerateCore, GenerateSD3, GenerateUltra, SD3Model
+    from stable_async.api.model3d import Remesh, StableFast3D, StablePointAware3D, TextureResolution
     from stable_async.api.results import AudioResult, ImageResult
     from stable_async.api.upscale import (
         UpscaleConservative,
@@ -66,7 +87,9 @@ if TYPE_CHECKING:
         UpscaleFast,
     )
     from stable_async.api.v1 import (
+        ClipGuidancePreset,
         Engine,
+        Sampler,
         TextPrompt,
         V1Engines,
         V1ImageToImage,
@@ -74,10 +97,15 @@ if TYPE_CHECKING:
         V1TextToImage,
         V1Upscale,
     )
+    from stable_async.api.verdict import Verdict
     from stable_async.client import Failure, Outcome, StabilityClient, Success
-    from stable_async.media import Audio, Image, Model3D
+    from stable_async.files import Sink
+    from stable_async.media import Audio, Image, Media, Model3D
+    from stable_async.quota import Priority, QuotaStatistics
     from stable_async.quota.shared import SharedQuota
+    from stable_async.transport.options import AttemptObserver, CallOptions, ResponseHead
     from stable_async.transport.streams import MediaStream
+    from stable_async.transport.telemetry import CallTelemetry, Telemetry
 
 __all__ = [
     "APIConnectionError",
@@ -86,14 +114,21 @@ __all__ = [
     "Account",
     "AccountBalance",
     "AccountDetails",
+    "AspectRatio",
+    "AttemptObserver",
     "Audio",
+    "AudioFormat",
     "AudioInpaint",
+    "AudioModel",
     "AudioResult",
     "AudioToAudio",
     "AuthenticationError",
     "BadRequestError",
     "Balance",
     "BudgetExceededError",
+    "CallOptions",
+    "CallTelemetry",
+    "ClipGuidancePreset",
     "ConfigurationError",
     "ContentFilteredError",
     "ContentModerationError",
@@ -109,39 +144,59 @@ __all__ = [
     "GenerateSD3",
     "GenerateUltra",
     "Image",
+    "ImageFormat",
+    "ImageRequest",
     "ImageResult",
     "Inpaint",
     "InvalidRequestError",
     "InvalidResponseError",
+    "LightDirection",
+    "Media",
+    "MediaRequest",
     "MediaStream",
     "Model3D",
     "NotFoundError",
+    "Operation",
     "Organization",
     "Outcome",
     "Outpaint",
     "PayloadTooLargeError",
     "PaymentRequiredError",
     "PermissionDeniedError",
+    "Priority",
     "Quota",
+    "QuotaStatistics",
     "QuotaTimeoutError",
     "RateLimitError",
+    "Remesh",
     "RemoveBackground",
     "ReplaceBackgroundAndRelight",
     "Request",
+    "ResponseHead",
     "ResultRequest",
     "RetryPolicy",
+    "SD3Model",
+    "Sampler",
     "SearchAndRecolor",
     "SearchAndReplace",
     "ServerError",
     "SharedQuota",
+    "Sink",
     "StabilityClient",
     "StabilityError",
     "StableFast3D",
     "StablePointAware3D",
+    "StylePreset",
     "StyleTransfer",
     "Success",
+    "SupportsArrayInterface",
+    "SupportsFile",
+    "SupportsRead",
+    "SupportsReadChunk",
+    "Telemetry",
     "TextPrompt",
     "TextToAudio",
+    "TextureResolution",
     "Timeouts",
     "UnprocessableError",
     "UpscaleConservative",
@@ -153,6 +208,8 @@ __all__ = [
     "V1Masking",
     "V1TextToImage",
     "V1Upscale",
+    "Verdict",
+    "WholeRequest",
     "WrongEventLoopError",
     "__version__",
 ]
@@ -160,21 +217,72 @@ __all__ = [
 # What is loaded when it is first asked for (PEP 562), by the module it is in: aiohttp and pydantic
 # take a fifth of a second, and each request model a millisecond.
 _LAZY = {
-    "api.account": ("Account", "AccountBalance", "AccountDetails", "Balance", "Organization"),
-    "api.audio": ("AudioInpaint", "AudioToAudio", "TextToAudio"),
-    "api.control": ("ControlSketch", "ControlStructure", "ControlStyle", "StyleTransfer"),
+    "api.account": (
+        "Account",
+        "AccountBalance",
+        "AccountDetails",
+        "Balance",
+        "Organization",
+    ),
+    "api.audio": (
+        "AudioFormat",
+        "AudioInpaint",
+        "AudioModel",
+        "AudioToAudio",
+        "TextToAudio",
+    ),
+    "api.base": (
+        "ImageRequest",
+        "MediaRequest",
+        "Operation",
+        "Request",
+        "ResultRequest",
+        "WholeRequest",
+    ),
+    "api.control": (
+        "ControlSketch",
+        "ControlStructure",
+        "ControlStyle",
+        "StyleTransfer",
+    ),
     "api.edit": (
         "Erase",
         "Inpaint",
+        "LightDirection",
         "Outpaint",
         "RemoveBackground",
         "ReplaceBackgroundAndRelight",
         "SearchAndRecolor",
         "SearchAndReplace",
     ),
-    "api.generate": ("GenerateCore", "GenerateSD3", "GenerateUltra"),
-    "api.model3d": ("StableFast3D", "StablePointAware3D"),
-    "api.results": ("AudioResult", "ImageResult"),
+    "api.fields": (
+        "AspectRatio",
+        "ImageFormat",
+        "StylePreset",
+    ),
+    "api.file_input": (
+        "FileInput",
+        "SupportsArrayInterface",
+        "SupportsFile",
+        "SupportsRead",
+        "SupportsReadChunk",
+    ),
+    "api.generate": (
+        "GenerateCore",
+        "GenerateSD3",
+        "GenerateUltra",
+        "SD3Model",
+    ),
+    "api.model3d": (
+        "Remesh",
+        "StableFast3D",
+        "StablePointAware3D",
+        "TextureResolution",
+    ),
+    "api.results": (
+        "AudioResult",
+        "ImageResult",
+    ),
     "api.upscale": (
         "UpscaleConservative",
         "UpscaleCreative",
@@ -182,7 +290,9 @@ _LAZY = {
         "UpscaleFast",
     ),
     "api.v1": (
+        "ClipGuidancePreset",
         "Engine",
+        "Sampler",
         "TextPrompt",
         "V1Engines",
         "V1ImageToImage",
@@ -190,12 +300,35 @@ _LAZY = {
         "V1TextToImage",
         "V1Upscale",
     ),
-    "api.base": ("Request", "ResultRequest"),
-    "api.file_input": ("FileInput",),
-    "client": ("Failure", "Outcome", "StabilityClient", "Success"),
-    "media": ("Audio", "Image", "Model3D"),
+    "api.verdict": ("Verdict",),
+    "client": (
+        "Failure",
+        "Outcome",
+        "StabilityClient",
+        "Success",
+    ),
+    "files": ("Sink",),
+    "media": (
+        "Audio",
+        "Image",
+        "Media",
+        "Model3D",
+    ),
+    "quota": (
+        "Priority",
+        "QuotaStatistics",
+    ),
     "quota.shared": ("SharedQuota",),
+    "transport.options": (
+        "AttemptObserver",
+        "CallOptions",
+        "ResponseHead",
+    ),
     "transport.streams": ("MediaStream",),
+    "transport.telemetry": (
+        "CallTelemetry",
+        "Telemetry",
+    ),
 }
 _MODULES = {name: module for module, names in _LAZY.items() for name in names}
 

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import AsyncIterable, Awaitable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pydantic_core import PydanticCustomError, core_schema
 
@@ -53,7 +53,7 @@ class SupportsFile(Protocol):
     """An upload that a server has received: Starlette's `UploadFile`, aiohttp's `FileField`."""
 
     @property
-    def file(self) -> BinaryIO:
+    def file(self) -> SupportsRead:
         """The file that holds it."""
 
 
