@@ -75,7 +75,9 @@ def traced(url: str, rows: int, room: Path) -> Trace:
     async def main() -> None:
         settings = JobSettings(folder=room / str(rows), max_in_flight=1)
         job = Job(settings, PromptFile(str(prompts)), PromptRules())
-        async with StabilityClient(KEY, base_url=url, quota=Quota(requests=100_000, scope="client")) as client:
+        async with StabilityClient(
+            KEY, base_url=url, quota=Quota(requests=100_000, scope="client")
+        ) as client:
             summary = await job.run(client)
         assert summary.ending == "complete", summary
 

@@ -55,7 +55,7 @@ class Balance:
 class AccountDetails(WholeRequest[Account]):
     """The account of the key: its id, address and organizations. Free."""
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="v1_user_account",
         path="/v1/user/account",
         credits=0,
@@ -71,7 +71,7 @@ class AccountDetails(WholeRequest[Account]):
 class AccountBalance(WholeRequest[Balance]):
     """The credits of the account, or of the organization that the client names. Free."""
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="v1_user_balance",
         path="/v1/user/balance",
         credits=0,

@@ -19,7 +19,7 @@ from stable_async.api.file_input import FileInput, FilePart
 from stable_async.api.heads import FileHead
 from stable_async.api.results import AudioResult
 from stable_async.errors import FieldProblem
-from stable_async.media import Audio
+from stable_async.media import Audio, Media
 
 __all__ = ["AudioFormat", "AudioInpaint", "AudioModel", "AudioToAudio", "TextToAudio"]
 
@@ -68,7 +68,7 @@ def _too_long(model: AudioModel, **seconds: float | None) -> Iterator[FieldProbl
 class _GenerateAudio(MediaRequest[Audio]):
     """What making a sound from words and from a sound have in common."""
 
-    media = Audio
+    media: ClassVar[type[Media]] = Audio
 
     prompt: Text
     duration: Seconds | None = None
@@ -232,7 +232,7 @@ class AudioInpaint(MediaRequest[Audio]):
             result=AudioResult,
         ),
     )
-    media = Audio
+    media: ClassVar[type[Media]] = Audio
 
     prompt: Text
     audio: Annotated[FileInput, FilePart()] = Field(repr=False)

@@ -114,7 +114,7 @@ class Request(BaseModel, Generic[ResultT]):
         InvalidRequestError: A field or a rule between fields is broken; lists all of it.
     """
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True,
         extra="forbid",
         arbitrary_types_allowed=True,
@@ -247,7 +247,7 @@ class MediaRequest(Request[MediaT]):
 class ImageRequest(MediaRequest[Image]):
     """A request that is answered with one picture."""
 
-    media = Image
+    media: ClassVar[type[Media]] = Image
 
 
 class ResultRequest(MediaRequest[MediaT]):

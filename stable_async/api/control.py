@@ -41,7 +41,7 @@ class ControlSketch(ImageRequest):
         style_preset: A style to guide the picture towards.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="control_sketch",
         path="/v2beta/stable-image/control/sketch",
         credits=5,
@@ -74,7 +74,7 @@ class ControlStructure(ImageRequest):
         style_preset: A style to guide the picture towards.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="control_structure",
         path="/v2beta/stable-image/control/structure",
         credits=5,
@@ -105,7 +105,7 @@ class ControlStyle(ImageRequest):
         style_preset: A style to guide the picture towards.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="control_style",
         path="/v2beta/stable-image/control/style",
         credits=5,
@@ -139,7 +139,7 @@ class StyleTransfer(ImageRequest):
         output_format: The API's default is png.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="control_style_transfer",
         path="/v2beta/stable-image/control/style-transfer",
         credits=8,

@@ -57,7 +57,7 @@ class Erase(ImageRequest):
         output_format: The API's default is png.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="edit_erase",
         path="/v2beta/stable-image/edit/erase",
         credits=5,
@@ -86,7 +86,7 @@ class Inpaint(ImageRequest):
         style_preset: A style to guide the picture towards.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="edit_inpaint",
         path="/v2beta/stable-image/edit/inpaint",
         credits=5,
@@ -121,7 +121,7 @@ class Outpaint(ImageRequest):
         style_preset: A style to guide the picture towards.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="edit_outpaint",
         path="/v2beta/stable-image/edit/outpaint",
         credits=4,
@@ -160,7 +160,7 @@ class SearchAndReplace(ImageRequest):
         style_preset: A style to guide the picture towards.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="edit_search_and_replace",
         path="/v2beta/stable-image/edit/search-and-replace",
         credits=5,
@@ -192,7 +192,7 @@ class SearchAndRecolor(ImageRequest):
         style_preset: A style to guide the picture towards.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="edit_search_and_recolor",
         path="/v2beta/stable-image/edit/search-and-recolor",
         credits=5,
@@ -217,7 +217,7 @@ class RemoveBackground(ImageRequest):
         output_format: png (the API's default) or webp: the others have no transparency.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="edit_remove_background",
         path="/v2beta/stable-image/edit/remove-background",
         credits=5,
@@ -257,7 +257,7 @@ class ReplaceBackgroundAndRelight(ImageRequest):
         output_format: The API's default is png.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="edit_replace_background_and_relight",
         path="/v2beta/stable-image/edit/replace-background-and-relight",
         credits=8,

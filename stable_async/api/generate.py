@@ -51,7 +51,7 @@ class GenerateCore(ImageRequest):
         output_format: The API's default is png.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="generate_core",
         path="/v2beta/stable-image/generate/core",
         credits=3,
@@ -81,7 +81,7 @@ class GenerateUltra(ImageRequest):
         strength: How far to move away from `image`: 0 keeps it, 1 ignores it. Only with `image`.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="generate_ultra",
         path="/v2beta/stable-image/generate/ultra",
         credits=8,
@@ -127,7 +127,7 @@ class GenerateSD3(ImageRequest):
             medium, 1 for large-turbo and flash.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="generate_sd3",
         path="/v2beta/stable-image/generate/sd3",
         credits=None,

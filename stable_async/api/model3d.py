@@ -12,7 +12,7 @@ from pydantic import Field
 from stable_async.api.base import MediaRequest, Operation
 from stable_async.api.fields import MEDIUM_PICTURE, Seed
 from stable_async.api.file_input import FileInput, FilePart
-from stable_async.media import Model3D
+from stable_async.media import Media, Model3D
 
 __all__ = ["Remesh", "StableFast3D", "StablePointAware3D", "TextureResolution"]
 
@@ -35,14 +35,14 @@ class StableFast3D(MediaRequest[Model3D]):
         vertex_count: The most vertices, up to 20,000; -1, the API's default, is no limit.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="stable_fast_3d",
         path="/v2beta/3d/stable-fast-3d",
         credits=10,
         output="binary glTF with textures",
         accept=(),
     )
-    media = Model3D
+    media: ClassVar[type[Media]] = Model3D
 
     image: Annotated[FileInput, FilePart(MEDIUM_PICTURE)] = Field(repr=False)
     texture_resolution: TextureResolution | None = None
@@ -67,14 +67,14 @@ class StablePointAware3D(MediaRequest[Model3D]):
         seed: 0 to 4294967294; 0 or not given is random.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="stable_point_aware_3d",
         path="/v2beta/3d/stable-point-aware-3d",
         credits=4,
         output="binary glTF with textures",
         accept=(),
     )
-    media = Model3D
+    media: ClassVar[type[Media]] = Model3D
 
     image: Annotated[FileInput, FilePart(MEDIUM_PICTURE)] = Field(repr=False)
     texture_resolution: TextureResolution | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from stable_async.api.base import Operation, ResultRequest
-from stable_async.media import Audio, Image
+from stable_async.media import Audio, Image, Media
 
 __all__ = ["AudioResult", "ImageResult"]
 
@@ -21,7 +21,7 @@ class ImageResult(ResultRequest[Image]):
         paid: List price of the submission, credits, where it is known; not sent.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="results",
         path="/v2beta/results/{id}",
         credits=0,
@@ -29,7 +29,7 @@ class ImageResult(ResultRequest[Image]):
         method="GET",
         accept=("*/*", "application/json"),
     )
-    media = Image
+    media: ClassVar[type[Media]] = Image
 
 
 class AudioResult(ResultRequest[Audio]):
@@ -40,7 +40,7 @@ class AudioResult(ResultRequest[Audio]):
         paid: List price of the submission, credits, where it is known; not sent.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="audio_results",
         path="/v2beta/audio/results/{id}",
         credits=0,
@@ -48,4 +48,4 @@ class AudioResult(ResultRequest[Audio]):
         method="GET",
         accept=("audio/*", "application/json"),
     )
-    media = Audio
+    media: ClassVar[type[Media]] = Audio

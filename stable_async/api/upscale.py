@@ -21,7 +21,7 @@ from stable_async.api.fields import (
 from stable_async.api.file_input import FileInput, FilePart
 from stable_async.api.images import PictureLimits
 from stable_async.api.results import ImageResult
-from stable_async.media import Image
+from stable_async.media import Image, Media
 
 __all__ = ["UpscaleConservative", "UpscaleCreative", "UpscaleCreativeResult", "UpscaleFast"]
 
@@ -34,7 +34,7 @@ class UpscaleFast(ImageRequest):
         output_format: The API's default is png.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="upscale_fast",
         path="/v2beta/stable-image/upscale/fast",
         credits=2,
@@ -63,7 +63,7 @@ class UpscaleConservative(ImageRequest):
         creativity: How much may be made up, 0.2 to 0.5; the API's default is 0.35.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="upscale_conservative",
         path="/v2beta/stable-image/upscale/conservative",
         credits=40,
@@ -91,7 +91,7 @@ class UpscaleCreative(ImageRequest):
         style_preset: A style to guide the picture towards.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="upscale_creative",
         path="/v2beta/stable-image/upscale/creative",
         credits=60,
@@ -120,11 +120,11 @@ class UpscaleCreativeResult(ResultRequest[Image]):
         paid: List price of the submission, credits, where it is known; not sent.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="upscale_creative_result",
         path="/v2beta/stable-image/upscale/creative/result/{id}",
         credits=0,
         output="the finished picture",
         method="GET",
     )
-    media = Image
+    media: ClassVar[type[Media]] = Image

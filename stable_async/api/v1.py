@@ -174,7 +174,7 @@ class V1TextToImage(_V1Generation):
         width: As `height`.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="v1_text_to_image",
         path="/v1/generation/{engine_id}/text-to-image",
         credits=None,
@@ -221,7 +221,7 @@ class V1ImageToImage(_V1Generation):
         step_schedule_end: 0 to 1.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="v1_image_to_image",
         path="/v1/generation/{engine_id}/image-to-image",
         credits=None,
@@ -269,7 +269,7 @@ class V1Masking(_V1Generation):
             INIT_IMAGE_ALPHA, which takes none.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="v1_image_to_image_masking",
         path="/v1/generation/{engine_id}/image-to-image/masking",
         credits=None,
@@ -320,7 +320,7 @@ class V1Upscale(WholeRequest[list[Image]]):
         cfg_scale: How closely to follow the prompts, 0 to 35; the API's default is 7.
     """
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="v1_image_to_image_upscale",
         path="/v1/generation/{engine_id}/image-to-image/upscale",
         credits=None,
@@ -389,7 +389,7 @@ class _Engines:
 class V1Engines(WholeRequest[list[Engine]]):
     """The engines that the key, or the organization that the client names, may use. Free."""
 
-    operation: ClassVar = Operation(
+    operation: ClassVar[Operation] = Operation(
         id="v1_engines_list",
         path="/v1/engines/list",
         credits=0,
