@@ -66,7 +66,10 @@ def run(arguments: Sequence[str]) -> int:
     except (CycloptsError, UsageError) as error:
         return _complain(_one_line(error), WRONG_USAGE)
     except StabilityError as error:
-        return _complain(str(error), CANNOT_WORK)
+        from stable_async.jobs.errors import PromptFileError
+
+        wrong = isinstance(error, PromptFileError)
+        return _complain(str(error), WRONG_USAGE if wrong else CANNOT_WORK)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}", CANNOT_WORK)

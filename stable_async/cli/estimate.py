@@ -1,18 +1,14 @@
-"""`stable-async estimate`: what a file of prompts will cost, and how long it takes at least."""
+"""`stable-async estimate`: what a prompt file will cost, and how long it takes at least."""
 
-import json
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.table import Table
 
 from stable_async.cli.failures import OK
 from stable_async.cli.options import Flag
+from stable_async.cli.preview import preview
 from stable_async.cli.prompt_options import PromptOptions, PromptsArgument
-from stable_async.cli.texts import duration
-from stable_async.config import Quota
-from stable_async.jobs.estimate import Estimate, estimate_prompts
 
 __all__ = ["estimate"]
 
@@ -21,47 +17,22 @@ def estimate(
     prompts: PromptsArgument,
     /,
     *,
+    out: Annotated[Path | None, Parameter(metavar="DIR")] = None,
     prompt_options: PromptOptions = PromptOptions(),  # noqa: B008 - frozen
     json_summary: Annotated[Flag, Parameter(name="--json")] = False,
 ) -> int:
     """Tell requests, credits, dollars, and the least time that the quota makes them take.
 
-    The whole file is checked; nothing is sent.
+    The whole file is checked; nothing is sent or written, and no key is needed.
+
+    Exit status: 0 the file can be used; 2 it cannot.
 
     Args:
-        prompts: A .jsonl, .csv, .tsv, .txt or .parquet file, .gz or not, or - for standard input.
+        prompts: A .jsonl, .json, .csv, .tsv, .txt or .parquet file, a folder of input files, a glob
+            pattern, or - for standard input.
         prompt_options: How prompts become requests.
+        out: The folder of a job: then only what it does not have yet is priced.
         json_summary: Print one JSON object.
     """
-    source, rules = prompt_options.read(prompts)
-    found = estimate_prompts(source, rules)
-    seconds = found.least_seconds(Quota())
-    if json_summary:
-        print(
-            json.dumps(
-                {
-                    "requests": found.requests,
-                    "credits": found.credits,
-                    "dollars": found.dollars,
-                    "seconds": round(seconds, 1),
-                }
-            )
-        )
-    else:
-        _show(found, seconds)
+    preview(prompts, prompt_options, out, as_json=json_summary)
     return OK
-
-
-def _show(found: Estimate, seconds: float) -> None:
-    table = Table("service", "model", box=None, pad_edge=False)
-    for name in ("images", "credits"):
-        table.add_column(name, justify="right")
-    for share in found.shares:
-        price = "unknown" if share.credits is None else f"{share.credits:,.2f}"
-        table.add_row(share.service, share.model or "", f"{share.images:,}", price)
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(
-        f"{found.requests:,} requests, {found.credits:,.2f} credits, "
-        f"{found.dollars:,.2f} US dollars, {duration(seconds)} at least"
-    )

@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stable_async.cli.failures import UsageError
+from stable_async.cli.options import Flag
 from stable_async.jobs import PromptFile, PromptFileError, PromptRules
 from stable_async.jobs.columns import ColumnRules, folded
 from stable_async.jobs.prompt_file import Format
@@ -28,7 +29,9 @@ class PromptOptions:
         service: Service of rows that name none: core, ultra, sd3, erase, upscale-fast and so on.
         set: KEY=VALUE for every row, whatever the row says; may be repeated.
         vary: KEY=A,B,C makes every row with each; several make all combinations.
-        limit: Only the first so many pictures of the file.
+        limit: Only the first so many images of the file.
+        sample: Only so many images, spread over the file: for a look before the rest is bought.
+        allow_duplicates: Make the same request with the same seed as often as the file has it.
         format: Format of PROMPTS where its name does not tell; standard input is jsonl.
         encoding: Of a text file that is neither UTF-8 nor has a byte order mark, such as cp1252.
         delimiter: Between the cells of CSV, where the header does not show it; tab is one, too.
@@ -46,6 +49,8 @@ class PromptOptions:
         field(default_factory=list)
     )
     limit: int | None = None
+    sample: int | None = None
+    allow_duplicates: Flag = False
     format: Format | None = None
     encoding: str | None = None
     delimiter: str | None = None
@@ -57,13 +62,15 @@ class PromptOptions:
     drop: Columns = field(default_factory=list)
 
     def read(self, prompts: str) -> tuple[PromptFile, PromptRules]:
-        """Give the prompt file and the rules that these options make.
+        """Return the prompt file and the rules that these options make.
 
         Raises:
             UsageError: There is no such file, or an option makes no sense.
         """
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"--limit is {self.limit}; allowed: 1 or more")
+        for name in ("limit", "sample"):
+            number: int | None = getattr(self, name)
+            if number is not None and number < 1:
+                raise UsageError(f"--{name} is {number}; allowed: 1 or more")
         rules = PromptRules(
             service=self.service,
             set=dict(_pair("--set", text) for text in self.set),
@@ -72,6 +79,8 @@ class PromptOptions:
                 for key, value in (_pair("--vary", text) for text in self.vary)
             },
             limit=self.limit,
+            sample=self.sample,
+            allow_duplicates=self.allow_duplicates,
         )
         for problem in rules.problems():
             raise UsageError(str(problem))

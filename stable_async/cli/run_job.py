@@ -23,6 +23,7 @@ from stable_async.cli.failures import (
     UsageError,
 )
 from stable_async.cli.options import Flag
+from stable_async.cli.preview import preview, start_lines
 from stable_async.cli.prompt_options import PromptOptions, PromptsArgument
 from stable_async.errors import ConfigurationError
 from stable_async.jobs import Job, JobSettings, Summary
@@ -53,6 +54,7 @@ def run(
     resend_doubtful: Flag = False,
     replace_changed: Flag = False,
     no_check: Flag = False,
+    dry_run: Flag = False,
     outage_limit: Annotated[float, Parameter(metavar="SECONDS")] = 120.0,
     json_summary: Annotated[Flag, Parameter(name="--json")] = False,
 ) -> int:
@@ -64,7 +66,8 @@ def run(
     usage; 3 some failed, were filtered or are in doubt; 4 the budget is spent; 130 interrupted.
 
     Args:
-        prompts: A .jsonl, .csv, .tsv, .txt or .parquet file, .gz or not, or - for standard input.
+        prompts: A .jsonl, .json, .csv, .tsv, .txt or .parquet file, a folder of input files, a glob
+            pattern, or - for standard input.
         prompt_options: How prompts become requests.
         connection: Where requests go.
         out: The job's folder, new or of an earlier run: images/, metadata.jsonl, job.sqlite.
@@ -75,10 +78,14 @@ def run(
         retry: Take up the rows of earlier runs that were refused for good as well.
         resend_doubtful: Send each row once more that may be billed and has no image.
         replace_changed: Make prompts anew whose content changed under the same id.
+        dry_run: Tell what the run would do and cost; nothing is sent or written, no key is needed.
         no_check: Send while the file is still being read; rows that are wrong fail one by one.
         outage_limit: Seconds after which an outage of the network ends the job.
         json_summary: Print the summary as one JSON object.
     """
+    if dry_run:
+        preview(prompts, prompt_options, out, as_json=json_summary, replace_changed=replace_changed)
+        return OK
     source, rules = prompt_options.read(prompts)
     try:
         settings = JobSettings(
@@ -96,6 +103,7 @@ def run(
     except ConfigurationError as error:
         raise UsageError(str(error)) from None
     job = Job(settings, source, rules)
+    job.on_start = lambda estimate: job.notes.extend(start_lines(estimate))
     summary = asyncio.run(_run(job, connection))
     if json_summary:
         facts = asdict(summary)

@@ -1,10 +1,15 @@
 """Numbers as people read them."""
 
-__all__ = ["duration"]
+__all__ = ["count", "duration"]
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """Return `1 image`, `0 images`, `1,234 images`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def duration(seconds: float) -> str:
-    """Give `1 h 02 min`, `3 min 20 s` or `41 s`."""
+    """Return `1 h 02 min`, `3 min 20 s` or `41 s`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -20,6 +20,8 @@ __all__ = [
 ]
 
 LISTED_PROBLEMS = 20
+# Rows that are named of those that have the same problem.
+NAMED_ROWS = 5
 
 
 class JobError(StabilityError):
@@ -78,10 +80,27 @@ class PromptFileError(JobError):
         """Describe the problems of the file called `name`."""
         self.problems = tuple(problems)
         self.count = len(problems) if count is None else count
-        lines = [str(problem) for problem in self.problems[:LISTED_PROBLEMS]]
-        if self.count == 1:
+        lines = _grouped(self.problems)
+        if len(lines) == 1 and self.count == len(self.problems):
             super().__init__(f"{name}: {lines[0]}")
             return
-        if more := self.count - len(lines):
-            lines.append(f"... and {more:,} more")
-        super().__init__("\n  ".join([f"{name}: {self.count:,} problems", *lines]))
+        shown = lines[:LISTED_PROBLEMS]
+        if self.count > len(self.problems) or len(lines) > len(shown):
+            shown.append("... and others")
+        super().__init__("\n  ".join([f"{name}: {self.count:,} problems", *shown]))
+
+
+def _grouped(problems: Sequence[RowProblem]) -> list[str]:
+    """Return one line for each problem; what is wrong with many rows is said once."""
+    rows: dict[str, list[int]] = {}
+    for problem in problems:
+        rows.setdefault(problem.text, []).append(problem.row)
+    return [_line(text, numbers) for text, numbers in rows.items()]
+
+
+def _line(text: str, rows: Sequence[int]) -> str:
+    if len(rows) == 1:
+        return str(RowProblem(rows[0], text))
+    named = ", ".join(map(str, rows[:NAMED_ROWS]))
+    more = f" and {len(rows) - NAMED_ROWS:,} more" if len(rows) > NAMED_ROWS else ""
+    return f"rows {named}{more}: {text}"

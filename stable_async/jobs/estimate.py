@@ -1,64 +1,98 @@
-"""What a file of prompts will cost, and how long the quota makes it take."""
+"""What a run of a prompt file will do, what it will cost, and how long the quota makes it take."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from stable_async.api.services import IMAGE_SERVICES
+from stable_async.api.services import SERVICES
+from stable_async.jobs.columns import ColumnReport
+from stable_async.jobs.errors import LedgerError
 from stable_async.jobs.intake import Intake
 from stable_async.jobs.ledger import Ledger
+from stable_async.jobs.recovery import LEDGER_NAME
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from stable_async.config import Quota
     from stable_async.jobs.prompt_file import PromptFile
     from stable_async.jobs.rules import PromptRules
 
-__all__ = ["Estimate", "Share", "estimate_prompts"]
+__all__ = ["DOLLARS_PER_CREDIT", "Estimate", "Share", "describe", "estimate_run"]
 
 # https://platform.stability.ai/pricing, read 2026-09-22: one credit is one US cent.
 DOLLARS_PER_CREDIT = 0.01
+FIRST_REQUESTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one service, with one model, has in a job.
+    """What one service, with one model, has in a run.
 
     Attributes:
         service: Its name.
         model: The model, where rows name one.
-        images: How many.
+        rows: How many.
         credits: What they cost; `None` where no source states it.
     """
 
     service: str
     model: str | None
-    images: int
+    rows: int
     credits: float | None
+
+    @property
+    def requests(self) -> int:
+        """The fewest requests: one for each row, and one look at each asynchronous result."""
+        service = SERVICES.get(self.service)
+        return self.rows * (2 if service is not None and service.asynchronous else 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a prompt file asks for.
+    """What a run will do.
 
     Attributes:
-        shares: By service and model.
+        shares: What it sends, by service and model.
+        there: Rows that have their result, filtered ones included.
+        changed: Known rows that have other content now, and are made from it.
+        gone: Results of the job that the prompt file does not have any more.
+        in_doubt: Rows that may be billed already, and are sent again only when told.
+        failed: Rows that were refused for good in earlier runs.
+        duplicates: Rows that ask for the same as one before, seed included; made once.
+        columns: What is done with the columns of the file.
+        first_requests: The first rows that it sends, in full.
     """
 
     shares: tuple[Share, ...]
+    there: int = 0
+    changed: int = 0
+    gone: int = 0
+    in_doubt: int = 0
+    failed: int = 0
+    duplicates: int = 0
+    columns: ColumnReport = field(default_factory=ColumnReport)
+    first_requests: tuple[Mapping[str, object], ...] = ()
+
+    @property
+    def new(self) -> int:
+        """Rows that it sends."""
+        return sum(share.rows for share in self.shares)
 
     @property
     def requests(self) -> int:
-        """The fewest requests: one for each image, and one look at each asynchronous result."""
-        asynchronous = _asynchronous()
-        return sum(
-            share.images * (2 if share.service in asynchronous else 1) for share in self.shares
-        )
+        """The fewest requests that this takes."""
+        return sum(share.requests for share in self.shares)
 
     @property
     def credits(self) -> float:
         """The price, as far as it is known."""
-        return sum(share.credits or 0.0 for share in self.shares)
+        return round(sum(share.credits or 0.0 for share in self.shares), 6)
 
     @property
     def dollars(self) -> float:
@@ -66,27 +100,88 @@ class Estimate:
         return round(self.credits * DOLLARS_PER_CREDIT, 4)
 
     def least_seconds(self, quota: Quota) -> float:
-        """Give the time between the first and the last request at the very ceiling of the quota."""
+        """Return the time from the first to the last request at the very limit of a quota."""
         waiting = self.requests - quota.requests
         if waiting <= 0:
             return 0.0
         return quota.window + waiting * quota.window / quota.requests
 
 
-def estimate_prompts(prompts: PromptFile, rules: PromptRules) -> Estimate:
-    """Read and check a whole file, and give what it asks for.
+def estimate_run(
+    prompts: PromptFile,
+    rules: PromptRules,
+    folder: Path | None = None,
+    *,
+    replace_changed: bool = False,
+) -> Estimate:
+    """Read and check a whole prompt file, and return what a run of it does. Nothing is written.
+
+    Args:
+        prompts: The file.
+        rules: How its rows become requests.
+        folder: Of the job, which may have been begun; `None`: a new one.
+        replace_changed: As in `JobSettings`.
 
     Raises:
         PromptFileError: The prompts cannot be used as they are.
+        LedgerError: The job's ledger cannot be read.
     """
-    ledger = Ledger.temporary()
+    with (
+        TemporaryDirectory(prefix="stable-async-") as temporary,
+        closing(_copy_of_ledger(folder, Path(temporary))) as ledger,
+        ledger.transaction(),
+    ):
+        intake = Intake(ledger, prompts, rules, replace_changed=replace_changed)
+        intake.run()
+        return describe(ledger, prompts.columns, changed=intake.report.changed)
+
+
+def describe(ledger: Ledger, columns: ColumnReport, *, changed: int = 0) -> Estimate:
+    """Return what a run does that has read its prompt file into a ledger.
+
+    Args:
+        ledger: Of the job.
+        columns: Of the prompt file.
+        changed: Known rows that have other content now.
+    """
+    counts = ledger.counts()
+    return Estimate(
+        shares=tuple(Share(*values) for values in ledger.outstanding()),
+        there=counts.done + counts.filtered,
+        changed=changed,
+        gone=ledger.count_gone(),
+        in_doubt=counts.in_doubt + counts.in_flight,
+        failed=counts.failed,
+        duplicates=ledger.count_duplicates(),
+        columns=columns,
+        first_requests=tuple(_first_requests(ledger)),
+    )
+
+
+def _first_requests(ledger: Ledger) -> Iterator[dict[str, object]]:
+    for row in ledger.rows("waiting", limit=FIRST_REQUESTS):
+        request: dict[str, object] = {"id": row.id, "service": row.service, **row.fields}
+        if row.seed is not None:
+            request["seed"] = row.seed
+        yield request | {"credits": row.price}
+
+
+def _copy_of_ledger(folder: Path | None, temporary: Path) -> Ledger:
+    """Return a copy of the ledger of a job, or an empty one."""
+    path = None if folder is None else folder / LEDGER_NAME
+    if path is None or not path.exists() or not path.stat().st_size:
+        return Ledger.temporary()
+    copy = temporary / LEDGER_NAME
+    log = path.with_name(f"{path.name}-wal")
+    # Without a log nobody has it open, and SQLite need not begin one to read.
+    how = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
     try:
-        with ledger.transaction():
-            Intake(ledger, prompts, rules).run()
-        return Estimate(tuple(Share(*row) for row in ledger.shares()))
-    finally:
-        ledger.close()
-
-
-def _asynchronous() -> frozenset[str]:
-    return frozenset(name for name, service in IMAGE_SERVICES.items() if service.asynchronous)
+        # As it is at one moment: the job may be running.
+        with (
+            closing(sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)) as source,
+            closing(sqlite3.connect(copy)) as target,
+        ):
+            source.backup(target)
+        return Ledger.open(copy)
+    except sqlite3.Error as error:
+        raise LedgerError(f"{path}: {error}") from error

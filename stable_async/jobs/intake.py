@@ -95,6 +95,8 @@ class Intake:
         fingerprint = self.fingerprint()
         if fingerprint is not None and fingerprint == self._ledger.get("prompts"):
             self.report.known = self._ledger.counts().total
+            with closing(self._prompts.rows()) as first:
+                next(first, None)  # tells the columns
             return self.report
         self._begin()
         count = 0
@@ -110,10 +112,16 @@ class Intake:
             self.close()
         if self._problem_count:
             raise PromptFileError(self._prompts.name, self._problems, self._problem_count)
-        gone = self._ledger.unlist_unseen()
-        self._ledger.list_seen()
-        self.report.gone = 0 if self._rules.limit is not None else gone
-        self._ledger.set(prompts=fingerprint)
+        ledger, rules = self._ledger, self._rules
+        gone = ledger.unlist_unseen()
+        ledger.list_seen()
+        if not rules.allow_duplicates:
+            self.report.duplicates = ledger.merge_duplicates()
+            self.report.added -= self.report.duplicates
+        if rules.sample is not None:
+            ledger.list_sample(rules.sample)
+        self.report.gone = gone if rules.limit is None and rules.sample is None else 0
+        ledger.set(prompts=fingerprint)
         return self.report
 
     def begin_unchecked(self) -> None:

@@ -15,6 +15,7 @@ from stable_async.files import in_thread
 from stable_async.jobs.attempt import RunContext
 from stable_async.jobs.budget import Budget
 from stable_async.jobs.errors import JobError, LedgerError, StorageError
+from stable_async.jobs.estimate import describe
 from stable_async.jobs.gate import Gate
 from stable_async.jobs.intake import Intake
 from stable_async.jobs.ledger import Ledger
@@ -36,11 +37,13 @@ from stable_async.jobs.storage.bucket import BucketStore
 from stable_async.jobs.storage.folder import IMAGES, FolderStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from stable_async.client import StabilityClient
     from stable_async.jobs.budget import Bill
     from stable_async.jobs.errors import RowProblem
+    from stable_async.jobs.estimate import Estimate
     from stable_async.jobs.ledger import Counts
     from stable_async.jobs.progress import Ending
     from stable_async.jobs.prompt_file import PromptFile
@@ -62,6 +65,8 @@ class Job:
     Attributes:
         progress: How far it is; may be looked at any time.
         notes: What a user should be told about the start, in whole sentences.
+        estimate: What it does, known once the prompt file is checked; `None` without a check.
+        on_start: Called with `estimate`, in another thread, before anything is sent.
         refused: Id, row and error of the first prompts that failed; without error: filtered.
     """
 
@@ -76,6 +81,8 @@ class Job:
         self._cancelled_before = 0
         self.progress = Progress(0.0, budget=settings.budget)
         self.notes: list[str] = []
+        self.estimate: Estimate | None = None
+        self.on_start: Callable[[Estimate], None] = lambda estimate: None
         self.refused: list[tuple[str, int, str | None]] = []
 
     @property
@@ -252,6 +259,8 @@ class Job:
                 f"{repaired.in_doubt:,} requests were in flight when the last run ended and may "
                 "have been billed; they are in doubt, and sent again only with --resend-doubtful"
             )
+        if self._prompts.has_inputs_inside:
+            self._prompts.keep_inputs(folder)
         intake = Intake(
             ledger, self._prompts, self._rules, replace_changed=settings.replace_changed
         )
@@ -261,11 +270,9 @@ class Job:
             if settings.check:
                 report = intake.run(self._on_rows)
                 ledger.take_up(*again)
-                if report.gone:
-                    self.notes.append(
-                        f"{report.gone:,} images of this job are not in {self._prompts.name} any "
-                        "more; they are left as they are"
-                    )
+                self.notes += self._prompts.notes
+                self.estimate = describe(ledger, self._prompts.columns, changed=report.changed)
+                self.on_start(self.estimate)
             else:
                 ledger.take_up(*again, gone=True)
                 intake.begin_unchecked()

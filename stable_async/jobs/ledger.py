@@ -63,6 +63,14 @@ CREATE TABLE rows (
     error TEXT                          -- the same in full
 ) STRICT;
 
+CREATE TABLE duplicates (               -- rows that ask for the same as one before: made once
+    position INTEGER NOT NULL REFERENCES rows,
+    id TEXT NOT NULL,
+    row INTEGER NOT NULL,
+    metadata TEXT,
+    PRIMARY KEY (position, id)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE charges (                  -- one line for each attempt: claimed before it is sent
     position INTEGER NOT NULL REFERENCES rows,
     attempt INTEGER NOT NULL,           -- of its row
@@ -289,12 +297,25 @@ class Ledger:
             reserved=sums.get("reserved", 0.0),
         )
 
-    def shares(self) -> list[tuple[str, str | None, int, float | None]]:
-        """Return service, model, number and price of the rows of the present prompt file."""
+    def outstanding(self) -> list[tuple[str, str | None, int, float | None]]:
+        """Return service, model, number and price of the listed rows that a run sends."""
         return self._db.execute(
             "SELECT service, json_extract(parameters, '$.model') AS model, count(*), sum(price) "
-            "FROM rows WHERE listed GROUP BY 1, 2 ORDER BY 3 DESC"
+            "FROM rows WHERE listed AND state IN ('waiting', 'again') GROUP BY 1, 2 ORDER BY 3 DESC"
         ).fetchall()
+
+    def count_gone(self) -> int:
+        """Count the rows that have, or may have, a result and are not in the prompt file."""
+        (count,) = self._db.execute(
+            "SELECT count(*) FROM rows WHERE NOT listed AND id IS NOT NULL "
+            "AND state IN ('done', 'filtered', 'in doubt', 'in flight')"
+        ).fetchone()
+        return int(count)
+
+    def count_duplicates(self) -> int:
+        """Count the rows of the prompt file that ask for the same as one before."""
+        (count,) = self._db.execute("SELECT count(*) FROM duplicates").fetchone()
+        return int(count)
 
     def refused(self, limit: int) -> list[tuple[str, int, str | None]]:
         """Return id, row and error of listed rows without a good image; no error: filtered."""
@@ -331,6 +352,7 @@ class Ledger:
         """Forget what an earlier prompt file had, and the rows that were wrong."""
         for statement in PLAN_TABLES:
             self._db.execute(statement)
+        self._db.execute("DELETE FROM duplicates")
         # Those that are still wrong are told again.
         self._db.execute("DELETE FROM rows WHERE reason = ?", (BAD_ROW,))
 
@@ -338,7 +360,7 @@ class Ledger:
         """Return what is known of ids, by id."""
         found = self._db.execute(
             "SELECT id, r.position, content, state, "  # noqa: S608
-            f"{PAID}, seen.row, service, parameters, seed "
+            f"{PAID}, seen.row, service, parameters, seed, metadata "
             "FROM rows AS r LEFT JOIN seen USING (position) "
             f"WHERE id IN ({','.join('?' * len(ids))})",
             tuple(ids),
@@ -351,9 +373,11 @@ class Ledger:
                 bool(paid),
                 row or 0,
                 (service, json.loads(parameters), seed) if content is None and service else None,
+                metadata,
             )
-            for identity, position, content, state, paid, row, service, parameters, seed in found
-        }
+            for (identity, position, content, state, paid, row, service, parameters, seed,
+                 metadata) in found
+        }  # fmt: skip
 
     def count_repeats(self, contents: Mapping[bytes, int]) -> dict[bytes, int]:
         """Add to how often contents came, and return how often they came before."""
@@ -400,8 +424,12 @@ class Ledger:
                     "UPDATE charges SET price = ifnull(price, ?) WHERE position = ?",
                     (row.price, row.position),
                 )
+        self._db.executemany(
+            "UPDATE rows SET metadata = ? WHERE position = ?",
+            [(metadata, position) for position, metadata in plan.annotate],
+        )
         self._db.executemany("INSERT INTO seen VALUES (?, ?)", plan.seen)
-        if plan.replaced or plan.made:
+        if plan.replaced or plan.made or plan.annotate:
             self.rewrite_metadata()
 
     def add_bad_rows(self, service: str, problems: Mapping[int, str]) -> int:
@@ -438,6 +466,54 @@ class Ledger:
             "UPDATE rows SET listed = 1 "
             "WHERE NOT listed AND position IN (SELECT position FROM seen)"
         )
+
+    def list_sample(self, count: int) -> None:
+        """Note that the prompt file has some rows only: `count` of them, spread over it."""
+        self._db.execute(
+            """
+            WITH numbered AS (
+                SELECT position, row_number() OVER (ORDER BY seen.row, position) AS number,
+                       count(*) OVER () AS total
+                FROM seen JOIN rows USING (position) WHERE listed
+            )
+            UPDATE rows SET listed = 0 WHERE listed AND position NOT IN (
+                SELECT position FROM numbered
+                WHERE total <= ?1 OR number * ?1 / total > (number - 1) * ?1 / total
+            )
+            """,
+            (count,),
+        )
+
+    def merge_duplicates(self) -> int:
+        """Take listed rows out that ask for the same as one before, seed included; count them.
+
+        Only rows that were never sent are taken out.
+        """
+        found = self._db.execute(
+            """
+            WITH alike AS (
+                SELECT position, id, row, metadata, state = 'waiting' AND attempts = 0 AS is_new,
+                       first_value(position) OVER (
+                           PARTITION BY content, seed ORDER BY state = 'waiting', position
+                       ) AS first
+                FROM rows WHERE listed AND content IN (
+                    SELECT content FROM rows WHERE listed GROUP BY content, seed
+                    HAVING count(*) > 1
+                )
+            )
+            SELECT first, id, row, metadata, position FROM alike
+            WHERE is_new AND position <> first
+            """
+        ).fetchall()
+        self._db.executemany(
+            "INSERT INTO duplicates VALUES (?, ?, ?, ?)", [values[:4] for values in found]
+        )
+        self._db.executemany(
+            "DELETE FROM rows WHERE position = ?", [(position,) for *_, position in found]
+        )
+        if found:
+            self.rewrite_metadata()
+        return len(found)
 
     def rewrite_metadata(self) -> None:
         """Have `metadata.jsonl` written anew: lines of it have changed."""
@@ -608,6 +684,19 @@ class Ledger:
         width = ROW_COLUMNS.count(",") + 1
         for number, *values in rows:
             yield number, _row(values[:width]), ImageFacts(*values[width:])
+
+    def duplicates(self, positions: Collection[int]) -> dict[int, list[Row]]:
+        """Return the rows that ask for the same as the ones at these positions, by position."""
+        found: dict[int, list[Row]] = {}
+        for position, identity, number, metadata in self._db.execute(
+            "SELECT position, id, row, metadata FROM duplicates "
+            "WHERE position IN (SELECT value FROM json_each(?)) ORDER BY row",
+            (json.dumps(list(positions)),),
+        ):
+            own = json.loads(metadata) if metadata else {}
+            row = Row(number, {}, own, id=identity, position=position)
+            found.setdefault(position, []).append(row)
+        return found
 
     def restore(
         self,

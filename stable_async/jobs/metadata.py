@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -62,7 +63,7 @@ class MetadataFile:
     def append(self, fresh: Sequence[StoredImageRow]) -> None:
         """Add lines for images that the ledger has."""
         if fresh:
-            data = _lines(fresh)
+            data = self._lines(fresh)
             self._checksum = zlib.crc32(data, self._checksum)
             self._write(data)
             self._number = fresh[-1][0]
@@ -91,10 +92,22 @@ class MetadataFile:
         """Return the lines that the file does not have yet, many at a time."""
         images = self._ledger.images(after=self._number)
         while some := list(islice(images, LINES_AT_A_TIME)):
-            data = _lines(some)
+            data = self._lines(some)
             self._checksum = zlib.crc32(data, self._checksum)
             yield data
             self._number = some[-1][0]
+
+    def _lines(self, fresh: Sequence[StoredImageRow]) -> bytes:
+        """Return the lines of images, and of the rows that ask for the same ones."""
+        others = self._ledger.duplicates([row.position for _, row, _ in fresh])
+        lines = []
+        for _, row, image in fresh:
+            lines.append(metadata_line(row, image))
+            lines += [
+                metadata_line(replace(row, id=other.id, metadata=other.metadata), image)
+                for other in others.get(row.position, ())
+            ]
+        return "".join(lines).encode()
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -133,7 +146,3 @@ def _checksum(path: Path, size: int) -> int:
             checksum = zlib.crc32(data, checksum)
             size -= len(data)
     return checksum
-
-
-def _lines(fresh: Sequence[StoredImageRow]) -> bytes:
-    return "".join(metadata_line(row, image) for _, row, image in fresh).encode()

@@ -36,6 +36,7 @@ class Known:
         seen_in_row: Row of this prompt file that has the id as well; 0: none so far.
         restored: Service, fields and seed of a row that was restored from files; `None` where the
             file name alone is known.
+        metadata: What else the row says, as JSON.
     """
 
     position: int
@@ -44,6 +45,7 @@ class Known:
     paid: bool
     seen_in_row: int = 0
     restored: tuple[str, Mapping[str, object], int | None] | None = None
+    metadata: str | None = None
 
 
 @dataclass(slots=True)
@@ -55,6 +57,7 @@ class Plan:
         update: Rows whose content changed, or that were restored from files.
         made: Positions of the updated rows that have their image already.
         replaced: Positions of rows whose id a new row takes over.
+        annotate: Position of each known row that has other metadata now, and these as JSON.
         seen: Position and number of each row that is listed.
         problems: What is wrong, in order of rows.
         known: States of the rows that were known.
@@ -65,6 +68,7 @@ class Plan:
     update: list[Row] = field(default_factory=list)
     made: set[int] = field(default_factory=set)
     replaced: list[int] = field(default_factory=list)
+    annotate: list[tuple[int, str | None]] = field(default_factory=list)
     seen: list[tuple[int, int]] = field(default_factory=list)
     problems: list[RowProblem] = field(default_factory=list)
     known: Counter[State] = field(default_factory=Counter)
@@ -81,6 +85,8 @@ class PlanReport:
         changed: Known ones that are made from new content.
         gone: Images of the ledger that the file does not have any more.
         bad: Rows that were not checked first and turned out wrong.
+        duplicates: Rows that ask for the same as one before, and so are made with it.
+        annotated: Known ones that have other metadata now.
         states: States that the known ones, and the bad ones, are in.
     """
 
@@ -89,6 +95,8 @@ class PlanReport:
     changed: int = 0
     gone: int = 0
     bad: int = 0
+    duplicates: int = 0
+    annotated: int = 0
     states: Counter[State] = field(default_factory=Counter)
 
     def count(self, plan: Plan) -> None:
@@ -96,6 +104,7 @@ class PlanReport:
         self.added += len(plan.add) - len(plan.replaced)
         self.known += plan.known.total()
         self.changed += plan.changed
+        self.annotated += len(plan.annotate)
         self.states += plan.known
 
 
@@ -159,6 +168,9 @@ def plan_rows(
         if there is not None and there.content == row.content:
             plan.known[there.state] += 1
             plan.seen.append((there.position, row.number))
+            metadata = to_json(row.metadata) if row.metadata else None
+            if metadata != there.metadata:
+                plan.annotate.append((there.position, metadata))
             continue
         problems = _decide(plan, row, there, check, last_position, replace_changed=replace_changed)
         if problems:

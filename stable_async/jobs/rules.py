@@ -37,12 +37,17 @@ class PromptRules:
         set: Values that replace those of every row.
         vary: Values of which every row is made with each; several fields make all combinations.
         limit: Only the first so many images of the file; `None` is all.
+        sample: Only so many images, spread over the file; `None` is all.
+        allow_duplicates: Make the same request with the same seed as often as the file has it;
+            else it is made once.
     """
 
     service: str = "core"
     set: Mapping[str, str] = field(default_factory=dict)
     vary: Mapping[str, Sequence[str]] = field(default_factory=dict)
     limit: int | None = None
+    sample: int | None = None
+    allow_duplicates: bool = False
 
     def problems(self) -> Iterator[RowProblem]:
         """Return what is wrong with the rules themselves."""

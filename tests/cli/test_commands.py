@@ -44,7 +44,8 @@ SUMMARY = {
 async def test_run_prints_one_summary_object(command: Command, shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("a fox\na lighthouse\n")
     ended = await command("run", "p.txt", "--out", "job", "--base-url", shop.url, "--json")
-    assert (ended.status, ended.errors) == (0, "")
+    assert ended.status == 0
+    assert ended.errors == "2 rows to make: 6 credits (0.06 US dollars), at least 0 s\n"
     summary = json.loads(ended.output)
     assert set(summary) == SUMMARY
     assert (summary["total"], summary["done"], summary["credits"]) == (2, 2, 6)
@@ -83,8 +84,8 @@ async def test_status_1_and_one_line_when_the_account_is_to_blame(
         "run", "-", "--out", "job", "--base-url", shop.url, stdin='{"prompt":"a"}'
     )
     assert ended.status == 1
-    assert ended.errors.startswith(f"stable-async: {status} ")
-    assert ended.errors.count("\n") == 1
+    assert ended.errors.splitlines()[-1].startswith(f"stable-async: {status} ")
+    assert ended.errors.count("\n") == 2
 
 
 async def test_status_1_and_one_line_when_the_server_is_not_there(
@@ -93,7 +94,7 @@ async def test_status_1_and_one_line_when_the_server_is_not_there(
     (tmp_path / "p.txt").write_text("a\n" * 20)
     ended = await command("run", "p.txt", "--out", "job", "--base-url", "http://127.0.0.1:9")
     assert ended.status == 1
-    [line] = ended.errors.splitlines()
+    _, line = ended.errors.splitlines()
     assert line.startswith("stable-async: cannot connect to 127.0.0.1:9")
 
 
@@ -108,11 +109,13 @@ async def test_status_1_without_a_key(command: Command, tmp_path: Path) -> None:
 async def test_wrong_rows_are_listed_and_nothing_is_sent(command: Command, shop: Shop) -> None:
     rows = '{"prompt": "a", "seed": -1}\nx\n' + '{"prompt": ""}\n' * 30
     ended = await command("run", "-", "--out", "job", "--base-url", shop.url, stdin=rows)
-    assert ended.status == 1
+    assert ended.status == 2
     lines = ended.errors.splitlines()
     assert lines[0] == "stable-async: standard input: 32 problems"
     assert "row 1: seed: given -1; allowed: a whole number from 0 to 4294967294" in lines[1]
-    assert lines[-1].strip() == "... and 12 more"
+    assert (
+        lines[-1].strip().startswith("rows 3, 4, 5, 6, 7 and 25 more: prompt: given 0 characters")
+    )
     assert not shop.asked
 
 
@@ -168,7 +171,8 @@ def test_estimate_tells_requests_credits_dollars_and_time(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run(["estimate", str(path), "--json"]) == 0
     estimate = json.loads(capsys.readouterr().out)
-    assert estimate == {"requests": 304, "credits": 910, "dollars": 9.1, "seconds": 20.3}
+    figures = {"requests": 304, "credits": 910, "dollars": 9.1, "least_seconds": 20.3}
+    assert estimate.items() >= figures.items()
     assert run(["estimate", str(path), "--vary", "seed=1,2,3"]) == 0
     output = capsys.readouterr().out
     assert "912 requests, 2,730.00 credits, 27.30 US dollars, 1 min 01 s at least" in output

@@ -432,13 +432,15 @@ async def test_rows_may_move_come_and_go_without_being_made_again(bench: Bench) 
         job = bench.job(path)
         summary = await job.run(client)
     assert (summary.total, summary.done, summary.skipped) == (5, 1, 4)
-    assert not job.notes
+    assert job.estimate is not None
+    assert job.estimate.gone == 0
     path = bench.write("c", {"prompt": "d", "id": "d"})
     async with bench.client() as client:
         job = bench.job(path)
         summary = await job.run(client)
     assert (summary.total, summary.done, summary.skipped) == (2, 1, 1)
-    assert any("4 images" in note for note in job.notes), job.notes
+    assert job.estimate is not None
+    assert (job.estimate.gone, job.estimate.there, job.estimate.new) == (4, 1, 1)
     assert len(bench.lines()) == 6
 
 

@@ -1,0 +1,141 @@
+"""What a run will do, before it does anything: for `estimate`, `run --dry-run` and its start."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from stable_async.cli.prompt_options import PromptOptions
+from stable_async.cli.texts import count, duration
+from stable_async.config import Quota
+from stable_async.jobs.columns import ColumnReport
+from stable_async.jobs.estimate import Estimate, estimate_run
+from stable_async.jobs.prompt_file import SuspiciousFileError
+
+__all__ = ["column_lines", "facts", "preview", "start_lines"]
+
+
+def preview(
+    prompts: str,
+    options: PromptOptions,
+    folder: Path | None,
+    *,
+    as_json: bool,
+    replace_changed: bool = False,
+) -> None:
+    """Print what a run does, to stdout.
+
+    Raises:
+        PromptFileError: The file would be refused.
+    """
+    source, rules = options.read(prompts)
+    try:
+        found = estimate_run(source, rules, folder, replace_changed=replace_changed)
+    except SuspiciousFileError as error:
+        if as_json:
+            print(json.dumps(_columns(error.columns)))
+        raise
+    if as_json:
+        print(json.dumps(facts(found), default=str))
+    else:
+        _show(found)
+    for note in source.notes:
+        print(note)
+
+
+def facts(found: Estimate) -> dict[str, object]:
+    """Return the figures as JSON has them."""
+    return {
+        "new": found.new,
+        "there": found.there,
+        "gone": found.gone,
+        "changed": found.changed,
+        "in_doubt": found.in_doubt,
+        "failed": found.failed,
+        "duplicates": found.duplicates,
+        "requests": found.requests,
+        "credits": found.credits,
+        "dollars": found.dollars,
+        "least_seconds": round(found.least_seconds(Quota()), 1),
+        "services": [asdict(share) for share in found.shares],
+        **_columns(found.columns),
+        "first_requests": list(found.first_requests),
+    }
+
+
+def _columns(columns: ColumnReport) -> dict[str, object]:
+    return {
+        "parameters": columns.parameters,
+        "kept": columns.kept,
+        "dropped": columns.dropped,
+        "left_out": columns.left_out,
+        "suspicious": [asdict(suspicion) for suspicion in columns.suspicious],
+    }
+
+
+def start_lines(found: Estimate) -> Iterator[str]:
+    """Yield what a run says at its start."""
+    price = ""
+    if found.new:
+        seconds = duration(found.least_seconds(Quota()))
+        price = (
+            f": {found.credits:,g} credits ({found.dollars:,.2f} US dollars), at least {seconds}"
+        )
+    parts = [f"{count(found.new, 'row')} to make{price}"]
+    for number, what in (
+        (found.there, "there"),
+        (found.changed, "changed"),
+        (found.gone, "gone from the file"),
+        (found.in_doubt, "in doubt"),
+        (found.failed, "failed before"),
+        (found.duplicates, "the same as one before, made once"),
+    ):
+        if number:
+            parts.append(f"{number:,} {what}")
+    yield "; ".join(parts)
+    yield from column_lines(found.columns)
+
+
+def column_lines(columns: ColumnReport) -> Iterator[str]:
+    """Yield what is done with columns, where that is not plain."""
+    others = (
+        ("kept as metadata only", columns.kept),
+        ("dropped", columns.dropped),
+        ("left out, as they have bytes", columns.left_out),
+    )
+    if any(names for _, names in others) or set(columns.parameters) != set(
+        columns.parameters.values()
+    ):
+        named = (
+            column if column.lower() == target else f"{column} ({target})"
+            for column, target in columns.parameters.items()
+        )
+        yield f"parameters: {', '.join(named)}"
+    for what, names in others:
+        if names:
+            yield f"{what}: {', '.join(names)}"
+
+
+def _show(found: Estimate) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    if found.shares:
+        table = Table("service", "model", box=None, pad_edge=False)
+        for name in ("rows", "credits"):
+            table.add_column(name, justify="right")
+        for share in found.shares:
+            price = "unknown" if share.credits is None else f"{share.credits:,.2f}"
+            table.add_row(share.service, share.model or "", f"{share.rows:,}", price)
+        console.print(table)
+    requests = count(found.requests, "request")
+    console.print(
+        f"{requests}, {found.credits:,.2f} credits, {found.dollars:,.2f} US dollars, "
+        f"{duration(found.least_seconds(Quota()))} at least"
+    )
+    for line in start_lines(found):
+        console.print(line, markup=False)
+    for number, request in enumerate(found.first_requests, start=1):
+        text = json.dumps(request, ensure_ascii=False, default=str)
+        console.print(f"request {number}: {text}", markup=False)

@@ -1,0 +1,182 @@
+"""What a run says before it does anything is what it does."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stable_async.cli.app import run
+from stable_async.config import Quota
+from stable_async.jobs import PromptFile, PromptRules
+from stable_async.jobs.estimate import estimate_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stable_async.jobs.estimate import Estimate
+    from tests.jobs.conftest import Bench
+
+
+def estimate(path: Path, folder: Path | None = None, **rules: object) -> Estimate:
+    return estimate_run(PromptFile(str(path)), PromptRules(**rules), folder)  # type: ignore[arg-type]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+async def test_it_tells_what_is_new_there_changed_gone_and_in_doubt(bench: Bench) -> None:
+    shop = bench.shop
+    shop.script["dropped"] = ["drop"]
+    shop.script["refused"] = [400]
+    shop.script["blurred"] = ["filtered"]
+    shop.script["late"] = [500, 500, 500, 500]
+    rows = [
+        {"prompt": name, "id": name}
+        for name in ("a", "b", "dropped", "refused", "blurred", "late", "gone")
+    ]
+    path = bench.write(*rows)
+    await bench.run(path, passes=1)
+    path = bench.write(*rows[:-1], {"prompt": "new", "id": "new"})
+    before = contents(bench.out)
+    found = estimate(path, bench.out)
+    assert contents(bench.out) == before
+    assert (found.new, found.there, found.in_doubt) == (2, 3, 1)
+    assert (found.gone, found.failed, found.changed) == (1, 1, 0)
+    assert found.credits == 6
+    assert [request["id"] for request in found.first_requests] == ["new"]
+    shop.asked.clear()
+    shop.script.clear()
+    async with bench.client() as client:
+        job = bench.job(path)
+        await job.run(client)
+    assert job.estimate is not None
+    assert (job.estimate.new, job.estimate.credits) == (found.new, found.credits)
+    assert sorted(shop.asked) == ["late", "new"]
+
+
+async def test_changed_rows_are_told(bench: Bench) -> None:
+    bench.shop.script["b"] = [500] * 8
+    path = bench.write({"prompt": "a", "id": "1"}, {"prompt": "b", "id": "2"})
+    await bench.run(path, passes=1)
+    path = bench.write({"prompt": "a", "id": "1"}, {"prompt": "c", "id": "2"})
+    found = estimate(path, bench.out)
+    assert (found.new, found.there, found.changed) == (1, 1, 1)
+
+
+def test_the_time_counts_looks_at_results_that_are_fetched_later(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(f'{{"prompt": "{n}"}}\n' for n in range(300)))
+    found = estimate(path)
+    assert (found.requests, found.credits, found.dollars) == (300, 900, 9.0)
+    assert found.least_seconds(Quota()) == pytest.approx(10 + 150 * 10 / 150)
+    picture = tmp_path / "a.png"
+    from tests.samples import png_header
+
+    picture.write_bytes(png_header(512, 512))
+    path.write_text('{"prompt": "a", "image": "a.png"}\n')
+    assert estimate(path, service="upscale-creative").requests == 2
+
+
+async def test_a_sample_is_spread_over_the_file_and_part_of_the_whole(bench: Bench) -> None:
+    path = bench.write(*(f"row {number:02}" for number in range(20)))
+    rules = PromptRules(sample=4)
+    assert estimate(path, sample=4).new == 4
+    summary = await bench.run(path, rules)
+    assert (summary.ending, summary.total, summary.done) == ("complete", 4, 4)
+    made = sorted(bench.shop.asked)
+    places = [int(prompt.split()[1]) for prompt in made]
+    assert all(later - earlier == 5 for earlier, later in itertools.pairwise(places))
+    again = await bench.run(path, rules)
+    assert (again.done, again.skipped) == (0, 4)
+    whole = await bench.run(path)
+    assert (whole.total, whole.skipped, whole.done) == (20, 4, 16)
+    assert (await bench.run(path, PromptRules(sample=50))).total == 20
+
+
+async def test_the_same_request_with_the_same_seed_is_bought_once(bench: Bench) -> None:
+    path = bench.write(
+        {"prompt": "a", "seed": 7, "id": "x", "metadata": {"label": 1}},
+        {"prompt": "a", "seed": 7, "id": "y", "metadata": {"label": 2}},
+        {"prompt": "a", "seed": 8, "id": "z"},
+        {"prompt": "a"},
+        {"prompt": "a"},
+        {"prompt": "b", "seed": 7},
+        {"prompt": "b", "seed": 7},
+    )
+    assert estimate(path).duplicates == 2
+    summary = await bench.run(path)
+    assert (summary.total, summary.done) == (5, 5)
+    assert len(bench.shop.asked) == 5
+    lines = bench.lines()
+    assert len(lines) == 7
+    x, y = (next(line for line in lines if line["id"] == name) for name in "xy")
+    assert x["file_name"] == y["file_name"]
+    assert (x["label"], y["label"]) == (1, 2)
+    # Given again, nothing is made, and nothing told anew.
+    path = bench.write(*(json.loads(line) for line in path.read_text().splitlines()), "c")
+    summary = await bench.run(path)
+    assert (summary.total, summary.done) == (6, 1)
+    assert len(bench.lines()) == 8
+    summary = await bench.run(path, PromptRules(allow_duplicates=True))
+    assert (summary.total, summary.done) == (8, 2)
+    assert len({line["file_name"] for line in bench.lines()}) == 8
+
+
+async def test_metadata_that_comes_later_is_taken_in_free(bench: Bench) -> None:
+    await bench.run(bench.write({"prompt": "a", "id": "1"}, {"prompt": "b", "id": "2"}))
+    path = bench.write(
+        {"prompt": "a", "id": "1", "metadata": {"label": "fox"}}, {"prompt": "b", "id": "2"}
+    )
+    summary = await bench.run(path)
+    assert (summary.done, summary.skipped) == (0, 2)
+    assert {line["id"]: line.get("label") for line in bench.lines()} == {"1": "fox", "2": None}
+    assert len(bench.shop.asked) == 2
+    await bench.run(bench.write({"prompt": "a", "id": "1"}, {"prompt": "b", "id": "2"}))
+    assert all("label" not in line for line in bench.lines())
+
+
+def test_dry_run_needs_no_key_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("STABILITY_API_KEY", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.csv").write_text("Prompt,neg,note\na fox,people,x\na hare,,\n")
+    words = ["run", "p.csv", "--out", "out", "--dry-run"]
+    assert run([*words, "--json"]) == 2
+    told = capsys.readouterr()
+    assert json.loads(told.out)["suspicious"] == [{"column": "neg", "meant": "negative_prompt"}]
+    assert "--map neg=negative_prompt" in told.err
+    assert told.err.count("\n") == 1
+    assert run([*words, "--json", "--map", "NEG=negative_prompt"]) == 0
+    told = capsys.readouterr()
+    facts = json.loads(told.out)
+    assert (facts["new"], facts["there"], facts["gone"], facts["changed"]) == (2, 0, 0, 0)
+    assert (facts["credits"], facts["dollars"], facts["in_doubt"]) == (6, 0.06, 0)
+    assert facts["parameters"] == {"Prompt": "prompt", "neg": "negative_prompt"}
+    assert facts["kept"] == ["note"]
+    assert [request["prompt"] for request in facts["first_requests"]] == ["a fox", "a hare"]
+    assert facts["first_requests"][0]["seed"] > 0
+    assert run([*words, "--keep", "neg"]) == 0
+    told = capsys.readouterr()
+    assert "2 rows to make: 6 credits (0.06 US dollars)" in told.out
+    assert "kept as metadata only: neg, note" in told.out
+    assert list(tmp_path.iterdir()) == [tmp_path / "p.csv"]
+
+
+def test_one_problem_of_many_rows_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a", "score": 1}\n' * 500)
+    assert run(["estimate", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "rows 1, 2, 3, 4, 5 and 495 more: score: no such parameter" in told
