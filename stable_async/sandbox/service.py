@@ -51,7 +51,6 @@ __all__ = ["Account", "Call", "Service"]
 
 MIRROR_PREFIX = "/sd"
 CLIENT_HEADERS = ("stability-client-id", "stability-client-user-id", "stability-client-version")
-CLIENT_HEADER_LENGTH = 256
 # An operation that nobody has timed is taken to need this long, seconds.
 UNTIMED = 10.0
 # Of the 45.7 s of a creative upscale, the submit took 4.5 s (live, 2026-09-22).
@@ -332,7 +331,7 @@ class Service:
         parameters, problems = read_parameters(operation, form, mirror=mirror)
         problems += broken_rules(operation, parameters)
         problems += _path_problems(operation, variables)
-        problems = _header_problems(operation, call.headers) + problems
+        problems = _header_problems(self.facts, operation, call.headers) + problems
         if problems:
             raise RefusalError(400, *problems, name="bad_request")
         if is_v1 and "engine_id" in variables:
@@ -550,7 +549,7 @@ def _too_large(facts: Facts, operation: Operation, limit: int) -> RefusalError:
     return RefusalError(413, text)
 
 
-def _header_problems(operation: Operation, headers: Mapping[str, str]) -> list[str]:
+def _header_problems(facts: Facts, operation: Operation, headers: Mapping[str, str]) -> list[str]:
     problems = []
     accept = headers.get("accept", "").strip().lower()
     # v1's GETs answer with JSON whatever is accepted, as curl's samples for them show.
@@ -562,9 +561,11 @@ def _header_problems(operation: Operation, headers: Mapping[str, str]) -> list[s
     if not anything and media not in allowed:
         problems.append(f"accept: must be one of: {', '.join(operation.accept)}")
     problems += [
-        f"{name}: must be at most {CLIENT_HEADER_LENGTH} characters long"
-        for name in CLIENT_HEADERS
-        if operation.api == "v2" and len(headers.get(name, "")) > CLIENT_HEADER_LENGTH
+        f"{one.name}: must be at most {one.max_length} characters long"
+        for one in facts.meta.request_headers
+        if operation.api == "v2"
+        and one.max_length is not None
+        and len(headers.get(one.name, "")) > one.max_length
     ]
     return problems
 

@@ -102,13 +102,31 @@ class Field(_Fact):
 class _Run(_Fact):
     model: str | None = None
     latency_s: float | None = None
+    aspect_ratio: str | None = None
 
 
 class Observation(_Fact):
-    """Live runs of an operation."""
+    """Live runs of an operation; `output_px` is such as `1344x768`."""
 
     latency_s: float | None = None
+    output_px: str | None = None
+    aspect_ratio: str | None = None
     runs: tuple[_Run, ...] = ()
+
+    @property
+    def ratio(self) -> str | None:
+        """The aspect ratio that was asked for when `output_px` was seen."""
+        return self.aspect_ratio or next(
+            (r.aspect_ratio for r in self.runs if r.aspect_ratio), None
+        )
+
+
+class ResponseFact(_Fact):
+    """A documented answer: its content types, and the keys that its JSON must have."""
+
+    content_types: tuple[str, ...] = ()
+    json_required: tuple[str, ...] = ()
+    headers: dict[str, object] = {}
 
 
 class Operation(_Fact):
@@ -119,6 +137,8 @@ class Operation(_Fact):
         accept: The values the accept header may have; empty when none is declared.
         credits: The price: a figure, one for each model (a text is a formula), or `None` where
             no source states it.
+        responses: The declared answers by status.
+        results: Paths under which the result of an asynchronous operation is found.
         observed: What live runs have shown.
     """
 
@@ -132,6 +152,8 @@ class Operation(_Fact):
     credits: Price
     fields: tuple[Field, ...]
     rules: tuple[str, ...]
+    responses: dict[int, ResponseFact] = {}
+    results: tuple[str, ...] = ()
     observed: Observation = Observation()
 
     @property
@@ -206,6 +228,7 @@ class _Alias(_Fact):
     path: str
     equivalent: str | _Equivalents
     price_cents: Number | dict[str, Number | str] | None = None
+    results: tuple[str, ...] = ()
     discriminator: _Discriminator | None = None
 
     def operation(self, known: dict[str, Operation]) -> Operation:
@@ -224,7 +247,7 @@ class _Alias(_Fact):
             kept = (field for field in fields if field.name not in ABSENT_FROM_V2ALPHA)
             fields = (*kept, search.model_copy(update={"required": False}), mode)
         changes = {"id": self.id, "path": self.path, "credits": price, "fields": fields}
-        return base.model_copy(update=changes)
+        return base.model_copy(update={**changes, "results": self.results})
 
 
 class _RequestLimit(_Fact):
@@ -237,8 +260,22 @@ class _RequestLimit(_Fact):
         return self.exact or int(self.text.removesuffix("Mb")) * MEGABYTE
 
 
+class _Header(_Fact):
+    name: str
+    max_length: int | None = None
+
+
 class _Meta(_Fact):
     max_request: dict[str, _RequestLimit]
+    request_headers: tuple[_Header, ...] = ()
+
+
+class _Removed(_Fact):
+    paths: tuple[str, ...]
+
+
+class _Envelope(_Fact):
+    required: tuple[str, ...]
 
 
 class Facts(_Fact):
@@ -249,6 +286,8 @@ class Facts(_Fact):
     endpoints: tuple[Operation, ...]
     aliases: tuple[_Alias, ...]
     v1_engines: tuple[Engine, ...]
+    removed: tuple[_Removed, ...] = ()
+    error_envelopes: dict[Api, _Envelope] = {}
 
     @functools.cached_property
     def operations(self) -> tuple[Operation, ...]:

@@ -1,0 +1,104 @@
+"""Requests for probing: the smallest valid one of each operation, and files of any size."""
+
+from __future__ import annotations
+
+import functools
+import io
+import struct
+from typing import TYPE_CHECKING, TypeAlias
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stable_async.sandbox.spec.facts import Field, Operation
+
+__all__ = ["Value", "companions", "image", "smallest", "wav"]
+
+Value: TypeAlias = str | bytes | None
+"""A text, a file, or `None` for a field that is left out."""
+
+SIDE = 96
+SECONDS = 7.0
+ENGINE = "stable-diffusion-xl-1024-v1-0"
+
+
+@functools.lru_cache(maxsize=32)
+def image(width: int = SIDE, height: int = SIDE, fmt: str = "png") -> bytes:
+    """Return a plain image file that can be decoded."""
+    out = io.BytesIO()
+    Image.new("RGB" if fmt == "jpeg" else "L", (width, height), 96).save(out, fmt.upper())
+    return out.getvalue()
+
+
+@functools.lru_cache(maxsize=8)
+def wav(seconds: float = SECONDS) -> bytes:
+    """Return a silent 8-bit mono WAV of 8 kHz."""
+    data = b"\x80" * round(8000 * seconds)
+    layout = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 8000, 1, 8)
+    body = b"WAVE" + layout + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@functools.cache
+def mp3(seconds: float = SECONDS) -> bytes:
+    """Return silent MPEG-1 layer III frames of 32 kbit/s."""
+    frame = bytes((0xFF, 0xFB, 0x10, 0x00)).ljust(104, b"\0")
+    return frame * round(seconds * 44_100 / 1152)
+
+
+# What the rules across fields ask of the smallest request.
+ALSO: dict[str, dict[str, Value]] = {
+    "edit_outpaint": {"left": "8"},
+    "edit_replace_background_and_relight": {"background_prompt": "x"},
+    "v1_image_to_image_masking": {"mask_source": "INIT_IMAGE_ALPHA"},
+}
+_IMAGE_TO_IMAGE: dict[str, Value] = {
+    "mode": "image-to-image",
+    "image": image(),
+    "strength": "0.5",
+}
+# What they ask for once a field is sent.
+WITH: dict[tuple[str, str], dict[str, Value]] = {
+    ("generate_ultra", "image"): {"strength": "0.5"},
+    ("generate_ultra", "strength"): {"image": image()},
+    ("generate_sd3", "image"): _IMAGE_TO_IMAGE,
+    ("generate_sd3", "strength"): _IMAGE_TO_IMAGE,
+    ("generate_sd3", "mode=image-to-image"): _IMAGE_TO_IMAGE,
+    ("edit_outpaint", "left"): {"right": "8"},
+    ("edit_replace_background_and_relight", "background_prompt"): {"background_reference": image()},
+    ("edit_replace_background_and_relight", "light_source_strength"): {
+        "light_source_direction": "left"
+    },
+    ("v1_image_to_image", "step_schedule_start"): {"init_image_mode": "STEP_SCHEDULE"},
+    ("v1_image_to_image", "step_schedule_end"): {"init_image_mode": "STEP_SCHEDULE"},
+    ("v1_image_to_image_masking", "mask_image"): {"mask_source": "MASK_IMAGE_WHITE"},
+    ("v1_image_to_image_masking", "mask_source=MASK_IMAGE_WHITE"): {"mask_image": image()},
+    ("v1_image_to_image_masking", "mask_source=MASK_IMAGE_BLACK"): {"mask_image": image()},
+}
+
+
+def companions(operation: Operation, field: str, value: Value) -> Mapping[str, Value]:
+    """Return the fields that a rule asks for beside `field`."""
+    more = WITH.get((operation.id, field), {})
+    return WITH.get((operation.id, f"{field}={value!s}"), more)
+
+
+def smallest(operation: Operation) -> dict[str, Value]:
+    """Return the fewest and smallest values that the facts call a valid request."""
+    values: dict[str, Value] = {}
+    for field in operation.fields:
+        if field.required and field.place == "body":
+            values[field.name] = _sample(field)
+    if "prompt" not in values and any(field.name == "none" for field in operation.fields):
+        values["none"] = ""
+    return {**values, **ALSO.get(operation.id, {})}
+
+
+def _sample(field: Field) -> Value:
+    if field.type == "file":
+        return wav() if field.max_seconds is not None else image()
+    if field.type == "enum":
+        return field.values[0]
+    return "x"

@@ -1,0 +1,98 @@
+"""Sends the requests of probing with aiohttp, each within the quota."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from stable_async.sandbox.probing.wire import ProbeAnswer, ProbeRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = ["Sender"]
+
+TIMEOUT_SECONDS = 180.0
+CHUNK_BYTES = 1 << 20
+BOUNDARY = "stable-async-probe"
+
+
+class Sender:
+    """Sends requests, one after the other."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        key: str,
+        permit: Callable[[], Awaitable[None]],
+        *,
+        proxy: str | None = None,
+    ) -> None:
+        """Take where to send.
+
+        Args:
+            session: Of the caller; nothing of it is changed.
+            base_url: Address, without a final slash.
+            key: The API key.
+            permit: Returns when a request may be sent.
+            proxy: URL of a proxy.
+        """
+        self._session = session
+        self._base_url = base_url
+        self._key = key
+        self._permit = permit
+        self._proxy = proxy
+
+    async def __call__(self, request: ProbeRequest) -> ProbeAnswer:
+        """Send a request and return the answer; a connection that fails is one of status 599."""
+        await self._permit()
+        headers = {"user-agent": "stable_async doctor", **request.headers}
+        if request.keyed:
+            headers["authorization"] = f"Bearer {request.key or self._key}"
+        data, kind = _body(request)
+        if kind:
+            headers["content-type"] = kind
+        try:
+            async with self._session.request(
+                request.method,
+                self._base_url + request.path,
+                data=io.BytesIO(data) if data else None,
+                headers=headers,
+                allow_redirects=False,
+                proxy=self._proxy,
+                skip_auto_headers=("accept", "content-type"),
+                timeout=aiohttp.ClientTimeout(TIMEOUT_SECONDS),
+            ) as answer:
+                named = {name.lower(): value for name, value in answer.headers.items()}
+                return ProbeAnswer(answer.status, named, await answer.read())
+        except (TimeoutError, aiohttp.ClientError) as error:
+            return ProbeAnswer(599, {}, type(error).__name__.encode())
+
+
+def _body(request: ProbeRequest) -> tuple[bytes, str]:
+    """Return the body and its content type."""
+    if request.json is not None:
+        return json.dumps(request.json).encode(), "application/json"
+    if request.method == "GET":
+        return b"", ""
+    if request.size:
+        filler = b"0" * request.size
+        head, tail = _part("image", "probe.png"), f"\r\n--{BOUNDARY}--\r\n".encode()
+        return head + filler[len(head) + len(tail) :] + tail, _multipart()
+    parts = [_part(name) + text.encode() for name, text in request.texts.items()]
+    parts += [_part(name, "probe") + data for name, data in request.files.items()]
+    parts = parts or [_part("none")]
+    return b"\r\n".join(parts) + f"\r\n--{BOUNDARY}--\r\n".encode(), _multipart()
+
+
+def _multipart() -> str:
+    return f"multipart/form-data; boundary={BOUNDARY}"
+
+
+def _part(name: str, filename: str = "") -> bytes:
+    option = f'; filename="{filename}"' if filename else ""
+    return f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{option}\r\n\r\n'.encode()

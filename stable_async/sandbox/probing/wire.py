@@ -1,0 +1,108 @@
+"""What probing sends, what comes back, and what is found out."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stable_async.sandbox.probing.claims import Claim
+
+__all__ = ["Finding", "ProbeAnswer", "ProbeRequest", "Verdict"]
+
+Verdict: TypeAlias = Literal["agrees", "differs", "undecided"]
+SHOWN = 400
+HIDDEN = re.compile(r"sk-[\w*-]{4,}|[\w-]+\*{4,}[\w-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRequest:
+    """A request to send.
+
+    Attributes:
+        method: HTTP method.
+        path: Path, without the base URL.
+        keyed: Whether the key goes with it.
+        headers: Headers beside the key and the content type.
+        texts: Text fields of a form.
+        files: Files of a form.
+        json: A JSON body in place of a form; `None` sends none.
+        key: Another key to send in place of the user's.
+        size: Bytes of filler for a body that is refused by its size; 0 for none.
+    """
+
+    method: str
+    path: str
+    keyed: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    json: Mapping[str, object] | None = None
+    key: str | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswer:
+    """What came back; header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def content(self) -> dict[str, object]:
+        """The JSON object of the body; empty when it is none."""
+        try:
+            found = json.loads(self.body)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def problems(self) -> list[str]:
+        """The messages of an error answer."""
+        errors = self.content.get("errors")
+        if isinstance(errors, list):
+            return [str(error) for error in errors]
+        message = self.content.get("message")
+        return str(message).split("; ") if message else []
+
+    @property
+    def names(self) -> set[str]:
+        """The fields that the messages name."""
+        return {problem.partition(":")[0].strip() for problem in self.problems}
+
+    @property
+    def from_api(self) -> bool:
+        """Whether the API speaks: a success, or its error envelope."""
+        return self.status < 300 or ("name" in self.content and "id" in self.content)
+
+    def recorded(self, key: str) -> str:
+        """Return the answer for a report, without keys."""
+        kind = self.headers.get("content-type", "")
+        text = self.body[:4000].decode(errors="replace") if "json" in kind else f"[{kind}]"
+        if key:
+            text = text.replace(key, "[key]")
+        return f"{self.status} {HIDDEN.sub('[key]', text)}"[:SHOWN]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found out about a claim.
+
+    Attributes:
+        claim: The claim.
+        verdict: `agrees`, `differs` or `undecided`.
+        reason: Why, or what was tried.
+        answer: The recorded answer that shows a difference, without keys.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    reason: str = ""
+    answer: str = ""

@@ -1,0 +1,51 @@
+"""How each fact is known: documented, seen, or assumed."""
+
+from __future__ import annotations
+
+import functools
+from datetime import date  # noqa: TC003 - pydantic reads the annotation
+from fnmatch import fnmatchcase
+from importlib import resources
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["Evidence", "load_evidence"]
+
+Known = Literal["documented", "seen", "assumed"]
+
+
+class _Seen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    claim: str
+    when: date
+
+
+class _Assumed(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    claim: str
+    why: str
+
+
+class Evidence(BaseModel):
+    """The marks of claims that are not simply documented."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    assumed: tuple[_Assumed, ...]
+    seen: tuple[_Seen, ...]
+
+    def known(self, claim: str) -> Known:
+        """Return how a claim is known."""
+        if any(fnmatchcase(claim, mark.claim) for mark in self.assumed):
+            return "assumed"
+        if any(fnmatchcase(claim, mark.claim) for mark in self.seen):
+            return "seen"
+        return "documented"
+
+
+@functools.cache
+def load_evidence() -> Evidence:
+    """Return the marks of the package's own facts."""
+    text = resources.files(__package__).joinpath("evidence.yaml").read_bytes()
+    return Evidence.model_validate(yaml.safe_load(text))
