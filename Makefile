@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
 
-.PHONY: help demo test lint types typing docs package check soak browser bench clean
+.PHONY: help demo test lint types typing docs package check soak browser live bench clean
 
 help:
 	@echo "make demo   prompts into pictures on this machine: no key, no network beyond the package index"
@@ -17,6 +17,7 @@ help:
 	@echo "make typing programs of users, by mypy, pyright, ty and pyrefly (needs node)"
 	@echo "make soak   the long versions of the quota and crash tests"
 	@echo "make browser  the pages, in a real browser (Debian: chromium, chromium-driver)"
+	@echo "make live   the facts that all is built on, held against the real API: needs a key, costs nothing"
 	@echo "make bench  the figures of the README, measured here"
 
 $(BIN)/python:
@@ -75,6 +76,9 @@ check: lint types package test
 soak: $(VENV)/.installed-dev
 	"$(BIN)/python" -m tests.quota.soak
 	"$(BIN)/python" -m tests.jobs.soak
+
+live: $(VENV)/.installed-demo
+	"$(BIN)/stable-async" doctor --probe
 
 browser: $(VENV)/.installed-dev
 	"$(BIN)/python" -m pytest tests/browser

@@ -36,6 +36,10 @@ COMMANDS = {
         "balance:balance",
         "Print the credits of the account. The API's figure lags behind what was spent just now.",
     ),
+    "doctor": (
+        "doctor:doctor",
+        "Check key, network, quota and machine; with --probe, the known facts against the API.",
+    ),
     "sandbox": (
         "sandbox:sandbox",
         "Serve the API on this machine, without a key and without cost, until Ctrl-C.",

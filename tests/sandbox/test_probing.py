@@ -16,7 +16,9 @@ import pytest
 import yaml
 
 from stable_async.sandbox import Sandbox
-from stable_async.sandbox.probing import Finding, Prober, Sender, claims
+from stable_async.sandbox.probing.claims import claims
+from stable_async.sandbox.probing.prober import Prober
+from stable_async.sandbox.probing.sender import Sender
 from stable_async.sandbox.spec.evidence import load_evidence
 from stable_async.sandbox.spec.facts import load_facts
 from tests.conformance.facts import FACTS_YAML
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from stable_async.sandbox.probing.wire import Finding
     from stable_async.sandbox.request_log import RequestRecord
 
 KEY = "sk-of-the-test"
@@ -32,7 +35,7 @@ Raw = dict[str, Any]
 Shows = float | Literal["free", "never"]
 
 
-def plain(value: Any) -> Any:  # noqa: ANN401
+def plain(value: Any) -> Any:
     """Copy YAML data so that nothing in it is shared: its anchors make one object of many."""
     if isinstance(value, dict):
         return {name: plain(one) for name, one in value.items()}

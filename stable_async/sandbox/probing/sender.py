@@ -11,7 +11,8 @@ import aiohttp
 from stable_async.sandbox.probing.wire import ProbeAnswer, ProbeRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
+    from ssl import SSLContext
 
 __all__ = ["Sender"]
 
@@ -31,6 +32,8 @@ class Sender:
         permit: Callable[[], Awaitable[None]],
         *,
         proxy: str | None = None,
+        proxy_headers: Mapping[str, str] | None = None,
+        tls: SSLContext | None = None,
     ) -> None:
         """Take where to send.
 
@@ -40,17 +43,23 @@ class Sender:
             key: The API key.
             permit: Returns when a request may be sent.
             proxy: URL of a proxy.
+            proxy_headers: For the proxy.
+            tls: Certificates to trust; `None` means the default ones.
         """
         self._session = session
         self._base_url = base_url
         self._key = key
         self._permit = permit
         self._proxy = proxy
+        self._proxy_headers = dict(proxy_headers or {})
+        self._tls = tls if tls is not None else True
 
     async def __call__(self, request: ProbeRequest) -> ProbeAnswer:
         """Send a request and return the answer; a connection that fails is one of status 599."""
         await self._permit()
         headers = {"user-agent": "stable_async doctor", **request.headers}
+        if self._proxy_headers and self._base_url.startswith("http:"):
+            headers |= self._proxy_headers  # without TLS there is no CONNECT to carry them
         if request.keyed:
             headers["authorization"] = f"Bearer {request.key or self._key}"
         data, kind = _body(request)
@@ -64,6 +73,8 @@ class Sender:
                 headers=headers,
                 allow_redirects=False,
                 proxy=self._proxy,
+                proxy_headers=self._proxy_headers or None,
+                ssl=self._tls,
                 skip_auto_headers=("accept", "content-type"),
                 timeout=aiohttp.ClientTimeout(TIMEOUT_SECONDS),
             ) as answer:

@@ -1,0 +1,407 @@
+"""`stable-async doctor`: what a program needs on this machine, and the facts against the API."""
+
+import asyncio
+import json
+import os
+import platform
+import shutil
+import ssl
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import aiohttp
+from cyclopts import Parameter
+
+from stable_async._version import __version__
+from stable_async.cli.connection import SANDBOX_KEY, Connection, quota_of
+from stable_async.cli.failures import CANNOT_WORK, OK, SOME_FAILED, UsageError
+from stable_async.cli.options import Flag
+from stable_async.config import API_KEY_VARIABLE, resolve_api_key, resolve_base_url
+from stable_async.errors import ConfigurationError, StabilityError
+from stable_async.extras import install_command
+from stable_async.quota import QuotaLimiter
+from stable_async.quota import quota_of as kept_quota
+from stable_async.transport.connections import make_connector, resolve_tls
+from stable_async.transport.proxies import Proxy, resolve_proxy
+
+if TYPE_CHECKING:
+    from stable_async.sandbox.probing.sender import Sender
+    from stable_async.sandbox.probing.wire import Finding
+
+__all__ = ["doctor"]
+
+CONNECT_SECONDS = 10.0
+CLOCK_SECONDS = 60.0
+CERTIFICATE_DAYS = 14
+FREE_BYTES = 2 << 30
+OPEN_FILES = 1024
+EXTRAS = {
+    "cli": ("cyclopts", "rich"),
+    "sandbox": ("PIL", "python_multipart", "tinytag", "yaml"),
+    "export": ("pyarrow",),
+    "storage": ("obstore",),
+    "otel": ("opentelemetry",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line: what was looked at, how it is, and what to do where it is not well."""
+
+    subject: str
+    state: str
+    to_do: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests go."""
+
+    url: str
+    key: str
+    proxy: Proxy | None
+    tls: ssl.SSLContext | None
+
+
+def doctor(
+    *,
+    probe: Flag = False,
+    credits: float = 0.0,  # noqa: A002 - the API's word
+    as_json: Annotated[Flag, Parameter(name="--json")] = False,
+    connection: Connection = Connection(),  # noqa: B008 - frozen
+) -> int:
+    """Check key, network, quota and machine; with --probe, the known facts against the API.
+
+    Probing sends some 1,900 requests that the API refuses, within the quota, and spends nothing
+    unless --credits says so. Exit status 3: something differs; 1: it had to stop.
+
+    Args:
+        probe: Hold the facts that the client and the sandbox are built on against the API.
+        credits: The most credits that probing may spend, by the price list.
+        as_json: Print JSON.
+        connection: Where requests go.
+    """
+    if not 0 <= credits < float("inf"):
+        raise UsageError(f"--credits is {credits}; allowed: 0 or more")
+    if probe:
+        return asyncio.run(_probe(connection, credits, as_json=as_json))
+    checks = asyncio.run(_examine(connection))
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        width = max(len(check.subject) for check in checks)
+        for check in checks:
+            word = "FIX" if check.to_do else "ok "
+            print(f"{word}  {check.subject:{width}}  {check.state}")
+            if check.to_do:
+                print(f"     {'':{width}}  -> {check.to_do}")
+    return CANNOT_WORK if any(check.to_do for check in checks) else OK
+
+
+# -- the machine -----------------------------------------------------------------------------------
+
+
+async def _examine(connection: Connection) -> list[Check]:
+    """Return all checks, those of the machine also where the API cannot be reached."""
+    checks = [_versions(), _extras()]
+    try:
+        async with _target(connection) as target:
+            checks += [_key(target, connection), _address(target), _proxy(target)]
+            reached = await _network(target)
+            checks += reached
+            if not any(check.to_do for check in reached):
+                checks += await _account(target, connection)
+    except ConfigurationError as error:
+        checks.append(Check("settings", str(error), "correct the setting, then run this again"))
+    return [*checks, _cache(), _disk(), _files()]
+
+
+@asynccontextmanager
+async def _target(connection: Connection) -> AsyncIterator[Target]:
+    """Resolve key, address, proxy and certificates, and start the sandbox if one is asked for."""
+    if not connection.sandbox:
+        url = resolve_base_url(connection.base_url)
+        key = resolve_api_key(None)
+        yield Target(url, key, resolve_proxy(url, None), resolve_tls(None, environment=True))
+        return
+    from stable_async.sandbox import SandboxSettings
+    from stable_async.sandbox.process import start_sandbox
+
+    async with start_sandbox(SandboxSettings()) as sandbox:
+        yield Target(sandbox.url, SANDBOX_KEY, None, None)
+
+
+def _versions() -> Check:
+    libraries = ", ".join(f"{name} {metadata.version(name)}" for name in ("aiohttp", "pydantic"))
+    python = platform.python_version()
+    return Check("versions", f"stable_async {__version__}, Python {python}, {libraries}")
+
+
+def _extras() -> Check:
+    there, missing = [], []
+    for extra, modules in EXTRAS.items():
+        try:
+            for module in modules:
+                import_module(module)
+            there.append(extra)
+        except ImportError:
+            missing.append(extra)
+    state = f"installed: {', '.join(there)}"
+    if missing:
+        state += f"; not: {', '.join(missing)} ({install_command(missing[0])})"
+    return Check("extras", state)
+
+
+def _key(target: Target, connection: Connection) -> Check:
+    if connection.sandbox:
+        return Check("key", "the sandbox accepts any")
+    state = f"from {API_KEY_VARIABLE}, {len(target.key)} characters"
+    if not target.key.startswith("sk-"):
+        return Check("key", state, "the API's keys begin with sk-: look at the variable again")
+    return Check("key", state)
+
+
+def _address(target: Target) -> Check:
+    parts = urlsplit(target.url)
+    if parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "localhost", "::1"}:
+        advice = "the key would travel unencrypted: use https"
+        return Check("address", target.url, advice)
+    return Check("address", target.url)
+
+
+def _proxy(target: Target) -> Check:
+    if target.proxy is None:
+        return Check("proxy", "none")
+    login = ", with a login" if target.proxy.headers else ""
+    return Check("proxy", f"{target.proxy.url}, from the environment{login}")
+
+
+async def _network(target: Target) -> list[Check]:
+    """Open a connection, to the proxy if there is one, and look at the certificate."""
+    parts = urlsplit(target.proxy.url if target.proxy else target.url)
+    host = parts.hostname or ""
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    secure = parts.scheme == "https"
+    context = (target.tls or ssl.create_default_context()) if secure else None
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host, port, ssl=context)
+    except ssl.SSLError as error:
+        reason = getattr(error, "verify_message", "") or error.reason or "failed"
+        advice = "trust your network's CA with SSL_CERT_FILE, or correct this machine's clock"
+        return [Check("TLS", f"{host}: {reason}", advice)]
+    except (OSError, TimeoutError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        advice = "check the network, DNS, firewall, and HTTPS_PROXY"
+        return [Check("network", f"{host}:{port}: {reason}", advice)]
+    took = 1000 * (time.monotonic() - began)
+    found = writer.get_extra_info("ssl_object")
+    checks = [Check("network", f"{host}:{port} in {took:.0f} ms")]
+    if found is not None:
+        checks.append(_certificate(found))
+    writer.close()
+    with suppress(OSError, ssl.SSLError):
+        await writer.wait_closed()
+    return checks
+
+
+def _certificate(connection: ssl.SSLObject) -> Check:
+    certificate = connection.getpeercert() or {}
+    expires = ssl.cert_time_to_seconds(str(certificate.get("notAfter", "Jan 1 00:00:00 2099 GMT")))
+    days = (expires - time.time()) / 86_400
+    state = f"{connection.version()}, certificate good for {days:.0f} days"
+    if days < CERTIFICATE_DAYS:
+        return Check("TLS", state, "this machine's clock is wrong, or the certificate runs out")
+    return Check("TLS", state)
+
+
+async def _account(target: Target, connection: Connection) -> list[Check]:
+    """Ask for the balance, within the quota; what comes back shows key, clock and quota."""
+    quota = quota_of(connection)
+    kept = None if quota is None else kept_quota(quota, target.key, target.url)
+    checks = []
+    limiter = None if kept is None else QuotaLimiter(kept)
+    try:
+        if limiter is not None:
+            await limiter.open()
+            used = limiter.statistics()
+            where = getattr(kept, "path", None) or getattr(kept, "name", "this process")
+            state = f"{where}; {used.in_window} of {used.requests} in use"
+            checks.append(Check("quota", state))
+        async with _sending(target, limiter) as send:
+            from stable_async.sandbox.probing.wire import ProbeRequest
+
+            answer = await send(ProbeRequest("GET", "/v1/user/balance", keyed=True))
+    except StabilityError as error:
+        return [*checks, Check("quota", str(error), "name another home: --shared-quota PATH")]
+    finally:
+        if limiter is not None:
+            await limiter.aclose()
+    checks.append(_balance(answer.status, answer.content, answer.from_api))
+    if date := answer.headers.get("date"):
+        checks.append(_clock(date))
+    return checks
+
+
+def _balance(status: int, content: dict[str, object], from_api: bool) -> Check:
+    if status == 200 and isinstance(content.get("credits"), int | float):
+        left = content["credits"]
+        if not left:
+            return Check("account", "0 credits", "buy some: platform.stability.ai/account/credits")
+        return Check("account", f"the key is accepted; {left:,.2f} credits")
+    if status == 401 and from_api:
+        advice = f"make a key at platform.stability.ai/account/keys and set {API_KEY_VARIABLE}"
+        return Check("account", "the key is not accepted", advice)
+    if status == 429:
+        return Check("account", "the quota is breached", "wait for 60 s, and look who uses the key")
+    if from_api:
+        return Check("account", f"{status} {content.get('name')}", "look at the account")
+    advice = "something before the API answers: a proxy, a firewall, or a wrong address"
+    return Check("account", f"{status}, not an answer of the API", advice)
+
+
+def _clock(date: str) -> Check:
+    try:
+        off = time.time() - parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return Check("clock", "the server states no time")
+    if abs(off) > CLOCK_SECONDS:
+        return Check("clock", f"{off:+.0f} s off the server's", "set this machine's clock (NTP)")
+    return Check("clock", "that of the server")
+
+
+def _cache() -> Check:
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stable_async"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        trial = folder / f".doctor-{os.getpid()}"
+        trial.touch()
+        trial.unlink()
+    except (OSError, RuntimeError) as error:
+        advice = (
+            "set XDG_CACHE_HOME to a folder that can be written to, else the quota is not shared"
+        )
+        return Check("cache folder", getattr(error, "strerror", None) or str(error), advice)
+    return Check("cache folder", str(folder))
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(Path.cwd()).free
+    state = f"{free / 1e9:,.1f} GB free in this folder"
+    advice = "an image takes 1 to 3 MB: make room" if free < FREE_BYTES else ""
+    return Check("disk", state, advice)
+
+
+def _files() -> Check:
+    try:
+        import resource
+    except ImportError:
+        return Check("open files", "no limit is known on this system")
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    advice = "ulimit -n 4096: a connection and a file for each request" if soft < OPEN_FILES else ""
+    return Check("open files", f"up to {soft:,}", advice)
+
+
+# -- the facts -------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _sending(target: Target, limiter: QuotaLimiter | None) -> AsyncIterator["Sender"]:
+    """Open what sends probes: within the quota, through the same proxy, with the same trust."""
+    from stable_async.sandbox.probing.sender import Sender
+
+    async def permit() -> None:
+        if limiter is not None:
+            with await limiter.acquire(priority="bulk") as granted:
+                granted.mark_sent()
+
+    async with aiohttp.ClientSession(
+        connector=make_connector(), cookie_jar=aiohttp.DummyCookieJar()
+    ) as session:
+        proxy = target.proxy
+        yield Sender(
+            session,
+            target.url,
+            target.key,
+            permit,
+            proxy=proxy.url if proxy else None,
+            proxy_headers=proxy.headers if proxy else None,
+            tls=target.tls,
+        )
+
+
+async def _probe(connection: Connection, spend: float, *, as_json: bool) -> int:
+    """Hold the facts against the API, and report."""
+    try:
+        from stable_async.sandbox.probing.prober import Prober
+        from stable_async.sandbox.spec.facts import load_facts
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--probe needs {error.name}: {install_command('sandbox')}") from None
+
+    def progress(what: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{what:70}", end="", file=sys.stderr, flush=True)
+
+    async with _target(connection) as target:
+        quota = quota_of(connection)
+        kept = None if quota is None else kept_quota(quota, target.key, target.url)
+        limiter = None if kept is None else QuotaLimiter(kept)
+        try:
+            async with _sending(target, limiter) as send:
+                prober = Prober(
+                    load_facts(), send, key=target.key, credits=spend, progress=progress
+                )
+                findings = await prober.run()
+        finally:
+            if limiter is not None:
+                await limiter.aclose()
+    progress("")
+    verdicts = Counter(finding.verdict for finding in findings)
+    summary = {
+        "agree": verdicts["agrees"],
+        "differ": verdicts["differs"],
+        "undecided": verdicts["undecided"],
+        "requests": prober.requests,
+        "credits": prober.spent,
+        "accepted": prober.accepted,
+        "stopped": prober.stopped,
+    }
+    if as_json:
+        print(json.dumps({**summary, "findings": [asdict(one) for one in findings]}, indent=2))
+    else:
+        _report(findings, summary)
+    if verdicts["differs"] or prober.accepted:
+        return SOME_FAILED
+    return CANNOT_WORK if prober.stopped else OK
+
+
+def _report(findings: list["Finding"], summary: dict[str, object]) -> None:
+    for one in findings:
+        if one.verdict == "differs":
+            print(f"differs  {one.claim.id} ({one.claim.known}): {one.claim.states}")
+            print(f"         {one.reason}; {one.answer}".rstrip("; "))
+    why = Counter(one.reason for one in findings if one.verdict == "undecided")
+    for reason, count in why.most_common():
+        print(f"undecided {count:5}  {reason}")
+    known = Counter(one.claim.known for one in findings)
+    marks = ", ".join(f"{count:,} {mark}" for mark, count in sorted(known.items()))
+    print(f"{len(findings):,} facts ({marks})")
+    print(
+        f"{summary['agree']:,} agree, {summary['differ']:,} differ, "
+        f"{summary['undecided']:,} are undecided; {summary['requests']:,} requests, "
+        f"{summary['credits']:g} credits"
+    )
+    for accepted in summary["accepted"]:  # type: ignore[attr-defined]
+        print(f"accepted although it is broken, and perhaps charged: {accepted}")
+    if summary["stopped"]:
+        print(summary["stopped"])

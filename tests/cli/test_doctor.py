@@ -1,0 +1,195 @@
+"""The doctor: each line ok or with what to do, and the facts held against an API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stable_async.cli.app import run
+from stable_async.sandbox import SandboxSettings, start_sandbox
+from tests.sandbox.test_probing import field, raw_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from stable_async.sandbox import SandboxProcess
+
+KEY = "sk-of-the-doctors-test"
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[SandboxProcess]:
+    with start_sandbox(SandboxSettings(counting="off")) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(process: SandboxProcess, monkeypatch: pytest.MonkeyPatch) -> SandboxProcess:
+    process.reset()
+    monkeypatch.setenv("STABILITY_API_KEY", KEY)
+    monkeypatch.setenv("STABILITY_BASE_URL", process.url)
+    return process
+
+
+def lines(output: str) -> dict[str, tuple[str, str]]:
+    """Return the word and the state of each subject."""
+    found = {}
+    for line in output.splitlines():
+        if not line.startswith(" "):
+            word, rest = line[:3].strip(), line[5:]
+            subject, _, state = rest.partition("  ")
+            found[subject.strip()] = (word, state.strip())
+    return found
+
+
+def test_all_is_well(sandbox: SandboxProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor"]) == 0
+    output = capsys.readouterr().out
+    assert {word for word, _ in lines(output).values()} == {"ok"}
+    assert lines(output)["account"] == ("ok", "the key is accepted; 1,000,000.00 credits")
+    assert "150 in use" in lines(output)["quota"][1]
+    assert KEY not in output
+
+
+def test_without_a_key_the_machine_is_looked_at_all_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["doctor"]) == 1
+    output = capsys.readouterr().out
+    assert lines(output)["settings"][0] == "FIX"
+    assert "STABILITY_API_KEY" in output
+    assert lines(output)["disk"]
+
+
+@pytest.mark.parametrize(
+    ("faults", "key", "state", "to_do"),
+    [
+        ({}, "sk-invalid", "the key is not accepted", "account/keys"),
+        ({"edge": {"kind": "firewall"}}, KEY, "403, not an answer", "something before the API"),
+        ({"edge": {"kind": "cdn_521"}}, KEY, "521, not an answer", "something before the API"),
+        ({"exhaust_credits": {}}, KEY, "0 credits", "account/credits"),
+        ({"penalty": {"seconds": 60}}, KEY, "the quota is breached", "wait for 60 s"),
+        ({"fail_next": {"status": 500}}, KEY, "500 server_error", "look at the account"),
+    ],
+)
+def test_what_is_wrong_is_said_with_what_to_do(
+    sandbox: SandboxProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    faults: dict[str, object],
+    key: str,
+    state: str,
+    to_do: str,
+) -> None:
+    if faults:
+        sandbox.set_faults(**faults)
+    monkeypatch.setenv("STABILITY_API_KEY", key)
+    assert run(["doctor"]) == 1
+    output = capsys.readouterr().out
+    word, found = lines(output)["account"]
+    assert word == "FIX"
+    assert state in found
+    assert to_do in output
+    assert key not in output
+
+
+def test_nobody_at_the_address(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STABILITY_API_KEY", KEY)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        assert run(["doctor", "--base-url", f"http://127.0.0.1:{port}"]) == 1
+    output = capsys.readouterr().out
+    assert lines(output)["network"][0] == "FIX"
+    assert "account" not in lines(output)
+
+
+def test_a_clock_that_is_off_is_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stable_async.cli.doctor import _clock
+
+    assert not _clock(formatdate(time.time(), usegmt=True)).to_do
+    assert "NTP" in _clock(formatdate(time.time() - 3600, usegmt=True)).to_do
+    assert not _clock("no date").to_do
+
+
+def test_each_line_is_in_the_json(
+    sandbox: SandboxProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["doctor", "--json"]) == 0
+    checks = json.loads(capsys.readouterr().out)
+    assert {"subject", "state", "to_do"} == checks[0].keys()
+    assert "account" in {check["subject"] for check in checks}
+
+
+def test_the_facts_hold_against_the_sandbox(
+    sandbox: SandboxProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["doctor", "--probe", "--no-quota"]) == 0
+    output = capsys.readouterr().out
+    assert " 0 differ" in output
+    assert "0 credits" in output
+    assert sandbox.bill()["credits"] == 0
+    assert KEY not in output
+
+
+def test_a_difference_is_reported_with_the_answer_and_a_status_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = raw_facts()
+    field(raw, "generate_core", "seed")["max"] = 100
+    path = tmp_path / "facts.yaml"
+    path.write_text(json.dumps(raw))
+    monkeypatch.setenv("STABILITY_API_KEY", KEY)
+    with start_sandbox(SandboxSettings(counting="off", facts=str(path))) as other:
+        command = ["doctor", "--probe", "--no-quota", "--base-url", other.url]
+        assert run(command) == 3
+        output = capsys.readouterr().out
+        assert "differs  generate_core.seed.max (documented): is at most 4294967294" in output
+        assert "greatest: refused; 400" in output
+        assert run([*command, "--credits", "3", "--json"]) == 3
+        found = json.loads(capsys.readouterr().out)
+        assert found["differ"] == 1
+        assert 0 < found["credits"] <= 3
+
+
+def test_probing_keeps_to_the_quota(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server with the real ceiling refuses none of the first requests that leave in a second."""
+    from stable_async.cli.connection import Connection
+    from stable_async.cli.doctor import _probe
+
+    monkeypatch.setenv("STABILITY_API_KEY", KEY)
+
+    async def for_a_while(other: SandboxProcess) -> None:
+        connection = Connection(base_url=other.url)
+        task = asyncio.create_task(_probe(connection, 0, as_json=False))
+        async with asyncio.timeout(20):
+            while other.state()["statistics"]["requests"] < 150:  # type: ignore[index]
+                await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with start_sandbox(SandboxSettings(counting="log")) as other:
+        asyncio.run(for_a_while(other))
+        statistics = other.state()["statistics"]
+        assert statistics["refused"] == 0  # type: ignore[index]
+
+
+@pytest.mark.parametrize("credits", ["-1", "inf"])
+def test_credits_are_an_amount(credits: str, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: A002
+    assert run(["doctor", "--probe", "--credits", credits]) == 2
+    assert "allowed: 0 or more" in capsys.readouterr().err
