@@ -12,11 +12,10 @@ import io
 import json
 from contextlib import suppress
 from dataclasses import dataclass, field
-from email.message import Message
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import FormParser
+from python_multipart.multipart import FormParser, parse_options_header
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
@@ -185,12 +184,14 @@ def _boundary(content_type: str) -> bytes:
     if not content_type:
         # Recorded: the answer to a body without a content type.
         raise BodyError("content-type: required")
-    message = Message()
-    message["content-type"] = content_type
-    boundary = message.get_boundary()
-    if message.get_content_type() != "multipart/form-data" or not boundary:
+    try:
+        kind, options = parse_options_header(content_type)
+    except UnicodeError:
+        kind, options = b"", {}
+    boundary = options.get(b"boundary")
+    if kind != b"multipart/form-data" or not boundary:
         raise BodyError("content-type: must be multipart/form-data")
-    return boundary.encode("latin-1", "replace")
+    return boundary
 
 
 async def _bounded(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:

@@ -156,7 +156,12 @@ async def test_a_text_that_is_no_utf8_is_a_problem_of_its_field() -> None:
 
 @pytest.mark.parametrize(
     "content_type",
-    ["application/x-www-form-urlencoded", "multipart/form-data", "multipart/mixed; boundary=x"],
+    [
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=\udc80",
+        "multipart/form-data",
+        "multipart/mixed; boundary=x",
+    ],
 )
 async def test_only_multipart_forms_are_read(content_type: str) -> None:
     with pytest.raises(BodyError, match="content-type: must be multipart/form-data"):
