@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
 
-.PHONY: help demo test lint types typing docs package check soak browser live bench clean
+.PHONY: help demo test lint types typing lowest docs package check soak browser live bench clean
 
 help:
 	@echo "make demo   prompts into pictures on this machine: no key, no network beyond the package index"
@@ -14,6 +14,7 @@ help:
 	@echo "make check  lint, types, documentation and tests"
 	@echo "make docs   the site, in build/site; a broken link or an unknown name is an error"
 	@echo "make package  sdist and wheel, in build/dist, checked and tried without the checkout"
+	@echo "make lowest the tests, on the oldest dependencies that pyproject.toml allows"
 	@echo "make typing programs of users, by mypy, pyright, ty and pyrefly (needs node)"
 	@echo "make soak   the long versions of the quota and crash tests"
 	@echo "make browser  the pages, in a real browser (Debian: chromium, chromium-driver)"
@@ -63,13 +64,22 @@ $(VENV)/.installed-typing: pyproject.toml $(VENV)/.installed-dev
 	"$(BIN)/python" -m pip install --quiet --group typing
 	@touch $@
 
-# `--verifytypes` looks for the package from a folder that has no copy of it.
+# `--verifytypes` looks for the package where Python does, and not in the folder it runs in.
 typing: $(VENV)/.installed-typing
 	"$(BIN)/mypy" tests/typing
 	PATH="$(abspath $(BIN)):$$PATH" pyright
 	"$(BIN)/ty" check --python "$(VENV)"
 	"$(BIN)/pyrefly" check --python-interpreter-path "$(BIN)/python"
-	cd "$(VENV)" && PATH="$(abspath $(BIN)):$$PATH" pyright --verifytypes stable_async --ignoreexternal
+	cd "$(VENV)" && PYTHONPATH="$(CURDIR)" PATH="$(abspath $(BIN)):$$PATH" pyright --verifytypes stable_async --ignoreexternal
+
+# The suite on the lower bounds of pyproject.toml, in an environment of its own.
+lowest:
+	rm -rf "$(VENV)-lowest" && "$(PYTHON)" -m venv "$(VENV)-lowest"
+	"$(PYTHON)" -m tests.lowest > "$(VENV)-lowest/constraints.txt"
+	"$(VENV)-lowest/bin/python" -m pip install --quiet --upgrade pip
+	"$(VENV)-lowest/bin/python" -m pip install --quiet --editable ".[all]" --group dev \
+		--constraint "$(VENV)-lowest/constraints.txt"
+	"$(VENV)-lowest/bin/python" -m pytest -n 2
 
 check: lint types package test
 

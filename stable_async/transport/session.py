@@ -106,7 +106,7 @@ class Session:
         """Create the pool of connections, in the running event loop."""
         if self._pool is not None:
             raise ConfigurationError("the client is open already")
-        loop = asyncio.get_running_loop()
+        loop = _running_loop()
         theirs = self._connector
         if theirs is not None and theirs.closed:
             raise ConfigurationError("session is closed; allowed: an open aiohttp.ClientSession")
@@ -140,7 +140,7 @@ class Session:
         """
         if self._pool is None:
             raise ConfigurationError("the client is not open: use `async with StabilityClient()`")
-        if asyncio.get_running_loop() is not self._loop:
+        if _running_loop() is not self._loop:
             raise WrongEventLoopError(
                 "this client was opened in another event loop; make one for each loop: "
                 "clients of one key and address share the quota"
@@ -171,3 +171,13 @@ class Session:
         if self.limiter is not None:
             return 0.0  # the limiter holds everybody back, this request among them
         return self._penalty if error.retry_after is None else error.retry_after
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError(
+            "no asyncio event loop is running: the client works with asyncio, uvloop included, "
+            "and not with trio"
+        ) from None
