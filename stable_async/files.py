@@ -151,7 +151,8 @@ class AtomicFile:
     def discard(self) -> None:
         """Remove the temporary file; harmless after `commit`."""
         self._close()
-        with suppress(FileNotFoundError):
+        # Whatever keeps it there must not hide the error that it is discarded for.
+        with suppress(OSError):
             os.unlink(self._temporary)
 
     @contextmanager
@@ -160,9 +161,7 @@ class AtomicFile:
         try:
             yield
         except OSError as error:
-            error.filename = self.path
-            error.filename2 = None
-            raise
+            raise OSError(error.errno, error.strerror, self.path) from None
 
     def _open(self) -> int:
         if self._descriptor is None:
