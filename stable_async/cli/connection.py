@@ -26,9 +26,9 @@ class Connection:
     Attributes:
         base_url: The API's address; else STABILITY_BASE_URL, else https://api.stability.ai.
         no_quota: Do not keep to 150 requests in 10 seconds; a breach shuts the key out for 60 s.
-        shared_quota: Keep the quota in this file, and share it with all who name it as well; else
-            STABILITY_SHARED_QUOTA. By default all programs of this machine that use the same key
-            and address share one.
+        shared_quota: Share the quota with all who name the same file, or the same Redis on any
+            machine (redis://, rediss://); else STABILITY_SHARED_QUOTA. By default all programs of
+            this machine that use the same key and address share one.
         sandbox: Use a sandbox of its own on this machine, which needs no key and costs nothing.
     """
 

@@ -1,4 +1,4 @@
-"""Whose quota it is: that of a key and address, of those who name one file, or of one client."""
+"""Whose quota it is: that of a key and address, of those who name one home, or of one client."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import os
 import stat
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from stable_async.config import Quota
+from stable_async.config import Quota, Secret
 from stable_async.errors import ConfigurationError
+from stable_async.extras import install_command
 from stable_async.quota.homes.file import FORMAT, FileHome
 from stable_async.quota.homes.process import ProcessHome
 from stable_async.quota.state import terms_of
@@ -36,20 +38,17 @@ STALE = 24 * 3600.0
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True)
-class SharedQuota:
+@dataclass(frozen=True, kw_only=True)
+class SharedQuota(ABC):
     """A quota that several processes share: `StabilityClient(quota=SharedQuota.file(...))`.
 
     Without one, all clients of one key and address on a machine share a quota already. Name a home
     of your own to keep it elsewhere, or to share one quota between several keys.
 
     Attributes:
-        path: The file. On a local file system, in a folder that only the service can write to; it
-            need not survive a reboot, so `/run` is a good place.
         quota: What the server allows.
     """
 
-    path: Path
     quota: Quota = field(default_factory=Quota)
 
     def __post_init__(self) -> None:
@@ -60,15 +59,19 @@ class SharedQuota:
                 "shared"
             )
 
-    @classmethod
+    @staticmethod
     def file(
-        cls,
         path: str | os.PathLike[str],
         quota: Quota = Quota(),  # noqa: B008 - frozen
-    ) -> SharedQuota:
+    ) -> FileQuota:
         """Share `quota` with every process of this machine that names the same file.
 
         The file is made, readable by its owner only, when a client opens it.
+
+        Args:
+            path: The file. On a local file system, in a folder that only the service can write to;
+                it need not survive a reboot, so `/run` is a good place.
+            quota: What the server allows.
 
         Raises:
             ConfigurationError: This system has no files that several processes can append to
@@ -76,20 +79,80 @@ class SharedQuota:
         """
         if os.name != "posix":
             raise ConfigurationError("a quota can be shared by a file on Linux, macOS and BSD only")
-        return cls(Path(path).absolute(), quota)
+        return FileQuota(path=Path(path).absolute(), quota=quota)
 
-    @classmethod
+    @staticmethod
+    def redis(
+        url: str,
+        name: str | None = None,
+        quota: Quota = Quota(),  # noqa: B008 - frozen
+    ) -> RedisQuota:
+        """Share `quota` with every process on any machine that names the same Redis or Valkey.
+
+        All of them must use equal `quota` values, but for `burst`. See docs/machines.md for what
+        the server needs, and for what happens when it is away or has lost the state.
+
+        Args:
+            url: `redis://[[user]:password@]host[:port][/database]`, `rediss://` for TLS,
+                `unix:///path`, or `redis+sentinel://host[:port],host[:port]/service[/database]`.
+                Options of redis-py are taken as a query, such as `?ssl_ca_certs=PATH`.
+            name: Distinguishes this quota from others on the server; `None`: a hash of the
+                client's key and address.
+            quota: What the server allows.
+
+        Raises:
+            ConfigurationError: The URL is not one of Redis, redis-py is not installed, or the quota
+                has the scope "client".
+        """
+        try:
+            from stable_async.quota.homes.redis import check_url
+        except ImportError:
+            raise ConfigurationError(
+                f"a quota in Redis needs redis-py: {install_command('redis')}"
+            ) from None
+
+        return RedisQuota(url=check_url(url), name=name, quota=quota)
+
+    @staticmethod
     def parse(
-        cls,
         text: str,
         quota: Quota = Quota(),  # noqa: B008 - frozen
     ) -> SharedQuota:
-        """Return the shared quota that `text` names, as in `STABILITY_SHARED_QUOTA`: a path.
+        """Return the shared quota that `text` names, as in `STABILITY_SHARED_QUOTA`.
+
+        It is a path, or a URL as `redis` takes it.
 
         Raises:
-            ConfigurationError: As for `file`.
+            ConfigurationError: As for `file` and `redis`.
         """
-        return cls.file(text, quota)
+        if "://" in text:
+            return SharedQuota.redis(text, None, quota)
+        return SharedQuota.file(text, quota)
+
+    def for_key(self, name: str) -> SharedQuota:
+        """Return this quota for the clients of one key and address, of which `name` is a hash."""
+        del name
+        return self
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """What it has in common with the same quota elsewhere in this process."""
+
+    @abstractmethod
+    def home(self) -> QuotaHome:
+        """Return a home of this quota, for one event loop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileQuota(SharedQuota):
+    """A quota in a file of this machine.
+
+    Attributes:
+        path: The file.
+    """
+
+    path: Path
 
     @property
     def identity(self) -> str:
@@ -99,6 +162,44 @@ class SharedQuota:
     def home(self) -> QuotaHome:
         """Return a home of this quota, for one event loop."""
         return FileHome(self.path, self.quota)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedisQuota(SharedQuota):
+    """A quota in Redis.
+
+    Attributes:
+        url: The server.
+        name: Of the quota on the server; `None` until a client's key is known.
+    """
+
+    url: Secret = field(repr=False)
+    name: str | None
+
+    def for_key(self, name: str) -> SharedQuota:
+        """Return this quota, by that name if it has none."""
+        return replace(self, name=name) if self.name is None else self
+
+    @property
+    def identity(self) -> str:
+        """What it has in common with the same quota elsewhere in this process."""
+        return f"redis {sha256(self.url.encode()).hexdigest()} {self.name}"
+
+    def home(self) -> QuotaHome:
+        """Return a home of this quota, for one event loop.
+
+        Raises:
+            ConfigurationError: It has no name.
+        """
+        from stable_async.quota.homes.redis import RedisService
+        from stable_async.quota.homes.remote import RemoteHome
+
+        if self.name is None:
+            raise ConfigurationError(
+                "a quota in Redis that is used without a client needs a name: "
+                "SharedQuota.redis(url, name)"
+            )
+        return RemoteHome(self.quota, RedisService(self.url, self.name))
 
 
 @dataclass(frozen=True)
@@ -146,11 +247,14 @@ def quota_of(
     Raises:
         ConfigurationError: `STABILITY_SHARED_QUOTA` names no shared quota.
     """
-    if isinstance(quota, SharedQuota) or quota.scope == "client":
+    whose = _hash(api_key, base_url)
+    if isinstance(quota, SharedQuota):
+        return quota.for_key(whose)
+    if quota.scope == "client":
         return quota
     if named := os.environ.get(SHARED_QUOTA_VARIABLE, "").strip():
-        return SharedQuota.parse(named, quota)
-    return KeyQuota(f"quota-{FORMAT}-{_hash(api_key, base_url)}", quota)
+        return SharedQuota.parse(named, quota).for_key(whose)
+    return KeyQuota(f"quota-{FORMAT}-{whose}", quota)
 
 
 def _hash(api_key: str, base_url: str) -> str:

@@ -615,7 +615,9 @@ async def test_a_client_whose_permit_has_lapsed_asks_for_another(path: Path) -> 
 
     async with (
         Sandbox(counting="off") as sandbox,
-        StabilityClient("sk-test", base_url=sandbox.url, quota=SharedQuota(path, quota)) as client,
+        StabilityClient(
+            "sk-test", base_url=sandbox.url, quota=SharedQuota.file(path, quota)
+        ) as client,
     ):
         await client.account.balance(observer=Stopped())
         assert len(sandbox.log) == 1

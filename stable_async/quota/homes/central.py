@@ -1,0 +1,518 @@
+"""A quota kept in one place for many processes: the messages, the answers, and the state.
+
+`CentralState` is the state in Python, for an actor; quota.lua is the same for Redis, and a test
+compares the two. Both are pure functions of the messages and of the time at which they come.
+
+A process says in one message all there is to say: which slots it still holds, which requests have
+left and how long ago, what was refused, how many slots it wants. It gets slots, or a time to come
+back. So the next message makes good for one that was lost, and one that comes late or twice
+changes nothing. Only durations are exchanged: nobody's clock has to agree with another's.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+
+from stable_async.quota import jitter, rule, state
+from stable_async.quota.rule import Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stable_async.quota.homes.delays import Delays
+
+
+__all__ = ["CONSTANTS", "LEASE", "PATIENCE", "Answer", "CentralState", "Message"]
+
+FORMAT = 1
+
+# A process that is silent for this long, seconds, has lost its slots: they count as sent. It
+# keeps to that by its own clock, and sends nothing any more before that.
+LEASE = 2.0
+
+# How long a process waits for an answer, seconds.
+PATIENCE = 1.5
+
+# By how much longer than the last message one may be under way, seconds, without being taken for a
+# step of the clock. A step that is not noticed shortens a window by as much.
+CLOCK_SLACK = 0.05
+
+# Nobody is told to come back later than this, seconds.
+LOOK = 1.0
+
+# A process that comes later than this after its time, seconds, has lost its place.
+LATE = 0.15
+
+# A process that is silent for this long, seconds, is forgotten.
+FORGET = 60.0
+
+# How far ahead of its time a slot is granted at most, seconds: so that it is there in time.
+MOST_AHEAD = 0.25
+
+# The most bulk slots in one answer, as a part of the quota: interactive requests of others may
+# come a moment later.
+BULK_PART = 0.05
+
+# What quota.lua needs to know, named as there.
+CONSTANTS: dict[str, float] = {
+    "FORMAT": FORMAT,
+    "LEASE": LEASE,
+    "CLOCK_SLACK": CLOCK_SLACK,
+    "LOOK": LOOK,
+    "LATE": LATE,
+    "FORGET": FORGET,
+    "MOST_AHEAD": MOST_AHEAD,
+    "BULK_PART": BULK_PART,
+    "BINS": rule.BINS,
+    "MARGIN": rule.MARGIN,
+    "PROBE": state.PROBE,
+    "CATCH_UP": state.CATCH_UP,
+    "BULK_BURST": state.BULK_BURST,
+    "COMPANY": state.COMPANY,
+    "BULK_TURN": state.BULK_TURN,
+    "CUT": state.CUT,
+    "LEAST_SHARE": state.LEAST_SHARE,
+    "REGAINED": state.REGAINED,
+    "LEAST_JITTER": jitter.LEAST,
+    "MOST_JITTER": jitter.MOST,
+    "ENOUGH": jitter.ENOUGH,
+    "FACTOR": jitter.FACTOR,
+    "CUSHION": jitter.CUSHION,
+}
+
+INTERACTIVE, BULK = 0, 1
+
+
+class Terms(TypedDict):
+    """What all processes of one quota must agree on: `Quota`'s values, and the lease."""
+
+    requests: int
+    window: float
+    penalty: float
+    jitter: float
+    adaptive: bool
+    lease: float
+
+
+class Measured(TypedDict, total=False):
+    """The delays of round trips and of setting up connections; absent: none."""
+
+    round_trips: Delays
+    set_ups: Delays
+
+
+class Refusal(TypedDict):
+    """A 429 answer.
+
+    Attributes:
+        index: Its number within the process, from 1.
+        age: When it came, seconds ago.
+        slot: The slot of the refused request; 0: not known.
+        sent_age: When the request left, seconds ago; absent: not known.
+        retry_after: What the answer asked for, seconds; absent: nothing.
+    """
+
+    index: int
+    age: float
+    slot: int
+    sent_age: NotRequired[float]
+    retry_after: NotRequired[float]
+
+
+class Message(TypedDict):
+    """What a process says.
+
+    Attributes:
+        process: Its name, unique.
+        seq: The number of this message; late and repeated ones are known by it.
+        epoch: The epoch of the latest answer; empty before the first.
+        number: `Answer.number` of the latest answer.
+        clock: `Answer.now` of the latest answer, and the least and the most seconds since then by
+            the process's clock; empty before the first.
+        terms: The quota it was made with.
+        open: Slots whose requests have not left yet.
+        sent: Slots whose requests have left, and seconds since then.
+        refusals: 429 answers that were not told yet.
+        delays: Delays that were measured.
+        want: How many interactive and how many bulk slots it wants.
+        ahead: How many seconds ahead of its time a slot may be granted.
+        penalty_left: Seconds left of the penalty that it knows of.
+        share: The share that it knows of.
+        leaving: It ends.
+    """
+
+    process: str
+    seq: int
+    epoch: str
+    number: int
+    clock: list[float]
+    terms: Terms
+    open: list[int]
+    sent: list[tuple[int, float]]
+    refusals: list[Refusal]
+    delays: Measured
+    want: tuple[int, int]
+    ahead: float
+    penalty_left: float
+    share: float
+    leaving: bool
+
+
+class Answer(TypedDict, total=False):
+    """What a process gets.
+
+    Attributes:
+        stale: The message was late or a repetition; there is nothing else.
+        refused: `"terms"`: others use the quota with other ones, `terms`; `"format"`: another
+            version of this library keeps it; `"info"`: the server does not say which run of it
+            this is. There is nothing else.
+        epoch: Changes when the state was lost; slots of another epoch are void.
+        number: Slots granted so far.
+        now: The time of the state.
+        lost: Why the state is a new one: `"empty"` (there was none), `"restarted"` (the server),
+            `"older"` (it is an old copy), `"terms"` (nobody used the old ones any more). Absent
+            once all that left before has left the window.
+        hold: Seconds until then; absent with `lost`.
+        grants: Number of each slot, and seconds before which its request must not leave.
+        gone: Slots of the message's `open` that are void.
+        again: When to come back for more, seconds from now.
+        next: Seconds until one more could leave.
+        interval: Seconds between two at the rate that can be kept up.
+        requests: The most requests in one window at the present share.
+        share: The part of the ceiling that is used.
+        jitter: Jitter allowance, seconds.
+        open: Slots of all processes whose requests have not left.
+        in_window: Requests of the window that ends now, the open ones included.
+        penalty_left: Seconds until the penalty ends; 0: there is none.
+        refusals: 429 answers so far.
+    """
+
+    stale: bool
+    refused: str
+    terms: Terms
+    epoch: str
+    number: int
+    now: float
+    lost: str
+    hold: float
+    grants: list[tuple[int, float]]
+    gone: list[int]
+    again: float
+    next: float
+    interval: float
+    requests: int
+    share: float
+    jitter: float
+    open: int
+    in_window: int
+    penalty_left: float
+    refusals: int
+
+
+class _Process:
+    """What is known of a process."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.seen = -inf
+        self.refused = 0
+        self.delays: Measured = {}
+        self.open: list[int] = []
+        # Since when it waits, and when it is to come back; interactive, bulk.
+        self.since = [-inf, -inf]
+        self.due = [-inf, -inf]
+
+    def busy(self) -> bool:
+        """Return whether it holds slots or waits for some."""
+        return bool(self.open) or max(self.since) > -inf
+
+    def waits(self, kind: int, now: float) -> bool:
+        return self.since[kind] > -inf and self.due[kind] + LATE > now
+
+
+class CentralState:
+    """The state of a quota that many processes share."""
+
+    def __init__(self, terms: Terms, now: float, epoch: str) -> None:
+        """Begin without knowing what left before.
+
+        At worst a whole quota leaves when the last lease ends. So nobody gets a slot for a lease,
+        a window and the jitter.
+
+        Args:
+            terms: What all processes must agree on.
+            now: The time, seconds, on the clock that `exchange` gets.
+            epoch: Tells this state from others of the same quota.
+        """
+        requests, window = terms["requests"], terms["window"]
+        self.epoch = epoch
+        self._terms = terms
+        self._most_jitter = max(terms["jitter"], min(jitter.MOST, window / 4))
+        self._start_jitter = terms["jitter"]
+        self._least_jitter = min(terms["jitter"], jitter.LEAST)
+        self._rule = Rule(requests, window, terms["jitter"], max_jitter=self._most_jitter)
+        self._interval = (window + terms["jitter"]) / requests
+        # When the next of those who wait may leave; the one that leaves next has had to wait.
+        self._next, self._waited = -inf, False
+        # Bulk beside interactive, as in `QuotaState`.
+        self._bulk_due = -inf
+        self._passed_over = 0
+        # The penalty: until when; nobody has left since it began; the first that did.
+        self._penalty_until, self._probe_due, self._probe = -inf, False, -1
+        self._refusals = 0
+        # Our part of the limit at a time; from then on it grows.
+        self._share, self._share_since = 1.0, 0.0
+        self._processes: dict[str, _Process] = {}
+        self._number = 0
+        self._now = now
+        self._offset = 0.0
+        self._ready = now + LEASE
+        self._rule.send(self._ready, count=requests)
+        # Interactive requests may be about: bulk requests must not take the first window whole.
+        self._company_until = self._ready + 2 * (window + self._most_jitter)
+
+    def exchange(self, message: Message, wall: float) -> Answer:
+        """Take a message and return the answer; `wall` is the time, seconds."""
+        if message["terms"] != self._terms:
+            return {"refused": "terms", "terms": self._terms}
+        process = self._processes.get(message["process"])
+        if process is not None and message["seq"] <= process.seq:
+            return {"stale": True}
+        self._now = now = self._read_clock(message, wall)
+        self._expire()
+        process = self._processes.setdefault(message["process"], _Process())
+        process.seq, process.seen, process.delays = message["seq"], now, message["delays"]
+        gone = self._settle(process, message)
+        self._use_delays()
+        for refusal in message["refusals"]:
+            if refusal["index"] > process.refused:
+                process.refused = refusal["index"]
+                self._penalise(refusal)
+        grants, again = self._grant(process, message)
+        self._use_share()
+        if message["leaving"] and not process.open:
+            del self._processes[message["process"]]
+        answer = Answer(
+            epoch=self.epoch,
+            number=self._number,
+            now=now,
+            grants=grants,
+            gone=gone,
+            again=again,
+            next=max(self._rule.earliest(now), self._even(), self._ready, now) - now,
+            interval=self._interval,
+            requests=self._rule.limit,
+            share=self._share_now(),
+            jitter=self._rule.jitter,
+            open=self._rule.open,
+            in_window=self._rule.in_window(now),
+            penalty_left=max(self._penalty_until - now, 0.0),
+            refusals=self._refusals,
+        )
+        hold = self._ready + self._terms["window"] + self._rule.jitter - now
+        if hold > 0:
+            answer["lost"], answer["hold"] = "empty", hold
+        return answer
+
+    def _read_clock(self, message: Message, wall: float) -> float:
+        """Return the time, with steps of the clock taken out that the process's own clock shows."""
+        wall += self._offset
+        known = wall
+        if message["clock"] and message["epoch"] == self.epoch:
+            heard, least, most = message["clock"]
+            known = min(max(wall, heard + least), heard + most + CLOCK_SLACK)
+        elif any(process.busy() for process in self._processes.values()):
+            # It cannot tell. But those that hold slots or wait are never silent for a lease.
+            known = min(wall, self._now + LEASE)
+        now = max(known, self._now)
+        if known != wall:
+            self._offset += now - wall
+        return now
+
+    def _expire(self) -> None:
+        """Count what silent processes hold as sent, and forget those silent for long."""
+        for name, process in list(self._processes.items()):
+            if process.open and process.seen + LEASE <= self._now:
+                self._rule.open -= len(process.open)
+                self._rule.send(max(self._now, self._ready), count=len(process.open))
+                process.open = []
+            if process.seen + FORGET <= self._now:
+                del self._processes[name]
+
+    def _settle(self, process: _Process, message: Message) -> list[int]:
+        """Note what became of the slots of a process; return those of its open ones that are void.
+
+        Slots that it does not name were released, or never reached it.
+        """
+        now = self._now
+        if message["epoch"] != self.epoch:
+            if message["epoch"]:
+                # It knows what the state has lost.
+                if message["penalty_left"] > 0:
+                    self._shut(now + message["penalty_left"])
+                if message["share"] < self._share_now():
+                    self._share, self._share_since = message["share"], now
+            sent, still_open = {}, set[int]()
+        else:
+            sent, still_open = dict(message["sent"]), set(message["open"])
+        kept = []
+        for slot in process.open:
+            if slot in still_open:
+                kept.append(slot)
+                continue
+            self._rule.open -= 1
+            if slot in sent:
+                # It left earlier than this by what the message took; counted late is safe.
+                self._rule.send(max(now - sent[slot], self._ready))
+        process.open = kept
+        return sorted(still_open.difference(kept))
+
+    def _grant(self, process: _Process, message: Message) -> tuple[list[tuple[int, float]], float]:
+        """Return slots for a process, and the seconds after which it is to come back for more."""
+        now = self._now
+        grants: list[tuple[int, float]] = []
+        again = LOOK
+        ahead = min(message["ahead"], MOST_AHEAD)
+        bounds = (inf, max(int(self._terms["requests"] * BULK_PART), 1))
+        for kind in (INTERACTIVE, BULK):
+            want, got = message["want"][kind], 0
+            while got < want:
+                if got >= bounds[kind]:
+                    again = 0.0
+                    break
+                due = self._due(process, kind)
+                if due > now:
+                    self._waited = True
+                if due > now + ahead:
+                    again = min(again, due - now)
+                    if process.since[kind] == -inf:
+                        process.since[kind] = now
+                    process.due[kind] = now + min(due - now, LOOK)
+                    break
+                got += 1
+                at = max(due, now)
+                grants.append((self._open_slot(process, at), at - now))
+                process.since[kind] = -inf
+                if kind == BULK:
+                    self._passed_over = 0
+                elif self._others_wait(process, BULK):
+                    self._passed_over += 1
+            if kind == INTERACTIVE and want:
+                company = now + state.COMPANY * self._terms["window"]
+                self._company_until = max(self._company_until, company)
+            if got >= want:
+                process.since[kind] = -inf
+        return grants, again
+
+    def _open_slot(self, process: _Process, at: float) -> int:
+        self._number += 1
+        self._rule.open += 1
+        process.open.append(self._number)
+        if self._probe_due:
+            self._probe = self._number
+            self._next = at + state.PROBE
+        elif self._waited:
+            self._next = max(self._next, at - state.CATCH_UP) + self._interval
+        self._probe_due = self._waited = False
+        bulk_burst = state.BULK_BURST * self._terms["window"]
+        self._bulk_due = max(self._bulk_due, at - bulk_burst) + self._interval
+        return self._number
+
+    def _due(self, process: _Process, kind: int) -> float:
+        """Return when one more request of a process may leave."""
+        now = self._now
+        self._use_share()
+        interval = self._interval
+        due = max(self._rule.earliest(now), self._even(), self._ready)
+        if kind == BULK and now < self._company_until:
+            due = max(due, self._bulk_due)
+        bulk_turn = self._passed_over >= state.BULK_TURN - 1
+        if (kind == BULK) != bulk_turn and self._others_wait(process, 1 - kind):
+            due = max(due, now) + interval
+        since = process.since[kind]
+        before = sum(
+            other is not process
+            and other.waits(kind, now)
+            and (since == -inf or other.since[kind] < since)
+            for other in self._processes.values()
+        )
+        return max(due, now) + before * interval if before else due
+
+    def _others_wait(self, process: _Process, kind: int) -> bool:
+        return any(
+            other is not process and other.waits(kind, self._now)
+            for other in self._processes.values()
+        )
+
+    def _penalise(self, refusal: Refusal) -> None:
+        self._refusals += 1
+        at = self._now - refusal["age"]
+        sent = self._now - refusal["sent_age"] if "sent_age" in refusal else at
+        explained = sent < self._penalty_until
+        if explained and "retry_after" not in refusal:
+            return
+        self._shut(at + refusal.get("retry_after", self._terms["penalty"]))
+        if not explained and refusal["slot"] != self._probe and not self._widen():
+            self._share = max(self._share_now() * state.CUT, state.LEAST_SHARE)
+            self._share_since = self._penalty_until
+
+    def _shut(self, until: float) -> None:
+        self._penalty_until = max(self._penalty_until, until)
+        self._probe_due = True
+
+    def _even(self) -> float:
+        """Return from when on the penalty and the even flow allow one more."""
+        return max(self._now, self._penalty_until) if self._probe_due else self._next
+
+    def _share_now(self) -> float:
+        if self._share == 1.0:
+            return 1.0
+        elapsed = max(self._now - self._share_since, 0.0)
+        return min(self._share + elapsed * state.REGAINED, 1.0)
+
+    def _use_share(self) -> None:
+        value = self._share_now()
+        if value == 1.0:
+            self._share = 1.0
+        self._rule.limit = max(int(self._terms["requests"] * value), 1)
+        self._interval = (self._terms["window"] + self._rule.jitter) / self._rule.limit
+
+    # The jitter allowance, measured by all processes together: one host's own delays differ by
+    # less than those of hosts near and far.
+
+    def _use_delays(self) -> None:
+        if not self._terms["adaptive"]:
+            return
+        enough = sum(delays["samples"] for delays in self._delays("round_trips")) >= jitter.ENOUGH
+        least = self._least_jitter if enough else self._start_jitter
+        measured = max(
+            _range((delays["lowest"], delays["highest"]) for delays in self._delays(kind))
+            for kind in ("round_trips", "set_ups")
+        )
+        wanted = max(measured * jitter.FACTOR + jitter.CUSHION, least)
+        self._rule.jitter = min(wanted, self._most_jitter)
+
+    def _widen(self) -> bool:
+        needed = max(
+            _range((delays["lowest"], delays["straggler"]) for delays in self._delays(kind))
+            for kind in ("round_trips", "set_ups")
+        )
+        needed = min(needed, self._most_jitter)
+        if not self._terms["adaptive"] or needed <= self._rule.jitter:
+            return False
+        self._rule.jitter = self._start_jitter = self._least_jitter = needed
+        return True
+
+    def _delays(self, kind: Literal["round_trips", "set_ups"]) -> list[Delays]:
+        return [
+            process.delays[kind] for process in self._processes.values() if kind in process.delays
+        ]
+
+
+def _range(bounds: Iterable[tuple[float, float]]) -> float:
+    """Return the highest of all less the lowest."""
+    known = list(bounds)
+    if not known:
+        return 0.0
+    return max(max(highest for _, highest in known) - min(lowest for lowest, _ in known), 0.0)

