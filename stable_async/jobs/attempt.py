@@ -17,6 +17,7 @@ from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.row import ImageFacts, Result
 from stable_async.jobs.rules import make_request
 from stable_async.jobs.storage.base import SpooledError, file_stem
+from stable_async.jobs.storage.claims import RowClaimedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from stable_async.jobs.ledger_writer import LedgerWriter
     from stable_async.jobs.progress import Departures, Progress
     from stable_async.jobs.row import ChargeState, Row
-    from stable_async.jobs.storage.base import ImageWriter
+    from stable_async.jobs.storage.base import ImageWriter, StoredImage
+    from stable_async.jobs.storage.facts import RowFacts
     from stable_async.media import Image
 
 __all__ = ["Attempt", "RunContext"]
@@ -76,6 +78,7 @@ class Attempt:
         """Prepare; the price of `row` is reserved, unless its generation was accepted before."""
         self._context = context
         self._row = row
+        self._stem = file_stem(row.position, row.id)
         self._claimed = False
         self._accepted = row.generation_id is not None
         self._reserved = not self._accepted
@@ -90,8 +93,11 @@ class Attempt:
         try:
             result = await self._result()
             if self._claimed or self._accepted or result.state != "waiting":
-                settle = partial(Ledger.settle, row=self._row, result=result)
-                await self._context.ledger.do(settle)
+                await self._settle(result)
+            charge = result.charge
+            return result
+        except RowClaimedError as error:
+            result = await self._take_over(error.facts)
             charge = result.charge
             return result
         except JobError as error:
@@ -99,6 +105,26 @@ class Attempt:
             return None
         finally:
             self._settle_price(charge)
+
+    async def _settle(self, result: Result) -> None:
+        claims = self._context.images.claims
+        if claims is not None and result.state != "in flight":
+            claims.settle(self._stem, result)
+        settle = partial(Ledger.settle, row=self._row, result=result)
+        await self._context.ledger.do(settle)
+        if claims is not None:
+            await claims.forget(self._stem)
+
+    async def _take_over(self, facts: RowFacts) -> Result:
+        """Note what the bucket says of a row that this ledger, an older copy, did not know."""
+
+        def adopt(ledger: Ledger) -> None:
+            ledger.withdraw(self._row)
+            ledger.adopt(facts)
+
+        await self._context.ledger.do(adopt)
+        charge = facts.charges[-1].state if facts.charges else "returned"
+        return Result(facts.state, charge, reason=facts.reason, error=facts.error)
 
     async def _result(self) -> Result:
         gate, row = self._context.gate, self._row
@@ -119,6 +145,8 @@ class Attempt:
         except JobError as error:
             gate.stop(error)
             return self._unsent()
+        except RowClaimedError:
+            raise
         except StabilityError as error:
             if meaning(error) == "stop":
                 gate.stop(JobError(str(error)))
@@ -177,29 +205,31 @@ class Attempt:
             request = cast("MediaRequest[Image]", result(id=generation_id, paid=row.price))
         async with context.client.stream(request, priority="bulk", observer=self) as stream:
             context.gate.answered()
-            filtered = stream.filtered
-            stem = file_stem(row.position, row.id)
-            sink = context.images.sink(stem, stream.content_type, filtered=filtered)
+            filtered, seed = stream.filtered, row.seed if stream.seed is None else stream.seed
+
+            def image_of(stored: StoredImage) -> ImageFacts:
+                return ImageFacts(
+                    position=row.position,
+                    file_name=stored.file_name,
+                    content_type=stored.content_type,
+                    bytes=stored.bytes,
+                    sha256=stored.sha256,
+                    width=stored.width,
+                    height=stored.height,
+                    seed=seed,
+                    finish_reason=stream.finish_reason,
+                    request_id=stream.request_id,
+                    credits=row.price,
+                    sent_at=self._sent_at,
+                    finished_at=time.time(),
+                )
+
+            sink = context.images.sink(row, stream.content_type, filtered=filtered, facts=image_of)
             try:
-                stored = await stream.save_to(sink)
+                image = await stream.save_to(sink)
             except OSError as error:
                 why = f"an image cannot be kept: {error.strerror or error}"
                 raise StorageError(why, spooled=isinstance(error, SpooledError)) from error
-            image = ImageFacts(
-                position=row.position,
-                file_name=stored.file_name,
-                content_type=stored.content_type,
-                bytes=stored.bytes,
-                sha256=stored.sha256,
-                width=stored.width,
-                height=stored.height,
-                seed=row.seed if stream.seed is None else stream.seed,
-                finish_reason=stream.finish_reason,
-                request_id=stream.request_id,
-                credits=row.price,
-                sent_at=self._sent_at,
-                finished_at=time.time(),
-            )
         return Result("filtered" if filtered else "done", "spent", image)
 
     async def _accept(self, generation_id: str) -> None:
@@ -208,6 +238,9 @@ class Attempt:
         self._accepted = True
         row.generation_id = generation_id
         context.gate.answered()
+        claims = context.images.claims
+        if claims is not None:
+            claims.accept(self._stem, generation_id)
         await context.ledger.do(partial(Ledger.accept, row=row, generation_id=generation_id))
         self._settle_price("spent")
 
@@ -221,16 +254,9 @@ class Attempt:
             raise StoppedError
         if not gate.lets_pass(self):
             raise _HeldError
-        if not self._claimed:
+        if not self._claimed and not self._accepted:
             self._claimed = True
-            departures = context.departures.take(before=int(time.time()))
-
-            def claim(ledger: Ledger) -> None:
-                ledger.claim(self._row)
-                if departures:
-                    ledger.count_departures(departures)
-
-            await context.ledger.do(claim)
+            await self._claim()
             if gate.stopping:
                 raise StoppedError
         # From here on the request may cost: it is brought in whatever happens.
@@ -240,6 +266,33 @@ class Attempt:
         self._sent_at = time.time()
         context.progress.left(asyncio.get_running_loop().time())
         context.departures.count(requests=1)
+
+    async def _claim(self) -> None:
+        """Claim the row in the ledger and, where images are in a bucket, there: side by side."""
+        context, row = self._context, self._row
+        departures = context.departures.take(before=int(time.time()))
+
+        def claim(ledger: Ledger) -> None:
+            ledger.claim(row)
+            if departures:
+                ledger.count_departures(departures)
+
+        claims = context.images.claims
+        if claims is None:
+            await context.ledger.do(claim)
+            return
+        noted, claimed = await asyncio.gather(
+            context.ledger.do(claim), claims.claim(self._stem, row), return_exceptions=True
+        )
+        if isinstance(noted, BaseException):
+            raise noted
+        if isinstance(claimed, OSError):
+            context.gate.stop(
+                StorageError(f"a claim cannot be stored: {claimed.strerror or claimed}")
+            )
+            raise StoppedError
+        if isinstance(claimed, BaseException):
+            raise claimed
 
     def refused(self, error: APIStatusError) -> None:
         """Note that an attempt was answered with an error."""
@@ -268,6 +321,8 @@ class Attempt:
         if self._claimed:
             self._claimed = False
             unsent = Result("waiting", "returned")
+            if self._context.images.claims is not None:
+                self._context.images.claims.settle(self._stem, unsent)
             self._context.ledger.post(partial(Ledger.settle, row=self._row, result=unsent))
 
     def _landed(self) -> None:

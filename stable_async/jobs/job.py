@@ -26,15 +26,18 @@ from stable_async.jobs.open_files import make_room_for_files
 from stable_async.jobs.progress import Departures, Progress, Summary
 from stable_async.jobs.recovery import (
     METADATA_NAME,
+    RUN,
+    SPOOLED,
     is_outdated,
     open_ledger,
     repair,
-    restore_images,
+    restore,
     retire_replaced,
 )
 from stable_async.jobs.runner import Runner
 from stable_async.jobs.storage.bucket import BucketStore
 from stable_async.jobs.storage.folder import IMAGES, FolderStore
+from stable_async.jobs.storage.objects import Objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,8 +58,6 @@ if TYPE_CHECKING:
 __all__ = ["Job"]
 
 REFUSED_LISTED = 20
-# What a bucket did not take, below the job's folder.
-SPOOLED = "spooled"
 
 
 class Job:
@@ -235,21 +236,20 @@ class Job:
 
     def _open_locked(self, folder: Path, stack: ExitStack) -> _Opened:
         settings = self._settings
-        store: Store
-        if settings.images is None:
-            store = FolderStore(folder)
-        else:
-            store = BucketStore(settings.images, spool=folder / SPOOLED)
-        ledger, rebuilt = open_ledger(folder, store)
+        shard = self._rules.shard
+        store = self._open_store(folder)
+        ledger, rebuilt = open_ledger(folder, store, shard)
         stack.callback(ledger.close)
         self._keep_place(ledger)
         if rebuilt:
             self.notes.append(rebuilt)
-        elif is_outdated(ledger, folder):
+        elif is_outdated(ledger, folder, store, shard):
             with ledger.transaction():
-                count = restore_images(ledger, folder, store)
+                restored = restore(ledger, folder, store, shard)
                 ledger.set(prompts=None)  # the prompt file is to be compared anew
-            self.notes.append(f"the ledger is an older copy: {count:,} images were found")
+            if restored:
+                self.notes.append(f"the ledger is an older copy: {restored} were found")
+        ledger.set(**{RUN: store.begin_run(shard)})
         with ledger.transaction():
             repaired = repair(ledger, store)
         if repaired.adopted:
@@ -281,6 +281,20 @@ class Job:
         metadata = MetadataFile(folder / METADATA_NAME, ledger)
         stack.callback(metadata.close)
         return _Opened(ledger, metadata, store, intake, ledger.counts(), ledger.bill())
+
+    def _open_store(self, folder: Path) -> Store:
+        if self._settings.images is None:
+            return FolderStore(folder)
+        objects = Objects(self._settings.images)
+        if not objects.conditional:
+            self.notes.append(
+                f"{objects.url} cannot refuse to overwrite an object, so each name is looked up "
+                "first: let no two processes work on the same rows"
+            )
+        store = BucketStore(objects, spool=folder / SPOOLED)
+        if count := store.bring_over():
+            self.notes.append(f"{count:,} spooled images were put into the bucket")
+        return store
 
     def _keep_place(self, ledger: Ledger) -> None:
         """Hold the job to the place where its images are."""

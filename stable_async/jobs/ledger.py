@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from stable_async.jobs.plan import Plan
     from stable_async.jobs.row import Result, State
+    from stable_async.jobs.storage.facts import RowFacts
 
 __all__ = ["Counts", "Ledger", "StoredImageRow"]
 
@@ -119,8 +120,8 @@ PLAN_TABLES = (
 )
 
 ROW_COLUMNS = (
-    "position, id, row, service, parameters, metadata, seed, price, copy, attempts, remake, "
-    "generation_id"
+    "position, id, content, row, service, parameters, metadata, seed, price, copy, attempts, "
+    "remake, generation_id"
 )
 IMAGE_COLUMNS = (
     "position, file_name, content_type, bytes, sha256, width, height, seed, finish_reason, "
@@ -763,6 +764,146 @@ class Ledger:
         ).fetchone()
         return int(count)
 
+    def withdraw(self, row: Row) -> None:
+        """Take back the claim of a row that was claimed elsewhere: nothing left."""
+        self._flush()
+        self._db.execute(
+            "DELETE FROM charges WHERE position = ? AND state = 'reserved'", (row.position,)
+        )
+        self._db.execute(
+            "UPDATE rows SET state = 'waiting', attempts = attempts - 1 WHERE position = ?",
+            (row.position,),
+        )
+
+    def adopt(self, facts: RowFacts, *, replaced: bool = False) -> bool:
+        """Take in what a bucket knows of a row, and return whether that was new.
+
+        Nothing is taken back that the ledger knows better: the answer to an attempt is never
+        replaced by a doubt about it.
+
+        Args:
+            facts: As they stand when nobody works on the row.
+            replaced: The image was replaced by that of another row, which has the id now.
+
+        Raises:
+            LedgerError: Another row, which has cost something, stands in its place.
+        """
+        self._flush()
+        position = facts.position
+        self._make_place(facts)
+        values = (
+            bytes.fromhex(facts.content) or None,
+            facts.number,
+            facts.service,
+            to_json(facts.fields),
+            to_json(facts.metadata) if facts.metadata else None,
+            facts.seed,
+            facts.price,
+            facts.copy,
+            facts.remake,
+        )
+        found = self._db.execute(
+            "SELECT attempts, state, remake, generation_id FROM rows WHERE position = ?",
+            (position,),
+        ).fetchone()
+        attempts = max((charge.attempt for charge in facts.charges), default=0)
+        if found is None:
+            self._db.execute(
+                "INSERT INTO rows (position, content, row, service, parameters, metadata, seed, "
+                "price, copy, remake, listed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+                (position, *values),
+            )
+            found = (0, "waiting", facts.remake, None)
+            if not replaced:
+                self._name(position, facts.id)
+        elif attempts > found[0]:
+            self._db.execute(
+                "UPDATE rows SET content = ?, row = ?, service = ?, parameters = ?, metadata = ?, "
+                "seed = ?, price = ?, copy = ?, remake = ? WHERE position = ?",
+                (*values, position),
+            )
+        self._db.executemany(
+            "INSERT INTO charges (position, attempt, price, state, generation_id) "
+            "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state, "
+            "generation_id = ifnull(excluded.generation_id, charges.generation_id) "
+            "WHERE charges.state IN ('reserved', 'in doubt') OR excluded.state = 'spent'",
+            [
+                (position, charge.attempt, charge.price, charge.state, charge.generation_id)
+                for charge in facts.charges
+            ],
+        )
+        return self._take_state(facts, attempts, found)
+
+    def _take_state(
+        self, facts: RowFacts, attempts: int, known: tuple[int, State, int, str | None]
+    ) -> bool:
+        """Take in the state of a row, and its image, where they are newer than what is known."""
+        known_attempts, state, remake, generation_id = known
+        position, image = facts.position, facts.image
+        if attempts < known_attempts or (image is None and self.has_image(position)):
+            return False
+        if image is not None and self.has_image(position):
+            if facts.remake <= remake and state in {"done", "filtered"}:
+                return False
+            self._db.execute("DELETE FROM images WHERE position = ?", (position,))
+        settled = attempts == known_attempts and state not in {"in flight", "in doubt"}
+        if image is None and (settled or generation_id is not None):
+            return False
+        changed = (known_attempts, state) != (attempts, facts.state)
+        self._db.execute(
+            "UPDATE rows SET state = ?, attempts = ?, generation_id = ?, reason = ?, error = ? "
+            "WHERE position = ?",
+            (
+                facts.state,
+                attempts,
+                None if image is not None else facts.generation_id,
+                facts.reason,
+                facts.error,
+                position,
+            ),
+        )
+        if image is not None:
+            row = self._db.execute(
+                f"SELECT {ROW_COLUMNS} FROM rows WHERE position = ?",  # noqa: S608
+                (position,),
+            ).fetchone()
+            self._fresh.append((self._insert_images([image]), _row(row), image))
+        return changed or image is not None
+
+    def _make_place(self, facts: RowFacts) -> None:
+        """Move a row that was never paid for out of the place of another."""
+        position = facts.position
+        found = self._db.execute(
+            f"SELECT id, {PAID} FROM rows AS r WHERE position = ? AND id <> ?",  # noqa: S608
+            (position, facts.id),
+        ).fetchone()
+        if found is None:
+            return
+        identity, paid = found
+        if paid:
+            raise LedgerError(
+                f"rows {identity!r} and {facts.id!r} are both at position {position}: the images "
+                "are those of another job"
+            )
+        free = self.last_position() + 1
+        for table in ("rows", "charges"):
+            self._db.execute(
+                f"UPDATE {table} SET position = ? WHERE position = ?",  # noqa: S608
+                (free, position),
+            )
+
+    def _name(self, position: int, identity: str) -> None:
+        """Let the last row that has an id keep it."""
+        self._db.execute(
+            "UPDATE rows SET id = NULL, listed = 0 WHERE id = ? AND position < ?",
+            (identity, position),
+        )
+        self._db.execute(
+            "UPDATE rows SET id = ? WHERE position = ? "
+            "AND NOT EXISTS (SELECT 1 FROM rows WHERE id = ?)",
+            (identity, position, identity),
+        )
+
     # For the report.
 
     def report_counts(self) -> dict[str, int]:
@@ -838,15 +979,15 @@ def _values(row: Row) -> tuple[object, ...]:
 
 
 def _row(values: Sequence[Any]) -> Row:
-    (position, id_, number, service, parameters, metadata, seed, price, copy, attempts, remake,
-     generation_id) = values  # fmt: skip
+    (position, id_, content, number, service, parameters, metadata, seed, price, copy, attempts,
+     remake, generation_id) = values  # fmt: skip
     return Row(
         number,
         json.loads(parameters),
         json.loads(metadata) if metadata else {},
         service,
         id_,
-        b"",
+        content or b"",
         seed,
         price,
         position,

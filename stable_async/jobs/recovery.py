@@ -12,6 +12,7 @@ from stable_async.jobs.errors import JobError, LedgerError
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.metadata import Mark, find_mark
 from stable_async.jobs.row import FACTS, ImageFacts, Result
+from stable_async.jobs.shard import WHOLE
 from stable_async.jobs.storage.base import content_type_of, file_stem, parse_stem
 from stable_async.media import CONTENT_FILTERED
 
@@ -19,27 +20,40 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from stable_async.jobs.row import ChargeState, Row
+    from stable_async.jobs.shard import Shard
     from stable_async.jobs.storage.base import Store, StoredImage
+    from stable_async.jobs.storage.facts import RowFacts
 
 __all__ = [
     "METADATA_NAME",
+    "RUN",
+    "SPOOLED",
     "Repair",
+    "Restored",
     "is_outdated",
     "open_ledger",
     "repair",
-    "restore_images",
+    "restore",
     "retire_replaced",
 ]
 
 LEDGER_NAME = "job.sqlite"
 METADATA_NAME = "metadata.jsonl"
 SUCCESS = "SUCCESS"
+# The name in the ledger of the token of its last run.
+RUN = "run"
 SQLITE_FILES = ("", "-wal", "-shm")
 CORRUPT = ".corrupt-"
+# Images that could not be stored where they belong, below the job's folder.
+SPOOLED = "spooled"
 
 
-def open_ledger(folder: Path, store: Store) -> tuple[Ledger, str | None]:
+def open_ledger(folder: Path, store: Store, shard: Shard = WHOLE) -> tuple[Ledger, str | None]:
     """Open the ledger of the job in `folder`, and tell if it had to be made anew.
+
+    A folder that is gone, and so is empty now, is no loss where the images are in a bucket: their
+    facts are there as well.
 
     Raises:
         JobError: The folder has other things in it.
@@ -56,11 +70,13 @@ def open_ledger(folder: Path, store: Store) -> tuple[Ledger, str | None]:
             raise LedgerError(f"{path}: {error}") from None
         except sqlite3.DatabaseError as error:
             what = f"{LEDGER_NAME} was corrupt ({error}) and is kept as {_keep_corrupt(path)}"
-    others = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
-    if not others:
-        return Ledger.open(path), None
-    if not {METADATA_NAME, *store.names_in_job} <= others and not any(
-        map(_is_corrupt_copy, others)
+    others = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} - {
+        SPOOLED
+    }
+    if (
+        others
+        and not {METADATA_NAME, *store.names_in_job} <= others
+        and not any(map(_is_corrupt_copy, others))
     ):
         raise JobError(
             f"{folder} is no job: it has other files and no {LEDGER_NAME}; "
@@ -72,13 +88,17 @@ def open_ledger(folder: Path, store: Store) -> tuple[Ledger, str | None]:
     ledger = Ledger.open(unfinished)
     try:
         with ledger.transaction():
-            count = restore_images(ledger, folder, store)
+            restored = restore(ledger, folder, store, shard)
     finally:
         ledger.close()
     _remove(path)  # what a lost one has left beside it belongs to no other
     unfinished.replace(path)
+    if not others and not restored:
+        return Ledger.open(path), None
+    if store.keeps_facts:
+        return Ledger.open(path), f"{what}; rebuilt from the bucket: {restored}"
     return Ledger.open(path), (
-        f"{what}; rebuilt from {METADATA_NAME} and files: {count:,} images. What failed before, "
+        f"{what}; rebuilt from {METADATA_NAME} and files: {restored}. What failed before, "
         "and what may have been billed without an image coming, is not known any more"
     )
 
@@ -103,12 +123,15 @@ def _is_corrupt_copy(name: str) -> bool:
     return name.startswith(f"{LEDGER_NAME}{CORRUPT}")
 
 
-def is_outdated(ledger: Ledger, folder: Path) -> bool:
-    """Tell whether `metadata.jsonl` knows images that the ledger does not.
+def is_outdated(ledger: Ledger, folder: Path, store: Store, shard: Shard = WHOLE) -> bool:
+    """Return whether the ledger is an older copy: from a backup, say.
 
-    Each line is written when its image is in the ledger: the ledger is an older copy. Of the
-    file that the ledger set its mark in, only what stands behind it is looked at.
+    Each line of `metadata.jsonl` is written when its image is in the ledger. Of the file that the
+    ledger set its mark in, only what stands behind it is looked at. In a bucket the last run has
+    left its token.
     """
+    if store.last_run(shard) != ledger.get(RUN):
+        return True
     path = folder / METADATA_NAME
     mark = find_mark(path, ledger) or Mark()
     return any(
@@ -118,49 +141,88 @@ def is_outdated(ledger: Ledger, folder: Path) -> bool:
     )
 
 
-def restore_images(ledger: Ledger, folder: Path, store: Store) -> int:
-    """Lay down every image that there is, and count those that the ledger did not know.
+@dataclass(slots=True)
+class Restored:
+    """What was found that a ledger did not know.
 
-    What their rows were, the prompt file will tell.
+    Attributes:
+        images: Images.
+        in_doubt: Rows that may have been billed, and have no image.
+        others: Rows that were refused, or whose generation can be fetched.
     """
-    count = 0
+
+    images: int = 0
+    in_doubt: int = 0
+    others: int = 0
+
+    def __bool__(self) -> bool:
+        """Return whether anything was."""
+        return bool(self.images or self.in_doubt or self.others)
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        doubts = f", {self.in_doubt:,} rows in doubt" if self.in_doubt else ""
+        return f"{self.images:,} images{doubts}"
+
+
+def restore(ledger: Ledger, folder: Path, store: Store, shard: Shard = WHOLE) -> Restored:
+    """Take in what the store and `metadata.jsonl` know and the ledger does not.
+
+    Inside a transaction. What rows were that are known by their images alone, the prompt file
+    will tell.
+
+    Raises:
+        JobError: The images of this job are elsewhere.
+        StorageError: The store cannot be read.
+    """
+    restored = Restored()
+    for facts, replaced in store.all_facts(shard.has):
+        if ledger.adopt(facts, replaced=replaced):
+            restored.images += facts.image is not None
+            restored.in_doubt += facts.state == "in doubt"
+            restored.others += facts.image is None and facts.state != "in doubt"
     for line in _lines(folder / METADATA_NAME):
         name = str(line.get("file_name"))
         if not store.owns(name):
             raise JobError(f"{folder}: images of this job are elsewhere, such as {name}")
         place = parse_stem(name)
-        size = None if place is None else store.size_of(name)
-        if place is None or size is None:
+        if place is None or ledger.has_image(place[0]):
             continue
-        service = str(line.get("service"))
-        fields = IMAGE_SERVICES[service].model.model_fields if service in IMAGE_SERVICES else {}
-        parameters = {key: line[key] for key in line if key in fields and key not in FACTS}
-        if line.get("text") is not None:
-            parameters["prompt"] = line["text"]
-        own = {key: line[key] for key in line if key not in fields and key not in FACTS}
-        image = ImageFacts(
-            position=place[0],
-            content_type=content_type_of(name),
-            bytes=size,
-            sent_at=None,
-            finished_at=None,
-            file_name=name,
-            sha256=str(line.get("sha256")),
-            width=line.get("width"),
-            height=line.get("height"),
-            seed=line.get("seed"),
-            finish_reason=line.get("finish_reason"),
-            request_id=line.get("request_id"),
-            credits=line.get("credits"),
-        )
-        count += ledger.restore(str(line.get("id")), service, parameters, own, image)
+        size = store.size_of(name)
+        if size is not None:
+            restored.images += _restore_line(ledger, line, place[0], size)
     for position, identity in store.images():
-        if not ledger.has_image(position):
+        if shard.has(position) and not ledger.has_image(position):
             stored = store.find(file_stem(position, identity))
             if stored is not None:
                 image = _facts(stored, position=position, seed=None, price=None)
-                count += ledger.restore(identity, "", {}, {}, image)
-    return count
+                restored.images += ledger.restore(identity, "", {}, {}, image)
+    return restored
+
+
+def _restore_line(ledger: Ledger, line: dict[str, Any], position: int, size: int) -> bool:
+    service = str(line.get("service"))
+    fields = IMAGE_SERVICES[service].model.model_fields if service in IMAGE_SERVICES else {}
+    parameters = {key: line[key] for key in line if key in fields and key not in FACTS}
+    if line.get("text") is not None:
+        parameters["prompt"] = line["text"]
+    own = {key: line[key] for key in line if key not in fields and key not in FACTS}
+    image = ImageFacts(
+        position=position,
+        content_type=content_type_of(str(line.get("file_name"))),
+        bytes=size,
+        sent_at=None,
+        finished_at=None,
+        file_name=str(line.get("file_name")),
+        sha256=str(line.get("sha256")),
+        width=line.get("width"),
+        height=line.get("height"),
+        seed=line.get("seed"),
+        finish_reason=line.get("finish_reason"),
+        request_id=line.get("request_id"),
+        credits=line.get("credits"),
+    )
+    return ledger.restore(str(line.get("id")), service, parameters, own, image)
 
 
 def _lines(path: Path, after: int = 0) -> Iterator[dict[str, Any]]:
@@ -194,21 +256,37 @@ class Repair:
 def repair(ledger: Ledger, store: Store) -> Repair:
     """Settle what was in flight when the last run ended. Inside a transaction."""
     adopted = in_doubt = 0
-    for row in ledger.rows("in flight", gone=True):
-        stored = store.find(file_stem(row.position, row.id))
-        if stored is not None:
+    rows = ledger.rows("in flight", gone=True)
+    stems = [file_stem(row.position, row.id) for row in rows]
+    for row, stem, facts in zip(rows, stems, store.facts(stems), strict=True):
+        if facts is not None and facts.image is not None:
+            ledger.adopt(facts)
+            adopted += 1
+        elif (stored := store.find(stem)) is not None:
             image = _facts(stored, position=row.position, seed=row.seed, price=row.price)
             ledger.settle(row, Result("filtered" if stored.filtered else "done", "spent", image))
+            store.complete(stem, row, image)
             adopted += 1
         elif row.generation_id is not None:
             ledger.settle(row, Result("waiting", "spent"))
+        elif facts is not None and _answers(facts, row):
+            ledger.adopt(facts)
         else:
+            charge: ChargeState = "in doubt"
             error = "the last run ended while the request was on its way"
-            result = Result("in doubt", "in doubt", reason="in flight at the end", error=error)
+            if facts is not None and facts.state == "in doubt":
+                error, charge = facts.error or error, facts.charges[-1].state
+            result = Result("in doubt", charge, reason="in flight at the end", error=error)
             ledger.settle(row, result)
             in_doubt += 1
     ledger.take_fresh()  # metadata.jsonl is brought up to date as a whole, later
     return Repair(adopted, in_doubt)
+
+
+def _answers(facts: RowFacts, row: Row) -> bool:
+    """Return whether facts hold the refusal of the last attempt of a row."""
+    last = facts.charges[-1] if facts.charges else None
+    return last is not None and last.attempt == row.attempts and facts.state != "in doubt"
 
 
 def retire_replaced(ledger: Ledger, store: Store) -> None:

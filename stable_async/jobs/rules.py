@@ -14,6 +14,7 @@ from stable_async.api.services import IMAGE_SERVICES, service_name
 from stable_async.errors import InvalidRequestError
 from stable_async.jobs.errors import RowProblem
 from stable_async.jobs.row import MAX_ID, Row, derive_seed, to_json
+from stable_async.jobs.shard import WHOLE, Shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ class PromptRules:
         sample: Only so many images, spread over the file; `None` is all.
         allow_duplicates: Make the same request with the same seed as often as the file has it;
             else it is made once.
+        shard: Only this part of them: positions and names are those of the whole file.
     """
 
     service: str = "core"
@@ -48,6 +50,7 @@ class PromptRules:
     limit: int | None = None
     sample: int | None = None
     allow_duplicates: bool = False
+    shard: Shard = WHOLE
 
     def problems(self) -> Iterator[RowProblem]:
         """Return what is wrong with the rules themselves."""

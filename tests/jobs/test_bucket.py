@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import shutil
 import urllib.request
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ import pytest
 
 from stable_async.datasets import export_job
 from stable_async.jobs import JobError, StorageError
+from stable_async.jobs.ledger import Ledger
 from tests import needs
 from tests.jobs.shop import make_picture
 from tests.jobs.test_crash import execute
@@ -45,7 +48,7 @@ def bucket(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
         "AWS_ALLOW_HTTP": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    name = request.node.name.replace("_", "-")[:60].strip("-")
+    name = re.sub("[^a-z0-9]+", "-", request.node.name)[:60].strip("-")
     urllib.request.urlopen(urllib.request.Request(f"{server}/{name}", method="PUT")).close()
     return f"s3://{name}/pictures"
 
@@ -77,7 +80,7 @@ async def test_a_picture_that_just_came_is_found_in_the_bucket(bench: Bench, buc
     (bench.out / "metadata.jsonl").unlink()
     summary = await bench.run(path, images=bucket)
     assert (summary.ending, summary.skipped) == ("complete", 1)
-    assert bench.lines() == [{**made, "request_id": None}]
+    assert bench.lines() == [made]
 
 
 async def test_a_lost_ledger_is_rebuilt_from_the_bucket(bench: Bench, bucket: str) -> None:
@@ -134,7 +137,7 @@ async def test_pictures_are_spooled_when_the_bucket_goes_away_during_the_run(
     assert (summary.ending, summary.in_doubt) == ("stopped", 0)
     assert "404" in str(summary.error)
     assert "spooled" in str(summary.error)
-    spooled = sorted(file.name for file in bench.out.glob("spooled/*/*"))
+    spooled = sorted(file.name for file in bench.out.glob("spooled/*/*.png"))
     assert len(spooled) == len(bench.shop.sold) - 1
 
     urllib.request.urlopen(urllib.request.Request(root, method="PUT")).close()
@@ -144,6 +147,127 @@ async def test_pictures_are_spooled_when_the_bucket_goes_away_during_the_run(
     for line in bench.lines():
         if line["text"] != "a":  # which went with the bucket
             assert read(line["file_name"]) == make_picture(line["text"], str(line["seed"]))
+
+
+def stored(url: str) -> dict[str, bytes]:
+    """Return every object of a job in a bucket, by path."""
+    store = obstore.store.from_url(url)
+    paths = [entry["path"] for some in obstore.list(store) for entry in some]
+    return {path: bytes(obstore.get(store, path).bytes()) for path in sorted(paths)}
+
+
+def bill(folder: Path) -> tuple[float, float, float]:
+    ledger = Ledger.open(folder / "job.sqlite")
+    try:
+        found = ledger.bill()
+    finally:
+        ledger.close()
+    return found.spent, found.in_doubt, found.reserved
+
+
+@pytest.fixture(params=["s3", "file"])
+def place(request: pytest.FixtureRequest) -> str:
+    """A store of each kind: its URL."""
+    if request.param == "s3":
+        return str(request.getfixturevalue("bucket"))
+    folder: Path = request.getfixturevalue("tmp_path")
+    return (folder / "a store" / "images").as_uri()
+
+
+async def test_a_lost_folder_is_made_anew_from_the_bucket_and_nothing_is_bought_again(
+    bench: Bench, place: str
+) -> None:
+    bench.shop.script = {"b": ["filtered"], "c": [400], "d": ["drop"], "f": [500, 500, 500, 500]}
+    path = bench.write({"prompt": "a", "seed": 3, "id": "x", "metadata": {"k": [1]}}, *"bcdefg")
+    before = await bench.run(path, images=place)
+    assert (before.done, before.failed, before.in_doubt, before.again) == (3, 1, 1, 1)
+    lines, objects, bought = bench.lines(), stored(place), bench.shop.sold.copy()
+    costs = bill(bench.out)
+    shutil.rmtree(bench.out)
+    bench.shop.script = {"f": [500, 500, 500, 500]}
+
+    after = await bench.run(path, images=place)
+    assert (after.skipped, after.failed, after.in_doubt, after.again) == (3, 1, 1, 1)
+    assert bench.shop.sold == bought
+    assert bill(bench.out) == costs
+    assert sorted(map(str, bench.lines())) == sorted(map(str, lines))
+    images = {path: data for path, data in objects.items() if path.endswith(".png")}
+    assert {path: stored(place).get(path) for path in images} == images
+    assert not [path for path in stored(place) if path.startswith("replaced/")]
+
+    shutil.rmtree(bench.out)
+    again = await bench.run(path, images=place, resend_doubtful=True)
+    assert (again.done, again.in_doubt, again.again) == (2, 0, 0)
+    assert bill(bench.out)[:2] == (costs[0] + 6, costs[1])
+
+
+async def test_a_claim_without_an_image_is_in_doubt_though_the_folder_is_gone(
+    bench: Bench, place: str
+) -> None:
+    bench.shop.script = {"a": ["slow"], "b": ["slow"]}
+    path = bench.write("a", "b", "c")
+    async with bench.client() as client:
+        running = asyncio.ensure_future(bench.job(path, images=place).run(client))
+        await bench.shop.wait_for(3)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    shutil.rmtree(bench.out)
+    summary = await bench.run(path, images=place)
+    assert summary.in_doubt >= 2
+    assert bench.shop.asked.count("a") == bench.shop.asked.count("b") == 1
+
+
+async def test_an_old_backup_of_the_folder_learns_what_the_bucket_knows(
+    bench: Bench, place: str
+) -> None:
+    bench.shop.script = {"c": ["drop"]}
+    path = bench.write("a", "b", "c", "d")
+    await bench.run(bench.write("a", name="first.jsonl"), images=place)
+    backup = bench.folder / "backup"
+    shutil.copytree(bench.out, backup)
+    await bench.run(path, images=place)
+    costs, bought = bill(bench.out), bench.shop.sold.copy()
+    shutil.rmtree(bench.out)
+    backup.rename(bench.out)
+    job = bench.job(path, images=place)
+    async with bench.client() as client:
+        summary = await job.run(client)
+    assert (summary.skipped, summary.in_doubt, summary.requests) == (3, 1, 0)
+    assert bench.shop.sold == bought
+    assert bill(bench.out) == costs
+    assert any("older copy: 2 images, 1 rows in doubt" in note for note in job.notes)
+
+
+async def test_a_row_that_another_folder_has_claimed_meanwhile_is_not_sent(
+    bench: Bench, place: str
+) -> None:
+    """Two runs work on one bucket: each row is bought by one of them."""
+    path = bench.write(*map(str, range(20)))
+    bench.shop.latency = 0.01
+    one, other = await asyncio.gather(
+        bench.run(path, images=place, max_in_flight=4),
+        bench.run(path, images=place, max_in_flight=4, folder=bench.folder / "other"),
+    )
+    assert set(bench.shop.sold.values()) == {1}
+    assert len(bench.shop.sold) == 20
+    assert one.requests + other.requests == 20
+    images = [path for path in stored(place) if path.endswith(".png")]
+    assert len(images) == 20
+
+
+async def test_an_image_is_never_written_over(bench: Bench, place: str) -> None:
+    """One that comes to stand at the same name while the request is away is moved."""
+    bench.shop.script = {"a": ["slow"]}
+    path = bench.write({"prompt": "a", "id": "x", "seed": 1})
+    running = asyncio.ensure_future(bench.run(path, images=place))
+    await bench.shop.wait_for(1)
+    obstore.put(obstore.store.from_url(place), "0000/000001-x.png", b"another's")
+    bench.shop.opened.set()
+    assert (await running).done == 1
+    kept = stored(place)
+    assert kept["0000/000001-x.png"] == make_picture("a", "1")
+    assert kept["replaced/000001-x.png"] == b"another's"
 
 
 async def test_an_export_reads_the_bucket(bench: Bench, bucket: str, tmp_path: Path) -> None:

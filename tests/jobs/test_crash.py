@@ -16,12 +16,13 @@ import pytest
 from stable_async.jobs import LedgerError, PromptFileError, PromptRules, StorageError
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.metadata import MetadataFile
-from stable_async.jobs.recovery import restore_images
+from stable_async.jobs.recovery import Restored, restore
 from tests.jobs.shop import make_picture
 from tests.jobs.torture import Torture, check_job
 from tests.needs import small_disk
 
 if TYPE_CHECKING:
+    from stable_async.jobs.shard import Shard
     from stable_async.jobs.storage.base import Store
     from tests.jobs.conftest import Bench
 
@@ -193,15 +194,15 @@ async def test_a_rebuild_that_is_killed_is_begun_again(
     """An empty ledger in its place would have every picture bought and written over again."""
     left = bench.folder / "left"
 
-    def copy_and_restore(ledger: Ledger, folder: Path, store: Store) -> int:
+    def copy_and_restore(ledger: Ledger, folder: Path, store: Store, shard: Shard) -> Restored:
         if not left.exists():
             shutil.copytree(folder, left)  # what `kill -9` would leave
-        return restore_images(ledger, folder, store)
+        return restore(ledger, folder, store, shard)
 
     path = bench.write("a", "b")
     await bench.run(path)
     (bench.out / "job.sqlite").write_bytes(b"x" * 5000)
-    monkeypatch.setattr("stable_async.jobs.recovery.restore_images", copy_and_restore)
+    monkeypatch.setattr("stable_async.jobs.recovery.restore", copy_and_restore)
     for folder in (bench.out, left):
         summary = await bench.run(path, folder=folder)
         assert (summary.ending, summary.skipped, summary.requests) == ("complete", 2, 0)

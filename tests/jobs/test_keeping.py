@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stable_async.jobs.batch_thread import BatchThread
 from stable_async.jobs.progress import Progress
-from stable_async.jobs.row import Result
-from stable_async.jobs.storage.base import StoredImage
+from stable_async.jobs.row import ImageFacts, Result, Row
+from stable_async.jobs.storage.base import StoredImage, file_stem
 from stable_async.jobs.storage.folder import FolderStore
 from tests.samples import png
 
@@ -23,12 +24,32 @@ if TYPE_CHECKING:
 PICTURE = png(5_000)
 
 
+def facts(row: Row, stored: StoredImage) -> ImageFacts:
+    return ImageFacts(
+        position=row.position,
+        file_name=stored.file_name,
+        content_type=stored.content_type,
+        bytes=stored.bytes,
+        sha256=stored.sha256,
+        width=stored.width,
+        height=stored.height,
+        seed=row.seed,
+        finish_reason="SUCCESS",
+        request_id=None,
+        credits=None,
+        sent_at=None,
+        finished_at=None,
+    )
+
+
 async def test_one_picture_that_cannot_be_kept_takes_no_other_along(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     (tmp_path / "images/0000/000002-b.png").mkdir(parents=True)
     async with store.writing() as images:
-        stems = ["0000/000001-a", "0000/000002-b", "0000/000003-c"]
-        sinks = [images.sink(stem, "image/png", filtered=False) for stem in stems]
+        rows = [Row(1, {}, id=name, position=position) for position, name in enumerate("abc", 1)]
+        sinks = [
+            images.sink(row, "image/png", filtered=False, facts=partial(facts, row)) for row in rows
+        ]
         for sink in sinks:
             await sink.write([PICTURE[:2_000]])
         results = await asyncio.gather(
@@ -36,12 +57,15 @@ async def test_one_picture_that_cannot_be_kept_takes_no_other_along(tmp_path: Pa
         )
         assert isinstance(results[1], OSError)
         await sinks[1].discard()
-    for stem, result in zip(stems, results, strict=True):
-        if isinstance(result, StoredImage):
+    for row, result in zip(rows, results, strict=True):
+        if isinstance(result, ImageFacts):
+            stem = file_stem(row.position, row.id)
             assert result.file_name == f"images/{stem}.png"
             assert result.sha256 == hashlib.sha256(PICTURE).hexdigest()
             assert (tmp_path / result.file_name).read_bytes() == PICTURE
-            assert store.find(stem) == result
+            found = store.find(stem)
+            assert found is not None
+            assert facts(row, found) == result
     names = sorted(path.name for path in (tmp_path / "images/0000").iterdir())
     assert names == ["000001-a.png", "000002-b.png", "000003-c.png"]
 
@@ -50,7 +74,8 @@ async def test_a_picture_that_was_discarded_leaves_nothing(tmp_path: Path) -> No
     """Or it is whole, where its caller was cancelled too late: never half a file."""
     async with FolderStore(tmp_path).writing() as images:
         for position in range(20):
-            sink = images.sink(f"0000/{position:06d}-x", "image/png", filtered=False)
+            row = Row(1, {}, id="x", position=position)
+            sink = images.sink(row, "image/png", filtered=False, facts=partial(facts, row))
             await sink.write([PICTURE[:2_000]])
             commit = asyncio.create_task(sink.commit([PICTURE[2_000:]]))
             for _ in range(position % 4):

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Protocol
 from stable_async.image_header import read_image_header
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from stable_async.files import Sink
+    from stable_async.jobs.row import ImageFacts, Row
+    from stable_async.jobs.shard import Shard
+    from stable_async.jobs.storage.claims import Claims
+    from stable_async.jobs.storage.facts import RowFacts
 
 __all__ = [
     "FILTERED",
@@ -79,8 +83,26 @@ class SpooledError(OSError):
 class ImageWriter(Protocol):
     """Writes images into a `Store`."""
 
-    def sink(self, stem: str, content_type: str, *, filtered: bool) -> Sink[StoredImage]:
-        """Give a sink for one image, which it keeps for good: a power cut takes nothing."""
+    @property
+    def claims(self) -> Claims | None:
+        """Where rows are claimed besides the ledger; `None` where the ledger alone is the truth."""
+
+    def sink(
+        self,
+        row: Row,
+        content_type: str,
+        *,
+        filtered: bool,
+        facts: Callable[[StoredImage], ImageFacts],
+    ) -> Sink[ImageFacts]:
+        """Return a sink that stores one image durably: a power cut takes nothing.
+
+        Args:
+            row: Whose image it is.
+            content_type: Media type.
+            filtered: Whether the content filter blurred it.
+            facts: Returns the facts of the image that is stored, or about to be.
+        """
 
 
 class Store(Protocol):
@@ -88,16 +110,46 @@ class Store(Protocol):
 
     Attributes:
         names_in_job: What is in the folder of a job that keeps its images here.
+        keeps_facts: Whether the facts of rows are here as well.
     """
 
     @property
     def names_in_job(self) -> Sequence[str]: ...
+
+    @property
+    def keeps_facts(self) -> bool: ...
 
     def writing(self) -> AbstractAsyncContextManager[ImageWriter]:
         """Give what new images are written with, for one event loop."""
 
     def find(self, stem: str) -> StoredImage | None:
         """Give the image of a stem if there is one, and clear away what is half written."""
+
+    def facts(self, stems: Iterable[str]) -> Iterator[RowFacts | None]:
+        """Return how rows stand when nobody works on them; `None` where nothing is known.
+
+        Raises:
+            StorageError: What is there are no facts, or those of a newer version.
+        """
+
+    def all_facts(self, has: Callable[[int], bool]) -> Iterator[tuple[RowFacts, bool]]:
+        """Return the same of all rows, and whether their images were replaced.
+
+        Args:
+            has: Tells by its position whether a row is asked for.
+
+        Raises:
+            StorageError: As for `facts`.
+        """
+
+    def last_run(self, shard: Shard) -> str | None:
+        """Return the token of the last run of a part; `None` where no such is kept."""
+
+    def begin_run(self, shard: Shard) -> str | None:
+        """Return a new token for a run that begins, which `last_run` returns from then on."""
+
+    def complete(self, stem: str, row: Row, image: ImageFacts) -> None:
+        """Store the facts of an image that was found without them."""
 
     def owns(self, file_name: str) -> bool:
         """Tell whether an image of this name would be here."""

@@ -1,223 +1,287 @@
-"""Images in a bucket: Amazon S3 and what speaks its language, Google Cloud Storage, Azure.
-
-Credentials and addresses come from the environment, by the names that each vendor's own tools use
-(`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, ...).
-"""
+"""Images in a bucket, with the facts of their rows: the bucket alone is enough to go on with."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import re
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from stable_async.api.answers import sniff
-from stable_async.extras import install_command
 from stable_async.files import in_thread, write_atomically
-from stable_async.jobs.errors import StorageError
 from stable_async.jobs.storage.base import (
     FILTERED,
     HEAD_SIZE,
     SpooledError,
     StoredImage,
     describe,
+    file_stem,
     file_suffixes,
     parse_stems,
 )
+from stable_async.jobs.storage.claims import Claims
+from stable_async.jobs.storage.facts import FACTS_SUFFIX, RowFacts, read_facts
+from stable_async.jobs.storage.record import begin_run, last_run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from obstore import Attributes
-    from obstore.store import ObjectStore as Bucket
-
     from stable_async.files import Sink
+    from stable_async.jobs.row import ImageFacts, Row
+    from stable_async.jobs.shard import Shard
+    from stable_async.jobs.storage.objects import Objects
 
 __all__ = ["BucketStore"]
 
-PROBE = ".stable-async-probe"
-LONGEST_MESSAGE = 300
+REPLACED = "replaced/"
+FACTS_NAME = re.compile(r"(?:^|/)(\d{6,})-[^/]+\.json$")
 
 
 class BucketStore:
     """A store below a URL such as `s3://bucket/prefix`.
 
     An image that the bucket does not take is paid for all the same: it is spooled to a folder,
-    and goes to the bucket when it is looked for.
+    and goes to the bucket when the next run begins.
+
+    Attributes:
+        objects: What is in the bucket.
     """
 
     names_in_job = ()
+    keeps_facts = True
 
-    def __init__(self, url: str, spool: Path) -> None:
-        """Connect, and write and remove a small object: better now than after the first image.
+    def __init__(self, objects: Objects, spool: Path | None = None) -> None:
+        """Use a bucket.
 
         Args:
-            url: Where images go.
-            spool: The folder for those that the bucket does not take; made when there is one.
-
-        Raises:
-            StorageError: obstore is not installed, the URL is none, or the bucket is not writable.
+            objects: Proved to be writable, unless it is only read.
+            spool: The folder for images that the bucket does not take; made when there is one.
         """
-        try:
-            import obstore
-            from obstore.store import from_url
-        except ImportError:
-            raise StorageError(f"{url} needs obstore: {install_command('storage')}") from None
-        self._url = url.rstrip("/")
+        self.objects = objects
         self._spool = spool
-        self._obstore = obstore
-        try:
-            with _translated():
-                self._bucket: Bucket = from_url(self._url)
-                obstore.put(self._bucket, PROBE, b"", attributes=_attributes("image/png"))
-                obstore.delete(self._bucket, PROBE)
-        except (OSError, ValueError) as error:
-            what = error.strerror if isinstance(error, OSError) else str(error)
-            raise StorageError(f"{url}: {what}") from error
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[BucketStore]:
-        yield self
+    async def writing(self) -> AsyncIterator[_BucketWriter]:
+        writer = _BucketWriter(self)
+        try:
+            yield writer
+        finally:
+            await writer.claims.aclose()
 
-    def sink(self, stem: str, content_type: str, *, filtered: bool) -> Sink[StoredImage]:
-        (suffix,) = file_suffixes(content_type, filtered=filtered)
-        return _ObjectSink(self, stem + suffix, content_type, filtered=filtered)
+    def find(self, stem: str) -> StoredImage | None:
+        for suffix in file_suffixes():
+            data = self.objects.read_now(stem + suffix)
+            if data is not None:
+                return describe(
+                    self.objects.name(stem + suffix),
+                    sniff(data),
+                    len(data),
+                    hashlib.sha256(data).hexdigest(),
+                    data[:HEAD_SIZE],
+                    filtered=suffix.startswith(FILTERED),
+                )
+        return None
 
-    async def put(self, path: str, data: bytes, content_type: str) -> str:
-        """Keep an object, whole or not at all, and give its URL.
+    def facts(self, stems: Iterable[str]) -> Iterator[RowFacts | None]:
+        paths = [stem + FACTS_SUFFIX for stem in stems]
+        for path, data in self.objects.read_many(paths):
+            yield None if data is None else self._standing(read_facts(data, path), self._has)
 
-        Raises:
-            OSError: It could not be kept.
-        """
-        with _translated():
-            attributes = _attributes(content_type)
-            await self._obstore.put_async(self._bucket, path, data, attributes=attributes)
-        return f"{self._url}/{path}"
+    def all_facts(self, has: Callable[[int], bool]) -> Iterator[tuple[RowFacts, bool]]:
+        sizes = dict(self.objects.entries())
+        names = sorted(
+            path
+            for path in sizes
+            if (match := FACTS_NAME.search(path)) is not None and has(int(match[1]))
+        )
+
+        def is_there(path: str, size: int) -> bool:
+            return sizes.get(path) == size
+
+        for path, data in self.objects.read_many(names):
+            if data is not None:
+                facts = read_facts(data, self.objects.name(path))
+                yield self._standing(facts, is_there), path.startswith(REPLACED)
+
+    def _standing(self, facts: RowFacts, has: Callable[[str, int], bool]) -> RowFacts:
+        image = facts.image
+        path = None if image is None else self.objects.path(image.file_name)
+        has_image = image is not None and path is not None and has(path, image.bytes)
+        return facts.standing(has_image=has_image)
+
+    def _has(self, path: str, size: int) -> bool:
+        return self.objects.size_now(path) == size
+
+    def owns(self, file_name: str) -> bool:
+        return self.objects.path(file_name) is not None
+
+    def size_of(self, file_name: str) -> int | None:
+        path = self.objects.path(file_name)
+        return None if path is None else self.objects.size_now(path)
+
+    def images(self) -> Iterator[tuple[int, str]]:
+        names = (path for path, _ in self.objects.entries() if not path.startswith(REPLACED))
+        yield from parse_stems(names)
+
+    def retire(self, file_name: str) -> str:
+        path = self.objects.path(file_name)
+        if path is None or path.startswith(REPLACED):
+            return file_name
+        name = path.rpartition("/")[2]
+        moved = self.objects.move(path, REPLACED + name)
+        self._retire_facts(path, moved)
+        return self.objects.name(moved)
+
+    def _retire_facts(self, path: str, moved: str) -> None:
+        """Move the facts of an image that was moved, unless they are of its successor by now."""
+        old = _stem(path) + FACTS_SUFFIX
+        data = self.objects.read_now(old)
+        if data is None:
+            return
+        facts = read_facts(data, self.objects.name(old))
+        if facts.image is None or facts.image.file_name != self.objects.name(path):
+            return
+        facts = facts.moved(self.objects.name(moved))
+        self.objects.write_now(_stem(moved) + FACTS_SUFFIX, facts.to_json())
+        self.objects.delete(old)
+
+    def last_run(self, shard: Shard) -> str | None:
+        return last_run(self.objects, shard)
+
+    def begin_run(self, shard: Shard) -> str | None:
+        return begin_run(self.objects, shard)
+
+    def complete(self, stem: str, row: Row, image: ImageFacts) -> None:
+        """Write the facts of an image that came without them."""
+        path = stem + FACTS_SUFFIX
+        data = self.objects.read_now(path)
+        facts = RowFacts.claim(row, "") if data is None else read_facts(data, path)
+        self.objects.write_now(path, facts.made(image).to_json())
+
+    def free_space(self) -> int | None:
+        return None
 
     def spool(self, path: str, data: bytes) -> None:
-        """Keep an image on the disk until `find` asks for it.
+        """Keep an object on the disk until `bring_over`.
 
         Raises:
             OSError: It could not be kept there either.
         """
+        if self._spool is None:
+            raise OSError("there is no folder to spool to")
         file = self._spool / path
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, [data])
 
-    def find(self, stem: str) -> StoredImage | None:
-        for suffix in file_suffixes():
-            path = stem + suffix
-            self._bring_over(path)
-            if self._size(path) is None:
-                continue
-            with _translated():
-                data = bytes(self._obstore.get(self._bucket, path).bytes())
-            return describe(
-                f"{self._url}/{path}",
-                sniff(data),
-                len(data),
-                hashlib.sha256(data).hexdigest(),
-                data[:HEAD_SIZE],
-                filtered=suffix.startswith(FILTERED),
-            )
-        return None
+    def bring_over(self) -> int:
+        """Put what was spooled into the bucket, facts before images; count the images.
 
-    def _bring_over(self, path: str) -> None:
-        """Put an image into the bucket that was spooled."""
-        file = self._spool / path
-        if not file.is_file():
-            return
-        data = file.read_bytes()
-        with _translated():
-            self._obstore.put(self._bucket, path, data, attributes=_attributes(sniff(data)))
-        file.unlink()
+        Raises:
+            OSError: The bucket does not take it.
+        """
+        if self._spool is None or not self._spool.is_dir():
+            return 0
+        files = [file for file in self._spool.glob("*/*") if not file.name.startswith(".")]
+        count = 0
+        for file in sorted(files, key=lambda file: (_stem(file.name), file.suffix != FACTS_SUFFIX)):
+            path = file.relative_to(self._spool).as_posix()
+            data = file.read_bytes()
+            if file.suffix == FACTS_SUFFIX:
+                self.objects.write_now(path, data)
+            else:
+                self.put_image(path, data)
+                count += 1
+            file.unlink()
+        return count
 
-    def owns(self, file_name: str) -> bool:
-        return file_name.startswith(f"{self._url}/")
-
-    def size_of(self, file_name: str) -> int | None:
-        return self._size(file_name.removeprefix(f"{self._url}/"))
-
-    def _size(self, path: str) -> int | None:
+    def put_image(self, path: str, data: bytes) -> None:
+        """Store an image; another one that has its name is moved to `replaced/`."""
         try:
-            with _translated():
-                return self._obstore.head(self._bucket, path)["size"]
-        except FileNotFoundError:
-            return None
+            self.objects.create_now(path, data, sniff(data))
+        except FileExistsError:
+            self.objects.move(path, REPLACED + path.rpartition("/")[2])
+            self.objects.create_now(path, data, sniff(data))
 
-    def images(self) -> Iterator[tuple[int, str]]:
-        yield from parse_stems(file.name for file in self._spool.glob("*/*"))
-        with _translated():
-            for some in self._obstore.list(self._bucket):
-                yield from parse_stems(entry["path"] for entry in some)
 
-    def retire(self, file_name: str) -> str:
-        old = file_name.removeprefix(f"{self._url}/")
-        new = f"replaced/{old.rpartition('/')[2]}"
-        try:
-            with _translated():
-                self._obstore.rename(self._bucket, old, new)
-        except FileNotFoundError:
-            pass  # it was done before, and not recorded
-        return f"{self._url}/{new}"
+class _BucketWriter:
+    """Writes images, and the claims and facts of their rows."""
 
-    def free_space(self) -> int | None:
-        return None
+    def __init__(self, store: BucketStore) -> None:
+        self.claims = Claims(store.objects)
+        self._store = store
+
+    def sink(
+        self,
+        row: Row,
+        content_type: str,
+        *,
+        filtered: bool,
+        facts: Callable[[StoredImage], ImageFacts],
+    ) -> Sink[ImageFacts]:
+        (suffix,) = file_suffixes(content_type, filtered=filtered)
+        return _ObjectSink(self._store, self.claims, row, suffix, content_type, facts)
 
 
 class _ObjectSink:
     """Gathers an image in memory, for a single put."""
 
-    def __init__(self, store: BucketStore, path: str, content_type: str, *, filtered: bool) -> None:
+    def __init__(
+        self,
+        store: BucketStore,
+        claims: Claims,
+        row: Row,
+        suffix: str,
+        content_type: str,
+        facts: Callable[[StoredImage], ImageFacts],
+    ) -> None:
         self._store = store
-        self._path = path
+        self._claims = claims
+        self._row = row
+        self._stem = file_stem(row.position, row.id)
+        self._suffix = suffix
         self._content_type = content_type
-        self._filtered = filtered
+        self._facts = facts
         self._chunks: list[bytes] = []
 
     async def write(self, chunks: Sequence[bytes]) -> None:
         self._chunks += chunks
 
-    async def commit(self, last: Sequence[bytes]) -> StoredImage:
+    async def commit(self, last: Sequence[bytes]) -> ImageFacts:
         data = b"".join([*self._chunks, *last])
-        try:
-            url = await self._store.put(self._path, data, self._content_type)
-        except OSError as error:
-            await in_thread(self._store.spool, self._path, data)
-            raise SpooledError(error.errno, error.strerror) from error
         digest = await in_thread(hashlib.sha256, data)
-        return describe(
-            url,
-            self._content_type,
-            len(data),
-            digest.hexdigest(),
-            data[:HEAD_SIZE],
-            filtered=self._filtered,
+        path = self._stem + self._suffix
+        image = self._facts(
+            describe(
+                self._store.objects.name(path),
+                self._content_type,
+                len(data),
+                digest.hexdigest(),
+                data[:HEAD_SIZE],
+                filtered=self._suffix.startswith(FILTERED),
+            )
         )
+        facts: RowFacts | None = None
+        try:
+            facts = await self._claims.made(self._stem, self._row, image)
+            await self._claims.complete(self._stem, facts)
+            await self._put(path, data)
+        except OSError as error:
+            if facts is not None:
+                await in_thread(self._store.spool, self._stem + FACTS_SUFFIX, facts.to_json())
+            await in_thread(self._store.spool, path, data)
+            raise SpooledError(error.errno, error.strerror) from error
+        return image
+
+    async def _put(self, path: str, data: bytes) -> None:
+        try:
+            await self._store.objects.create(path, data, self._content_type)
+        except FileExistsError:
+            await in_thread(self._store.put_image, path, data)
 
     async def discard(self) -> None:
         self._chunks.clear()
 
 
-def _attributes(content_type: str) -> Attributes:
-    return {"Content-Type": content_type}
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn errors of obstore, which has a class of its own for each, into `OSError`."""
-    from obstore.exceptions import BaseError, NotFoundError
-
-    try:
-        yield
-    except (NotFoundError, FileNotFoundError) as error:
-        raise FileNotFoundError(errno.ENOENT, _short(error)) from error
-    except (BaseError, NotImplementedError) as error:
-        raise OSError(errno.EIO, _short(error)) from error
-
-
-def _short(error: Exception) -> str:
-    """Leave out the page of XML, and what is for those who debug obstore."""
-    return re.split(r"\n|<\?xml", str(error).strip())[0].rstrip(": ")[:LONGEST_MESSAGE]
+def _stem(path: str) -> str:
+    return path.rpartition(".")[0].removesuffix(FILTERED)

@@ -104,25 +104,30 @@ class Claims:
         self._known[stem] = _Known(facts, version)
         return facts
 
-    async def accept(self, stem: str, row: Row, generation_id: str) -> None:
-        """Note the id of a generation. The ledger has it too: a failure is logged."""
-        facts = (await self._of(stem, row)).accepted(generation_id)
-        self._begin(stem, facts)
-        await self._wait_for(stem)
+    def accept(self, stem: str, generation_id: str) -> None:
+        """Note the id of a generation, without waiting; a failure is logged."""
+        self._begin(stem, self._known[stem].facts.accepted(generation_id))
 
-    async def complete(self, stem: str, row: Row, image: ImageFacts) -> RowFacts:
-        """Store the facts of an image that is about to be stored.
+    async def made(self, stem: str, row: Row, image: ImageFacts) -> RowFacts:
+        """Return the facts of a row whose image has come; nothing is written yet.
 
         Raises:
-            OSError: They could not be stored: the image is to be spooled.
+            StorageError: What is there are no facts.
+            OSError: What an earlier run wrote cannot be read.
         """
         await self._wait_for(stem)
-        facts = (await self._of(stem, row)).made(image)
+        return (await self._of(stem, row)).made(image)
+
+    async def complete(self, stem: str, facts: RowFacts) -> None:
+        """Store what `made` returned, before the image is stored.
+
+        Raises:
+            OSError: They could not be stored: the image is to be spooled, with its facts.
+        """
         known = self._known[stem]
         path = stem + FACTS_SUFFIX
         known.version = await self._objects.replace(path, facts.to_json(), known.version)
         known.facts = facts
-        return facts
 
     def settle(self, stem: str, result: Result) -> None:
         """Note how an attempt ended without an image, without waiting.
@@ -137,6 +142,12 @@ class Claims:
         """Keep nothing of a row in memory any more."""
         await self._wait_for(stem)
         self._known.pop(stem, None)
+
+    async def aclose(self) -> None:
+        """Wait for what is still being written."""
+        for stem in list(self._writing):
+            await self._wait_for(stem)
+        self._known.clear()
 
     async def _refuse_newer(self, row: Row, before: _Known) -> None:
         """Raise unless a row may be sent on top of what is there."""

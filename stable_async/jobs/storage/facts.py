@@ -59,6 +59,7 @@ class RowFacts:
         position: Place in the job, from 1; 0 outside of a job.
         number: Row of the prompt file.
         content: Digest of service and fields, hexadecimal.
+        copy: Which of the rows with the same content it is, from 1.
         remake: How often the image was asked for anew.
         state: Of the row when this was written.
         charges: One for each attempt, in order.
@@ -76,6 +77,7 @@ class RowFacts:
     position: int = 0
     number: int = 0
     content: str = ""
+    copy: int = 1
     remake: int = 0
     state: State = "in flight"
     charges: tuple[Charge, ...] = ()
@@ -104,6 +106,7 @@ class RowFacts:
             position=row.position,
             number=row.number,
             content=row.content.hex(),
+            copy=row.copy,
             remake=row.remake,
             charges=(*charges, Charge(attempt, row.price, "reserved", None, token)),
         )
@@ -123,6 +126,11 @@ class RowFacts:
             reason=None,
             error=None,
         )
+
+    def moved(self, file_name: str) -> RowFacts:
+        """Return the facts with another name of the image."""
+        image = None if self.image is None else replace(self.image, file_name=file_name)
+        return replace(self, image=image)
 
     def settled(self, result: Result) -> RowFacts:
         """Return the facts once an attempt has ended without an image."""

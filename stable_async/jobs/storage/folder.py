@@ -17,12 +17,18 @@ from stable_async.jobs.storage.base import (
     HEAD_SIZE,
     StoredImage,
     describe,
+    file_stem,
     file_suffixes,
     parse_stems,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+
+    from stable_async.jobs.row import ImageFacts, Row
+    from stable_async.jobs.shard import Shard
+    from stable_async.jobs.storage.claims import Claims
+    from stable_async.jobs.storage.facts import RowFacts
 
 __all__ = ["IMAGES", "FolderStore"]
 
@@ -35,6 +41,7 @@ class FolderStore:
     """Images in `images/` of the job's folder."""
 
     names_in_job = (IMAGES,)
+    keeps_facts = False
 
     def __init__(self, folder: Path) -> None:
         """Keep images below `folder`, the job's."""
@@ -93,6 +100,21 @@ class FolderStore:
             old.replace(new)
         return new.relative_to(self._job).as_posix()
 
+    def facts(self, stems: Iterable[str]) -> Iterator[RowFacts | None]:
+        return (None for _ in stems)
+
+    def all_facts(self, has: Callable[[int], bool]) -> Iterator[tuple[RowFacts, bool]]:
+        return iter(())
+
+    def last_run(self, shard: Shard) -> str | None:
+        return None
+
+    def begin_run(self, shard: Shard) -> str | None:
+        return None
+
+    def complete(self, stem: str, row: Row, image: ImageFacts) -> None:
+        """Nothing: the ledger has the facts."""
+
     def free_space(self) -> int | None:
         folders = [self._job, self._images] if self._images.is_dir() else [self._job]
         return min(shutil.disk_usage(folder).free for folder in folders)
@@ -101,15 +123,24 @@ class FolderStore:
 class _FolderWriter:
     """Keeps images for good, many at a time: one thread is enough to keep a disk busy."""
 
+    claims: Claims | None = None
+
     def __init__(self, job: Path) -> None:
         self.thread = BatchThread(self._keep, name="images")
         self._job = job
         self._folders: set[str] = set()
 
-    def sink(self, stem: str, content_type: str, *, filtered: bool) -> _Image:
+    def sink(
+        self,
+        row: Row,
+        content_type: str,
+        *,
+        filtered: bool,
+        facts: Callable[[StoredImage], ImageFacts],
+    ) -> _Image:
         (suffix,) = file_suffixes(content_type, filtered=filtered)
-        name = f"{IMAGES}/{stem}{suffix}"
-        return _Image(self, f"{self._job}/{name}", name, content_type, filtered=filtered)
+        name = f"{IMAGES}/{file_stem(row.position, row.id)}{suffix}"
+        return _Image(self, f"{self._job}/{name}", name, content_type, facts, filtered=filtered)
 
     def make_folder(self, folder: str) -> None:
         """Make a folder of images, for good."""
@@ -145,12 +176,20 @@ class _Image:
     """An image on its way to the disk: what its bytes say is noted while they are written."""
 
     def __init__(
-        self, writer: _FolderWriter, path: str, name: str, content_type: str, *, filtered: bool
+        self,
+        writer: _FolderWriter,
+        path: str,
+        name: str,
+        content_type: str,
+        facts: Callable[[StoredImage], ImageFacts],
+        *,
+        filtered: bool,
     ) -> None:
         self.folder = path.rpartition("/")[0]
         self._writer = writer
         self._name = name
         self._content_type = content_type
+        self._facts = facts
         self._filtered = filtered
         self._file = AtomicFile(path)
         self._digest = hashlib.sha256()
@@ -162,9 +201,9 @@ class _Image:
     async def write(self, chunks: Sequence[bytes]) -> None:
         await in_thread(self._write, chunks)
 
-    async def commit(self, last: Sequence[bytes]) -> StoredImage:
+    async def commit(self, last: Sequence[bytes]) -> ImageFacts:
         self._last = last
-        return cast("StoredImage", await self._writer.thread.do(self))
+        return self._facts(cast("StoredImage", await self._writer.thread.do(self)))
 
     async def discard(self) -> None:
         # In the same thread: not while what a cancelled caller wanted to keep is being kept.

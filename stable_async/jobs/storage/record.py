@@ -1,0 +1,118 @@
+"""What a bucket knows of the job as a whole: what it was begun with, and its last runs. Blocking.
+
+`stable-async-job.json` stands at the prefix once. `stable-async-run-I-of-N.json` holds the token
+of the last run of each part: a ledger with another one is an older copy.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stable_async.jobs.errors import StorageError
+from stable_async.jobs.row import to_json
+
+if TYPE_CHECKING:
+    from stable_async.jobs.shard import Shard
+    from stable_async.jobs.storage.objects import Objects
+
+__all__ = ["JOB_NAME", "JobRecord", "begin_run", "last_run", "read_record", "write_record"]
+
+SCHEMA = 1
+JOB_NAME = "stable-async-job.json"
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A job whose images are in a bucket.
+
+    Attributes:
+        id: Random; the ledgers of all its parts know it.
+        shards: Number of its parts.
+        begun: What it was begun with: the same for all parts.
+    """
+
+    id: str
+    shards: int
+    begun: dict[str, object]
+
+    @classmethod
+    def new(cls, shards: int, begun: dict[str, object]) -> JobRecord:
+        """Return the record of a job that begins."""
+        return cls(secrets.token_hex(16), shards, begun)
+
+
+def read_record(objects: Objects) -> JobRecord | None:
+    """Return the record of the job in a bucket; `None` where there is none.
+
+    Raises:
+        StorageError: It is not readable, or of a newer version.
+        OSError: The bucket cannot be read.
+    """
+    found = _read(objects, JOB_NAME)
+    match found:
+        case None:
+            return None
+        case {"id": str(identity), "shards": int(shards), "begun": dict(begun)}:
+            return JobRecord(identity, shards, begun)
+        case _:
+            raise StorageError(f"{objects.name(JOB_NAME)} is not the record of a job")
+
+
+def write_record(objects: Objects, record: JobRecord, *, replaces: bool = False) -> JobRecord:
+    """Store a record, and return the one that is there then.
+
+    Args:
+        objects: The bucket.
+        record: Of the job.
+        replaces: Write over what is there. Else, of two parts that begin at once one wins.
+    """
+    data = to_json(
+        {"schema": SCHEMA, "id": record.id, "shards": record.shards, "begun": record.begun}
+    ).encode()
+    if replaces:
+        objects.write_now(JOB_NAME, data)
+        return record
+    try:
+        objects.create_now(JOB_NAME, data)
+    except FileExistsError:
+        return read_record(objects) or record
+    return record
+
+
+def last_run(objects: Objects, shard: Shard) -> str | None:
+    """Return the token of the last run of a part; `None` where there was none."""
+    found = _read(objects, _run_name(shard))
+    return None if found is None else str(found.get("run"))
+
+
+def begin_run(objects: Objects, shard: Shard) -> str:
+    """Store a new token for a run of a part, and return it."""
+    token = secrets.token_hex(16)
+    objects.write_now(_run_name(shard), to_json({"schema": SCHEMA, "run": token}).encode())
+    return token
+
+
+def _run_name(shard: Shard) -> str:
+    return f"stable-async-run-{shard.index}-of-{shard.count}.json"
+
+
+def _read(objects: Objects, path: str) -> dict[str, object] | None:
+    data = objects.read_now(path)
+    if data is None:
+        return None
+    try:
+        found = json.loads(data)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise StorageError(f"{objects.name(path)} is no JSON object")
+    schema = found.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise StorageError(
+            f"{objects.name(path)} was written by a newer stable-async (version {schema}, this "
+            f"one knows {SCHEMA}): upgrade stable_async"
+        )
+    return found
