@@ -20,6 +20,7 @@ from stable_async.arguments import (
     flag,
     or_none,
     printable,
+    seconds,
 )
 from stable_async.concurrency import map_as_completed
 from stable_async.config import (
@@ -44,7 +45,7 @@ from stable_async.transport import operation
 from stable_async.transport.connections import connector_of, resolve_tls
 from stable_async.transport.finishing import Finishing
 from stable_async.transport.options import Options, read_options
-from stable_async.transport.polling import POLL_INTERVAL, Polling
+from stable_async.transport.polling import POLL_INTERVAL, RESULT_TIMEOUT, Polling
 from stable_async.transport.proxies import resolve_proxy
 from stable_async.transport.send_state import SendState
 from stable_async.transport.session import Session
@@ -130,6 +131,7 @@ class StabilityClient(Groups):
         client_version: str | None = None,
         organization: str | None = None,
         poll_interval: float | None = None,
+        result_timeout: float | None = RESULT_TIMEOUT,
         accept: Literal["image/*", "application/json"] | None = None,
         raise_on_filtered: bool = False,
         priority: Priority = "interactive",
@@ -163,6 +165,9 @@ class StabilityClient(Groups):
             poll_interval: Least seconds between two looks at the result of an asynchronous
                 operation; `None` reads `STABILITY_POLL_INTERVAL`, else 10, which the API asks
                 for. A sandbox accepts less.
+            result_timeout: For how long the result of an asynchronous operation is looked for,
+                seconds, whatever the looks meet on their way; `None` means for ever. Then
+                `APITimeoutError` carries the generation's id.
             accept: The form of results: `None` and `image/*` ask for bytes, `application/json`
                 for base64 in JSON. The results are the same.
             raise_on_filtered: Raise `ContentFilteredError` for a blurred result.
@@ -205,7 +210,10 @@ class StabilityClient(Groups):
             limiter=self._limiter,
             penalty=DOCUMENTED_PENALTY,
             retry=checked_setting("retry", retry, RetryPolicy.of),
-            polling=Polling(resolve_poll_interval(poll_interval, POLL_INTERVAL)),
+            polling=Polling(
+                resolve_poll_interval(poll_interval, POLL_INTERVAL),
+                limit=checked_setting("result_timeout", result_timeout, or_none(seconds)),
+            ),
             headers={
                 "User-Agent": f"stable_async/{__version__}",
                 **{name: text for name, text in identification.items() if text},

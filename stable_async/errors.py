@@ -114,7 +114,18 @@ class StabilityError(Exception):
         """Note that this happened while waiting for the result of `generation_id`."""
         if self.generation_id is None:
             self.generation_id = generation_id
-            self.add_note(f"generation {generation_id} is paid for; its result can be fetched")
+
+    @property
+    def text(self) -> str:
+        """What has happened, on one line, without the generation's id."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        """Return what has happened, with the id of the generation that it has happened to."""
+        if self.generation_id is None:
+            return self.text
+        shown = "".join(one if one.isprintable() else "?" for one in self.generation_id)
+        return f"{self.text} (generation {shown}, which was paid for)"
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by attributes, not by a call of the subclass's own signature."""
@@ -243,7 +254,8 @@ class APIStatusError(StabilityError, _Judged):
         self.address = address
         super().__init__(status, name, self.errors)
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
         """Return status, name, messages, request id and attempts in one line."""
         text = " ".join(part for part in (str(self.status), self.name) if part)
         if not self.from_api:
@@ -312,7 +324,8 @@ class APIConnectionError(StabilityError, _Judged):
         self.attempts = attempts
         super().__init__(message)
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
         """Return the message, which says so when the request may have been billed."""
         text = str(self.args[0])
         if self.verdict.billed == "maybe":

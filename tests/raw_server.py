@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tests.samples import PNG_HEAD
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -43,7 +45,7 @@ class Connection:
 
 
 def answer(
-    body: bytes = b"picture",
+    body: bytes = PNG_HEAD,
     *,
     status: str = "200 OK",
     content_type: str = "image/png",

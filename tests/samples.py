@@ -7,8 +7,6 @@ import struct
 import wave
 import zlib
 
-import PIL.Image
-
 
 def png_header(width: int, height: int) -> bytes:
     """Give a PNG of that size without its pixels: enough for whoever looks at headers only."""
@@ -32,6 +30,8 @@ def png(size: int) -> bytes:
 
 def picture(width: int = 64, height: int = 64, kind: str = "png", mode: str = "RGB") -> bytes:
     """Give a gray picture; `kind` is one of Pillow's names of formats."""
+    import PIL.Image
+
     file = io.BytesIO()
     color = 128 if mode == "L" else (128,) * len(mode)
     PIL.Image.new(mode, (width, height), color).save(file, kind)

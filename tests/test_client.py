@@ -39,6 +39,7 @@ from stable_async import (
 )
 from stable_async.quota import QuotaLimiter
 from tests.raw_server import answer, raw_server
+from tests.samples import png
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 KEY = "sk-0123456789abcdefghij"
 CORE = "https://api.stability.ai/v2beta/stable-image/generate/core"
-PICTURE = b"\x89PNG\r\n\x1a\n and so on"
+PICTURE = png(100)
 HEADERS = {"seed": "7", "finish-reason": "SUCCESS", "x-request-id": "abc"}
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import pickle
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -16,8 +18,10 @@ from hypothesis import strategies as st
 from stable_async import (
     APIConnectionError,
     APIStatusError,
+    APITimeoutError,
     Audio,
     AudioResult,
+    AuthenticationError,
     ConfigurationError,
     ContentFilteredError,
     Image,
@@ -32,14 +36,17 @@ from stable_async import (
     UpscaleCreative,
     UpscaleFast,
 )
-from stable_async.transport.polling import MAX_BROKEN_LOOKS, Polling
-from tests.errors_of import api_error, broken
+from stable_async.api.answers import Answer, read_error
+from stable_async.api.verdict import judge_broken_connection
+from stable_async.transport.polling import Polling
+from tests.errors_of import api_error, envelope
 from tests.raw_server import Connection, answer, raw_server
-from tests.samples import picture
+from tests.samples import mp3, picture, png
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+UNAUTHORIZED = envelope("unauthorized")
 ID = "a6dc6c6e20acda010fe14d71f180658f2896ed9b4ec25aa99a6ff06c796987c4"
 REQUEST = UpscaleCreative(image=picture(), prompt="a lighthouse")
 SUBMITTED = answer(b'{"id": "%s"}' % ID.encode(), content_type="application/json")
@@ -48,10 +55,11 @@ RUNNING = answer(
     status="202 Accepted",
     content_type="application/json",
 )
-FINISHED = answer(b"the picture", headers="seed: 7\r\nfinish-reason: SUCCESS\r\n")
-FILTERED = answer(b"blurred", headers="finish-reason: CONTENT_FILTERED\r\n")
+PICTURE = png(100)
+FINISHED = answer(PICTURE, headers="seed: 7\r\nfinish-reason: SUCCESS\r\n")
+FILTERED = answer(PICTURE, headers="finish-reason: CONTENT_FILTERED\r\n")
 BROKEN = b""
-TORN = answer(b"the pic", length=11)
+TORN = answer(PICTURE[:90], length=100)
 GONE = answer(
     b'{"id": "x", "name": "generation_not_found", "errors": ["id: expired"]}',
     status="404 Not Found",
@@ -135,19 +143,72 @@ async def test_generations_that_may_be_looked_at_again_are_forgotten() -> None:
     assert len(polling._next) <= 11
 
 
-async def test_broken_looks_are_made_again_until_five_in_a_row() -> None:
+async def test_whatever_the_way_says_is_looked_at_again_until_the_limit() -> None:
     time = VirtualTime()
-    outcomes = [True] * (MAX_BROKEN_LOOKS - 1) + [False] + [True] * MAX_BROKEN_LOOKS
+    started = time.now
+    looks = 0
 
     async def look() -> None:
-        if outcomes.pop(0):
-            raise broken()
+        nonlocal looks
+        looks += 1
+        raise look_error(looks)
 
-    with pytest.raises(APIConnectionError) as caught:
+    with pytest.raises(APITimeoutError, match=rf"1800 s.*generation {ID}") as caught:
         await time.polling().until_found(ID, look)
-    assert outcomes == []
+    assert 1780 < time.now - started <= 1800
+    assert looks > 100
     assert caught.value.generation_id == ID
-    assert ID in caught.value.__notes__[0]
+    assert (caught.value.verdict.billed, caught.value.verdict.job) == ("yes", "look")
+
+
+def look_error(number: int) -> StabilityError:
+    """Return an error of a look, another one for each number."""
+    statuses = (404, 502, 503, 504, 520, 521, 522, 523, 524, 403, 401, 407, 301, 408, 425, 429, 500)
+    if number % 3 == 0:
+        return APIConnectionError(
+            "broken", verdict=judge_broken_connection(sent=number % 2 == 0, asked="look")
+        )
+    return read_error(Answer(statuses[number % len(statuses)], {}, b"<html>no</html>", "look"))
+
+
+async def test_a_running_generation_is_not_waited_for_longer_than_the_limit() -> None:
+    time = VirtualTime()
+
+    async def look() -> None:
+        return None
+
+    with pytest.raises(APITimeoutError, match="still running") as caught:
+        await time.polling().until_found(ID, look)
+    assert caught.value.generation_id == ID
+
+
+async def test_a_look_that_says_when_to_come_back_is_obeyed() -> None:
+    time = VirtualTime()
+    looks = []
+
+    async def look() -> str | None:
+        looks.append(time.now)
+        if len(looks) == 1:
+            raise read_error(Answer(503, {"Retry-After": "42.5"}, b"", "look"))
+        return "found"
+
+    await time.polling().until_found(ID, look)
+    assert looks[1] - looks[0] == 42.5
+
+
+@pytest.mark.parametrize("name", ["generation_not_found", "bad_request", "unauthorized"])
+async def test_the_word_of_the_api_ends_a_generation_at_once(name: str) -> None:
+    looks = 0
+
+    async def look() -> None:
+        nonlocal looks
+        looks += 1
+        raise read_error(Answer(404, {}, envelope(name), "look"))
+
+    with pytest.raises(APIStatusError) as caught:
+        await VirtualTime().polling().until_found(ID, look)
+    assert looks == 1
+    assert ID in str(caught.value)
 
 
 class Script:
@@ -180,7 +241,7 @@ async def test_a_coroutine_submits_waits_and_gives_the_picture() -> None:
     script = Script(SUBMITTED, RUNNING, RUNNING, FINISHED)
     async with raw_server(script) as url, client_of(url) as client:
         image = await client.upscale.creative(picture(), "a lighthouse")
-    assert (image.data, image.seed, image.credits) == (b"the picture", 7, 60)
+    assert (image.data, image.seed, image.credits) == (PICTURE, 7, 60)
     assert script.requests == [SUBMIT, POLL, POLL, POLL]
 
 
@@ -200,12 +261,12 @@ async def test_a_submission_is_a_request_that_another_process_can_send() -> None
 async def test_an_id_alone_is_enough_for_the_result() -> None:
     async with raw_server(Script(RUNNING, FINISHED)) as url, client_of(url) as client:
         image = await client.results.get(ID)
-    assert (image.data, image.credits) == (b"the picture", None)
+    assert (image.data, image.credits) == (PICTURE, None)
 
 
 async def test_sounds_have_a_path_of_their_own() -> None:
     submitted = SUBMITTED.replace(b"200 OK", b"202 Accepted")
-    sound = FINISHED.replace(b"image/png", b"audio/mpeg")
+    sound = answer(mp3(0.1), content_type="audio/mpeg")
     script = Script(submitted, sound, sound)
     async with raw_server(script) as url, client_of(url) as client:
         submission = await client.submit(TextToAudio(prompt="rain", model="stable-audio-3"))
@@ -234,16 +295,16 @@ async def test_a_stream_of_an_asynchronous_operation_is_the_finished_result(tmp_
         client_of(url) as client,
         client.stream(REQUEST) as stream,
     ):
-        assert (stream.generation_id, stream.seed, stream.content_length) == (ID, 7, 11)
+        assert (stream.generation_id, stream.seed, stream.content_length) == (ID, 7, 100)
         path = await stream.save(tmp_path / "picture.png")
-    assert path.read_bytes() == b"the picture"
+    assert path.read_bytes() == PICTURE
 
 
 async def test_a_connection_that_breaks_while_polling_costs_nothing() -> None:
     script = Script(SUBMITTED, BROKEN, TORN, FINISHED)
     async with raw_server(script) as url, client_of(url) as client:
         image = await client.send(REQUEST)
-    assert image.data == b"the picture"
+    assert image.data == PICTURE
     assert script.requests == [SUBMIT, POLL, POLL, POLL]
 
 
@@ -266,8 +327,7 @@ async def streamed(client: StabilityClient) -> Image:
     ("answers", "error"),
     [
         ([GONE], NotFoundError),
-        ([BROKEN] * MAX_BROKEN_LOOKS, APIConnectionError),
-        ([answer(b"<html>", content_type="text/html")], InvalidResponseError),
+        ([answer(UNAUTHORIZED, status="401 Unauthorized")], AuthenticationError),
     ],
 )
 async def test_what_is_raised_while_polling_carries_the_id(
@@ -280,11 +340,12 @@ async def test_what_is_raised_while_polling_carries_the_id(
     assert pickle.loads(pickle.dumps(caught.value)).generation_id == ID
 
 
-async def test_a_stream_that_breaks_carries_the_id() -> None:
+async def test_a_stream_that_breaks_after_it_was_recognised_carries_the_id() -> None:
     async with raw_server(Script(SUBMITTED, TORN)) as url, client_of(url) as client:
         with pytest.raises(APIConnectionError) as caught:
             await streamed(client)
     assert caught.value.generation_id == ID
+    assert caught.value.verdict.job == "look"
 
 
 async def test_errors_of_other_requests_within_a_stream_are_not_its_own() -> None:
@@ -335,27 +396,51 @@ async def test_a_synchronous_operation_cannot_be_submitted() -> None:
                 await client.submit(request)
 
 
-@pytest.mark.parametrize("content", [b"{}", b"[]", b'{"id": 7}', b"no json"])
+@pytest.mark.parametrize(
+    "content",
+    [b"{}", b"[]", b'{"id": null}', b'{"id": ""}', b'{"id": true}', b"no json", UNAUTHORIZED],
+)
 async def test_a_submission_without_an_id_is_no_success(content: bytes) -> None:
     script = Script(answer(content, content_type="application/json"))
     async with raw_server(script) as url, client_of(url) as client:
-        with pytest.raises(InvalidResponseError):
+        with pytest.raises(InvalidResponseError) as caught:
             await client.submit(REQUEST)
+    assert caught.value.verdict.job == "doubt"
 
 
-async def test_an_id_of_another_kind_is_still_told_to_the_caller() -> None:
-    script = Script(answer(b'{"id": "../secret"}', content_type="application/json"))
+@pytest.mark.parametrize(
+    "identity", ["7f", "a/b?c=%20#d", "../secret", "caf\u00e9", "two words", "x" * 500]
+)
+async def test_an_id_of_any_form_is_kept_and_fetched(identity: str) -> None:
+    submitted = answer(json.dumps({"id": identity}).encode(), content_type="application/json")
+    script = Script(submitted, FINISHED)
     async with raw_server(script) as url, client_of(url) as client:
-        with pytest.raises(InvalidRequestError) as caught:
-            await client.send(REQUEST)
-    assert caught.value.generation_id == "../secret"
-    assert script.requests == [SUBMIT]
+        await client.send(REQUEST)
+    (_, looked) = script.requests
+    assert "/" not in looked.removeprefix("GET /v2beta/results/")
+    assert unquote(looked) == f"GET /v2beta/results/{identity}"
 
 
-@pytest.mark.parametrize("identity", ["", ID[:-1], ID + "a", ID[:-3] + "/..", ID[:-1] + "?"])
+async def test_an_id_that_is_a_number_is_kept() -> None:
+    script = Script(answer(b'{"id": 7}', content_type="application/json"))
+    async with raw_server(script) as url, client_of(url) as client:
+        assert (await client.submit(REQUEST)).id == "7"
+
+
+@pytest.mark.parametrize("identity", ['".."', '"."', f'"{"x" * 5000}"'])
+async def test_an_id_that_cannot_be_fetched_is_still_told_to_the_caller(identity: str) -> None:
+    script = Script(answer(b'{"id": %s}' % identity.encode(), content_type="application/json"))
+    async with raw_server(script) as url, client_of(url) as client:
+        with pytest.raises(StabilityError) as caught:
+            await client.send(REQUEST, max_retries=0)
+    assert caught.value.generation_id
+    assert caught.value.generation_id.encode()
+
+
+@pytest.mark.parametrize("identity", ["", " ", ".", "..", "x" * 1001, "\ud83d"])
 def test_an_id_is_checked_before_it_goes_into_a_url(identity: str) -> None:
     for model in (ImageResult, AudioResult):
-        with pytest.raises(InvalidRequestError, match="64 letters"):
+        with pytest.raises(InvalidRequestError, match="1 to 1000 characters"):
             model(id=identity)
 
 

@@ -1,22 +1,24 @@
-"""Answers of the API, read: results, error envelopes, headers. Pure: bytes and headers in."""
+"""Answers, read: errors, generation ids, JSON, headers. Pure: bytes and headers in."""
 
 from __future__ import annotations
 
-import base64
+import logging
 import re
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from stable_async.api.base64_json import Base64Field
+from stable_async.api.base64_json import decode_base64
 from stable_async.api.envelope import read_envelope
+from stable_async.api.media_types import describe, page_title, sniff
 from stable_async.api.parsing import parse_json, parse_seed
 from stable_async.api.texts import clean
 from stable_async.api.verdict import judge, judge_unreadable, rule_of
 from stable_async.errors import APIStatusError, InvalidResponseError
-from stable_async.media import Audio, Image, Media, Model3D
+from stable_async.media import Image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
-    "MediaReader",
+    "SentSize",
     "read_artifacts",
     "read_as",
     "read_error",
@@ -33,20 +35,15 @@ __all__ = [
     "read_json",
 ]
 
-MediaT = TypeVar("MediaT", bound=Media)
 ContentT = TypeVar("ContentT")
 
-# The families of media types an operation may answer with, and the name of the bytes in its JSON.
-_FAMILY: dict[type[Media], tuple[str, str]] = {
-    Image: ("image/", "image"),
-    Audio: ("audio/", "audio"),
-    Model3D: ("model/", "model"),
-}
-
+logger = logging.getLogger("stable_async")
 
 MAX_MESSAGES = 20
-# An answer must not be able to stop a client for good.
+# An answer must not be able to stop a client for good, or to set it racing.
+MIN_RETRY_AFTER = 1.0
 MAX_RETRY_AFTER = 3600.0
+_NUMBER = re.compile(r"[+-]?[0-9]{1,30}(?:\.[0-9]{0,30})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +66,14 @@ class Answer:
 
     @property
     def content_type(self) -> str:
-        """The media type without parameters, in small letters."""
-        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        """The media type without parameters, in small letters, cleaned."""
+        label = self.headers.get("Content-Type", "").partition(";")[0]
+        return clean(label, limit=60, key=self.key).lower()
+
+    @property
+    def encoding(self) -> str:
+        """How the body is packed, cleaned."""
+        return clean(self.headers.get("Content-Encoding", ""), limit=30, key=self.key)
 
     @property
     def request_id(self) -> str | None:
@@ -90,8 +93,16 @@ class Answer:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class SentSize:
+    """The size of a request body, and what the API accepts, bytes."""
+
+    sent: int
+    limit: int
+
+
 def read_json(answer: Answer) -> object:
-    """Give the JSON of an answer.
+    """Return the JSON of an answer.
 
     Raises:
         InvalidResponseError: The body is not JSON.
@@ -99,24 +110,26 @@ def read_json(answer: Answer) -> object:
     try:
         return parse_json(answer.body)
     except ValueError:
-        raise answer.unreadable(f"a body that is not JSON ({len(answer.body)} bytes)") from None
+        raise answer.unreadable(f"{describe(answer.body)} instead of JSON") from None
 
 
 def read_generation_id(answer: Answer) -> str:
-    """Give the id that an asynchronous operation answers with.
+    """Return the id that an asynchronous operation answers with, whatever its form.
 
     Raises:
         InvalidResponseError: There is none in the answer.
     """
     content = read_json(answer)
     identity = content.get("id") if isinstance(content, dict) else None
-    if not isinstance(identity, str):
+    if isinstance(identity, int) and not isinstance(identity, bool):
+        identity = str(identity)
+    if not isinstance(identity, str) or not identity or read_envelope(answer.body) is not None:
         raise answer.unreadable("JSON without the id of a generation")
-    return identity
+    return identity.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_as(kind: type[ContentT], answer: Answer) -> ContentT:
-    """Give the JSON of an answer as a value of `kind`.
+    """Return the JSON of an answer as a value of `kind`.
 
     Raises:
         InvalidResponseError: The body is no JSON of this shape.
@@ -130,7 +143,7 @@ def read_as(kind: type[ContentT], answer: Answer) -> ContentT:
 
 @dataclass(frozen=True, slots=True)
 class _Artifact:
-    base64: str
+    base64: str | None = None
     seed: int | None = None
     finishReason: str | None = None  # noqa: N815 - the API's word
 
@@ -141,155 +154,64 @@ class _Artifacts:
 
 
 def read_artifacts(answer: Answer) -> list[Image]:
-    """Give the pictures of a v1 answer; no source states what v1 costs.
+    """Return the images of a v1 answer; no source states what v1 costs.
+
+    An artifact that failed (finish reason `ERROR`) has no image and is left out, which is logged.
 
     Raises:
-        InvalidResponseError: The body is not what v1 answers.
+        InvalidResponseError: The body is not what v1 answers, or has no image.
     """
-    try:
-        return [
-            Image(
-                data=(data := base64.b64decode(artifact.base64, validate=True)),
-                content_type=sniff(data),
-                seed=artifact.seed,
-                finish_reason=artifact.finishReason,
-                request_id=answer.request_id,
-            )
-            for artifact in read_as(_Artifacts, answer).artifacts
-        ]
-    except ValueError:
-        raise answer.unreadable("an image that is no base64") from None
+    if sniff(answer.body).startswith("image/"):
+        seed, reason = answer.headers.get("seed"), answer.headers.get("finish-reason")
+        return [_v1_image(answer, answer.body, parse_seed(seed), reason)]
+    # The documents have a bare list, the official samples read it from a key.
+    bare = answer.body.lstrip().startswith(b"[")
+    artifacts = read_as(list[_Artifact], answer) if bare else read_as(_Artifacts, answer).artifacts
+    images, failed = [], []
+    for artifact in artifacts:
+        try:
+            data = decode_base64(artifact.base64 or "")
+        except ValueError:
+            data = b""
+        if sniff(data).startswith("image/"):
+            images.append(_v1_image(answer, data, artifact.seed, artifact.finishReason))
+        else:
+            failed.append(clean(str(artifact.finishReason), limit=50, key=answer.key))
+    if not images:
+        raise answer.unreadable(f"no image (finish reasons: {', '.join(failed[:10]) or 'none'})")
+    if failed:
+        logger.warning(
+            "%d of %d images failed (finish reasons: %s)",
+            len(failed),
+            len(artifacts),
+            ", ".join(failed[:10]),
+        )
+    return images
 
 
-class MediaReader(Generic[MediaT]):
-    """Turns an answer into one result: `image/*` bytes as they are, or base64 within JSON.
+def _v1_image(answer: Answer, data: bytes, seed: int | None, reason: str | None) -> Image:
+    return Image(
+        data=data,
+        content_type=sniff(data),
+        seed=seed,
+        finish_reason=None if reason is None else clean(reason, limit=100),
+        request_id=answer.request_id,
+    )
 
-    Attributes:
-        content_type: Media type of the result; for JSON that does not say, empty until the end.
-        seed: The result's seed; with JSON known at the end only.
-        finish_reason: The result's finish reason; with JSON known at the end only.
+
+def read_error(
+    answer: Answer, *, attempts: int = 1, address: str = "", size: SentSize | None = None
+) -> APIStatusError:
+    """Return the error of an answer that is no success; its texts are cleaned.
+
+    Args:
+        answer: The answer.
+        attempts: How many attempts were made, this one included.
+        address: Where the request was sent.
+        size: Size of the request; `None` when it is not known.
     """
-
-    def __init__(self, kind: type[MediaT], answer: Answer) -> None:
-        """Read the headers of `answer`.
-
-        Raises:
-            InvalidResponseError: The content type is neither.
-        """
-        family, field = _FAMILY[kind]
-        self._kind = kind
-        self._answer = answer
-        self.content_type = answer.content_type
-        self.seed = parse_seed(answer.headers.get("seed"))
-        self.finish_reason = answer.headers.get("finish-reason")
-        self._empty = True
-        self._json: Base64Field | None = None
-        if answer.content_type == "application/json":
-            self._json = Base64Field(field)
-            self.content_type = _inner_media_type(answer.headers.get("Content-Type", ""))
-        elif not answer.content_type.startswith(family):
-            raise self._unreadable(
-                f"content type {answer.content_type!r}, not {family}* or application/json"
-            )
-
-    @property
-    def asked(self) -> Asked:
-        """What was asked."""
-        return self._answer.asked
-
-    @property
-    def content_length(self) -> int | None:
-        """Length of the result, bytes, where the headers say it; `None` with JSON."""
-        headers = self._answer.headers
-        length = headers.get("Content-Length", "")
-        as_it_is = self._json is None and "Content-Encoding" not in headers
-        return int(length) if as_it_is and length.isdigit() else None
-
-    @property
-    def request_id(self) -> str | None:
-        """The answer's `x-request-id`."""
-        return self._answer.request_id
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Take the next piece of the body, give the bytes of the result in it.
-
-        Raises:
-            InvalidResponseError: The JSON is not what it should be.
-        """
-        if self._json is None:
-            self._empty = self._empty and not chunk
-            return chunk
-        try:
-            data = self._json.feed(chunk)
-        except ValueError as error:
-            raise self._unreadable(str(error)) from None
-        self._empty = self._empty and not data
-        if data and not self.content_type:
-            self.content_type = sniff(data)
-        return data
-
-    def finish(self) -> None:
-        """Note what the end of the body says.
-
-        Raises:
-            InvalidResponseError: The JSON is not what it should be.
-        """
-        if self._json is not None:
-            self._read_fields(self._json)
-        if self._empty:
-            raise self._unreadable("no bytes")
-
-    def _read_fields(self, json: Base64Field) -> None:
-        try:
-            fields = json.finish()
-        except ValueError as error:
-            raise self._unreadable(str(error)) from None
-        seed, finish_reason = fields.get("seed"), fields.get("finish_reason")
-        self.seed = parse_seed(seed)
-        self.finish_reason = finish_reason if isinstance(finish_reason, str) else None
-
-    def result(self, data: bytes, credits: float | None) -> MediaT:  # noqa: A002 - the API's word
-        """Make the result of all its bytes, after `finish`."""
-        return self._kind(
-            data=data,
-            content_type=self.content_type,
-            seed=self.seed,
-            finish_reason=self.finish_reason,
-            request_id=self.request_id,
-            credits=credits,
-        )
-
-    def _unreadable(self, what: str) -> InvalidResponseError:
-        return self._answer.unreadable(what)
-
-
-def _inner_media_type(content_type: str) -> str:
-    """Give the type of the bytes inside a JSON answer: `application/json; type=image/png`."""
-    match = re.search(r";\s*type=\"?([\w.+-]+/[\w.+-]+)", content_type)
-    return match[1].lower() if match else ""
-
-
-def sniff(data: bytes) -> str:
-    """Give the media type of a file by its first bytes, `application/octet-stream` when unknown."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if data.startswith(b"RIFF"):
-        return {b"WEBP": "image/webp", b"WAVE": "audio/wav"}.get(
-            data[8:12], "application/octet-stream"
-        )
-    if data.startswith(b"glTF"):
-        return "model/gltf-binary"
-    if data.startswith(b"ID3") or (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0):
-        return "audio/mpeg"
-    return "application/octet-stream"
-
-
-def read_error(answer: Answer, *, attempts: int = 1, address: str = "") -> APIStatusError:
-    """Return the error of an answer that is no success; its texts are cleaned."""
     envelope = read_envelope(answer.body)
-    name, messages, identity = "", _page_texts(answer), ""
+    name, messages, identity = "", _page_texts(answer, size), ""
     if envelope is not None:
         name, messages, identity = envelope.name, envelope.messages, envelope.id
     return rule_of(answer.status, envelope).error(
@@ -304,24 +226,52 @@ def read_error(answer: Answer, *, attempts: int = 1, address: str = "") -> APISt
     )
 
 
-def _page_texts(answer: Answer) -> Sequence[str]:
-    """Return what is worth saying of a page that is not the API's: its title or first words."""
-    text = " ".join(answer.body[:1000].decode("utf-8", "replace").split())
-    return [text] if text else []
+def _page_texts(answer: Answer, size: SentSize | None) -> Sequence[str]:
+    """Return what is worth saying of an answer that is not the API's."""
+    texts = []
+    if 300 <= answer.status < 400:
+        texts.append(f"redirected to {_target_of(answer)}, which is not followed with the key")
+    elif answer.status == 413:
+        what = "the request is too large for it"
+        if size is not None:
+            what = (
+                f"a request of {size.sent:,} bytes is too large for it; "
+                f"the API itself accepts {size.limit:,}"
+            )
+        texts.append(what)
+    if title := page_title(answer.body):
+        texts.append(title)
+    return texts
+
+
+def _target_of(answer: Answer) -> str:
+    """Return the host that a redirection names."""
+    try:
+        host = urlsplit(answer.headers.get("Location", "")).hostname
+    except ValueError:
+        host = None
+    return clean(host or "another path", limit=100)
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Give `Retry-After` in seconds: a number, or a date taken against the answer's own `Date`.
+    """Return `Retry-After` in seconds: a number, or a date taken against the answer's own `Date`.
 
-    At most an hour: longer than any shut-out that is known.
+    At least a second: 0, or a date that has passed, would mean to try again and again at once. At
+    most an hour, which is logged: longer than any penalty that is known.
     """
     text = headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdigit():
-        seconds = float(text[:10])
-    else:
-        try:
-            then, now = parsedate_to_datetime(text), parsedate_to_datetime(headers.get("Date", ""))
-            seconds = (then - now).total_seconds()
-        except (TypeError, ValueError):
-            return None
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+    try:
+        seconds = float(text) if _NUMBER.fullmatch(text) else _until(text, headers.get("Date", ""))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if seconds > MAX_RETRY_AFTER:
+        logger.warning(
+            "the server asks to wait %.4g s; waiting %g s, and asking again",
+            seconds,
+            MAX_RETRY_AFTER,
+        )
+    return min(max(seconds, MIN_RETRY_AFTER), MAX_RETRY_AFTER)
+
+
+def _until(date: str, now: str) -> float:
+    return (parsedate_to_datetime(date) - parsedate_to_datetime(now)).total_seconds()

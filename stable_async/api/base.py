@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, Self, TypeVar, cast
+from urllib.parse import quote
 
 from annotated_types import Ge, Le, MaxLen, MinLen, MultipleOf
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -43,6 +44,9 @@ MediaT = TypeVar("MediaT", bound=Media, covariant=True)
 
 MIB = 1024 * 1024
 RULE = "broken_rule"
+
+# Ids are 64 characters today.
+MAX_ID = 1000
 
 # OpenAPI document of api.stability.ai, read 2026-09-22: "payloads cannot be larger than 10MiB".
 MAX_REQUEST_BYTES = 10 * MIB
@@ -80,13 +84,14 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class PathPart:
-    """Marks a field that goes into the path of the URL: letters, digits, `.`, `_` and `-` only.
+    """Marks a field that goes into the path of the URL.
 
     Attributes:
-        length: How many characters there must be; `None` is 1 to 128.
+        any_text: Whether it may be any text, which is percent-encoded: an id that the API has made.
+            Else letters, digits, `.`, `_` and `-`, 1 to 128 of them.
     """
 
-    length: int | None = None
+    any_text: bool = False
 
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler
@@ -95,13 +100,27 @@ class PathPart:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def _check(self, value: str) -> str:
-        length = f"{{{self.length}}}" if self.length else "{1,128}"
-        if re.fullmatch(rf"(?!\.)[A-Za-z0-9._-]{length}", value):
+        if self.any_text:
+            if (
+                0 < len(value) <= MAX_ID
+                and value.strip() not in {"", ".", ".."}
+                and _encodes(value)
+            ):
+                return value
+            raise PydanticCustomError("path_part", f"1 to {MAX_ID} characters, and not only dots")
+        if re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,128}", value):
             return value
-        characters = self.length or "1 to 128"
         raise PydanticCustomError(
-            "path_part", f"{characters} letters, digits, dots, underscores or hyphens"
+            "path_part", "1 to 128 letters, digits, dots, underscores or hyphens"
         )
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True
 
 
 class Request(BaseModel, Generic[ResultT]):
@@ -193,7 +212,7 @@ class Request(BaseModel, Generic[ResultT]):
     def path(self) -> str:
         """Path below the base URL."""
         return self.operation.path.format(
-            **{name: getattr(self, name) for name in self.path_fields}
+            **{name: quote(getattr(self, name), safe="") for name in self.path_fields}
         )
 
     def fields(self) -> Iterator[tuple[str, object]]:
@@ -257,11 +276,11 @@ class ResultRequest(MediaRequest[MediaT]):
     wherever the same key is used.
 
     Attributes:
-        id: The generation, 64 characters.
+        id: The generation: any text, as the API returned it.
         paid: List price of the submission, credits, where it is known; not sent.
     """
 
-    id: Annotated[str, PathPart(length=64)]
+    id: Annotated[str, PathPart(any_text=True)]
     paid: float | None = None
 
     @property

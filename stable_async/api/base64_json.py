@@ -2,20 +2,33 @@
 
 The API's JSON answers are small but for one field, `image` or `audio`: four thirds of a file that
 may have 20 MB. Text and bytes of the whole file are never held side by side.
+
+What is paid for is kept in whatever spelling it comes: another name of the field, line breaks, a
+data URL, JSON escapes, the alphabet for URLs, no padding.
 """
 
 from __future__ import annotations
 
 import binascii
 import re
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from stable_async.api.parsing import parse_json
 
-__all__ = ["Base64Field"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Base64Field", "decode_base64"]
 
 # What may stand around the base64 text: the other fields are a number and a word.
 MAX_REST = 64 * 1024
+# What a data URL may have before its comma.
+MAX_DATA_URL = 256
+
+_PLAIN = re.compile(rb"[A-Za-z0-9+/]*")
+_ESCAPES = re.compile(rb"\\(?:u([0-9A-Fa-f]{4})|(.))", re.DOTALL)
+_HALF_ESCAPE = re.compile(rb"\\(?:u[0-9A-Fa-f]{0,3})?\Z")
+_FROM_URL = bytes.maketrans(b"-_", b"+/")
 
 
 class Base64Field:
@@ -25,52 +38,129 @@ class Base64Field:
         ValueError: From any method: the bytes are no such JSON, or the text is no base64.
     """
 
-    def __init__(self, field: str) -> None:
-        """Decode the field named `field`."""
-        self._opening = re.compile(rb'"' + re.escape(field.encode()) + rb'"\s*:\s*"')
-        self._field = field
+    def __init__(self, names: Iterable[str]) -> None:
+        """Decode the first field with one of these names that is not empty."""
+        self._names = tuple(names)
+        either = b"|".join(re.escape(name.encode()) for name in self._names)
+        self._opening = re.compile(rb'"(?:' + either + rb')"\s*:\s*"')
         self._rest = bytearray()  # everything outside the text
+        self._text = _Base64Text()
         self._inside = self._found = False
-        self._quantum = b""  # base64 letters that do not fill four yet
-        self._padded = False
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take the next piece of the answer, give the bytes it decodes to."""
+        """Take the next piece of the answer, return the bytes it decodes to."""
         if self._inside:
             return self._decode(chunk)
         self._rest += chunk
-        if not self._found and (match := self._opening.search(self._rest)):
+        if self._found:
+            # Another spelling of the same image, perhaps: there is room for its first bytes only.
+            del self._rest[MAX_REST:]
+            return b""
+        position = 0
+        while match := self._opening.search(self._rest, position):
+            if self._rest[match.end() : match.end() + 1] == b'"':
+                position = match.end() + 1  # an empty text
+                continue
+            if match.end() == len(self._rest):
+                break  # nothing of the text is here
             text = bytes(self._rest[match.end() :])
             del self._rest[match.end() :]
             self._inside = self._found = True
             return self._decode(text)
         if len(self._rest) > MAX_REST:
-            raise ValueError(f"no base64 text in {self._field!r} within {MAX_REST} bytes")
+            raise ValueError(f"no base64 text in {self._allowed()} within {MAX_REST} bytes")
         return b""
 
     def finish(self) -> dict[str, object]:
-        """Give the object's other fields, once the whole answer was fed."""
+        """Return the object's other fields, once the whole answer was fed.
+
+        They are as many as can be read: an image that is here whole is not lost for their sake.
+        """
         if not self._found or self._inside:
-            raise ValueError(f"the answer ends before the text of {self._field!r} does")
-        content = parse_json(self._rest)
-        # The text was cut out, so that an empty one is left where it stood.
-        if not isinstance(content, dict) or content.pop(self._field, None) != "":
-            raise ValueError(f"{self._field!r} is no field of the answer's object")
+            raise ValueError(f"no whole base64 text in {self._allowed()}")
+        try:
+            content = parse_json(self._rest)
+        except ValueError:
+            return {}
+        if not isinstance(content, dict):
+            return {}
         return cast("dict[str, object]", content)
 
-    def _decode(self, text: bytes) -> bytes:
-        text, quote, rest = text.partition(b'"')
-        # Some encoders write / as \/, which a piece may end in the middle of.
-        letters = (self._quantum + text).replace(b"\\/", b"/")
+    def _decode(self, chunk: bytes) -> bytes:
+        text, quote, rest = chunk.partition(b'"')
+        data = self._text.feed(text)
         if quote:
             self._inside = False
-            self._rest += quote + rest
-            whole = len(letters)
-        else:
-            ready = len(letters) - letters.endswith(b"\\")
-            whole = ready - ready % 4
-        self._quantum = letters[whole:]
-        if whole and self._padded:
+            self._rest += (quote + rest)[:MAX_REST]
+            data += self._text.finish()
+        return data
+
+    def _allowed(self) -> str:
+        return " or ".join(map(repr, self._names))
+
+
+def decode_base64(text: str) -> bytes:
+    """Return the bytes of a base64 text in any of the spellings above.
+
+    Raises:
+        ValueError: It is no base64.
+    """
+    decoder = _Base64Text()
+    return decoder.feed(text.encode("ascii", "replace")) + decoder.finish()
+
+
+class _Base64Text:
+    """The inside of a JSON string that is base64."""
+
+    def __init__(self) -> None:
+        self._pending = b""  # letters that do not fill four yet, or half an escape
+        self._begun = False
+        self._padded = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        text = self._pending + chunk
+        if not self._begun:
+            if b"data:".startswith(text[:5]) and len(text) < 5:
+                self._pending = text
+                return b""
+            if text.startswith(b"data:"):
+                head, comma, text = text.partition(b",")
+                if not comma:
+                    if len(head) > MAX_DATA_URL:
+                        raise ValueError("a data URL without a comma")
+                    self._pending = head
+                    return b""
+            self._begun = True
+        half = b""
+        if not _PLAIN.fullmatch(text):
+            if match := _HALF_ESCAPE.search(text):
+                text, half = text[: match.start()], match[0]
+            text = _plain(text)
+        whole = len(text) - len(text) % 4
+        self._pending = text[whole:] + half
+        return self._decoded(text[:whole])
+
+    def finish(self) -> bytes:
+        letters, self._pending = self._pending, b""
+        if letters and not self._begun:
+            letters = _plain(letters)
+        return self._decoded(letters + b"=" * (-len(letters) % 4)) if letters else b""
+
+    def _decoded(self, letters: bytes) -> bytes:
+        if letters and self._padded:
             raise ValueError("base64 text goes on after its padding")
-        self._padded = letters.endswith(b"=", 0, whole)
-        return binascii.a2b_base64(letters[:whole], strict_mode=True)
+        self._padded = letters.endswith(b"=")
+        return binascii.a2b_base64(letters, strict_mode=True)
+
+
+def _plain(text: bytes) -> bytes:
+    """Return base64 text without escapes and line breaks, in the common alphabet."""
+    text = _ESCAPES.sub(_unescaped, text) if b"\\" in text else text
+    return b"".join(text.split()).translate(_FROM_URL)
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    code, letter = match.groups()
+    if code is not None:
+        return chr(int(code, 16)).encode()
+    return {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"f": b" ", b"b": b" "}.get(letter, letter)

@@ -17,7 +17,7 @@ class ImageResult(ResultRequest[Image]):
     """The picture of a generation. Free; kept for 24 hours, for the key that submitted it.
 
     Attributes:
-        id: The generation, 64 characters.
+        id: The generation: any text, as the API returned it.
         paid: List price of the submission, credits, where it is known; not sent.
     """
 
@@ -36,7 +36,7 @@ class AudioResult(ResultRequest[Audio]):
     """The sound of a generation of Stable Audio 3. Free; how long it is kept is not stated.
 
     Attributes:
-        id: The generation, 64 characters.
+        id: The generation: any text, as the API returned it.
         paid: List price of the submission, credits, where it is known; not sent.
     """
 

@@ -36,9 +36,10 @@ def clean(text: str, *, limit: int = MAX_TEXT, key: str = "") -> str:
         key: The API key, taken out in every form it may have; see `redact`.
     """
     # Cut before the work, but wide enough that no half of a key is left at the end.
-    text = text[: 4 * limit + 4096].encode("utf-8", "replace").decode("utf-8")
-    text = _ESCAPES.sub(" ", text)
-    text = "".join(character if character.isprintable() else " " for character in text)
+    text = text[: 4 * limit + 4096]
+    if not text.isprintable():
+        text = _ESCAPES.sub(" ", text.encode("utf-8", "replace").decode("utf-8"))
+        text = "".join(character if character.isprintable() else " " for character in text)
     text = redact(" ".join(text.split()), key)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 

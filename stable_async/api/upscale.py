@@ -116,7 +116,7 @@ class UpscaleCreativeResult(ResultRequest[Image]):
     """The picture of a creative upscale, by an older path for the same as `ImageResult`. Free.
 
     Attributes:
-        id: The generation, 64 characters.
+        id: The generation: any text, as the API returned it.
         paid: List price of the submission, credits, where it is known; not sent.
     """
 

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING
+from contextlib import aclosing
+from dataclasses import replace
+from math import inf
+from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
-from stable_async.api.answers import Answer, read_error
+from stable_async.api.answers import Answer, SentSize, read_error
 from stable_async.errors import (
     APIConnectionError,
     APIStatusError,
     ConfigurationError,
+    InvalidResponseError,
     StabilityError,
 )
+from stable_async.transport.body import read_body
 from stable_async.transport.error_mapping import harmless_cause, translate
-from stable_async.transport.multipart import MultipartPayload, body_of
+from stable_async.transport.multipart import MultipartForm, MultipartPayload, body_of
 from stable_async.transport.options import ResponseHead
 from stable_async.transport.retry import make_attempts
 from stable_async.transport.send_state import AttemptTrace, LapsedPermitError, SendState
-from stable_async.transport.streams import read_body
-from stable_async.transport.time_limits import client_timeout
+from stable_async.transport.time_limits import TimeLimit, client_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
     from types import TracebackType
 
     from stable_async.api.base import Request
@@ -40,18 +43,17 @@ logger = logging.getLogger("stable_async")
 
 # Error bodies are small; the page of a proxy is not worth more than this.
 MAX_ERROR_BODY = 64 * 1024
-# 202: an asynchronous operation was accepted, or is still running.
-SUCCESS = frozenset({200, 202})
+SUCCESS = range(200, 300)
 TOO_MANY_REQUESTS = 429
 # How long the body of a 429 is waited for: it alone says whether there is a penalty.
 PENALTY_BODY_LIMIT = 1.0
 
 
 class Call:
-    """One request with all its attempts: `async with Call(...) as response`.
+    """One request with all its attempts: `async with Call(...) as call`.
 
-    Entering sends the request, again where that is safe, and returns the response with its body
-    unread. Leaving closes the response, which returns its connection if the body was read whole.
+    Entering sends the request, again where that is safe. Then there is a response of success, with
+    its body unread. Leaving closes it, which returns its connection if the body was read whole.
 
     Raises:
         InvalidRequestError: A file of the request is missing, empty or too large.
@@ -85,13 +87,14 @@ class Call:
         if self._form is not None:
             self._headers["Content-Type"] = self._form.content_type
         self._attempts = 0
+        self._ends_at: float | None = None
         self._response: aiohttp.ClientResponse | None = None
         self._telemetry: CallTelemetry | None = None
         if session.telemetry is not None:
             self._telemetry = session.telemetry.call(request, self._url, self._priority)
 
-    async def __aenter__(self) -> aiohttp.ClientResponse:
-        """Send the request and return its response."""
+    async def __aenter__(self) -> Self:
+        """Send the request and wait for the head of its response."""
         try:
             if self._form is not None:
                 await self._form.open()
@@ -101,7 +104,7 @@ class Call:
         except BaseException as error:
             await self._close(error)
             raise
-        return self._response
+        return self
 
     async def __aexit__(
         self,
@@ -111,6 +114,44 @@ class Call:
     ) -> None:
         """Close the response and the files of the request."""
         await self._close(error)
+
+    @property
+    def head(self) -> Answer:
+        """The response without its body."""
+        return self._answer(self._open_response)
+
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Return the body as it comes.
+
+        Raises:
+            APIConnectionError, APITimeoutError, InvalidResponseError: As for `read_body`.
+        """
+        return self._body(self._open_response)
+
+    async def read(self) -> Answer:
+        """Return the response with its whole body.
+
+        Raises:
+            APIConnectionError, APITimeoutError, InvalidResponseError: As for `read_body`.
+        """
+        return replace(self.head, body=b"".join([chunk async for chunk in self.chunks()]))
+
+    @property
+    def _open_response(self) -> aiohttp.ClientResponse:
+        if self._response is None:
+            raise RuntimeError("the call was not entered")
+        return self._response
+
+    def _answer(self, response: aiohttp.ClientResponse, body: bytes = b"") -> Answer:
+        return Answer(response.status, response.headers, body, self._asked, self._session.key)
+
+    def _body(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+        return read_body(
+            response,
+            self._answer(response),
+            stall_limit=self._limits.between_bytes,
+            ends_at=self._ends_at,
+        )
 
     async def _close(self, error: BaseException | None) -> None:
         if self._response is not None:
@@ -174,6 +215,8 @@ class Call:
 
     async def _exchange(self, permit: Permit | None) -> aiohttp.ClientResponse:
         """Write the request and read the head of its response."""
+        if self._limits.total is not None:
+            self._ends_at = self._clock() + self._limits.total
         trace = AttemptTrace(permit, self._state) if permit is not None else None
         if trace is None:
             self._state.sent = True
@@ -215,18 +258,19 @@ class Call:
         except Exception:  # the response may be paid for: it is not lost to the caller's mistake
             logger.exception("on_response raised an error")
 
-    def _time_limit(self, body: bytes | MultipartPayload | None) -> asyncio.Timeout:
+    def _time_limit(self, body: bytes | MultipartPayload | None) -> TimeLimit:
         """Limit the time to the response's head, however its bytes come, once the body is sent."""
         limits = self._limits
         if limits.first_byte is None or limits.connect is None:
-            return asyncio.timeout(None)
+            return TimeLimit(limits.total)
+        seconds = limits.first_byte
         if not isinstance(body, MultipartPayload):
-            return asyncio.timeout(limits.connect + limits.first_byte)
-        limit, seconds = asyncio.timeout(None), limits.first_byte
+            return TimeLimit(min(limits.connect + seconds, limits.total or inf))
+        limit = TimeLimit(limits.total)
 
         def on_written() -> None:
-            with suppress(RuntimeError):  # the response came first
-                limit.reschedule(self._clock() + seconds)
+            left = inf if self._ends_at is None else self._ends_at - self._clock()
+            limit.restart(min(seconds, left))
 
         body.on_written = on_written
         return limit
@@ -249,20 +293,24 @@ class Call:
         patience = PENALTY_BODY_LIMIT if response.status == TOO_MANY_REQUESTS else None
         try:
             async with asyncio.timeout(patience):
-                chunks = read_body(response, self._limits.between_bytes, self._asked)
-                async with aclosing(chunks):
+                async with aclosing(self._body(response)) as chunks:
                     async for chunk in chunks:
                         body += chunk
                         if len(body) > MAX_ERROR_BODY:
                             break
-        except (APIConnectionError, TimeoutError):
+        except (APIConnectionError, InvalidResponseError, TimeoutError):
             pass  # the status is known, and says enough
         finally:
             response.close()  # which also ends an upload that is still going on
-        answer = Answer(
-            response.status, response.headers, bytes(body), self._asked, self._session.key
+        size = None
+        if isinstance(self._form, MultipartForm) and self._form.size is not None:
+            size = SentSize(self._form.size, self._request.operation.max_bytes)
+        refusal = read_error(
+            self._answer(response, bytes(body)),
+            attempts=self._attempts,
+            address=self._url,
+            size=size,
         )
-        refusal = read_error(answer, attempts=self._attempts, address=self._url)
         if refusal.verdict.penalty and self._session.limiter is not None:
             self._session.limiter.penalise(refusal.retry_after, permit)
         if self._options.observer is not None:

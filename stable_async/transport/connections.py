@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import ssl as ssl_module
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import ClientSession, TCPConnector
 
 from stable_async.errors import ConfigurationError
+from stable_async.transport.response_handler import StrayTolerantHandler
 
 if TYPE_CHECKING:
     from aiohttp import BaseConnector
@@ -72,7 +74,10 @@ def make_connector() -> TCPConnector:
 
     It does not bound the connections: a permit would be held while its request waits for one.
     """
-    return TCPConnector(limit=0, ttl_dns_cache=300, socket_factory=_kept_alive)
+    connector = TCPConnector(limit=0, ttl_dns_cache=300, socket_factory=_kept_alive)
+    # aiohttp has no public place for it.
+    connector._factory = partial(StrayTolerantHandler, loop=connector._loop)  # type: ignore[assignment]  # noqa: SLF001
+    return connector
 
 
 def connector_of(session: object) -> BaseConnector:

@@ -6,19 +6,18 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from stable_async.api.answers import Answer, MediaReader, read_generation_id
+from stable_async.api.answers import read_generation_id
 from stable_async.api.base import MediaRequest, ResultRequest, WholeRequest
+from stable_async.api.media_reader import MediaReader
 from stable_async.errors import FieldProblem, InvalidRequestError
 from stable_async.media import Media
 from stable_async.transport.call import Call
 from stable_async.transport.polling import reported_when_cancelled
 from stable_async.transport.send_state import SendState
-from stable_async.transport.streams import MediaStream, read_body
+from stable_async.transport.streams import MediaStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from aiohttp import ClientResponse
 
     from stable_async.api.base import Request
     from stable_async.transport.options import Options
@@ -37,10 +36,8 @@ async def send(
 ) -> ResultT:
     """Send a request of any kind and return its result, held in memory."""
     if isinstance(request, WholeRequest):
-        async with Call(session, request, options, state) as response:
-            return cast(
-                "ResultT", request.read(await _read_whole(session, request, response, options))
-            )
+        async with Call(session, request, options, state) as call:
+            return cast("ResultT", request.read(await call.read()))
     if not isinstance(request, MediaRequest):
         raise TypeError(f"{type(request).__name__} is no request")
     if request.operation.result is not None:
@@ -50,8 +47,8 @@ async def send(
     elif isinstance(request, ResultRequest):
         found = await _wait(session, request, options)
     else:
-        async with Call(session, request, options, state) as response:
-            found = await _media_stream(session, request, response, options).read()
+        async with Call(session, request, options, state) as call:
+            found = await _media_stream(request, call).read()
     return cast("ResultT", found)
 
 
@@ -68,8 +65,8 @@ async def stream(
             open_if_finished = partial(_open_if_finished, stack, session, request, options)
             yield await session.polling.until_found(request.id, open_if_finished)
         else:
-            response = await stack.enter_async_context(Call(session, request, options, state))
-            yield _media_stream(session, request, response, options)
+            call = await stack.enter_async_context(Call(session, request, options, state))
+            yield await _media_stream(request, call).start()
 
 
 async def submit(
@@ -80,8 +77,8 @@ async def submit(
     if result is None:
         problem = FieldProblem("", "a synchronous operation", "an asynchronous one, or `send`")
         raise InvalidRequestError(type(request).__name__, [problem])
-    async with Call(session, request, options, state) as response:
-        generation = read_generation_id(await _read_whole(session, request, response, options))
+    async with Call(session, request, options, state) as call:
+        generation = read_generation_id(await call.read())
     session.polling.rest(generation)
     try:
         return cast("ResultRequest[MediaT]", result(id=generation, paid=request.credits))
@@ -110,10 +107,10 @@ def _look(session: Session, request: ResultRequest[Media], options: Options) -> 
 async def _read_if_finished(
     session: Session, request: ResultRequest[MediaT], options: Options
 ) -> MediaT | None:
-    async with _look(session, request, options) as response:
-        if response.status == STILL_RUNNING:
+    async with _look(session, request, options) as call:
+        if call.head.status == STILL_RUNNING:
             return None
-        return await _media_stream(session, request, response, options).read()
+        return await _media_stream(request, call).read()
 
 
 async def _open_if_finished(
@@ -122,33 +119,20 @@ async def _open_if_finished(
     request: ResultRequest[MediaT],
     options: Options,
 ) -> MediaStream[MediaT] | None:
-    async with AsyncExitStack() as call:
-        response = await call.enter_async_context(_look(session, request, options))
-        if response.status == STILL_RUNNING:
+    async with AsyncExitStack() as looking:
+        call = await looking.enter_async_context(_look(session, request, options))
+        if call.head.status == STILL_RUNNING:
             return None
-        opened = _media_stream(session, request, response, options)
-        stack.push_async_exit(call.pop_all())
+        opened = await _media_stream(request, call).start()
+        stack.push_async_exit(looking.pop_all())
         return opened
 
 
-def _media_stream(
-    session: Session, request: MediaRequest[MediaT], response: ClientResponse, options: Options
-) -> MediaStream[MediaT]:
-    answer = Answer(response.status, response.headers, b"", request.asked, session.key)
-    reader = MediaReader(cast("type[MediaT]", request.media), answer)
+def _media_stream(request: MediaRequest[MediaT], call: Call) -> MediaStream[MediaT]:
     generation = request if isinstance(request, ResultRequest) else None
     return MediaStream(
-        response,
-        reader,
+        call.chunks(),
+        MediaReader(cast("type[MediaT]", request.media), call.head),
         credits=request.credits if generation is None else generation.paid,
         generation_id=None if generation is None else generation.id,
-        stall_limit=options.timeouts.between_bytes,
     )
-
-
-async def _read_whole(
-    session: Session, request: Request[object], response: ClientResponse, options: Options
-) -> Answer:
-    chunks = read_body(response, options.timeouts.between_bytes, request.asked)
-    body = b"".join([chunk async for chunk in chunks])
-    return Answer(response.status, response.headers, body, request.asked, session.key)

@@ -115,11 +115,10 @@ class Options:
     def of_a_look(self) -> Options:
         """Return the options of a look at a generation.
 
-        Its submission was sent: neither its observer nor its deadline apply to the looks.
+        Its submission was sent: neither its observer nor its deadline apply to the looks. They are
+        not retried: there is another look later.
         """
-        if self.observer is None and self.deadline is None:
-            return self
-        return replace(self, observer=None, deadline=None)
+        return replace(self, observer=None, deadline=None, attempts=1)
 
 
 # RFC 9110, sections 5.1 and 5.5: names are tokens; values have no control characters.

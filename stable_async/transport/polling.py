@@ -1,4 +1,8 @@
-"""When to look for what an asynchronous operation makes: never too often, and not in vain."""
+"""Looks at running generations: never too often, and until the API itself has spoken.
+
+A look is free, so it is not retried: the next look is the retry. Whatever something on the way says
+to one is looked at again, until the limit expires.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,29 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from stable_async.errors import APIConnectionError, StabilityError
+from stable_async.api.texts import clean
+from stable_async.api.verdict import judge_broken_connection
+from stable_async.errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    InvalidResponseError,
+    StabilityError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-__all__ = ["POLL_INTERVAL", "Polling", "reported_when_cancelled"]
+__all__ = ["POLL_INTERVAL", "RESULT_TIMEOUT", "Polling", "reported_when_cancelled"]
 
 # "Polling more than once per 10 s may be rate-limited or fail in other ways": OpenAPI document of
 # api.stability.ai, read 2026-09-22.
 POLL_INTERVAL = 10.0
+# The slowest operation takes about a minute; an outage, or a queue of the API, takes longer.
+RESULT_TIMEOUT = 1800.0
 
-# A connection that breaks costs nothing here, so the next look is the retry. After as many in a
-# row it is no passing fault.
-MAX_BROKEN_LOOKS = 5
+# The pause after a look that failed, seconds, where the interval is shorter; it doubles.
+FIRST_PAUSE = 0.01
 
 FoundT = TypeVar("FoundT")
 
@@ -35,24 +48,33 @@ class Polling:
         self,
         interval: float = POLL_INTERVAL,
         *,
+        limit: float | None = RESULT_TIMEOUT,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Leave at least `interval` seconds from the end of one look to the next.
 
-        `clock` gives seconds, and `sleep` waits for some.
+        Args:
+            interval: Seconds.
+            limit: For how long `until_found` looks, seconds; `None` means for ever.
+            clock: Returns seconds.
+            sleep: Waits for some.
         """
         self._interval = interval
+        self._limit = float("inf") if limit is None else limit
         self._clock = clock
         self._sleep = sleep
         # When each generation may be looked at again; those that may be are forgotten.
         self._next: dict[str, float] = {}
 
-    def rest(self, generation: str) -> None:
-        """Note that the API has just been asked for `generation`, or has just begun it."""
+    def rest(self, generation: str, seconds: float = 0.0) -> None:
+        """Note that the API has just been asked for `generation`, or has just begun it.
+
+        The next look is an interval from now, or `seconds` if that is longer.
+        """
         now = self._clock()
         self._next.pop(generation, None)
-        self._next[generation] = now + self._interval
+        self._next[generation] = now + max(self._interval, seconds)
         for other in list(self._next):
             if self._next[other] > now:
                 break
@@ -61,7 +83,7 @@ class Polling:
     async def once(
         self, generation: str, look: Callable[[], Awaitable[FoundT | None]]
     ) -> FoundT | None:
-        """Give what `look` gives, called when it is time to.
+        """Return the result of `look`, called when it is time to.
 
         Raises:
             StabilityError: What `look` raises, with the generation's id.
@@ -69,35 +91,51 @@ class Polling:
         while (wait := self._next.get(generation, 0.0) - self._clock()) > 0:
             await self._sleep(wait)
         self.rest(generation)  # before: others must not look meanwhile
+        pause = 0.0
         try:
             return await look()
         except StabilityError as error:
             error.attach_generation(generation)
+            if isinstance(error, APIStatusError):
+                pause = error.retry_after or 0.0
             raise
         finally:
-            self.rest(generation)  # and after: it may have waited long for the quota
+            self.rest(generation, pause)  # and after: it may have waited long for the quota
 
     async def until_found(
         self, generation: str, look: Callable[[], Awaitable[FoundT | None]]
     ) -> FoundT:
-        """Give what `look` gives, called again and again until that is something.
+        """Return the result of `look`, called again and again until there is one.
 
         Raises:
-            StabilityError: What `look` raises, with the generation's id. A broken connection
-                must happen five times in a row.
+            APITimeoutError: There was none within the limit. It carries the generation's id.
+            StabilityError: The API has ended the generation, or nothing can be asked; with the id.
         """
-        broken = 0
+        ends_at = self._clock() + self._limit
+        failures = 0
         while True:
             try:
                 found = await self.once(generation, look)
-            except APIConnectionError:
-                broken += 1
-                if broken == MAX_BROKEN_LOOKS:
+            except (APIStatusError, APIConnectionError, InvalidResponseError) as error:
+                if error.verdict.job != "look":
                     raise
-                continue
-            if found is not None:
-                return found
-            broken = 0
+                logger.debug("looking again after: %s", error)
+                last = error.text
+                failures += 1
+                pause = min(FIRST_PAUSE * 2 ** min(failures, 10), POLL_INTERVAL)
+                self._next[generation] = max(self._next.get(generation, 0.0), self._clock() + pause)
+            else:
+                if found is not None:
+                    return found
+                last = "it is still running"
+                failures = 0
+            if max(self._next.get(generation, 0.0), self._clock()) >= ends_at:
+                late = APITimeoutError(
+                    f"no result within {self._limit:g} s; the last look: {last}",
+                    verdict=judge_broken_connection(sent=True, asked="look"),
+                )
+                late.attach_generation(generation)
+                raise late
 
 
 @contextmanager
@@ -106,5 +144,8 @@ def reported_when_cancelled(generation: str) -> Iterator[None]:
     try:
         yield
     except asyncio.CancelledError:
-        logger.warning("cancelled; generation %s is paid for and can be fetched", generation)
+        logger.warning(
+            "cancelled; generation %s is paid for, and its result can be fetched",
+            clean(generation),
+        )
         raise

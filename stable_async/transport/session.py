@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["Session"]
 
 READ_BUFFER = 256 * 1024
+# What stands before a paid image must not lose it: cookies of many hops, reports of a CDN.
+MAX_FIELD = 256 * 1024
+MAX_FIELDS = 2_000
 
 
 class Session:
@@ -118,6 +121,10 @@ class Session:
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[trace_attempts(self.limiter)] if self.limiter else [],
             read_bufsize=READ_BUFFER,
+            auto_decompress=False,  # within bounds, when the body is read
+            max_line_size=MAX_FIELD,
+            max_field_size=MAX_FIELD,
+            max_headers=MAX_FIELDS,
         )
         self._loop = loop
         # aiohttp sends a GET once more by itself when the connection breaks: without a permit, and

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
+from contextlib import contextmanager
 from io import BytesIO
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from stable_async.api.verdict import judge_broken_connection
-from stable_async.errors import APITimeoutError, StabilityError
+from stable_async.errors import StabilityError
 from stable_async.files import FileSink
 from stable_async.media import CONTENT_FILTERED, Media, warn_of_other_format
-from stable_async.transport.error_mapping import translated_errors
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
     from pathlib import Path
 
-    from aiohttp import ClientResponse
-
-    from stable_async.api.answers import MediaReader
-    from stable_async.api.verdict import Asked
+    from stable_async.api.media_reader import MediaReader
     from stable_async.files import Sink
 
-__all__ = ["MediaStream", "read_body"]
+__all__ = ["MediaStream"]
 
 MediaT = TypeVar("MediaT", bound=Media)
 KeptT = TypeVar("KeptT")
@@ -31,9 +26,6 @@ KeptT = TypeVar("KeptT")
 # A thread hop costs as much as writing a hundred KiB, so that this much is gathered for one: most
 # pictures are written, synced and renamed in a single hop.
 WRITE_SIZE = 2 * 1024 * 1024
-# An answer is stalled when fewer bytes than this came within the time limit. Counting them, not
-# just the time between two reads, ends a trickle of single bytes as well.
-LEAST_PROGRESS = 16 * 1024
 
 
 class MediaStream(Generic[MediaT]):
@@ -47,17 +39,16 @@ class MediaStream(Generic[MediaT]):
 
     def __init__(
         self,
-        response: ClientResponse,
+        chunks: AsyncGenerator[bytes, None],
         reader: MediaReader[MediaT],
         *,
         credits: float | None,  # noqa: A002 - the API's word
         generation_id: str | None,
-        stall_limit: float | None,
     ) -> None:
-        """Stream `response`; made by `StabilityClient.stream`."""
+        """Stream the body `chunks`; made by `StabilityClient.stream`."""
         self._reader = reader
-        self._response = response
-        self._stall_limit = stall_limit
+        self._body = chunks
+        self._first: list[bytes] = []
         self._begun = False
         self.credits = credits
         self.generation_id = generation_id
@@ -94,13 +85,27 @@ class MediaStream(Generic[MediaT]):
 
     def of_kind(self, kind: type[MediaStream[MediaT]]) -> MediaStream[MediaT]:
         """Give the same result as a stream of another kind, to be read instead of this one."""
-        return kind(
-            self._response,
-            self._reader,
-            credits=self.credits,
-            generation_id=self.generation_id,
-            stall_limit=self._stall_limit,
+        stream = kind(
+            self._body, self._reader, credits=self.credits, generation_id=self.generation_id
         )
+        stream._first = self._first  # noqa: SLF001 - of this class
+        return stream
+
+    async def start(self) -> Self:
+        """Read as far as it takes to recognise the result by its first bytes.
+
+        Raises:
+            APIConnectionError, APITimeoutError, InvalidResponseError: As for iterating.
+        """
+        with self._generation_attached():
+            while not self._reader.recognised:
+                chunk = await anext(self._body, b"")
+                if not chunk:
+                    self._reader.finish()
+                    break
+                if data := self._reader.feed(chunk):
+                    self._first.append(data)
+        return self
 
     @property
     def headers(self) -> dict[str, str]:
@@ -127,11 +132,19 @@ class MediaStream(Generic[MediaT]):
         if self._begun:
             raise StabilityError("a stream can be read once: this one was begun before")
         self._begun = True
-        try:
-            async for chunk in read_body(self._response, self._stall_limit, self._reader.asked):
+        with self._generation_attached():
+            first, self._first = self._first, []
+            for data in first:
+                yield data
+            async for chunk in self._body:
                 if data := self._reader.feed(chunk):
                     yield data
             self._reader.finish()
+
+    @contextmanager
+    def _generation_attached(self) -> Iterator[None]:
+        try:
+            yield
         except StabilityError as error:
             if self.generation_id is not None:
                 error.attach_generation(self.generation_id)
@@ -180,40 +193,3 @@ class MediaStream(Generic[MediaT]):
         except BaseException:
             await sink.discard()
             raise
-
-
-async def read_body(
-    response: ClientResponse, stall_limit: float | None, asked: Asked = "submit"
-) -> AsyncGenerator[bytes, None]:
-    """Give the body of an answer as it comes.
-
-    Raises:
-        APIConnectionError: The connection broke before the end.
-        APITimeoutError: Fewer than 16 KiB came within `stall_limit` seconds of waiting.
-    """
-    content = response.content
-    clock = asyncio.get_running_loop().time
-    left, progress = stall_limit, 0
-    with translated_errors(sent=True, asked=asked):
-        while not content.at_eof():
-            if content.is_eof():
-                yield content.read_nowait()
-                continue
-            began = clock()
-            try:
-                async with asyncio.timeout(left) as limit:
-                    chunk = await content.readany()
-            except TimeoutError:
-                if not limit.expired():
-                    raise  # the total of the attempt is over
-                raise APITimeoutError(
-                    f"the answer stalled: fewer than {LEAST_PROGRESS} bytes in {stall_limit:g} s",
-                    verdict=judge_broken_connection(sent=True, asked=asked),
-                ) from None
-            if left is not None and stall_limit is not None:
-                left -= clock() - began
-                progress += len(chunk)
-                if progress >= LEAST_PROGRESS:
-                    left, progress = stall_limit, 0
-            if chunk:
-                yield chunk

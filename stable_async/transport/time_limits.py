@@ -1,24 +1,91 @@
-"""Our time limits in terms of aiohttp."""
+"""Our time limits: those that aiohttp keeps, and one that takes what has arrived first."""
 
 from __future__ import annotations
 
+import asyncio
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from aiohttp import ClientTimeout
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from stable_async.config import Timeouts
 
-__all__ = ["client_timeout"]
+__all__ = ["TimeLimit", "client_timeout"]
+
+# How many turns of the event loop an expired limit waits: one reads what has arrived, one more
+# decrypts it, one wakes up who waits for it.
+GRACE_TURNS = 3
 
 
 @lru_cache(maxsize=64)
 def client_timeout(limits: Timeouts) -> ClientTimeout:
-    """Return the limits that aiohttp keeps; `between_bytes` is kept by those who read and write."""
+    """Return the limit that aiohttp keeps: the time to a connection.
+
+    Our pool has no queue, so that this is name resolution, proxy, TCP and TLS. The other limits are
+    kept by `TimeLimit`: they concern answers that may be paid for.
+    """
     return ClientTimeout(
-        total=limits.total,
-        # Our pool has no queue, so that this is name resolution, proxy, TCP and TLS.
+        total=None,
         connect=limits.connect,
-        sock_read=limits.first_byte,
+        # Without a limit to connect, nothing tells when the wait for the first byte begins.
+        sock_read=limits.first_byte if limits.connect is None else None,
     )
+
+
+class TimeLimit:
+    """Like `asyncio.timeout`, but what has arrived is taken first.
+
+    When the event loop was busy, or the process stopped for a while (Ctrl-Z, a paused container, a
+    laptop's lid), the limit has expired when the loop runs again, and so has the answer arrived.
+
+    Raises:
+        TimeoutError: On leaving, if the limit has expired.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        """Limit what is inside to `seconds` from entering; `None` means no limit yet."""
+        self._seconds = seconds
+        self._timeout = asyncio.timeout(None)
+        self._loop = asyncio.get_running_loop()
+        self._handle: asyncio.Handle | None = None
+        self._entered = False
+
+    def restart(self, seconds: float) -> None:
+        """Begin the limit anew, with `seconds` from now."""
+        self._seconds = seconds
+        if self._entered:
+            self._disarm()
+            self._handle = self._loop.call_later(seconds, self._expire, GRACE_TURNS)
+
+    async def __aenter__(self) -> Self:
+        """Begin the limit."""
+        await self._timeout.__aenter__()
+        self._entered = True
+        if self._seconds is not None:
+            self.restart(self._seconds)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the limit."""
+        self._entered = False
+        self._disarm()
+        await self._timeout.__aexit__(kind, error, traceback)
+
+    def _expire(self, turns: int) -> None:
+        if turns:
+            self._handle = self._loop.call_soon(self._expire, turns - 1)
+        else:
+            self._timeout.reschedule(0)
+
+    def _disarm(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None

@@ -20,7 +20,7 @@ from stable_async.api.account import Account, AccountBalance, AccountDetails, Ba
 from stable_async.api.answers import Answer
 from stable_async.api.v1 import Engine
 from tests.raw_server import Connection, answer, raw_server
-from tests.samples import picture
+from tests.samples import PNG_HEAD, picture
 
 REQUEST = V1TextToImage(engine_id="stable-diffusion-v1-6", text_prompts=[{"text": "x"}])
 ENGINE = {"id": "a", "name": "b", "description": "c", "type": "PICTURE"}
@@ -108,7 +108,7 @@ async def test_only_v1_carries_the_organization_and_asks_for_json() -> None:
                 "/v1/user/account": ACCOUNT,
             }
             reply = next((r for path, r in replies.items() if path in head), None)
-            body = json.dumps(reply).encode()
+            body = json.dumps(reply).encode() if reply is not None else PNG_HEAD
             media = "application/json" if reply is not None else "image/png"
             await connection.send(answer(body, content_type=media))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from stable_async.api.answers import sniff
+from stable_async.api.media_types import sniff
 from stable_async.files import write_atomically
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from stable_async.api.answers import sniff
+from stable_async.api.media_types import sniff
 from stable_async.files import in_thread, write_atomically
 from stable_async.jobs.storage.base import (
     FILTERED,

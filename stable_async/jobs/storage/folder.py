@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from stable_async.api.answers import sniff
+from stable_async.api.media_types import sniff
 from stable_async.files import TEMPORARY_SUFFIX, AtomicFile, in_thread
 from stable_async.jobs.batch_thread import BatchThread
 from stable_async.jobs.storage.base import (

@@ -1,0 +1,152 @@
+"""One answer turned into one result: bytes as they are, or base64 within JSON. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from stable_async.api.base64_json import Base64Field
+from stable_async.api.media_types import ENOUGH, describe, sniff
+from stable_async.api.parsing import parse_seed
+from stable_async.api.texts import clean
+from stable_async.media import Audio, Image, Media, Model3D
+
+if TYPE_CHECKING:
+    from stable_async.api.answers import Answer
+    from stable_async.errors import InvalidResponseError
+
+__all__ = ["MediaReader"]
+
+MediaT = TypeVar("MediaT", bound=Media)
+
+# The family of media types of each kind, and the names of its bytes in JSON. The document has
+# `image` where three independent public clients read `result`.
+_FAMILY: dict[type[Media], tuple[str, tuple[str, ...]]] = {
+    Image: ("image/", ("image", "result")),
+    Audio: ("audio/", ("audio", "result")),
+    Model3D: ("model/", ("model", "result")),
+}
+_ARTICLE = {Image: "an image", Audio: "audio", Model3D: "a model"}
+
+WHITESPACE = b"\xef\xbb\xbf \t\r\n"
+# A page that is no result is read this far, to see what it is.
+MAX_PAGE = 64 * 1024
+
+
+class MediaReader(Generic[MediaT]):
+    """Turns an answer into one result, recognised by its first bytes whatever its label says.
+
+    Attributes:
+        content_type: Media type of the result; empty until it is `recognised`.
+        recognised: Whether the first bytes were seen, and are those of a result.
+        seed: The result's seed; with JSON known at the end only.
+        finish_reason: The result's finish reason; with JSON known at the end only.
+    """
+
+    def __init__(self, kind: type[MediaT], answer: Answer) -> None:
+        """Read the headers of `answer`."""
+        self._family, self._names = _FAMILY[kind]
+        self._kind = kind
+        self._answer = answer
+        self.content_type = ""
+        self.recognised = False
+        self.seed = parse_seed(answer.headers.get("seed"))
+        self.finish_reason = _word(answer.headers.get("finish-reason"))
+        self._page = bytearray()  # what came before the result was recognised
+        self._data = bytearray()  # the first bytes of what is, maybe, the result
+        self._json: Base64Field | None = None
+
+    @property
+    def content_length(self) -> int | None:
+        """Length of the result, bytes, where the headers say it; `None` with JSON."""
+        headers = self._answer.headers
+        length = headers.get("Content-Length", "")
+        as_it_is = self._json is None and "Content-Encoding" not in headers
+        return int(length) if as_it_is and length.isascii() and length.isdigit() else None
+
+    @property
+    def request_id(self) -> str | None:
+        """The answer's `x-request-id`."""
+        return self._answer.request_id
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take the next piece of the body, return the bytes of the result in it.
+
+        Nothing is returned before the result is recognised.
+
+        Raises:
+            InvalidResponseError: It is no result of this kind.
+        """
+        if self.recognised:
+            return chunk if self._json is None else self._decoded(self._json, chunk)
+        if len(self._page) <= MAX_PAGE:
+            self._page += chunk
+        if self._json is None:
+            text = self._page.lstrip(WHITESPACE)
+            if not text.startswith((b"{", b"[")):
+                return self._recognise(self._page)
+            self._json = Base64Field(self._names)
+            chunk = bytes(text)
+        self._data += self._decoded(self._json, chunk)
+        return self._recognise(self._data)
+
+    def finish(self) -> None:
+        """Note what the end of the body says.
+
+        Raises:
+            InvalidResponseError: It is no result of this kind.
+        """
+        if self._json is not None:
+            try:
+                fields = self._json.finish()
+            except ValueError:
+                raise self._unreadable() from None
+            self.seed = parse_seed(fields.get("seed"))
+            self.finish_reason = _word(fields.get("finish_reason"))
+        if not self.recognised:
+            raise self._unreadable()
+
+    def result(self, data: bytes, credits: float | None) -> MediaT:  # noqa: A002 - the API's word
+        """Return the result of all its bytes, after `finish`."""
+        return self._kind(
+            data=data,
+            content_type=self.content_type,
+            seed=self.seed,
+            finish_reason=self.finish_reason,
+            request_id=self.request_id,
+            credits=credits,
+        )
+
+    def _recognise(self, held: bytearray) -> bytes:
+        """Return the first bytes of the result once they tell what it is."""
+        if len(held) < ENOUGH:
+            return b""
+        media_type = sniff(held)
+        if media_type.startswith(self._family):
+            self.content_type, self.recognised = media_type, True
+            data = bytes(held)
+            self._data, self._page = bytearray(), bytearray()
+            return data
+        # A page is read on for its title, or for the API's envelope.
+        if self._json is not None or len(held) > MAX_PAGE:
+            raise self._unreadable()
+        return b""
+
+    def _decoded(self, json: Base64Field, chunk: bytes) -> bytes:
+        try:
+            return json.feed(chunk)
+        except ValueError:
+            raise self._unreadable() from None
+
+    def _unreadable(self) -> InvalidResponseError:
+        held = bytes(self._page)
+        what = f"JSON with {describe(bytes(self._data))}" if self._data else describe(held)
+        label = self._answer.content_type
+        labelled = f", labelled {label!r}," if label and held else ""
+        return replace(self._answer, body=held).unreadable(
+            f"{what}{labelled} instead of {_ARTICLE[self._kind]}"
+        )
+
+
+def _word(text: object) -> str | None:
+    return clean(text, limit=100) if isinstance(text, str) else None

@@ -1,0 +1,296 @@
+"""Every answer is judged for what it is, over real sockets; nothing that was paid is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
+
+import pytest
+import yaml
+
+from stable_async import (
+    APIStatusError,
+    GenerateCore,
+    Image,
+    ImageResult,
+    InvalidResponseError,
+    RetryPolicy,
+    StabilityClient,
+    StableFast3D,
+    TextToAudio,
+    V1TextToImage,
+    errors,
+)
+from stable_async.web import to_http_status
+from tests.raw_server import answer, raw_server
+from tests.samples import mp3, picture, png, wav
+
+if TYPE_CHECKING:
+    from stable_async.api.base import Request
+    from tests.raw_server import Connection
+
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
+
+KEY = "sk-0123456789abcdef"
+PNG = picture()
+GLB = b"glTF\x02\x00\x00\x00" + (100).to_bytes(4, "little") + bytes(88)
+FILES = {"png": PNG, "jpeg": picture(kind="jpeg"), "wav": wav(1), "mp3": mp3(0.1), "glb": GLB}
+
+
+class Sample(TypedDict):
+    """A row of answers.yaml."""
+
+    at: str
+    status: int
+    type: NotRequired[str]
+    body: NotRequired[str]
+    headers: NotRequired[dict[str, str]]
+    error: NotRequired[str]
+    result: NotRequired[str]
+    attempts: NotRequired[int]
+    web: NotRequired[int]
+    says: NotRequired[str]
+
+
+SAMPLES: list[Sample] = yaml.safe_load(Path(__file__).with_name("answers.yaml").read_text())
+
+
+def filled(text: str) -> bytes:
+    """Return the body that a sample describes."""
+
+    def file(match: re.Match[bytes]) -> bytes:
+        content = FILES[match[2].decode()]
+        match match[1]:
+            case b"base64:":
+                return base64.b64encode(content)
+            case b"lines:":
+                return base64.encodebytes(content).replace(b"\n", b"\\n")
+            case _:
+                return content
+
+    return re.sub(rb"<(base64:|lines:)?(png|jpeg|wav|mp3|glb)>", file, text.encode())
+
+
+def whole(sample: Sample) -> bytes:
+    """Return the bytes of the answer that a sample describes."""
+    headers = "".join(f"{name}: {text}\r\n" for name, text in sample.get("headers", {}).items())
+    return answer(
+        filled(sample.get("body", "")),
+        status=f"{sample['status']} Whatever",
+        content_type=sample.get("type", "application/json"),
+        headers=headers,
+    )
+
+
+def client(url: str, **settings: object) -> StabilityClient:
+    retry = RetryPolicy(attempts=3, initial_backoff=0)
+    return StabilityClient(KEY, base_url=url, quota=None, retry=retry, **settings)  # type: ignore[arg-type]
+
+
+class Server:
+    """Answers every request with the same bytes, each on a connection of its own."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.answers = list(answers)
+        self.requests = 0
+
+    async def __call__(self, connection: Connection) -> None:
+        await connection.request()
+        self.requests += 1
+        reply = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        await connection.send(reply.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+
+
+def name_of(sample: Sample) -> str:
+    body = sample.get("body", "")[:40]
+    return f"{sample['at']} {sample['status']} {body}"
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=name_of)
+async def test_an_answer_is_judged_for_what_it_is(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(whole(sample))
+    request: Request[Image] = GenerateCore(prompt="x")
+    if sample["at"] == "look":
+        request = ImageResult(id="7f")
+    # A penalty is over at once here.
+    async with raw_server(server) as url, client(url, poll_interval=0) as one:
+        one._session._penalty = 0.0
+        if sample["at"] == "look":
+            result = await outcome(one.poll(cast("ImageResult", request)))
+        else:
+            result = await outcome(one.send(request))
+    if "result" in sample:
+        assert isinstance(result, Image), result
+        assert (result.content_type, result.data) == (
+            sample["result"],
+            FILES[sample["result"].removeprefix("image/")],
+        )
+        return
+    assert isinstance(result, APIStatusError | InvalidResponseError), result
+    if "error" in sample:
+        assert type(result) is getattr(errors, sample["error"])
+    facts = {
+        "from": "api" if result.from_api else "edge",
+        "billed": result.verdict.billed,
+        "concerns": result.concerns,
+        "penalty": result.verdict.penalty,
+        "job": result.verdict.job,
+        "attempts": server.requests,
+        "web": to_http_status(result),
+    }
+    asserted = {name: value for name, value in sample.items() if name in facts}
+    assert {name: facts[name] for name in asserted} == asserted
+    assert sample.get("says", "") in str(result)
+    assert result.maybe_billed is (result.verdict.billed != "no")
+
+
+async def outcome(call: object) -> object:
+    try:
+        return await cast("asyncio.Future[object]", call)
+    except (APIStatusError, InvalidResponseError) as error:
+        return error
+
+
+LABELS = ["", "application/octet-stream", "binary/octet-stream", "text/plain", "image/webp"]
+
+
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize(
+    ("request_", "content", "content_type"),
+    [
+        (TextToAudio(prompt="x"), FILES["wav"], "audio/wav"),
+        (TextToAudio(prompt="x"), FILES["mp3"], "audio/mpeg"),
+        (TextToAudio(prompt="x"), b"ID3\x04" + bytes(20) + FILES["mp3"], "audio/mpeg"),
+        (StableFast3D(image=PNG), GLB, "model/gltf-binary"),
+    ],
+)
+async def test_a_result_of_any_kind_is_recognised_by_its_first_bytes(
+    request_: Request[object], content: bytes, content_type: str, label: str
+) -> None:
+    reply = answer(content, content_type=label)
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        result = await one.send(request_)
+    assert getattr(result, "data", None) == content
+    assert getattr(result, "content_type", None) == content_type
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        f"set-cookie: {'x' * 9_000}\r\n",
+        f"x-report: {'x' * 65_000}\r\n",
+        "".join(f"set-cookie: c{number}=x\r\n" for number in range(600)),
+        "x-strange: caf\xe9\r\nx-request-id: caf\xe9\x1b[31m\r\n",
+        "seed: many\r\nfinish-reason: \x1b]0;title\x07SUCCESS\r\n",
+    ],
+    ids=["9,000 bytes", "65,000 bytes", "600 lines", "not UTF-8", "escapes"],
+)
+async def test_no_header_can_lose_an_image(headers: str) -> None:
+    reply = answer(PNG, headers="X-HERE").replace(b"X-HERE", headers.encode("latin-1"))
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        image = await one.generate.core("x")
+    assert image.data == PNG
+    for text in (image.request_id, image.finish_reason):
+        assert text is None or (text.isprintable() and text.encode())
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize("size", [100, 400_000])
+async def test_bytes_after_an_answer_do_not_lose_it(in_pieces: bool, size: int) -> None:
+    content = png(size)
+
+    async def strays(connection: Connection) -> None:
+        await connection.request()
+        reply = b"HTTP/1.1 100 Continue\r\n\r\n" + answer(content) + b"\r\nstray bytes\r\n\r\n"
+        head = 30 if in_pieces else len(reply)
+        await connection.send(reply[:head])
+        await asyncio.sleep(0)
+        await connection.send(reply[head:])
+
+    async with raw_server(strays) as url, client(url) as one:
+        for _ in range(2):  # the connection is not used again
+            assert (await one.generate.core("x")).data == content
+
+
+def packed(encoding: str, content: bytes) -> bytes:
+    bits = {"gzip": 31, "deflate": 15}[encoding]
+    packer = zlib.compressobj(wbits=bits)
+    body = packer.compress(content) + packer.flush()
+    return answer(body, headers=f"Content-Encoding: {encoding}\r\n")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_an_answer_that_is_packed_although_that_was_not_asked_for_is_unpacked(
+    encoding: str,
+) -> None:
+    content = PNG + bytes(2_000_000)
+    async with raw_server(Server(packed(encoding, content))) as url, client(url) as one:
+        image = await one.generate.core("x")
+        assert image.data == content
+        async with one.stream(GenerateCore(prompt="x")) as stream:
+            assert stream.content_length is None
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, br", "sk-1234567890"])
+async def test_other_packing_is_refused_by_name(encoding: str) -> None:
+    reply = answer(b"\x1b" * 50, headers=f"Content-Encoding: {encoding}\r\n")
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        with pytest.raises(InvalidResponseError, match="packed as") as caught:
+            await one.generate.core("x")
+    assert caught.value.maybe_billed
+    assert "1234567890" not in str(caught.value)
+
+
+async def test_a_packed_answer_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stable_async.transport.body.MAX_UNPACKED", 1_000_000)
+    reply = packed("gzip", PNG + bytes(50_000_000))
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        with pytest.raises(InvalidResponseError, match="more than 1,000,000 bytes"):
+            await one.generate.core("x")
+
+
+V1 = V1TextToImage(engine_id="an-engine", text_prompts=[{"text": "x"}])
+
+
+async def test_of_several_images_those_that_were_made_are_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    good = base64.encodebytes(PNG).decode().replace("\n", "\\n")
+    body = (
+        '{"artifacts":[{"base64":"","finishReason":"ERROR","seed":1},'
+        f'{{"base64":"{good}","finishReason":"SUCCESS","seed":2}},'
+        '{"finishReason":"ERROR","seed":3}]}'
+    )
+    reply = answer(body.encode(), content_type="application/json")
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        (image,) = await one.send(V1)
+    assert (image.data, image.seed, image.finish_reason) == (PNG, 2, "SUCCESS")
+    assert "2 of 3 images failed (finish reasons: ERROR, ERROR)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"artifacts":[{"base64":"","finishReason":"ERROR","seed":1}]}',
+        b'{"artifacts":[]}',
+        b"[]",
+        b"<html>no</html>",
+    ],
+)
+async def test_without_any_image_there_is_no_result(body: bytes) -> None:
+    async with raw_server(Server(answer(body))) as url, client(url) as one:
+        with pytest.raises(InvalidResponseError) as caught:
+            await one.send(V1)
+    assert caught.value.verdict.job == "doubt"
+
+
+async def test_an_image_where_json_was_asked_for_is_kept() -> None:
+    async with raw_server(Server(answer(PNG, headers="seed: 5\r\n"))) as url, client(url) as one:
+        (image,) = await one.send(V1)
+    assert (image.data, image.seed) == (PNG, 5)
