@@ -13,8 +13,8 @@ from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from stable_async.datasets.kinds import MediaKind
     from stable_async.datasets.records import Column, Record
+    from stable_async.jobs.kinds import MediaKind
 
 __all__ = ["Census", "MadeBy", "SplitFiles", "card", "with_edits"]
 

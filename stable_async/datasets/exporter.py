@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal
 
 from stable_async.datasets.card import Census, MadeBy, SplitFiles, card, with_edits
 from stable_async.datasets.formats import STATE_FOLDER, DataSetWriter, Part
-from stable_async.datasets.kinds import AUDIO, IMAGE, MediaKind
 from stable_async.datasets.media_files import Damage, MediaFiles
 from stable_async.datasets.media_folder import MediaFolder
 from stable_async.datasets.near_duplicates import find_near_duplicates
@@ -26,6 +25,7 @@ from stable_async.datasets.webdataset import WebDataset
 from stable_async.errors import ConfigurationError
 from stable_async.files import write_atomically
 from stable_async.jobs.errors import JobError, LedgerError
+from stable_async.jobs.kinds import AUDIO, IMAGE, MediaKind
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.recovery import LEDGER_NAME
 

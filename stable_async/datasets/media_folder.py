@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from stable_async.datasets.kinds import MediaKind
     from stable_async.datasets.media_files import MediaFiles
     from stable_async.datasets.records import Column, Record
+    from stable_async.jobs.kinds import MediaKind
 
 __all__ = ["MediaFolder"]
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from stable_async.datasets.kinds import MediaKind
     from stable_async.datasets.records import Column, Record
+    from stable_async.jobs.kinds import MediaKind
 
 __all__ = ["Parquet"]
 

@@ -8,9 +8,9 @@ from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from stable_async.datasets.kinds import IMAGE, MediaKind, kind_of
 from stable_async.datasets.selection import Splits
 from stable_async.jobs.errors import JobError
+from stable_async.jobs.kinds import IMAGE, MediaKind, kind_of
 from stable_async.jobs.row import metadata_of, to_json
 from stable_async.jobs.storage.base import extension
 from stable_async.media import CONTENT_FILTERED

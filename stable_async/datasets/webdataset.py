@@ -6,8 +6,8 @@ import tarfile
 from typing import TYPE_CHECKING
 
 from stable_async.datasets.formats import Part, numbers_in
-from stable_async.datasets.kinds import IMAGE, MediaKind
 from stable_async.files import AtomicFile
+from stable_async.jobs.kinds import IMAGE, MediaKind
 from stable_async.jobs.row import to_json
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stable_async.jobs.row import ChargeState, Row
     from stable_async.jobs.storage.base import ImageWriter, StoredImage
     from stable_async.jobs.storage.facts import RowFacts
-    from stable_async.media import Image
+    from stable_async.media import Media
 
 __all__ = ["Attempt", "RunContext"]
 
@@ -194,7 +194,7 @@ class Attempt:
         parameters = dict(row.fields)
         if row.seed is not None:
             parameters["seed"] = row.seed
-        request: MediaRequest[Image] = make_request(row.service, parameters, context.folder)
+        request: MediaRequest[Media] = make_request(row.service, parameters, context.folder)
         result = request.operation.result
         if result is not None:
             generation_id = row.generation_id
@@ -202,7 +202,7 @@ class Attempt:
                 accepted = await context.client.submit(request, priority="bulk", observer=self)
                 generation_id = accepted.id
                 await self._accept(generation_id)
-            request = cast("MediaRequest[Image]", result(id=generation_id, paid=row.price))
+            request = cast("MediaRequest[Media]", result(id=generation_id, paid=row.price))
         async with context.client.stream(request, priority="bulk", observer=self) as stream:
             context.gate.answered()
             filtered, seed = stream.filtered, row.seed if stream.seed is None else stream.seed

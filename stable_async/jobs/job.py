@@ -18,6 +18,7 @@ from stable_async.jobs.errors import JobError, LedgerError, StorageError
 from stable_async.jobs.estimate import describe
 from stable_async.jobs.gate import Gate
 from stable_async.jobs.intake import Intake
+from stable_async.jobs.kinds import kind_of_service
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.ledger_writer import LedgerWriter
 from stable_async.jobs.lock import locked
@@ -36,7 +37,7 @@ from stable_async.jobs.recovery import (
 )
 from stable_async.jobs.runner import Runner
 from stable_async.jobs.storage.bucket import BucketStore
-from stable_async.jobs.storage.folder import IMAGES, FolderStore
+from stable_async.jobs.storage.folder import FolderStore
 from stable_async.jobs.storage.objects import Objects
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Job:
         self._settings = settings
         self._prompts = prompts
         self._rules = rules
+        self._kind = kind_of_service(rules.service)
         self._gate: Gate | None = None
         self._interrupted = threading.Event()
         self._task: asyncio.Task[object] | None = None
@@ -89,7 +91,7 @@ class Job:
     @property
     def images(self) -> str:
         """Where the images are."""
-        return self._settings.images or str(self._settings.folder / IMAGES)
+        return self._settings.images or str(self._settings.folder / self._kind.folder)
 
     @property
     def interrupted(self) -> bool:
@@ -284,7 +286,7 @@ class Job:
 
     def _open_store(self, folder: Path) -> Store:
         if self._settings.images is None:
-            return FolderStore(folder)
+            return FolderStore(folder, self._kind)
         objects = Objects(self._settings.images)
         if not objects.conditional:
             self.notes.append(

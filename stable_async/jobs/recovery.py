@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stable_async.api.services import IMAGE_SERVICES
+from stable_async.api.services import SERVICES
 from stable_async.jobs.errors import JobError, LedgerError
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.metadata import Mark, find_mark
@@ -202,7 +202,7 @@ def restore(ledger: Ledger, folder: Path, store: Store, shard: Shard = WHOLE) ->
 
 def _restore_line(ledger: Ledger, line: dict[str, Any], position: int, size: int) -> bool:
     service = str(line.get("service"))
-    fields = IMAGE_SERVICES[service].model.model_fields if service in IMAGE_SERVICES else {}
+    fields = SERVICES[service].model.model_fields if service in SERVICES else {}
     parameters = {key: line[key] for key in line if key in fields and key not in FACTS}
     if line.get("text") is not None:
         parameters["prompt"] = line["text"]

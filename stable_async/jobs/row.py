@@ -58,7 +58,7 @@ class Row:
             `PromptRules.expand`; as the API takes them, without the seed, after `rules.check`.
             Files are paths.
         metadata: What the row says besides, to be kept with its image.
-        service: Name in `IMAGE_SERVICES`; set by `expand`.
+        service: Name in `SERVICES`; set by `expand`.
         id: As given, or made from the content by the plan.
         content: Digest of service and fields: the same in whatever format it is written. Set by
             `expand`.

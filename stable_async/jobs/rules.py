@@ -10,9 +10,10 @@ from itertools import product
 from typing import TYPE_CHECKING, cast
 
 from stable_async.api.heads import FileHead
-from stable_async.api.services import IMAGE_SERVICES, service_name
+from stable_async.api.services import SERVICES, service_name
 from stable_async.errors import InvalidRequestError
 from stable_async.jobs.errors import RowProblem
+from stable_async.jobs.kinds import kind_of_service
 from stable_async.jobs.row import MAX_ID, Row, derive_seed, to_json
 from stable_async.jobs.shard import WHOLE, Shard
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stable_async.api.base import MediaRequest
-    from stable_async.media import Image
+    from stable_async.media import Media
 
 __all__ = ["PromptRules", "check", "make_request"]
 
@@ -54,7 +55,7 @@ class PromptRules:
 
     def problems(self) -> Iterator[RowProblem]:
         """Return what is wrong with the rules themselves."""
-        if service_name(self.service) not in IMAGE_SERVICES:
+        if service_name(self.service) not in SERVICES:
             yield RowProblem(0, _unknown_service(self.service))
         if both := sorted(self.set.keys() & self.vary.keys()):
             yield RowProblem(0, f"{', '.join(both)}: both set and varied")
@@ -64,8 +65,12 @@ class PromptRules:
         fields = {**row.fields, **self.set}
         given_id = fields.pop("id", None)
         service = service_name(str(fields.pop("service", self.service)))
-        if service not in IMAGE_SERVICES:
+        if service not in SERVICES:
             yield RowProblem(row.number, f"service: {_unknown_service(service)}")
+            return
+        if (kind := kind_of_service(service)) is not (wanted := kind_of_service(self.service)):
+            what = f"service: {service} makes {kind.many}, and this job makes {wanted.many}"
+            yield RowProblem(row.number, f"{what}; name a service for all rows with --service")
             return
         if given_id is not None and (problem := _id_problem(given_id)):
             yield RowProblem(row.number, problem)
@@ -100,7 +105,7 @@ def check(row: Row, folder: Path) -> list[RowProblem]:
     Returns:
         All that is wrong with the row.
     """
-    has_files = not IMAGE_SERVICES[row.service].model.file_parts.keys().isdisjoint(row.fields)
+    has_files = not SERVICES[row.service].model.file_parts.keys().isdisjoint(row.fields)
     problems = list(_missing_files(row, folder)) if has_files else []
     try:
         request = make_request(row.service, row.fields, folder)
@@ -122,27 +127,27 @@ def check(row: Row, folder: Path) -> list[RowProblem]:
     return []
 
 
-def make_request(service: str, fields: Mapping[str, object], folder: Path) -> MediaRequest[Image]:
+def make_request(service: str, fields: Mapping[str, object], folder: Path) -> MediaRequest[Media]:
     """Return the request of a row.
 
     Args:
-        service: Its name in `IMAGE_SERVICES`.
+        service: Its name in `SERVICES`.
         fields: Fields of the API; files by their paths.
         folder: What the paths are relative to.
 
     Raises:
         InvalidRequestError: A rule of the API is broken.
     """
-    model = IMAGE_SERVICES[service].model
+    model = SERVICES[service].model
     given = dict(fields)
     for name in model.file_parts:
         if isinstance(path := given.get(name), str):
             given[name] = folder / path
-    return cast("MediaRequest[Image]", model(**given))
+    return model(**given)
 
 
 def _missing_files(row: Row, folder: Path) -> Iterator[str]:
-    for name in IMAGE_SERVICES[row.service].model.file_parts:
+    for name in SERVICES[row.service].model.file_parts:
         value = row.fields.get(name)
         if value is None:
             continue
@@ -152,7 +157,7 @@ def _missing_files(row: Row, folder: Path) -> Iterator[str]:
             yield f"{name}: no such file: {folder / value}"
 
 
-def _unfit_files(request: MediaRequest[Image]) -> Iterator[object]:
+def _unfit_files(request: MediaRequest[Media]) -> Iterator[object]:
     """Return what is wrong with the images of a request, looking at no more than their headers."""
     heads: dict[str, FileHead] = {}
     size = HEAD_SIZE
@@ -204,4 +209,4 @@ def _id_problem(value: object) -> str | None:
 
 
 def _unknown_service(name: str) -> str:
-    return f"there is no service {name!r}; allowed: {', '.join(IMAGE_SERVICES)}"
+    return f"there is no service {name!r}; allowed: {', '.join(SERVICES)}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from stable_async.api.media_types import sniff
 from stable_async.files import TEMPORARY_SUFFIX, AtomicFile, in_thread
 from stable_async.jobs.batch_thread import BatchThread
+from stable_async.jobs.kinds import IMAGE, MediaKind
 from stable_async.jobs.storage.base import (
     FILTERED,
     HEAD_SIZE,
@@ -30,27 +31,27 @@ if TYPE_CHECKING:
     from stable_async.jobs.storage.claims import Claims
     from stable_async.jobs.storage.facts import RowFacts
 
-__all__ = ["IMAGES", "FolderStore"]
+__all__ = ["FolderStore"]
 
-IMAGES = "images"
 
 T = TypeVar("T")
 
 
 class FolderStore:
-    """Images in `images/` of the job's folder."""
+    """Images in `images/` of the job's folder, or media of another kind in theirs."""
 
-    names_in_job = (IMAGES,)
     keeps_facts = False
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: MediaKind = IMAGE) -> None:
         """Keep images below `folder`, the job's."""
         self._job = folder
-        self._images = folder / IMAGES
+        self._kind = kind
+        self._images = folder / kind.folder
+        self.names_in_job = (kind.folder,)
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[_FolderWriter]:
-        writer = _FolderWriter(self._job)
+        writer = _FolderWriter(self._job, self._kind.folder)
         async with writer.thread:
             yield writer
 
@@ -125,9 +126,10 @@ class _FolderWriter:
 
     claims: Claims | None = None
 
-    def __init__(self, job: Path) -> None:
+    def __init__(self, job: Path, name: str) -> None:
         self.thread = BatchThread(self._keep, name="images")
         self._job = job
+        self._name = name
         self._folders: set[str] = set()
 
     def sink(
@@ -139,7 +141,7 @@ class _FolderWriter:
         facts: Callable[[StoredImage], ImageFacts],
     ) -> _Image:
         (suffix,) = file_suffixes(content_type, filtered=filtered)
-        name = f"{IMAGES}/{file_stem(row.position, row.id)}{suffix}"
+        name = f"{self._name}/{file_stem(row.position, row.id)}{suffix}"
         return _Image(self, f"{self._job}/{name}", name, content_type, facts, filtered=filtered)
 
     def make_folder(self, folder: str) -> None:

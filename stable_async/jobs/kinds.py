@@ -1,10 +1,13 @@
-"""The kinds of media that a data set may have, as `datasets` and readers name them."""
+"""The kinds of media that a job may make; each job makes one kind. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["AUDIO", "IMAGE", "MODEL", "MediaKind", "kind_of"]
+from stable_async.api.services import SERVICES, service_name
+from stable_async.media import Audio, Model3D
+
+__all__ = ["AUDIO", "IMAGE", "MODEL", "MediaKind", "kind_of", "kind_of_service"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,8 +15,8 @@ class MediaKind:
     """A kind of media.
 
     Attributes:
-        column: Column of the media.
-        folder: Folder of its files.
+        column: Column of the media in a data set.
+        folder: Folder of its files, in a job as in a data set.
         one: What one is called.
         many: What several are called.
         feature: Its class in `datasets`; `None` where there is none.
@@ -42,3 +45,12 @@ def kind_of(content_type: str) -> MediaKind:
     if content_type.startswith("audio/"):
         return AUDIO
     return MODEL if content_type.startswith("model/") else IMAGE
+
+
+def kind_of_service(name: str) -> MediaKind:
+    """Return the kind of what a service makes; that of images for unknown ones."""
+    service = SERVICES.get(service_name(name))
+    media = None if service is None else service.media
+    if media is Audio:
+        return AUDIO
+    return MODEL if media is Model3D else IMAGE
