@@ -26,6 +26,7 @@ __all__ = ["control", "is_control", "needs_token"]
 
 PREFIX = "/_sandbox"
 SHOWN_REQUESTS = 96
+SHOWN_RUNNING = 8
 SHOWN_TEXT = 500
 SHOWN_SECONDS = 60
 # A scripted answer may carry an image.
@@ -101,7 +102,26 @@ def _state(account: Account) -> dict[str, object]:
         "quota": {"level": level, "penalty_left": penalty_left},
         "now": now,
         "per_second": _per_second(account, now),
-        "requests": [_shown(record, account) for record in reversed(account.log[-SHOWN_REQUESTS:])],
+        **_requests(account),
+    }
+
+
+def _requests(account: Account) -> dict[str, object]:
+    """Return the last finished requests, newest first, and the oldest of those that run."""
+    records = list(account.log)
+    running = [record for record in records if record.duration is None]
+    finished = [record for record in reversed(records) if record.duration is not None]
+    return {
+        "running": [
+            {
+                "number": record.number,
+                "operation": record.operation or record.path[:SHOWN_TEXT],
+                "prompt": record.fields.get("prompt", "")[:SHOWN_TEXT],
+                "arrival": record.arrival,
+            }
+            for record in running[:SHOWN_RUNNING]
+        ],
+        "requests": [_shown(record, account) for record in finished[:SHOWN_REQUESTS]],
     }
 
 
