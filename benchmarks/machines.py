@@ -325,11 +325,9 @@ async def run(case: Case) -> tuple[Seen, list[float]]:
         trouble = None
         if case.trouble is not None:
             trouble = asyncio.ensure_future(case.trouble(scene))
-        outputs = await fleet.finish()
+        outputs = [] if trouble is not None else await fleet.finish()
         if trouble is not None:
-            trouble.cancel()
-            with suppress(asyncio.CancelledError):
-                await trouble
+            await trouble
             outputs = await fleet.finish()
         async with session() as http:
             times = await _log(http, url)

@@ -8,7 +8,6 @@ With STABILITY_SHARED_QUOTA, the path of a file, any number of these share one q
 from __future__ import annotations
 
 import json
-import os
 import sys
 from contextlib import aclosing
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from stable_async import Quota, SharedQuota, StabilityClient, StabilityError
+from stable_async import StabilityClient, StabilityError
 from stable_async.web import narrated, request_from_json, to_http_answer
 
 if TYPE_CHECKING:
@@ -35,9 +34,7 @@ routes = web.RouteTableDef()
 
 async def open_client(app: web.Application) -> AsyncGenerator[None, None]:
     """Open one client for this process, and close it in the end."""
-    path = os.environ.get("STABILITY_SHARED_QUOTA")
-    quota = SharedQuota.file(path) if path else Quota()
-    async with StabilityClient(quota=quota, max_waiting=2000) as client:
+    async with StabilityClient(max_waiting=2000) as client:
         app[CLIENT] = client
         yield
 

@@ -1,7 +1,9 @@
 """Pictures for many users with one key: a service with FastAPI, in as many processes as you like.
 
-    STABILITY_API_KEY=... STABILITY_SHARED_QUOTA=/run/pictures/quota \
-        uvicorn examples.fastapi_app:app --workers 4
+    STABILITY_API_KEY=... uvicorn examples.fastapi_app:app --workers 4
+
+The workers of a machine share one quota; those of several do with STABILITY_SHARED_QUOTA, the URL
+of a Redis server (examples/web_cluster.py).
 
 `POST /images` takes JSON with `prompt`, `service` (core, ultra or sd3) and that service's
 parameters, and answers with the picture's bytes as they come. `GET /` is a page for it.
@@ -9,7 +11,6 @@ parameters, and answers with the picture's bytes as they come. `GET /` is a page
 
 from __future__ import annotations
 
-import os
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Body, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
-from stable_async import Quota, SharedQuota, StabilityClient, StabilityError
+from stable_async import StabilityClient, StabilityError
 from stable_async.integrations.starlette import MediaResponse
 from stable_async.web import narrated, request_from_json, to_http_answer
 
@@ -35,9 +36,7 @@ NARRATED = "application/vnd.stable-async.narrated"
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     """Open one client for this process, and close it in the end."""
-    path = os.environ.get("STABILITY_SHARED_QUOTA")
-    quota = SharedQuota.file(path) if path else Quota()
-    async with StabilityClient(quota=quota, max_waiting=2000) as client:
+    async with StabilityClient(max_waiting=2000) as client:
         app.state.client = client
         yield
 

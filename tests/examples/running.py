@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["example"]
+__all__ = ["KEY", "example"]
+
+KEY = "sk-example-0123456789"
 
 
 @contextmanager
@@ -27,12 +29,13 @@ def example(
         port = str(free.getsockname()[1])
     uvicorn = ["-m", "uvicorn", "examples.fastapi_app:app", "--log-level", "warning"]
     command = {
+        "cluster": ["-m", "examples.web_cluster", port],
         "fastapi": [*uvicorn, "--port", port, "--workers", str(workers)],
         "aiohttp": ["-m", "examples.aiohttp_app", port],
     }[name]
     environment = {
         **os.environ,
-        "STABILITY_API_KEY": "sk-example-0123456789",
+        "STABILITY_API_KEY": KEY,
         "STABILITY_BASE_URL": sandbox_url,
         "STABILITY_SHARED_QUOTA": quota_path,
     }

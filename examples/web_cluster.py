@@ -1,0 +1,95 @@
+"""A web service on several machines with one key: four workers, two addresses, one Redis.
+
+    STABILITY_API_KEY=... STABILITY_SHARED_QUOTA=redis://127.0.0.1:6379/0 \
+        python -m examples.web_cluster 8000
+
+On real machines each address is one of them: `uvicorn examples.fastapi_app:app --workers 2` with
+the same two variables, behind any balancer. Here all of it runs on this machine, and the balancer
+is 40 lines of Python.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from itertools import count
+
+HOST = "127.0.0.1"
+ADDRESSES = 2
+WORKERS_EACH = 2
+CHUNK = 64 * 1024
+
+
+class Balancer:
+    """Leads each connection to the next address that takes it."""
+
+    def __init__(self, ports: list[int]) -> None:
+        self._ports = ports
+        self._turns = count()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass on what a browser and a worker say, until both have finished."""
+        try:
+            there, back = await self._connect()
+        except ConnectionError:
+            writer.close()
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._pass_on(reader, back))
+            tasks.create_task(self._pass_on(there, writer))
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        for _ in self._ports:
+            port = self._ports[next(self._turns) % len(self._ports)]
+            with suppress(OSError):
+                return await asyncio.open_connection(HOST, port)
+        raise ConnectionError("no worker takes connections")
+
+    @staticmethod
+    async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(CHUNK):
+                writer.write(data)
+                await writer.drain()
+        # When one side goes away, the other one learns it: a request without a browser is cut.
+        writer.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+async def start_address(port: int) -> asyncio.subprocess.Process:
+    """Start the workers of one address."""
+    uvicorn = ["-m", "uvicorn", "examples.fastapi_app:app", "--log-level", "warning"]
+    where = ["--host", HOST, "--port", str(port), "--workers", str(WORKERS_EACH)]
+    return await asyncio.create_subprocess_exec(sys.executable, *uvicorn, *where)
+
+
+async def main(port: int) -> None:
+    if "://" not in os.environ.get("STABILITY_SHARED_QUOTA", ""):
+        sys.exit("set STABILITY_SHARED_QUOTA to the URL of a Redis server")
+    ports = [free_port() for _ in range(ADDRESSES)]
+    addresses = [await start_address(each) for each in ports]
+    stopped = asyncio.Event()
+    for signal_ in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signal_, stopped.set)
+    try:
+        balancer = await asyncio.start_server(Balancer(ports).serve, HOST, port)
+        print(f"http://{HOST}:{port}", flush=True)
+        await stopped.wait()
+        balancer.close()
+    finally:
+        for address in addresses:
+            address.terminate()
+        await asyncio.gather(*(address.wait() for address in addresses))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 8000))
