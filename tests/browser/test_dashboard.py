@@ -138,7 +138,8 @@ def test_another_sites_page_reaches_nothing(page: WebDriver, sandbox: SandboxPro
     script = f"""
         const done = arguments[0], url = {sandbox.url!r};
         const sent = fetch(url + "/_sandbox/faults", {{
-            method: "POST", mode: "no-cors", body: {faults!r}, headers: {{"content-type": "text/plain"}}
+            method: "POST", mode: "no-cors", body: {faults!r},
+            headers: {{"content-type": "text/plain"}}
         }});
         Promise.allSettled([sent, fetch(url + "/v1/user/balance")])
             .then((found) => done(found.map((one) => one.status)));
