@@ -131,7 +131,7 @@ def estimate_run(
         closing(_copy_of_ledger(folder, Path(temporary))) as ledger,
         ledger.transaction(),
     ):
-        intake = Intake(ledger, prompts, rules, replace_changed=replace_changed)
+        intake = Intake(ledger, prompts, rules, replace_changed=replace_changed, only_look=True)
         intake.run()
         return describe(ledger, prompts.columns, changed=intake.report.changed)
 

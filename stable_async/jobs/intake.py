@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from stable_async.api.services import service_name
 from stable_async.jobs.errors import PromptFileError, RowProblem
+from stable_async.jobs.inputs import InputFiles
 from stable_async.jobs.plan import PlanReport, name_rows, number_repeats, plan_rows, repeated
 from stable_async.jobs.read_ahead import ReadAhead
 from stable_async.jobs.row import Row
@@ -51,8 +52,16 @@ class Intake:
         rules: PromptRules,
         *,
         replace_changed: bool = False,
+        only_look: bool = False,
     ) -> None:
         """Prepare to read.
+
+        Args:
+            ledger: Gets the rows.
+            prompts: The file.
+            rules: How its rows become images.
+            replace_changed: Make paid rows anew whose content changed.
+            only_look: Do not read input files that are not known yet.
 
         Raises:
             PromptFileError: The rules make no sense.
@@ -63,6 +72,12 @@ class Intake:
         self._prompts = prompts
         self._rules = rules
         self._replace_changed = replace_changed
+        # Those inside the prompt file are named by their content.
+        self._inputs = (
+            None
+            if prompts.has_inputs_inside
+            else InputFiles(ledger, prompts.folder, read_new=not only_look)
+        )
         self._problems: list[RowProblem] = []
         self._problem_count = 0
         self._last_position = 0
@@ -93,7 +108,11 @@ class Intake:
             PromptFileError: Rows are wrong: all of them.
         """
         fingerprint = self.fingerprint()
-        if fingerprint is not None and fingerprint == self._ledger.get("prompts"):
+        if (
+            fingerprint is not None
+            and fingerprint == self._ledger.get("prompts")
+            and (self._inputs is None or self._inputs.are_unchanged())
+        ):
             self.report.known = self._ledger.counts().total
             with closing(self._prompts.rows()) as first:
                 next(first, None)  # tells the columns
@@ -187,6 +206,8 @@ class Intake:
         ledger = self._ledger
         rows = [row for row in found if isinstance(row, Row)]
         problems = [problem for problem in found if isinstance(problem, RowProblem)]
+        if self._inputs is not None:
+            self._inputs.add_to_content(rows)
         unnamed = name_rows(rows)
         known = ledger.known({row.id for row in rows})
         if again := repeated(rows, unnamed, known):

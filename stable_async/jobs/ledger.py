@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from stable_async.jobs.budget import Bill
 from stable_async.jobs.errors import LedgerError
 from stable_async.jobs.plan import Known
-from stable_async.jobs.row import ImageFacts, Row, to_json
+from stable_async.jobs.row import ImageFacts, KnownInput, Row, to_json
 from stable_async.media import CONTENT_FILTERED
 
 if TYPE_CHECKING:
@@ -63,6 +63,13 @@ CREATE TABLE rows (
     reason TEXT,                        -- of a failure, in a word or two
     error TEXT                          -- the same in full
 ) STRICT;
+
+CREATE TABLE inputs (                   -- files that rows send, as they were when last read
+    name TEXT PRIMARY KEY,              -- relative to the folder of the prompt file
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    sha256 BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE duplicates (               -- rows that ask for the same as one before: made once
     position INTEGER NOT NULL REFERENCES rows,
@@ -395,6 +402,23 @@ class Ledger:
             contents.items(),
         )
         return before
+
+    def inputs(self, names: Collection[str] | None = None) -> Iterator[KnownInput]:
+        """Return the input files with these names that are known; `None` is all."""
+        where = "" if names is None else " WHERE name IN (SELECT value FROM json_each(?))"
+        found = self._db.execute(
+            f"SELECT name, size, mtime_ns, sha256 FROM inputs{where}",  # noqa: S608
+            () if names is None else (json.dumps(list(names)),),
+        )
+        for values in found:
+            yield KnownInput(*values)
+
+    def store_inputs(self, files: Collection[KnownInput]) -> None:
+        """Store what input files are now."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, ?)",
+            [(file.name, file.size, file.mtime_ns, file.sha256) for file in files],
+        )
 
     def apply(self, plan: Plan) -> None:
         """Store what a plan decided."""

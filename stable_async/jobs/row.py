@@ -14,6 +14,7 @@ __all__ = [
     "MAX_ID",
     "ChargeState",
     "ImageFacts",
+    "KnownInput",
     "Result",
     "Row",
     "State",
@@ -84,6 +85,23 @@ class Row:
     attempts: int = 0
     remake: int = 0
     generation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownInput:
+    """An input file as it was when it was last read.
+
+    Attributes:
+        name: Relative to the folder of the prompt file.
+        size: Bytes.
+        mtime_ns: When it was changed, nanoseconds since 1970.
+        sha256: Of its bytes.
+    """
+
+    name: str
+    size: int
+    mtime_ns: int
+    sha256: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from stable_async.jobs import PromptFile, PromptFileError, RowProblem
+from stable_async.jobs import (
+    Job,
+    JobSettings,
+    PromptFile,
+    PromptFileError,
+    PromptRules,
+    RowProblem,
+)
 from stable_async.jobs.columns import ColumnRules
+from stable_async.jobs.estimate import estimate_run
 from stable_async.jobs.row import Row
 from tests import needs
 from tests.samples import png_header
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from stable_async.jobs import Summary
+    from tests.jobs.conftest import Bench
 
 CUT_OUT = ColumnRules(service="remove-background")
 
@@ -203,3 +215,48 @@ def test_a_folder_of_parquet_files_is_a_data_set(tmp_path: Path) -> None:
     table.save_to_disk(saved)
     with pytest.raises(PromptFileError, match="to_parquet"):
         read(saved)
+
+
+async def test_an_input_that_changed_is_noticed(bench: Bench) -> None:
+    photos = bench.folder / "photos"
+    make(photos, "a.png", "b.png")
+    rules = PromptRules(service="remove-background")
+
+    def prompts() -> PromptFile:
+        return PromptFile(str(photos), rules=CUT_OUT)
+
+    async def run(*, replace_changed: bool = False) -> Summary:
+        async with bench.client() as client:
+            job = Job(
+                JobSettings(folder=bench.out, replace_changed=replace_changed), prompts(), rules
+            )
+            return await job.run(client)
+
+    assert (await run()).done == 2
+    status = (photos / "a.png").stat()
+    os.utime(photos / "a.png", ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+    assert (await run()).skipped == 2, "the same bytes are the same"
+    make(photos, "c.png")
+    data = (photos / "b.png").read_bytes()
+    (photos / "b.png").write_bytes(data[:-1] + b"!")
+    with pytest.raises(PromptFileError, match=r"'b\.png' was made from other content"):
+        estimate_run(prompts(), rules, bench.out)
+    with pytest.raises(PromptFileError, match=r"'b\.png' was made from other content"):
+        await run()
+    found = estimate_run(prompts(), rules, bench.out, replace_changed=True)
+    assert (found.new, found.there, found.changed) == (2, 1, 1)
+    summary = await run(replace_changed=True)
+    assert (summary.done, summary.skipped) == (2, 1)
+    assert sorted(line["image"] for line in bench.lines()) == ["a.png", "b.png", "c.png"]
+
+
+async def test_a_table_that_did_not_change_is_read_again_when_a_file_of_it_did(
+    bench: Bench,
+) -> None:
+    make(bench.folder, "a.png")
+    path = bench.write({"image": "a.png", "service": "remove-background"})
+    assert (await bench.run(path)).done == 1
+    assert (await bench.run(path)).skipped == 1
+    (bench.folder / "a.png").write_bytes(png_header(70, 70))
+    summary = await bench.run(path)
+    assert (summary.total, summary.done) == (1, 1)

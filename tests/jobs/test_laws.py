@@ -75,6 +75,7 @@ class Rows:
     name = "rows"
     format = "jsonl"
     reading: ClassVar[dict[str, object]] = {}
+    has_inputs_inside = False
 
     def __init__(self, folder: Path, prompts: list[str]) -> None:
         self.folder = folder
