@@ -7,9 +7,11 @@ from cyclopts import Parameter
 
 from stable_async.cli.failures import UsageError
 from stable_async.cli.options import Flag
+from stable_async.errors import ConfigurationError
 from stable_async.jobs import PromptFile, PromptFileError, PromptRules
 from stable_async.jobs.columns import ColumnRules, folded
 from stable_async.jobs.prompt_file import Format
+from stable_async.jobs.shard import WHOLE, Shard
 
 __all__ = ["PromptOptions", "PromptsArgument"]
 
@@ -31,6 +33,7 @@ class PromptOptions:
         vary: KEY=A,B,C makes every row with each; several make all combinations.
         limit: Only the first so many images of the file.
         sample: Only so many images, spread over the file: for a look before the rest is bought.
+        shard: I/N: only the I-th of N parts, I from 1; names and seeds are those of the whole file.
         allow_duplicates: Make the same request with the same seed as often as the file has it.
         format: Format of PROMPTS where its name does not tell; standard input is jsonl.
         encoding: Of a text file that is neither UTF-8 nor has a byte order mark, such as cp1252.
@@ -50,6 +53,7 @@ class PromptOptions:
     )
     limit: int | None = None
     sample: int | None = None
+    shard: Annotated[str | None, Parameter(metavar="I/N")] = None
     allow_duplicates: Flag = False
     format: Format | None = None
     encoding: str | None = None
@@ -80,6 +84,7 @@ class PromptOptions:
             },
             limit=self.limit,
             sample=self.sample,
+            shard=self._shard(),
             allow_duplicates=self.allow_duplicates,
         )
         for problem in rules.problems():
@@ -102,6 +107,12 @@ class PromptOptions:
         except PromptFileError as error:
             raise UsageError(str(error)) from None
         return source, rules
+
+    def _shard(self) -> Shard:
+        try:
+            return WHOLE if self.shard is None else Shard.parse(self.shard)
+        except ConfigurationError as error:
+            raise UsageError(str(error)) from None
 
 
 def _mapping(text: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from hashlib import blake2b, file_digest
 from typing import TYPE_CHECKING
@@ -17,13 +17,22 @@ from typing import TYPE_CHECKING
 from stable_async.api.services import service_name
 from stable_async.jobs.errors import PromptFileError, RowProblem
 from stable_async.jobs.inputs import InputFiles
-from stable_async.jobs.plan import PlanReport, name_rows, number_repeats, plan_rows, repeated
+from stable_async.jobs.plan import (
+    Known,
+    PlanReport,
+    Positions,
+    name_rows,
+    number_repeats,
+    plan_rows,
+    repeated,
+    taken_by,
+)
 from stable_async.jobs.read_ahead import ReadAhead
 from stable_async.jobs.row import Row
 from stable_async.jobs.rules import check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 
     from stable_async.jobs.ledger import Ledger
     from stable_async.jobs.prompt_file import PromptFile
@@ -80,7 +89,7 @@ class Intake:
         )
         self._problems: list[RowProblem] = []
         self._problem_count = 0
-        self._last_position = 0
+        self._positions = Positions(rules.shard, 0)
         self._source: ReadAhead[Row | RowProblem] | None = None
         self._has_rows = False
         self.report = PlanReport()
@@ -138,7 +147,7 @@ class Intake:
             self.report.duplicates = ledger.merge_duplicates()
             self.report.added -= self.report.duplicates
         if rules.sample is not None:
-            ledger.list_sample(rules.sample)
+            ledger.list_sample(rules.shard.share(rules.sample))
         self.report.gone = gone if rules.limit is None and rules.sample is None else 0
         ledger.set(prompts=fingerprint)
         return self.report
@@ -177,7 +186,7 @@ class Intake:
         )
         self.report.bad += bad
         self.report.states["failed"] += bad
-        self._last_position = self._ledger.last_position()
+        self._begin_positions()
         self._ledger.list_seen()
 
     def close(self) -> None:
@@ -187,18 +196,22 @@ class Intake:
 
     def _begin(self) -> None:
         self._ledger.begin_plan()
-        self._last_position = self._ledger.last_position()
+        self._begin_positions()
         self._source = ReadAhead(self._read(), BATCH)
 
+    def _begin_positions(self) -> None:
+        self._positions = Positions(self._rules.shard, self._ledger.last_position())
+
     def _read(self) -> Generator[Row | RowProblem, None, None]:
-        left = self._rules.limit
+        left, place = self._rules.limit, 0
         with closing(self._prompts.rows()) as rows:
             for row in rows:
                 for one in [row] if isinstance(row, RowProblem) else self._rules.expand(row):
-                    if left is not None and isinstance(one, Row):
-                        if left == 0:
+                    place += 1
+                    if isinstance(one, Row):
+                        if left is not None and place > left:
                             return
-                        left -= 1
+                        one.position = place
                     yield one
 
     def _add(self, found: Sequence[Row | RowProblem]) -> list[RowProblem]:
@@ -209,19 +222,52 @@ class Intake:
         if self._inputs is not None:
             self._inputs.add_to_content(rows)
         unnamed = name_rows(rows)
-        known = ledger.known({row.id for row in rows})
+        known = self._known({row.id for row in rows})
         if again := repeated(rows, unnamed, known):
             counts = Counter(row.content for row in again)
             number_repeats(again, ledger.count_repeats(counts))
-            known |= ledger.known({row.id for row in again})
+            known |= self._known({row.id for row in again})
+        if self._rules.shard.count > 1:
+            rows = self._own_part(rows, known, problems)
+        positions = self._positions
+        beyond = [row.position for row in rows if row.position <= positions.last]
+        if beyond:
+            positions.note(ledger.taken(beyond))
         plan = plan_rows(
             rows,
             known,
             partial(check, folder=self._prompts.folder),
-            last_position=self._last_position,
+            positions=positions,
             replace_changed=self._replace_changed,
         )
         ledger.apply(plan)
-        self._last_position += len(plan.add)
         self.report.count(plan)
         return sorted(problems + plan.problems, key=lambda problem: problem.row)
+
+    def _known(self, ids: Collection[str]) -> dict[str, Known]:
+        """Return what is known of ids; those that rows of other parts have are seen."""
+        known = self._ledger.known(ids)
+        if self._rules.shard.count > 1:
+            for identity, row in self._ledger.elsewhere(ids).items():
+                there = known.get(identity) or Known(0, None, "waiting", paid=False)
+                known[identity] = replace(there, seen_in_row=there.seen_in_row or row)
+        return known
+
+    def _own_part(
+        self, rows: list[Row], known: Mapping[str, Known], problems: list[RowProblem]
+    ) -> list[Row]:
+        """Return the rows of this part; the ids of the others are noted, as they are taken."""
+        shard = self._rules.shard
+        own: list[Row] = []
+        here: dict[str, int] = {}
+        for row in rows:
+            there = known.get(row.id)
+            if first := here.get(row.id) or (there.seen_in_row if there else 0):
+                problems.append(RowProblem(row.number, taken_by(row, first)))
+            elif shard.has(row.position):
+                own.append(row)
+            here.setdefault(row.id, row.number)
+        self._ledger.note_elsewhere(
+            {row.id: row.number for row in rows if not shard.has(row.position)}
+        )
+        return own

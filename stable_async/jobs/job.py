@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import secrets
 import sqlite3
 import threading
 from contextlib import ExitStack
@@ -39,6 +41,7 @@ from stable_async.jobs.runner import Runner
 from stable_async.jobs.storage.bucket import BucketStore
 from stable_async.jobs.storage.folder import FolderStore
 from stable_async.jobs.storage.objects import Objects
+from stable_async.jobs.storage.record import JobRecord, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,8 +85,8 @@ class Job:
         self._interrupted = threading.Event()
         self._task: asyncio.Task[object] | None = None
         self._cancelled_before = 0
-        self.progress = Progress(0.0, budget=settings.budget)
         self.notes: list[str] = []
+        self.progress = Progress(0.0, budget=self._share_of_budget())
         self.estimate: Estimate | None = None
         self.on_start: Callable[[Estimate], None] = lambda estimate: None
         self.refused: list[tuple[str, int, str | None]] = []
@@ -132,7 +135,7 @@ class Job:
 
     async def _run(self, client: StabilityClient, opened: _Opened) -> Summary:
         settings, progress, store = self._settings, self.progress, opened.store
-        budget = Budget(settings.budget, opened.bill)
+        budget = Budget(progress.budget, opened.bill)
         spent_before = opened.bill.spent
         self._count(opened.counts)
         progress.bill = budget.bill
@@ -243,6 +246,7 @@ class Job:
         ledger, rebuilt = open_ledger(folder, store, shard)
         stack.callback(ledger.close)
         self._keep_place(ledger)
+        self._keep_record(ledger, store)
         if rebuilt:
             self.notes.append(rebuilt)
         elif is_outdated(ledger, folder, store, shard):
@@ -309,6 +313,33 @@ class Job:
                 f"{self._settings.folder}: this job keeps its images in "
                 f"{present or 'its folder'}, not in {wanted or 'its folder'}"
             )
+
+    def _keep_record(self, ledger: Ledger, store: Store) -> None:
+        """Hold the job to its number of parts, and to the record of it in the bucket."""
+        shard, folder = self._rules.shard, self._settings.folder
+        present = ledger.get("shard")
+        if present not in {None, str(shard)}:
+            raise JobError(f"{folder}: this is part {present} of a job, not {shard}")
+        if not isinstance(store, BucketStore):
+            ledger.set(shard=str(shard))
+            return
+        begun = json.loads(str(ledger.get("begun") or "{}"))
+        own = ledger.get("job_id") or secrets.token_hex(16)
+        record = write_record(store.objects, JobRecord(str(own), shard.count, begun))
+        where = store.objects.url
+        if record.shards != shard.count:
+            raise JobError(f"{where}: the job there has {record.shards} parts, not {shard.count}")
+        if ledger.get("job_id") not in {None, record.id}:
+            raise JobError(f"{where} has the images of another job than {folder}")
+        ledger.set(shard=str(shard), job_id=record.id)
+
+    def _share_of_budget(self) -> float | None:
+        budget, shard = self._settings.budget, self._rules.shard
+        if budget is None or shard.count == 1:
+            return budget
+        share = budget / shard.count
+        self.notes.append(f"part {shard} may spend {share:g} of the {budget:g} credits of the job")
+        return share
 
     def _on_rows(self, count: int) -> None:
         self.progress.total = count

@@ -122,6 +122,8 @@ CREATE VIEW spending AS                 -- the bill, by service and model
 PLAN_TABLES = (
     "CREATE TEMP TABLE IF NOT EXISTS seen (position INTEGER PRIMARY KEY, row INTEGER NOT NULL)",
     "CREATE TEMP TABLE IF NOT EXISTS repeats (content BLOB PRIMARY KEY, count INTEGER NOT NULL)",
+    "CREATE TEMP TABLE IF NOT EXISTS elsewhere (id TEXT PRIMARY KEY, row INTEGER NOT NULL)",
+    "DELETE FROM elsewhere",
     "DELETE FROM seen",
     "DELETE FROM repeats",
 )
@@ -386,6 +388,26 @@ class Ledger:
             for (identity, position, content, state, paid, row, service, parameters, seed,
                  metadata) in found
         }  # fmt: skip
+
+    def note_elsewhere(self, ids: Mapping[str, int]) -> None:
+        """Note ids, and numbers, of rows of the prompt file that are in other parts."""
+        self._db.executemany("INSERT OR IGNORE INTO elsewhere VALUES (?, ?)", ids.items())
+
+    def elsewhere(self, ids: Collection[str]) -> dict[str, int]:
+        """Return which ids rows of other parts have, and the numbers of those rows."""
+        found = self._db.execute(
+            "SELECT id, row FROM elsewhere WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(ids)),),
+        )
+        return dict(found)
+
+    def taken(self, positions: Collection[int]) -> dict[int, str | None]:
+        """Return which of some positions are taken, and the ids of their rows."""
+        found = self._db.execute(
+            f"SELECT position, id FROM rows WHERE {NAMED}",  # noqa: S608
+            (json.dumps(list(positions)),),
+        )
+        return dict(found)
 
     def count_repeats(self, contents: Mapping[bytes, int]) -> dict[bytes, int]:
         """Add to how often contents came, and return how often they came before."""

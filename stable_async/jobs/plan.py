@@ -13,14 +13,18 @@ from stable_async.jobs.row import Row, State, to_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from stable_async.jobs.shard import Shard
+
 __all__ = [
     "Known",
     "Plan",
     "PlanReport",
+    "Positions",
     "name_rows",
     "number_repeats",
     "plan_rows",
     "repeated",
+    "taken_by",
 ]
 
 
@@ -73,6 +77,43 @@ class Plan:
     problems: list[RowProblem] = field(default_factory=list)
     known: Counter[State] = field(default_factory=Counter)
     changed: int = 0
+
+
+class Positions:
+    """The positions of new rows: that of their place in the file, where it is free.
+
+    So a row has the same name whichever machine makes it, and whatever was made before.
+    """
+
+    def __init__(self, shard: Shard, last: int) -> None:
+        """Begin with the `last` position that is taken."""
+        self._shard = shard
+        self._last = last
+        self._taken: dict[int, str | None] = {}
+
+    @property
+    def last(self) -> int:
+        """The highest position that is taken."""
+        return self._last
+
+    def note(self, taken: Mapping[int, str | None]) -> None:
+        """Note positions that are taken, and the ids of their rows; `None`: it was replaced."""
+        self._taken |= taken
+
+    def moved(self, place: int) -> str | None:
+        """Return the id of the row that stood at a place of a parted file; `None`: none did.
+
+        In a parted file a row that moves may change its part, and be bought by another machine.
+        """
+        return self._taken.get(place) if self._shard.count > 1 else None
+
+    def take(self, place: int) -> int:
+        """Return the position of a new row."""
+        if place <= 0 or place in self._taken:
+            place = self._shard.next_position(self._last)
+        self._taken[place] = None
+        self._last = max(self._last, place)
+        return place
 
 
 @dataclass(slots=True)
@@ -140,21 +181,26 @@ def number_repeats(rows: Iterable[Row], before: Mapping[bytes, int]) -> None:
         row.id = f"{_derived_id(row)}-{row.copy}"
 
 
+def taken_by(row: Row, first: int) -> str:
+    """Return what is wrong with a row whose id an earlier row of the file has."""
+    return f"id: {row.id!r} is taken by row {first}"
+
+
 def plan_rows(
     rows: Sequence[Row],
     known: Mapping[str, Known],
     check: Callable[[Row], list[RowProblem]],
     *,
-    last_position: int,
+    positions: Positions,
     replace_changed: bool,
 ) -> Plan:
     """Decide what is to be done with rows that have their ids.
 
     Args:
-        rows: In the order of the file.
+        rows: In the order of the file; the position of each is its place there, from 1.
         known: What the ledger knows, by id.
         check: Fills in a row and returns what is wrong with it; not called for what is as it was.
-        last_position: The highest position that is taken.
+        positions: Of new rows.
         replace_changed: Make paid rows anew whose content changed.
     """
     plan = Plan()
@@ -162,7 +208,7 @@ def plan_rows(
     for row in rows:
         there = known.get(row.id)
         if first := here.get(row.id) or (there.seen_in_row if there else 0):
-            plan.problems.append(RowProblem(row.number, f"id: {row.id!r} is taken by row {first}"))
+            plan.problems.append(RowProblem(row.number, taken_by(row, first)))
             continue
         here[row.id] = row.number
         if there is not None and there.content == row.content:
@@ -172,7 +218,7 @@ def plan_rows(
             if metadata != there.metadata:
                 plan.annotate.append((there.position, metadata))
             continue
-        problems = _decide(plan, row, there, check, last_position, replace_changed=replace_changed)
+        problems = _decide(plan, row, there, check, positions, replace_changed=replace_changed)
         if problems:
             plan.problems += problems
         else:
@@ -185,7 +231,7 @@ def _decide(
     row: Row,
     there: Known | None,
     check: Callable[[Row], list[RowProblem]],
-    last_position: int,
+    positions: Positions,
     *,
     replace_changed: bool,
 ) -> list[RowProblem]:
@@ -213,7 +259,9 @@ def _decide(
             plan.update.append(row)
             return []
         plan.replaced.append(there.position)
-    row.position = last_position + len(plan.add) + 1
+    elif (other := positions.moved(row.position)) is not None:
+        return [_moved(row, other)]
+    row.position = positions.take(row.position)
     plan.add.append(row)
     return []
 
@@ -230,6 +278,14 @@ def _may_be_made_from(there: Known, row: Row, given_seed: str) -> bool:
 
 def _derived_id(row: Row) -> str:
     return row.content.hex()[:16]
+
+
+def _moved(row: Row, other: str) -> RowProblem:
+    return RowProblem(
+        row.number,
+        f"stands where {other!r} stood when the job began; allowed in a job of several parts: "
+        "new rows at the end of the file",
+    )
 
 
 def _made_from_other_content(row: Row) -> RowProblem:

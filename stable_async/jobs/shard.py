@@ -56,6 +56,10 @@ class Shard:
         """Return whether the row at a position, counted from 1, is in this part."""
         return (position - self.index) % self.count == 0
 
+    def share(self, count: int) -> int:
+        """Return how many of `count` things this part has."""
+        return count // self.count + (self.index <= count % self.count)
+
     def next_position(self, after: int) -> int:
         """Return the first position of this part beyond `after`."""
         return after + 1 + (self.index - after - 1) % self.count

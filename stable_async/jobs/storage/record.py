@@ -38,11 +38,6 @@ class JobRecord:
     shards: int
     begun: dict[str, object]
 
-    @classmethod
-    def new(cls, shards: int, begun: dict[str, object]) -> JobRecord:
-        """Return the record of a job that begins."""
-        return cls(secrets.token_hex(16), shards, begun)
-
 
 def read_record(objects: Objects) -> JobRecord | None:
     """Return the record of the job in a bucket; `None` where there is none.
