@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import ValidationError as PydanticValidationError
 from pydantic_core import PydanticCustomError, core_schema
 
-from stable_async.api.file_input import FileInput, FilePart
+from stable_async.api.file_input import FileInput, FilePart, holds_pixels
 from stable_async.api.heads import FileHead
 from stable_async.arguments import unknown_word
 from stable_async.errors import FieldProblem, InvalidRequestError
@@ -174,6 +174,21 @@ class Request(BaseModel, Generic[ResultT]):
 
         # Without this, pydantic would call `__init__` for data as well, and not get its own errors.
         __init__.__pydantic_base_init__ = True
+
+    def __eq__(self, other: object) -> bool:
+        """Compare field by field; arrays and images of Pillow only by identity.
+
+        The comparison of two arrays is an array, and that of two images a look at every pixel.
+        """
+        if self is other:
+            return True
+        if type(self) is not type(other):
+            return NotImplemented
+        mine, theirs = self.__dict__, other.__dict__
+        return all(
+            value is theirs[name] or (not holds_pixels(value) and bool(value == theirs[name]))
+            for name, value in mine.items()
+        )
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import AsyncIterable, Awaitable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
 
 from pydantic_core import PydanticCustomError, core_schema
 
@@ -25,6 +25,7 @@ __all__ = [
     "SupportsFile",
     "SupportsRead",
     "SupportsReadChunk",
+    "holds_pixels",
 ]
 
 
@@ -155,8 +156,13 @@ def _is_file(value: object) -> bool:
         return False
     if isinstance(value, list | tuple):
         return all(isinstance(piece, bytes | bytearray | memoryview) for piece in value)
+    return holds_pixels(value) or isinstance(value, _SOURCES)
+
+
+def holds_pixels(value: object) -> TypeGuard[SupportsArrayInterface]:
+    """Return whether `value` is a Pillow image or a numpy array, without loading either library."""
     # Asked of the class: to read the property of a Pillow image would copy its pixels.
-    return hasattr(type(value), "__array_interface__") or isinstance(value, _SOURCES)
+    return hasattr(type(value), "__array_interface__")
 
 
 def _from_base64(text: str) -> bytes:

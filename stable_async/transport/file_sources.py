@@ -12,10 +12,10 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
-from stable_async.api.file_input import SupportsRead, SupportsReadChunk
+from stable_async.api.file_input import SupportsRead, SupportsReadChunk, holds_pixels
 from stable_async.files import in_thread
 from stable_async.media import Media
-from stable_async.transport.pixels import UnfitPixelsError, encode_png, holds_pixels
+from stable_async.transport.pixels import UnfitPixelsError, encode_png
 
 if TYPE_CHECKING:
     from stable_async.api.file_input import FileInput

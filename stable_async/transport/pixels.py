@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import threading
-from typing import TYPE_CHECKING, TypeGuard, cast
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     import PIL.Image
 
     from stable_async.api.file_input import SupportsArrayInterface
 
-__all__ = ["UnfitPixelsError", "encode_png", "holds_pixels"]
+__all__ = ["UnfitPixelsError", "encode_png"]
 
 ARRAYS = "an array of uint8, shaped H x W, H x W x 3 (RGB) or H x W x 4 (RGBA)"
 UINT8 = "|u1"
@@ -37,12 +37,6 @@ class UnfitPixelsError(ValueError):
         super().__init__(given)
         self.given = given
         self.allowed = allowed
-
-
-def holds_pixels(value: object) -> TypeGuard[SupportsArrayInterface]:
-    """Return whether `value` is a Pillow image or a numpy array, without loading either library."""
-    # Asked of the class: to read the property of a Pillow image would copy its pixels.
-    return hasattr(type(value), "__array_interface__")
 
 
 def encode_png(pixels: SupportsArrayInterface) -> bytes:

@@ -6,6 +6,7 @@ import copy
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 
 from stable_async import (
@@ -176,6 +177,18 @@ def test_a_request_is_a_value(request_model: Request[object]) -> None:
     name = next(iter(type(request_model).model_fields))
     with pytest.raises(Exception, match="frozen"):
         setattr(request_model, name, "y")
+
+
+def test_requests_with_pixels_can_be_compared() -> None:
+    """As `requests.index(outcome.request)` does; two arrays compare to an array."""
+    pixels, others = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 3), np.uint8)
+    requests = [Erase(image=pixels, seed=1), Erase(image=pixels), Erase(image=others)]
+    assert [requests.index(one) for one in requests] == [0, 1, 2]
+    assert Erase(image=pixels) == Erase(image=pixels)
+    assert Erase(image=pixels) != Erase(image=b"x")
+    assert Erase(image=b"x") == Erase(image=b"x")
+    assert hash(Erase(image=b"x")) == hash(Erase(image=b"x"))
+    assert Erase(image=b"x") != "x"
 
 
 def test_what_was_not_given_is_not_sent() -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator
 
-__all__ = ["ProxyServer"]
+__all__ = ["ProxyServer", "pipe"]
 
 
 class ProxyServer:
@@ -71,14 +71,14 @@ class ProxyServer:
                 method, url, version = line.split(" ")
                 path = urlsplit(url).path
                 to_writer.write(f"{method} {path} {version}\r\n{rest}".encode("latin-1"))
-            await asyncio.gather(_pipe(reader, to_writer), _pipe(to_reader, writer))
+            await asyncio.gather(pipe(reader, to_writer), pipe(to_reader, writer))
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.close()
 
 
-async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with suppress(ConnectionError):
         while data := await reader.read(65536):
             writer.write(data)
