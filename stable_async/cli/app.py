@@ -32,6 +32,10 @@ COMMANDS = {
         "report:report",
         "Write report.html into the folder of a job: its images, requests, failures and costs.",
     ),
+    "status": (
+        "status:status",
+        "Tell how far a job is, running or not, from its ledger alone.",
+    ),
     "balance": (
         "balance:balance",
         "Print the credits of the account. The API's figure lags behind what was spent just now.",

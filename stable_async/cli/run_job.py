@@ -4,8 +4,8 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,13 +23,17 @@ from stable_async.cli.failures import (
     UsageError,
 )
 from stable_async.cli.options import Flag
-from stable_async.cli.preview import preview, start_lines
+from stable_async.cli.preview import facts, preview, start_lines
 from stable_async.cli.prompt_options import PromptOptions, PromptsArgument
-from stable_async.errors import ConfigurationError
-from stable_async.jobs import Job, JobSettings, Summary
+from stable_async.errors import ConfigurationError, StabilityError
+from stable_async.jobs import Job, JobSettings, Progress, Summary
+from stable_async.jobs.estimate import Estimate
+from stable_async.jobs.events import EventFile, JobEvents
+from stable_async.jobs.row import Result, Row
 
 __all__ = ["run"]
 
+SECONDS_BETWEEN_EVENTS = 5.0
 STATUSES = {
     "complete": OK,
     "stopped": CANNOT_WORK,
@@ -55,6 +59,7 @@ def run(
     replace_changed: Flag = False,
     no_check: Flag = False,
     dry_run: Flag = False,
+    events: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     outage_limit: Annotated[float, Parameter(metavar="SECONDS")] = 120.0,
     json_summary: Annotated[Flag, Parameter(name="--json")] = False,
 ) -> int:
@@ -78,6 +83,7 @@ def run(
         retry: Take up the rows of earlier runs that were refused for good as well.
         resend_doubtful: Send each row once more that may be billed and has no image.
         replace_changed: Make prompts anew whose content changed under the same id.
+        events: Append one line of JSON for each event to a file or a named pipe.
         dry_run: Tell what the run would do and cost; nothing is sent or written, no key is needed.
         no_check: Send while the file is still being read; rows that are wrong fail one by one.
         outage_limit: Seconds after which an outage of the network ends the job.
@@ -103,11 +109,11 @@ def run(
     except ConfigurationError as error:
         raise UsageError(str(error)) from None
     job = Job(settings, source, rules)
-    job.on_start = lambda estimate: job.notes.extend(start_lines(estimate))
+    job.events = JobShow(job, events)
     summary = asyncio.run(_run(job, connection))
     if json_summary:
-        facts = asdict(summary)
-        print(json.dumps({name: facts[name] for name in facts if facts[name] is not None}))
+        figures = asdict(summary)
+        print(json.dumps({name: value for name, value in figures.items() if value is not None}))
     else:
         show_summary(summary, job, out)
     if summary.error:
@@ -116,10 +122,55 @@ def run(
 
 
 async def _run(job: Job, connection: Connection) -> Summary:
-    async with open_client(connection) as client, show_progress(job, client):
+    async with (
+        open_client(connection) as client,
+        show_progress(job, client),
+        _tell_progress(job),
+    ):
         running = asyncio.ensure_future(job.run(client))
         with _interruptible(job, running):
             return await running
+
+
+class JobShow(JobEvents):
+    """Shows what a run does at its start, and hands events on to a file."""
+
+    def __init__(self, job: Job, path: Path | None) -> None:
+        self._job = job
+        self._file = JobEvents() if path is None else EventFile(path, facts)
+
+    def started(self, estimate: Estimate) -> None:
+        self._job.notes.extend(start_lines(estimate))
+        self._file.started(estimate)
+
+    def settled(self, row: Row, result: Result) -> None:
+        self._file.settled(row, result)
+
+    def progressed(self, progress: Progress) -> None:
+        self._file.progressed(progress)
+
+    def ended(self, summary: Summary) -> None:
+        self._file.ended(summary)
+
+    def failed(self, error: StabilityError) -> None:
+        self._file.failed(error)
+
+
+@asynccontextmanager
+async def _tell_progress(job: Job) -> AsyncIterator[None]:
+    """Hand on how far a job is, every few seconds."""
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(SECONDS_BETWEEN_EVENTS)
+            job.events.progressed(job.progress)
+
+    task = asyncio.ensure_future(tell())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 @contextmanager

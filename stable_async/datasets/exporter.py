@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import sqlite3
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from stable_async.datasets.card import Census, MadeBy, SplitFiles, card, with_edits
@@ -24,15 +18,16 @@ from stable_async.datasets.target import ShardReport, claimed
 from stable_async.datasets.webdataset import WebDataset
 from stable_async.errors import ConfigurationError
 from stable_async.files import write_atomically
-from stable_async.jobs.errors import JobError, LedgerError
+from stable_async.jobs.errors import JobError
 from stable_async.jobs.kinds import AUDIO, IMAGE, MediaKind
-from stable_async.jobs.ledger import Ledger
-from stable_async.jobs.recovery import LEDGER_NAME
+from stable_async.jobs.read_ledger import reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from stable_async.datasets.records import Record, Shard
+    from stable_async.jobs.ledger import Ledger
 
 __all__ = ["DEFAULT_SHARD_SIZE", "ExportFormat", "ExportSummary", "Selection", "export_job"]
 
@@ -127,17 +122,8 @@ def export_job(
     if shard_size < 1:
         raise ConfigurationError(f"shard_size is {shard_size}; allowed: 1 byte or more")
     splits = Splits.of(selection.splits)
-    path = job / LEDGER_NAME
-    if not path.exists():
-        raise JobError(f"{job} is no job: it has no {LEDGER_NAME}")
-    try:
-        # A job that is running does not change under our eyes.
-        with _opened(path) as ledger, ledger.snapshot():
-            return _export(job, target, format, ledger, selection, splits, shard_size, on_progress)
-    except sqlite3.OperationalError as error:
-        raise LedgerError(f"{path}: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise LedgerError(f"{path}: {error}; the next run of the job repairs it") from error
+    with reading(job) as ledger:
+        return _export(job, target, format, ledger, selection, splits, shard_size, on_progress)
 
 
 def _export(
@@ -187,25 +173,6 @@ def _check_kind(format_: ExportFormat, kind: MediaKind) -> None:
 def _server(ledger: Ledger) -> str | None:
     server = ledger.get("server")
     return None if server is None else str(server)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Ledger]:
-    """Open a ledger: a copy of it where its folder cannot be written, as SQLite must to read."""
-    with ExitStack() as stack:
-        try:
-            ledger = Ledger.open(path)
-        except sqlite3.OperationalError:
-            if os.access(path.parent, os.W_OK):
-                raise
-            folder = stack.enter_context(TemporaryDirectory(prefix="stable-async-"))
-            copy = Path(folder, path.name)
-            for suffix in ("", "-wal"):
-                with suppress(FileNotFoundError):
-                    shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
-            ledger = Ledger.open(copy)
-        stack.callback(ledger.close)
-        yield ledger
 
 
 class _Export:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from stable_async.errors import ConfigurationError
+from stable_async.errors import ConfigurationError, StabilityError
 from stable_async.files import in_thread
 from stable_async.jobs.attempt import RunContext
 from stable_async.jobs.budget import Budget
 from stable_async.jobs.errors import JobError, LedgerError, StorageError
 from stable_async.jobs.estimate import describe
+from stable_async.jobs.events import JobEvents
 from stable_async.jobs.gate import Gate
 from stable_async.jobs.intake import Intake
 from stable_async.jobs.kinds import kind_of_service
@@ -44,7 +45,6 @@ from stable_async.jobs.storage.objects import Objects
 from stable_async.jobs.storage.record import JobRecord, write_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from stable_async.client import StabilityClient
@@ -71,7 +71,7 @@ class Job:
         progress: How far it is; may be looked at any time.
         notes: What a user should be told about the start, in whole sentences.
         estimate: What it does, known once the prompt file is checked; `None` without a check.
-        on_start: Called with `estimate`, in another thread, before anything is sent.
+        events: Receives what happens.
         refused: Id, row and error of the first prompts that failed; without error: filtered.
     """
 
@@ -88,7 +88,7 @@ class Job:
         self.notes: list[str] = []
         self.progress = Progress(0.0, budget=self._share_of_budget())
         self.estimate: Estimate | None = None
-        self.on_start: Callable[[Estimate], None] = lambda estimate: None
+        self.events = JobEvents()
         self.refused: list[tuple[str, int, str | None]] = []
 
     @property
@@ -127,11 +127,16 @@ class Job:
         make_room_for_files(self._settings.max_in_flight)
         stack = ExitStack()
         try:
-            return await self._run(client, await in_thread(self._open, stack))
+            summary = await self._run(client, await in_thread(self._open, stack))
         except _InterruptedError:
-            return self._summary("interrupted")
+            summary = self._summary("interrupted")
+        except StabilityError as error:
+            self.events.failed(error)
+            raise
         finally:
             await in_thread(stack.close)
+        self.events.ended(summary)
+        return summary
 
     async def _run(self, client: StabilityClient, opened: _Opened) -> Summary:
         settings, progress, store = self._settings, self.progress, opened.store
@@ -171,6 +176,7 @@ class Job:
                 read_more=None
                 if settings.check
                 else partial(self._read_more, opened.intake, writer),
+                on_result=self.events.settled,
             )
             if not gate.stopping:
                 progress.phase = "running"
@@ -278,7 +284,7 @@ class Job:
                 ledger.take_up(*again)
                 self.notes += self._prompts.notes
                 self.estimate = describe(ledger, self._prompts.columns, changed=report.changed)
-                self.on_start(self.estimate)
+                self.events.started(self.estimate)
             else:
                 ledger.take_up(*again, gone=True)
                 intake.begin_unchecked()

@@ -984,6 +984,15 @@ class Ledger:
         """Return seconds, requests that left in them and 429 answers, in order."""
         return self._db.execute("SELECT * FROM departures ORDER BY second").fetchall()
 
+    def finished_since(self, moment: float) -> int:
+        """Count the images that came after a moment, seconds since 1970."""
+        (count,) = self._db.execute(
+            "SELECT count(*) FROM images WHERE number > (SELECT max(number) FROM images) - 10000 "
+            "AND finished_at > ?",
+            (moment,),
+        ).fetchone()
+        return int(count)
+
     def sent_seconds(self) -> Iterator[tuple[int, int, int]]:
         """Return the same from when images were sent: a rebuilt ledger knows no departures."""
         yield from self._db.execute(

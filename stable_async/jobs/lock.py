@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["locked"]
+__all__ = ["is_locked", "locked"]
 
 LOCK_NAME = ".lock"
 
@@ -49,3 +49,18 @@ def locked(folder: Path, doing: str = "works on this job") -> Iterator[None]:
     finally:
         # The file stays: to remove it would let a third process lock another one.
         os.close(descriptor)
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether another process holds the lock of a folder. Nothing is written."""
+    try:
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

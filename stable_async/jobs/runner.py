@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from stable_async.jobs.attempt import RunContext
-    from stable_async.jobs.row import Row
+    from stable_async.jobs.row import Result, Row
 
 __all__ = ["Runner"]
 
@@ -45,6 +45,7 @@ class Runner:
         passes: int,
         resend_doubtful: bool = False,
         read_more: Callable[[], Awaitable[bool]] | None = None,
+        on_result: Callable[[Row, Result], None] = lambda row, result: None,
     ) -> None:
         """Prepare.
 
@@ -54,6 +55,7 @@ class Runner:
             max_in_flight: The most rows that are worked on at a time.
             passes: How often the run goes over the rows that failed on the way.
             resend_doubtful: Send the rows that are in doubt now, once each.
+            on_result: Called with each row and what an attempt has made of it.
             read_more: Stores more rows and returns whether there were any; `None`: all are there.
         """
         self._context = context
@@ -62,6 +64,7 @@ class Runner:
         self._passes = passes
         self._resend_doubtful = resend_doubtful
         self._read_more = read_more
+        self._on_result = on_result
         self.over_budget = False
         self._out = 0
         self._landed = asyncio.Event()
@@ -120,6 +123,7 @@ class Runner:
             self._landed.set()
         if result is not None:
             progress.settle(result, self._clock())
+            self._on_result(row, result)
             if result.image is not None:
                 self._largest = max(self._largest or 0, result.image.bytes)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import sqlite3
 import time
-from contextlib import closing
 from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
@@ -18,10 +16,8 @@ from urllib.parse import quote
 from stable_async.config import Quota
 from stable_async.datasets.media_files import path_inside
 from stable_async.files import write_atomically
-from stable_async.jobs.errors import JobError, LedgerError
 from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
-from stable_async.jobs.ledger import Ledger
-from stable_async.jobs.recovery import LEDGER_NAME
+from stable_async.jobs.read_ledger import reading
 from stable_async.jobs.row import to_json
 from stable_async.report.thumbnails import thumbnails
 from stable_async.report.timeline import runs
@@ -29,6 +25,8 @@ from stable_async.report.timeline import runs
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from stable_async.jobs.ledger import Ledger
 
 __all__ = ["MOST_PICTURES", "REPORT_NAME", "write_report"]
 
@@ -54,16 +52,8 @@ def write_report(folder: Path, *, most_pictures: int = MOST_PICTURES) -> Path:
         JobError: The folder is no job.
         OSError: The report cannot be written.
     """
-    path = folder / LEDGER_NAME
-    if not path.exists():
-        raise JobError(f"{folder} is no job: it has no {LEDGER_NAME}")
-    try:
-        with closing(Ledger.open(path)) as ledger, ledger.snapshot():
-            return write_atomically(folder / REPORT_NAME, _page(ledger, folder, most_pictures))
-    except sqlite3.OperationalError as error:
-        raise LedgerError(f"{path}: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise LedgerError(f"{path}: {error}; the next run of the job repairs it") from error
+    with reading(folder) as ledger:
+        return write_atomically(folder / REPORT_NAME, _page(ledger, folder, most_pictures))
 
 
 def _page(ledger: Ledger, folder: Path, most_pictures: int) -> Iterator[bytes]:

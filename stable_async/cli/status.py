@@ -1,0 +1,75 @@
+"""`stable-async status`: how far a job is, from another terminal."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from stable_async.cli.failures import OK
+from stable_async.cli.options import Flag
+from stable_async.cli.texts import count, duration
+from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
+from stable_async.jobs.status import JobStatus, job_status
+
+__all__ = ["status"]
+
+REASONS_SHOWN = 5
+
+
+def status(
+    folder: Annotated[Path, Parameter(name="DIR")],
+    /,
+    *,
+    json_summary: Annotated[Flag, Parameter(name="--json")] = False,
+) -> int:
+    """Tell how far a job is, running or not, from its ledger alone.
+
+    Args:
+        folder: The folder of the job.
+        json_summary: Print one JSON object.
+    """
+    found = job_status(folder)
+    if json_summary:
+        facts = asdict(found)
+        print(json.dumps(facts.pop("counts") | {"total": found.counts.total} | facts))
+        return OK
+    for line in _lines(folder, found):
+        print(line)
+    return OK
+
+
+def _lines(folder: Path, found: JobStatus) -> list[str]:
+    counts = found.counts
+    left = counts.waiting + counts.in_flight + counts.again
+    share = f" ({100 * counts.done // counts.total} %)" if counts.total else ""
+    lines = [f"{folder}: {'running' if found.running else 'not running'}"]
+    lines.append(f"{counts.done:,} of {count(counts.total, 'row')} done{share}, {left:,} left")
+    others = [
+        f"{number:,} {what}"
+        for number, what in (
+            (counts.in_flight if found.running else 0, "in flight"),
+            (counts.failed, "failed"),
+            (counts.filtered, "filtered"),
+            (counts.in_doubt, "in doubt"),
+        )
+        if number
+    ]
+    if others:
+        lines.append(", ".join(others))
+    dollars = found.spent * DOLLARS_PER_CREDIT
+    money = [f"{found.spent:,g} credits spent ({dollars:,.2f} US dollars)"]
+    if found.credits_in_doubt:
+        money.append(f"{found.credits_in_doubt:,g} in doubt")
+    if found.credits_left:
+        money.append(f"{found.credits_left:,g} to go")
+    lines.append(", ".join(money))
+    if found.running:
+        pace = f"{found.requests_per_second:g} requests/s in the last minute"
+        ahead = "" if found.seconds_left is None else f", {duration(found.seconds_left)} left"
+        lines.append(pace + ahead)
+    if found.failures:
+        reasons = list(found.failures.items())[:REASONS_SHOWN]
+        lines.append("without a result: " + ", ".join(f"{why} ({n:,})" for why, n in reasons))
+    return lines

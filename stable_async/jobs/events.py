@@ -1,0 +1,139 @@
+"""Events of a job: to a callable, or as JSON Lines to a file. docs/events.md has the schema."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from stable_async.errors import StabilityError
+    from stable_async.jobs.estimate import Estimate
+    from stable_async.jobs.progress import Progress, Summary
+    from stable_async.jobs.row import Result, Row
+
+__all__ = ["EVENTS_VERSION", "EventFile", "JobEvents"]
+
+# Raised when a field changes its meaning or goes away; new fields and events do not raise it.
+EVENTS_VERSION = 1
+
+
+class JobEvents:
+    """Receives the events of a job; does nothing with them. Calls must not block for long."""
+
+    def started(self, estimate: Estimate) -> None:
+        """Called in another thread when the prompt file is checked, before anything is sent."""
+
+    def settled(self, row: Row, result: Result) -> None:
+        """Called when an attempt has made something of a row, and the ledger knows it."""
+
+    def progressed(self, progress: Progress) -> None:
+        """Called every few seconds while the job runs."""
+
+    def ended(self, summary: Summary) -> None:
+        """Called at the end of the run."""
+
+    def failed(self, error: StabilityError) -> None:
+        """Called instead of `ended` when the run could not begin."""
+
+
+class EventFile(JobEvents):
+    """Appends one line of JSON for each event to a file.
+
+    A file that cannot be written any more does not stop the job.
+
+    Attributes:
+        error: Why nothing more is written; `None` while all is well.
+    """
+
+    def __init__(self, path: Path, facts: Callable[[Estimate], dict[str, object]] = asdict) -> None:
+        """Open the file.
+
+        Args:
+            path: A file or a named pipe that is being read.
+            facts: Returns the figures of an estimate.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        self._facts = facts
+        self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
+        self.error: str | None = None
+
+    def started(self, estimate: Estimate) -> None:
+        """Write `start`, with what the run does."""
+        self._write("start", **self._facts(estimate))
+
+    def settled(self, row: Row, result: Result) -> None:
+        """Write `row`, with what became of it."""
+        image = result.image
+        self._write(
+            "row",
+            id=row.id,
+            row=row.number,
+            service=row.service,
+            state=result.state,
+            charge=result.charge,
+            credits=row.price,
+            file_name=None if image is None else image.file_name,
+            seed=row.seed if image is None else image.seed,
+            request_id=None if image is None else image.request_id,
+            seconds=None
+            if image is None or image.sent_at is None or image.finished_at is None
+            else round(image.finished_at - image.sent_at, 3),
+            reason=result.reason,
+            error=result.error,
+        )
+
+    def progressed(self, progress: Progress) -> None:
+        """Write `progress`, with the figures so far."""
+        bill = progress.bill
+        self._write(
+            "progress",
+            phase=progress.phase,
+            total=progress.total,
+            done=progress.done,
+            skipped=progress.skipped,
+            failed=progress.failed,
+            again=progress.again,
+            in_doubt=progress.in_doubt,
+            filtered=progress.filtered,
+            in_flight=progress.in_flight,
+            requests=progress.requests,
+            rate_limited=progress.rate_limited,
+            spent=round(bill.spent, 6),
+            credits_in_doubt=round(bill.in_doubt, 6),
+            outage=progress.outage,
+        )
+
+    def ended(self, summary: Summary) -> None:
+        """Write `end`, with the summary, and close the file."""
+        self._write("end", **asdict(summary))
+        self.close()
+
+    def failed(self, error: StabilityError) -> None:
+        """Write `error`, with the message, and close the file."""
+        self._write("error", error=str(error))
+        self.close()
+
+    def close(self) -> None:
+        """Write nothing more."""
+        try:
+            self._file.close()
+        except OSError as error:
+            self.error = self.error or str(error.strerror or error)
+
+    def _write(self, event: str, **facts: object) -> None:
+        if self._file.closed or self.error is not None:
+            return
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        given = {name: value for name, value in facts.items() if value is not None}
+        head: dict[str, object] = {"v": EVENTS_VERSION, "time": now, "event": event}
+        try:
+            self._file.write(json.dumps(head | given, ensure_ascii=False, default=str) + "\n")
+        except (OSError, ValueError) as error:
+            self.error = str(error)

@@ -1,0 +1,59 @@
+"""The ledger of a job that may be running, for those who only read it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from stable_async.jobs.errors import JobError, LedgerError
+from stable_async.jobs.ledger import Ledger
+from stable_async.jobs.recovery import LEDGER_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["reading"]
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[Ledger]:
+    """Open the ledger of the job in `folder`, as it is at this moment.
+
+    Raises:
+        JobError: The folder is no job.
+        LedgerError: The ledger cannot be read.
+    """
+    path = folder / LEDGER_NAME
+    if not path.exists():
+        raise JobError(f"{folder} is no job: it has no {LEDGER_NAME}")
+    try:
+        with _opened(path) as ledger, ledger.snapshot():
+            yield ledger
+    except sqlite3.OperationalError as error:
+        raise LedgerError(f"{path}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise LedgerError(f"{path}: {error}; the next run of the job repairs it") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Ledger]:
+    """Open a ledger: a copy of it where its folder cannot be written, as SQLite must to read."""
+    with ExitStack() as stack:
+        try:
+            ledger = Ledger.open(path)
+        except sqlite3.OperationalError:
+            if os.access(path.parent, os.W_OK):
+                raise
+            folder = stack.enter_context(TemporaryDirectory(prefix="stable-async-"))
+            copy = Path(folder, path.name)
+            for suffix in ("", "-wal"):
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
+            ledger = Ledger.open(copy)
+        stack.callback(ledger.close)
+        yield ledger

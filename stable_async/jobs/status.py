@@ -1,0 +1,79 @@
+"""How far a job is, read from its ledger: from another terminal, running or not."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stable_async.jobs.lock import is_locked
+from stable_async.jobs.read_ledger import reading
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from stable_async.jobs.ledger import Counts
+
+__all__ = ["JobStatus", "job_status"]
+
+# Rates are of so many seconds.
+RATE_WINDOW = 60
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """How far a job is.
+
+    Attributes:
+        running: Whether a process works on it now.
+        counts: Rows of the present prompt file, by state.
+        spent: Credits that all runs have spent.
+        credits_in_doubt: Credits that may have been billed without a result.
+        credits_left: Price of the rows that are still to be sent, as far as it is known.
+        requests: Sent by all runs.
+        rate_limited: 429 answers to all runs.
+        requests_per_second: Of the last minute.
+        seconds_left: Until the rest is done at the pace of the last minute; `None`: not known.
+        failures: Rows without a result, by reason.
+    """
+
+    running: bool
+    counts: Counts
+    spent: float
+    credits_in_doubt: float
+    credits_left: float
+    requests: int
+    rate_limited: int
+    requests_per_second: float
+    seconds_left: float | None
+    failures: Mapping[str, int]
+
+
+def job_status(folder: Path) -> JobStatus:
+    """Return how far the job in `folder` is. Nothing of it is changed.
+
+    Raises:
+        JobError: The folder is no job, or its ledger cannot be read.
+    """
+    running = is_locked(folder)
+    with reading(folder) as ledger:
+        counts, bill, departures = ledger.counts(), ledger.bill(), ledger.departures()
+        failures = ledger.failures_by_reason()
+        left = sum(price or 0.0 for *_, price in ledger.outstanding())
+        recent = ledger.finished_since(time.time() - RATE_WINDOW)
+    begin = int(time.time()) - RATE_WINDOW
+    rate = sum(sent for second, sent, _ in departures if second > begin) / RATE_WINDOW
+    waiting = counts.waiting + counts.in_flight
+    return JobStatus(
+        running=running,
+        counts=counts,
+        spent=round(bill.spent, 6),
+        credits_in_doubt=round(bill.in_doubt, 6),
+        credits_left=round(left, 6),
+        requests=sum(sent for _, sent, _ in departures),
+        rate_limited=sum(refused for *_, refused in departures),
+        requests_per_second=round(rate, 2),
+        seconds_left=waiting * RATE_WINDOW / recent if running and recent else None,
+        failures=failures,
+    )

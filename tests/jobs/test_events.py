@@ -1,0 +1,114 @@
+"""Events of a run, and the status of a job from another terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stable_async.cli.app import run
+from stable_async.jobs import JobError, PromptFileError
+from stable_async.jobs.events import EventFile
+from stable_async.jobs.status import job_status
+from tests import needs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.jobs.conftest import Bench
+
+
+def events(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+async def test_each_row_has_its_event_between_start_and_end(bench: Bench) -> None:
+    bench.shop.script = {"bad": [400], "blurred": ["filtered"], "cut": ["drop"]}
+    path = bench.folder / "events.jsonl"
+    async with bench.client() as client:
+        job = bench.job(bench.write("good", "bad", "blurred", "cut"))
+        job.events = EventFile(path)
+        await job.run(client)
+    told = events(path)
+    assert {line["v"] for line in told} == {1}
+    assert [line["event"] for line in told] == ["start", *["row"] * 4, "end"]
+    rows = {line["row"]: line for line in told if line["event"] == "row"}
+    assert {number: (row["state"], row["charge"]) for number, row in rows.items()} == {
+        1: ("done", "spent"),
+        2: ("failed", "returned"),
+        3: ("filtered", "spent"),
+        4: ("in doubt", "in doubt"),
+    }
+    assert (bench.out / str(rows[1]["file_name"])).is_file()
+    assert "400" in str(rows[2]["error"])
+    assert told[-1]["ending"] == "incomplete"
+    assert told[-1]["done"] == 1
+
+
+async def test_a_run_that_cannot_begin_says_why(bench: Bench) -> None:
+    path = bench.folder / "events.jsonl"
+    async with bench.client() as client:
+        job = bench.job(bench.write({"prompt": "a", "seed": -1}))
+        job.events = EventFile(path)
+        with pytest.raises(PromptFileError):
+            await job.run(client)
+    [line] = events(path)
+    assert line["event"] == "error"
+    assert "seed" in str(line["error"])
+
+
+async def test_a_reader_that_goes_away_does_not_stop_the_job(bench: Bench) -> None:
+    path = bench.folder / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    async with bench.client() as client:
+        job = bench.job(bench.write("a", "b"))
+        job.events = events_of_job = EventFile(path)
+        os.close(reader)
+        assert (await job.run(client)).done == 2
+    assert events_of_job.error is not None
+
+
+async def test_status_is_told_while_a_job_runs_and_after(bench: Bench) -> None:
+    shop = bench.shop
+    shop.script = {"slow": ["slow"], "bad": [400]}
+    async with bench.client() as client:
+        job = bench.job(bench.write("slow", "bad", "good"))
+        task = asyncio.ensure_future(job.run(client))
+        await shop.wait_for(3)
+        while job.progress.done < 1 or job.progress.failed < 1:
+            await asyncio.sleep(0.01)
+        status = await asyncio.to_thread(job_status, bench.out)
+        assert status.counts.in_flight == 1
+        assert (status.counts.done, status.counts.failed) == (1, 1)
+        assert status.spent == 3
+        shop.opened.set()
+        await task
+    status = job_status(bench.out)
+    assert not status.running
+    assert (status.counts.done, status.counts.total, status.requests) == (2, 3, 3)
+    assert (status.spent, status.credits_left, status.credits_in_doubt) == (6, 0, 0)
+    assert status.failures == {"400 bad_request": 1}
+    with pytest.raises(JobError, match="is no job"):
+        job_status(bench.folder)
+
+
+def test_the_commands_tell_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs.module("PIL")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("a fox\n")
+    assert run(["run", "p.txt", "--out", "out", "--sandbox", "--events", "e.jsonl"]) == 0
+    assert [line["event"] for line in events(tmp_path / "e.jsonl")] == ["start", "row", "end"]
+    capsys.readouterr()
+    assert run(["status", "out"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == ["out: not running", "1 of 1 row done (100 %), 0 left"]
+    assert run(["status", "out", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["running"], facts["total"], facts["done"], facts["spent"]) == (False, 1, 1, 3)
+    assert run(["status", "none"]) == 1
