@@ -55,6 +55,7 @@ that was submitted before; `read` asks for something that is free, such as the b
 # 2026-09-22). A 429 is unless it says that the balance is gone.
 FAILED = 500
 TOO_MANY_REQUESTS = 429
+PROXY_LOGIN = 407
 
 _ANY = range(1_000_000)
 
@@ -311,16 +312,23 @@ def judge_unreadable(envelope: Envelope | None, asked: Asked) -> Verdict:
     )
 
 
-def judge_broken_connection(*, sent: bool, asked: Asked) -> Verdict:
+def judge_broken_connection(
+    *, sent: bool, asked: Asked, proxy_status: int | None = None
+) -> Verdict:
     """Return the verdict on a request that got no whole answer.
 
     Args:
         sent: Whether the request may have reached the server.
         asked: What was asked.
+        proxy_status: With which status a proxy has refused to make the connection, if one has.
     """
-    billed: Literal["no", "maybe"] = "maybe" if sent else "no"
-    job: Literal["doubt", "pause"] = "doubt" if sent else "pause"
-    return _for(asked, Verdict(from_api=False, billed=billed, concerns="network", job=job))
+    if sent:
+        verdict = Verdict(from_api=False, billed="maybe", concerns="network", job="doubt")
+    elif proxy_status == PROXY_LOGIN:
+        verdict = Verdict(from_api=False, billed="no", concerns="network", job="stop")
+    else:
+        verdict = Verdict(from_api=False, billed="no", concerns="network", job="pause")
+    return _for(asked, verdict)
 
 
 def _for(asked: Asked, verdict: Verdict) -> Verdict:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from stable_async.api.texts import clean
 from stable_async.api.verdict import judge_broken_connection
 from stable_async.errors import APIConnectionError, APITimeoutError
 
@@ -45,11 +46,12 @@ def translate(error: Exception, *, sent: bool, asked: Asked) -> APIConnectionErr
     """Return our error for one of aiohttp or of the operating system."""
     if isinstance(error, UNSENT):
         sent = False
-    verdict = judge_broken_connection(sent=sent, asked=asked)
+    status = error.status if isinstance(error, aiohttp.ClientHttpProxyError) else None
+    verdict = judge_broken_connection(sent=sent, asked=asked, proxy_status=status)
     if isinstance(error, TimeoutError):
         what = "no connection" if isinstance(error, aiohttp.ConnectionTimeoutError) else "no answer"
         return APITimeoutError(f"{what} within the time limit", verdict=verdict)
-    return APIConnectionError(_describe(error), verdict=verdict)
+    return APIConnectionError(clean(_describe(error)), verdict=verdict)
 
 
 def _describe(error: Exception) -> str:
@@ -73,9 +75,9 @@ def _describe(error: Exception) -> str:
         case aiohttp.ClientPayloadError():
             return "the connection broke before the answer was whole"
         case aiohttp.ClientResponseError():
-            # The lines after the first quote the answer's bytes.
-            reason = error.message.partition("\n")[0].rstrip(": ")
-            return f"the server's answer is not valid HTTP: {reason}"
+            # Its message quotes the answer's bytes, whatever they are.
+            long = error.message.startswith("Got more than")
+            return "the server's answer is not valid HTTP" + (": a header is too long" * long)
         case _:
             return f"the connection broke: {str(error) or type(error).__name__}"
 

@@ -12,6 +12,7 @@ from stable_async.errors import ConfigurationError, WrongEventLoopError
 from stable_async.transport.connections import make_connector
 from stable_async.transport.retry import make_retrying
 from stable_async.transport.send_state import trace_attempts
+from stable_async.transport.telemetry import GuardedTelemetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -82,7 +83,7 @@ class Session:
         self.retrying = make_retrying(retry, self._wait_after_penalty)
         self.polling = polling
         self.priority = priority
-        self.telemetry = telemetry
+        self.telemetry = None if telemetry is None else GuardedTelemetry(telemetry)
         self.user_id = user_id
         self.log_prompts = log_prompts
         self.base_url = base_url

@@ -1,20 +1,24 @@
-"""The seam for traces and metrics: who is told of what a call does. Off, it costs nothing."""
+"""The seam for traces and metrics. Off, it costs nothing; broken, it costs no image."""
 
 from __future__ import annotations
 
+import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from stable_async.api.base import Request
     from stable_async.quota import Priority, QuotaStatistics
 
-__all__ = ["CallTelemetry", "Telemetry"]
+__all__ = ["CallTelemetry", "GuardedTelemetry", "Telemetry"]
+
+logger = logging.getLogger("stable_async")
 
 
 class CallTelemetry(Protocol):
-    """Is told of one call: its attempts, one after the other, and its end."""
+    """Receives the events of one call: its attempts, one after the other, and its end."""
 
     def leaving(self, resend_count: int, waited: float) -> None:
         """Called when an attempt is sent, after it has waited for its permit, seconds."""
@@ -40,3 +44,67 @@ class Telemetry(Protocol):
 
     def call(self, request: Request[object], url: str, priority: Priority) -> CallTelemetry:
         """Called when a call begins."""
+
+
+class GuardedTelemetry:
+    """Another telemetry, whose errors are logged and go no further: a result may be paid for."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        """Guard `telemetry`."""
+        self._telemetry = telemetry
+        self._failed: set[str] = set()
+
+    def opened(self, statistics: Callable[[], QuotaStatistics | None]) -> None:
+        """Called when a client opens."""
+        with self.guarding("opened"):
+            self._telemetry.opened(statistics)
+
+    def closed(self, statistics: Callable[[], QuotaStatistics | None]) -> None:
+        """Called when a client closes."""
+        with self.guarding("closed"):
+            self._telemetry.closed(statistics)
+
+    def call(self, request: Request[object], url: str, priority: Priority) -> CallTelemetry | None:
+        """Called when a call begins; returns `None` if that fails."""
+        guarded: CallTelemetry | None = None
+        with self.guarding("call"):
+            guarded = _GuardedCall(self, self._telemetry.call(request, url, priority))
+        return guarded
+
+    @contextmanager
+    def guarding(self, method: str) -> Iterator[None]:
+        """Log an error inside, once for each method: all calls may have it."""
+        try:
+            yield
+        except Exception:
+            if method not in self._failed:
+                self._failed.add(method)
+                logger.exception("telemetry: %r has failed; it is not logged again", method)
+
+
+class _GuardedCall:
+    """The events of one call, guarded."""
+
+    def __init__(self, guard: GuardedTelemetry, call: CallTelemetry) -> None:
+        self._guard = guard
+        self._call = call
+
+    def leaving(self, resend_count: int, waited: float) -> None:
+        """Called when an attempt is sent."""
+        with self._guard.guarding("leaving"):
+            self._call.leaving(resend_count, waited)
+
+    def answered(self, status: int, headers: Mapping[str, str]) -> None:
+        """Called when a success is there."""
+        with self._guard.guarding("answered"):
+            self._call.answered(status, headers)
+
+    def failed(self, error: BaseException) -> None:
+        """Called when an attempt has failed."""
+        with self._guard.guarding("failed"):
+            self._call.failed(error)
+
+    def ended(self, error: BaseException | None) -> None:
+        """Called when the call is over."""
+        with self._guard.guarding("ended"):
+            self._call.ended(error)
