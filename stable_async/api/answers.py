@@ -85,9 +85,9 @@ class Answer:
         envelope = read_envelope(self.body)
         if envelope is not None:
             messages = "; ".join(envelope.messages)
-            what = clean(f"an error, {envelope.name}: {messages}", key=self.key)
+            what = f"an error, {envelope.name}: {messages}"
         return InvalidResponseError(
-            f"the server answered {self.status} with {what}",
+            clean(f"the server answered {self.status} with {what}", key=self.key),
             verdict=judge_unreadable(envelope, self.asked),
             request_id=self.request_id,
         )
@@ -110,7 +110,7 @@ def read_json(answer: Answer) -> object:
     try:
         return parse_json(answer.body)
     except ValueError:
-        raise answer.unreadable(f"{describe(answer.body)} instead of JSON") from None
+        raise answer.unreadable(f"{describe(answer.body, answer.key)} instead of JSON") from None
 
 
 def read_generation_id(answer: Answer) -> str:
@@ -194,7 +194,7 @@ def _v1_image(answer: Answer, data: bytes, seed: int | None, reason: str | None)
         data=data,
         content_type=sniff(data),
         seed=seed,
-        finish_reason=None if reason is None else clean(reason, limit=100),
+        finish_reason=None if reason is None else clean(reason, limit=100, key=answer.key),
         request_id=answer.request_id,
     )
 
@@ -239,7 +239,7 @@ def _page_texts(answer: Answer, size: SentSize | None) -> Sequence[str]:
                 f"the API itself accepts {size.limit:,}"
             )
         texts.append(what)
-    if title := page_title(answer.body):
+    if title := page_title(answer.body, answer.key):
         texts.append(title)
     return texts
 

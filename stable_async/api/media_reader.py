@@ -51,7 +51,7 @@ class MediaReader(Generic[MediaT]):
         self.content_type = ""
         self.recognised = False
         self.seed = parse_seed(answer.headers.get("seed"))
-        self.finish_reason = _word(answer.headers.get("finish-reason"))
+        self.finish_reason = self._word(answer.headers.get("finish-reason"))
         self._page = bytearray()  # what came before the result was recognised
         self._data = bytearray()  # the first bytes of what is, maybe, the result
         self._json: Base64Field | None = None
@@ -102,7 +102,7 @@ class MediaReader(Generic[MediaT]):
             except ValueError:
                 raise self._unreadable() from None
             self.seed = parse_seed(fields.get("seed"))
-            self.finish_reason = _word(fields.get("finish_reason"))
+            self.finish_reason = self._word(fields.get("finish_reason"))
         if not self.recognised:
             raise self._unreadable()
 
@@ -140,13 +140,16 @@ class MediaReader(Generic[MediaT]):
 
     def _unreadable(self) -> InvalidResponseError:
         held = bytes(self._page)
-        what = f"JSON with {describe(bytes(self._data))}" if self._data else describe(held)
+        what = (
+            f"JSON with {describe(bytes(self._data), self._answer.key)}"
+            if self._data
+            else describe(held, self._answer.key)
+        )
         label = self._answer.content_type
         labelled = f", labelled {label!r}," if label and held else ""
         return replace(self._answer, body=held).unreadable(
             f"{what}{labelled} instead of {_ARTICLE[self._kind]}"
         )
 
-
-def _word(text: object) -> str | None:
-    return clean(text, limit=100) if isinstance(text, str) else None
+    def _word(self, text: object) -> str | None:
+        return clean(text, limit=100, key=self._answer.key) if isinstance(text, str) else None

@@ -52,15 +52,15 @@ def sniff(data: bytes | bytearray) -> str:
     return UNKNOWN
 
 
-def describe(data: bytes) -> str:
-    """Say what the first bytes of an unexpected answer look like, without quoting binary."""
+def describe(data: bytes, key: str = "") -> str:
+    """Return what the first bytes of an unexpected answer look like; `key` is taken out."""
     if not data:
         return "no bytes"
     media_type = sniff(data)
     if media_type != UNKNOWN:
         return f"a file of type {media_type}"
     text = data.lstrip(b"\xef\xbb\xbf \t\r\n")
-    title = page_title(data)
+    title = page_title(data, key)
     said = f' that says "{title}"' if title else ""
     if text.startswith(b"<"):
         return f"a web page{said}"
@@ -71,8 +71,8 @@ def describe(data: bytes) -> str:
     return f"{len(data):,} bytes of an unknown kind"
 
 
-def page_title(data: bytes) -> str:
-    """Return the title or the first words of a page, cleaned; empty if it is not a text.
+def page_title(data: bytes, key: str = "") -> str:
+    """Return the title or the first words of a page, cleaned of `key`; empty if it is no text.
 
     Nothing else of it: a page may echo what was sent.
     """
@@ -80,22 +80,22 @@ def page_title(data: bytes) -> str:
     if text.startswith(b"<"):
         found = _TITLES.search(text)
         words = found[2] if found else _TAGS.sub(b" ", _INVISIBLE.sub(b" ", text))
-        return clean(html.unescape(words.decode("utf-8", "replace")), limit=MAX_TITLE)
+        return clean(html.unescape(words.decode("utf-8", "replace")), limit=MAX_TITLE, key=key)
     if text.startswith(b"{"):
-        return _json_title(text)
+        return _json_title(text, key)
     if not _is_text(text):
         return ""
-    return clean(text.partition(b"\n")[0].decode("utf-8", "replace"), limit=MAX_TITLE)
+    return clean(text.partition(b"\n")[0].decode("utf-8", "replace"), limit=MAX_TITLE, key=key)
 
 
-def _json_title(text: bytes) -> str:
+def _json_title(text: bytes, key: str) -> str:
     try:
         content = parse_json(text)
     except ValueError:
         return ""
     for name in ("message", "error", "detail", "title"):
         if isinstance(content, dict) and isinstance(said := content.get(name), str):
-            return clean(said, limit=MAX_TITLE)
+            return clean(said, limit=MAX_TITLE, key=key)
     return ""
 
 

@@ -187,7 +187,7 @@ RULES: tuple[Rule, ...] = (
     ),
     _api(
         "service", "again", ServerError, "internal_error", "server_error", "unavailable",
-        "overloaded", "maintenance", "timeout", "timedout",
+        "overloaded", "maintenance", "timeout", "timed_out",
         why="the API failed; failed generations are not charged",
     ),
     _api("request", "final", NotFoundError, "not_found", why="there is no such thing"),

@@ -66,10 +66,10 @@ class GuardedTelemetry:
 
     def call(self, request: Request[object], url: str, priority: Priority) -> CallTelemetry | None:
         """Called when a call begins; returns `None` if that fails."""
-        guarded: CallTelemetry | None = None
+        calls: list[CallTelemetry] = []
         with self.guarding("call"):
-            guarded = _GuardedCall(self, self._telemetry.call(request, url, priority))
-        return guarded
+            calls.append(_GuardedCall(self, self._telemetry.call(request, url, priority)))
+        return calls[0] if calls else None
 
     @contextmanager
     def guarding(self, method: str) -> Iterator[None]:

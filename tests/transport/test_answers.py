@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stable_async import (
     APIStatusError,
@@ -20,6 +22,7 @@ from stable_async import (
     InvalidResponseError,
     RetryPolicy,
     StabilityClient,
+    StabilityError,
     StableFast3D,
     TextToAudio,
     V1TextToImage,
@@ -294,3 +297,44 @@ async def test_an_image_where_json_was_asked_for_is_kept() -> None:
     async with raw_server(Server(answer(PNG, headers="seed: 5\r\n"))) as url, client(url) as one:
         (image,) = await one.send(V1)
     assert (image.data, image.seed) == (PNG, 5)
+
+
+statuses = st.integers(200, 999).map(lambda status: f"{status} x") | st.sampled_from(
+    ["100 Continue", "101 Switching Protocols", "103 Early Hints", "199 x", "200", "200 caf\xe9"]
+)
+labels = st.sampled_from([*LABELS, "image/png", "application/json", "a\x1bb", "x" * 300])
+replies = st.lists(
+    st.tuples(
+        statuses,
+        labels,
+        st.binary(max_size=300) | st.sampled_from([*FILES.values(), b"{}", b"<html>"]),
+        st.sampled_from(["", "Content-Encoding: gzip\r\n", "Location: http://x\r\n", "@: \r\n"]),
+    ),
+    min_size=10,
+    max_size=10,
+)
+
+
+@settings(max_examples=20)
+@given(replies)
+def test_no_other_librarys_error_comes_out(drawn: list[tuple[str, str, bytes, str]]) -> None:
+    async def main() -> None:
+        answers = [
+            b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n%b"
+            % (status.encode("latin-1"), label.encode(), len(body), extra.encode(), body)
+            for status, label, body, extra in drawn
+        ]
+        server = Server(*answers, answers[-1])
+        async with raw_server(server) as url, client(url) as one:
+            for _, _, body, _ in drawn:
+                try:
+                    image = await one.generate.core("x", max_retries=0)
+                except StabilityError as error:
+                    text = str(error)
+                else:
+                    assert image.data == body
+                    text = f"{image.content_type}{image.finish_reason}{image.request_id}"
+                assert text.isprintable()
+                text.encode()
+
+    asyncio.run(main())
