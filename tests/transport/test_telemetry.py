@@ -68,13 +68,15 @@ async def test_a_telemetry_that_raises_is_logged_once_and_costs_nothing(
             await connection.request()
             await connection.send(answer(status="503 x" if refused else "200 OK"))
 
-    async with raw_server(serve) as url:
-        async with StabilityClient("sk-key", base_url=url, telemetry=telemetry) as client:
-            for _ in range(2):
-                assert (await client.generate.core("x")).data
-            refused = True
-            with pytest.raises(ServerError):
-                await client.generate.core("x")
+    async with (
+        raw_server(serve) as url,
+        StabilityClient("sk-key", base_url=url, telemetry=telemetry) as client,
+    ):
+        for _ in range(2):
+            assert (await client.generate.core("x")).data
+        refused = True
+        with pytest.raises(ServerError):
+            await client.generate.core("x")
     assert telemetry.called.count(method) >= 1
     logged = [record for record in caplog.records if "telemetry" in record.getMessage()]
     assert [record.levelname for record in logged] == ["ERROR"]
