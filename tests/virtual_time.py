@@ -82,11 +82,11 @@ def virtual_time(test: Callable[P, Coroutine[object, object, None]]) -> Callable
 
 
 # How long sockets and threads are given before the clock jumps, seconds: to the other end of a
-# connection of this process a byte takes far less. A jump as long as a time limit is made only
-# once threads have had time to finish what they do.
+# connection of this process a byte takes far less. Before a jump as long as a time limit, threads
+# have time to finish what they do.
 TURN = 0.0003
-LONG_TURN = 0.2
-LONG_JUMP = 5.0
+TURN_PER_SECOND = 0.01
+LONGEST_TURN = 0.2
 STUCK = 30.0
 
 
@@ -106,7 +106,7 @@ class _PatientSelector(selectors.DefaultSelector):
         ready = super().select(0)
         if ready or timeout <= 0:
             return ready
-        ready = super().select(TURN if timeout < LONG_JUMP else LONG_TURN)
+        ready = super().select(min(TURN + timeout * TURN_PER_SECOND, LONGEST_TURN))
         if not ready:
             self.now += timeout + BEYOND
         return ready
