@@ -6,6 +6,7 @@ Nothing here needs POSIX: where a faster call is missing, a portable one is used
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["AtomicFile", "FileSink", "Sink", "in_thread", "write_atomically"]
+__all__ = ["AtomicFile", "FileSink", "Sink", "in_thread", "prove_writable", "write_atomically"]
 
 TEMPORARY_SUFFIX = ".part"
 MOST_THREADS = 40
@@ -207,3 +208,24 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> P
     except BaseException:
         file.discard()
         raise
+
+
+def prove_writable(path: str | os.PathLike[str]) -> None:
+    """Check that a file can be kept at `path`: write, sync, rename and remove one beside it.
+
+    Raises:
+        OSError: The folder is missing or not writable, the disk is full, or `path` is something
+            else than a file.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if target.exists() and not target.is_file():
+        raise FileExistsError(errno.EEXIST, "not a regular file", str(target))
+    # A rename to `path` itself would replace what is there.
+    probe = target.with_name(f".{getrandbits(64):016x}{TEMPORARY_SUFFIX}")
+    try:
+        write_atomically(probe, (b"probe",))
+        probe.unlink()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from None

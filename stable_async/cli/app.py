@@ -19,7 +19,8 @@ COMMANDS = {
         "run_job:run",
         "Make an image of every prompt in a file: only what is missing, whatever happened before.",
     ),
-    "generate": ("generate:app", "Make one image."),
+    "generate": ("generate:app", "Make one image, audio or model."),
+    "results": ("results:app", "Fetch what was paid for before."),
     "estimate": (
         "estimate:estimate",
         "Tell requests, credits, dollars, and the least time that the quota makes them take.",

@@ -10,6 +10,7 @@ from stable_async.cli.options import Flag
 from stable_async.client import StabilityClient
 from stable_async.config import Quota
 from stable_async.quota.shared import SharedQuota
+from stable_async.transport.polling import RESULT_TIMEOUT
 
 __all__ = ["Connection", "open_client"]
 
@@ -50,12 +51,19 @@ def quota_of(connection: Connection) -> Quota | SharedQuota | None:
 
 @asynccontextmanager
 async def open_client(
-    connection: Connection, *, max_in_flight: int | None = None
+    connection: Connection, *, result_timeout: float = RESULT_TIMEOUT
 ) -> AsyncIterator[StabilityClient]:
-    """Open a client, and the sandbox it is to use if one is asked for."""
+    """Open a client, and the sandbox it is to use if one is asked for.
+
+    Args:
+        connection: Where requests go.
+        result_timeout: For how long results are looked for, seconds.
+    """
     quota = quota_of(connection)
     if not connection.sandbox:
-        async with StabilityClient(base_url=connection.base_url, quota=quota) as client:
+        async with StabilityClient(
+            base_url=connection.base_url, quota=quota, result_timeout=result_timeout
+        ) as client:
             yield client
         return
     from stable_async.sandbox import SandboxSettings
@@ -68,6 +76,7 @@ async def open_client(
             base_url=sandbox.url,
             quota=quota,
             poll_interval=SANDBOX_POLL_INTERVAL,
+            result_timeout=result_timeout,
         ) as client,
     ):
         yield client

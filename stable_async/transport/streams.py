@@ -170,8 +170,9 @@ class MediaStream(Generic[MediaT]):
             OSError: The folder is missing or not writable, or the disk is full.
             APIConnectionError, APITimeoutError, InvalidResponseError: As for iterating.
         """
-        warn_of_other_format(path, self.content_type, stacklevel=2)
-        return await self.save_to(FileSink(path))
+        saved = await self.save_to(FileSink(path))
+        warn_of_other_format(path, self.content_type, stacklevel=2)  # may be made an error
+        return saved
 
     async def save_to(self, sink: Sink[KeptT]) -> KeptT:
         """Write the result to `sink`, and give what its `commit` gives.

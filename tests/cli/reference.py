@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stable_async.api.services import IMAGE_SERVICES
+from stable_async.api.services import SERVICES
 from stable_async.cli.app import COMMANDS, make_app
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
@@ -43,11 +43,13 @@ def help_of(*tokens: str) -> str:
 
 def reference() -> str:
     """Return the whole document."""
-    services = ", ".join(f"`{name}`" for name in IMAGE_SERVICES)
+    services = ", ".join(f"`{name}`" for name in SERVICES)
     parts = [INTRODUCTION]
     for name in sorted(COMMANDS):
         if name == "generate":
             parts += [GENERATE.format(services=services), help_of("generate", "core")]
+        elif name == "results":
+            parts += ["## stable-async results get\n", help_of("results", "get")]
         else:
             parts += [f"## stable-async {name}\n", help_of(name)]
     return "\n".join(parts)

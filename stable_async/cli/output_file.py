@@ -1,0 +1,116 @@
+"""The file of one result: proved before anything is paid, and never lost afterwards."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from stable_async.cli.failures import CANNOT_WORK, OK, SOME_FAILED, UsageError
+from stable_async.files import in_thread, prove_writable, write_atomically
+from stable_async.media import Audio, Image, Media, Model3D
+
+__all__ = ["FORMATS", "OutputFile", "OutputOption", "kind_of"]
+
+OutputOption = Annotated[
+    Path, Parameter(name=["--output", "-o"], help="File to write; replaced if there.")
+]
+
+# What the suffix of a file says: the kind of result, and the `output_format` to ask for.
+FORMATS: dict[type[Media], dict[str, str]] = {
+    Image: {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"},
+    Audio: {".mp3": "mp3", ".wav": "wav"},
+    Model3D: {".glb": ""},
+}
+EXTENSIONS = {
+    "image/png": ".png",
+    "image/jpeg": ".jpg",
+    "image/webp": ".webp",
+    "audio/mpeg": ".mp3",
+    "audio/wav": ".wav",
+    "model/gltf-binary": ".glb",
+}
+
+
+def kind_of(output: Path) -> type[Media]:
+    """Return the kind of result that a file name asks for; an image where it does not say."""
+    suffix = output.suffix.lower()
+    return next((kind for kind, formats in FORMATS.items() if suffix in formats), Image)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """Where one result goes.
+
+    Attributes:
+        path: The file.
+        as_json: Print the facts as JSON instead of a line.
+    """
+
+    path: Path
+    as_json: bool
+
+    async def prove(self) -> None:
+        """Check that the file can be written, before anything is sent.
+
+        Raises:
+            OSError: It cannot.
+        """
+        await in_thread(prove_writable, self.path)
+
+    def output_format(self, kind: type[Media]) -> str:
+        """Return the format that the suffix of the file asks for.
+
+        Raises:
+            UsageError: It is none of this kind.
+        """
+        formats = FORMATS[kind]
+        if (suffix := self.path.suffix.lower()) not in formats:
+            raise UsageError(f"-o {self.path}: allowed: a name that ends in {', '.join(formats)}")
+        return formats[suffix]
+
+    async def keep(self, result: Media) -> int:
+        """Write the result, print what it is, and return the exit status.
+
+        If the file cannot be written any more, the result is spooled to the folder for temporary
+        files: it was paid for.
+        """
+        path, status, problem = self.path, SOME_FAILED if result.filtered else OK, ""
+        try:
+            await in_thread(write_atomically, path, (result.data,))
+        except OSError as error:
+            problem = f"{path}: {error.strerror or error}; the result was kept in another place"
+            path, status = await in_thread(_spool, result), CANNOT_WORK
+        if self.as_json:
+            facts = {
+                "file": str(path),
+                "content_type": result.content_type,
+                "bytes": len(result.data),
+                "seed": result.seed,
+                "finish_reason": result.finish_reason,
+                "request_id": result.request_id,
+                "credits": result.credits,
+                "problem": problem or None,
+            }
+            print(json.dumps(facts))
+            return status
+        seed = "" if result.seed is None else f", seed {result.seed}"
+        price = "" if result.credits is None else f", {result.credits:g} credits"
+        if problem:
+            print(problem)
+        print(f"{path}: {result.content_type}{seed}{price}")
+        suffix = path.suffix.lower()
+        if not problem and suffix != EXTENSIONS.get(result.content_type, suffix) != ".jpg":
+            print(f"the bytes are {result.content_type}, whatever the name says")
+        if result.filtered:
+            print("the result was blurred by the content filter; it is billed all the same")
+        return status
+
+
+def _spool(result: Media) -> Path:
+    suffix = EXTENSIONS.get(result.content_type, "")
+    with tempfile.NamedTemporaryFile(prefix="stable-async-", suffix=suffix, delete=False) as file:
+        file.write(result.data)
+    return Path(file.name)

@@ -1,0 +1,52 @@
+"""`stable-async results get`: what was paid for and not fetched."""
+
+import asyncio
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from stable_async.api.results import AudioResult, ImageResult
+from stable_async.cli.connection import Connection, open_client
+from stable_async.cli.failures import UsageError
+from stable_async.cli.options import Flag
+from stable_async.cli.output_file import OutputFile, OutputOption, kind_of
+from stable_async.errors import InvalidRequestError
+from stable_async.media import Audio
+from stable_async.transport.polling import RESULT_TIMEOUT
+
+__all__ = ["app"]
+
+app = App(name="results", help="Fetch what was paid for before.", help_format="plaintext")
+
+
+@app.command
+def get(
+    identity: Annotated[str, Parameter(name="ID", allow_leading_hyphen=True)],
+    /,
+    *,
+    output: OutputOption,
+    wait: float = RESULT_TIMEOUT,
+    json: Flag = False,
+    connection: Connection = Connection(),  # noqa: B008 - frozen
+) -> int:
+    """Fetch the result of an asynchronous generation: free, for 24 hours, with the same key.
+
+    Args:
+        identity: The id of the generation, as a message or a ledger shows it.
+        output: File to write; replaced if there. With .mp3 or .wav the result is audio.
+        wait: For how long to look while it is running, seconds.
+        json: Print the facts as JSON.
+        connection: Where requests go.
+    """
+    return asyncio.run(_get(identity, OutputFile(output, json), wait, connection))
+
+
+async def _get(identity: str, output: OutputFile, wait: float, connection: Connection) -> int:
+    model = AudioResult if kind_of(output.path) is Audio else ImageResult
+    try:
+        request = model(id=identity)
+    except InvalidRequestError as error:
+        raise UsageError(str(error)) from None
+    await output.prove()
+    async with open_client(connection, result_timeout=wait) as client:
+        return await output.keep(await client.send(request))
