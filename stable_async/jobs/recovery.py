@@ -70,9 +70,8 @@ def open_ledger(folder: Path, store: Store, shard: Shard = WHOLE) -> tuple[Ledge
             raise LedgerError(f"{path}: {error}") from None
         except sqlite3.DatabaseError as error:
             what = f"{LEDGER_NAME} was corrupt ({error}) and is kept as {_keep_corrupt(path)}"
-    others = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} - {
-        SPOOLED
-    }
+    ours = {SPOOLED, *(LEDGER_NAME + suffix for suffix in SQLITE_FILES)}
+    others = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} - ours
     if (
         others
         and not {METADATA_NAME, *store.names_in_job} <= others

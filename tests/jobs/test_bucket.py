@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import shutil
 import urllib.request
+from collections import Counter
+from contextlib import asynccontextmanager
+from random import Random
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
 
 from stable_async.datasets import export_job
 from stable_async.jobs import JobError, StorageError
@@ -16,9 +24,10 @@ from stable_async.jobs.ledger import Ledger
 from tests import needs
 from tests.jobs.shop import make_picture
 from tests.jobs.test_crash import execute
+from tests.jobs.torture import Torture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from tests.jobs.conftest import Bench
@@ -48,7 +57,7 @@ def bucket(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
         "AWS_ALLOW_HTTP": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    name = re.sub("[^a-z0-9]+", "-", request.node.name)[:60].strip("-")
+    name = hashlib.sha256(request.node.name.encode()).hexdigest()[:40]
     urllib.request.urlopen(urllib.request.Request(f"{server}/{name}", method="PUT")).close()
     return f"s3://{name}/pictures"
 
@@ -268,6 +277,115 @@ async def test_an_image_is_never_written_over(bench: Bench, place: str) -> None:
     kept = stored(place)
     assert kept["0000/000001-x.png"] == make_picture("a", "1")
     assert kept["replaced/000001-x.png"] == b"another's"
+
+
+async def test_a_pod_that_is_killed_and_loses_its_folder_buys_nothing_again(
+    bench: Bench, place: str
+) -> None:
+    """After each kill: done rows are left alone, a claim without an image is in doubt."""
+    rows, shop, random = 40, bench.shop, Random(5)
+    shop.latency, shop.fail_rate, shop.drop_rate = 0.03, 0.02, 0.01
+    path = bench.write(*(f"p{n}" for n in range(rows)))
+    options = ("--max-in-flight", "6", "--passes", "9", "--images", place)
+    torture = Torture(path, bench.out, shop.url, random, options)
+    images: dict[str, bytes] = {}
+    for turn in range(3):
+        process = await torture.start()
+        ended = asyncio.ensure_future(process.communicate())
+        asked = asyncio.ensure_future(shop.wait_for(len(shop.asked) + random.randrange(1, 12)))
+        await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)
+        assert asked.done(), (await ended)[1].decode()
+        process.kill()
+        await ended
+        now = {name: data for name, data in stored(place).items() if name.endswith(".png")}
+        assert images.items() <= now.items(), "an image was written over"
+        images = now
+        if turn % 2:
+            shutil.rmtree(bench.out)
+        else:
+            (bench.out / "job.sqlite").unlink()
+            (bench.out / "metadata.jsonl").unlink(missing_ok=True)
+
+    summary = await torture.run_to_end()
+    assert set(shop.sold.values()) == {1}, "nothing was paid twice unasked"
+    objects = stored(place)
+    claims = {name.removesuffix(".json") for name in objects if re.match(r"\d+/.*json", name)}
+    there = {name.removesuffix(".png") for name in objects if name.endswith(".png")}
+    assert len(claims - there) == summary["in_doubt"] == rows - len(there)
+    spent, in_doubt = torture.bill()
+    assert (summary["spent"], summary["credits_in_doubt"]) == (spent, in_doubt)
+    assert spent <= 3 * sum(shop.sold.values()) <= spent + in_doubt
+
+    shutil.rmtree(bench.out)
+    shop.fail_rate = shop.drop_rate = 0.0
+    summary = await torture.run_to_end("--resend-doubtful")
+    assert summary["ending"] == "complete"
+    assert len(shop.sold) == rows, "a row keeps its seed"
+    spent, in_doubt = torture.bill()
+    assert spent <= 3 * sum(shop.sold.values()) <= spent + in_doubt
+    after = stored(place)
+    assert all(after[f"{stem}.png"] == objects[f"{stem}.png"] for stem in there)
+    assert len(bench.lines()) == rows
+
+
+class _Forgetful:
+    """An S3-compatible server that takes no notice of conditions: a relay before a real one."""
+
+    def __init__(self, behind: str, status: int | None = None) -> None:
+        self._behind = behind
+        self._status = status
+        self.writes: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[str]:
+        app = web.Application(client_max_size=2**26)
+        app.router.add_route("*", "/{path:.*}", self._relay)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            async with aiohttp.ClientSession(auto_decompress=False) as self._session:
+                yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
+
+    async def _relay(self, request: web.Request) -> web.Response:
+        headers = request.headers.copy()
+        if self._status is not None and ("If-None-Match" in headers or "If-Match" in headers):
+            text = "<Error><Code>NotImplemented</Code><Message>A header</Message></Error>"
+            return web.Response(status=self._status, text=text, content_type="application/xml")
+        for name in ("If-None-Match", "If-Match"):
+            headers.popall(name, None)
+        if request.method == "PUT":
+            self.writes[request.path] += 1
+        url = URL(self._behind + request.raw_path, encoded=True)
+        data = await request.read()
+        async with self._session.request(request.method, url, headers=headers, data=data) as answer:
+            drop = {"Transfer-Encoding", "Connection", "Date", "Server"}
+            kept = CIMultiDict((k, v) for k, v in answer.headers.items() if k not in drop)
+            if request.method != "HEAD":
+                kept.popall("Content-Length", None)
+            return web.Response(status=answer.status, headers=kept, body=await answer.read())
+
+
+@pytest.mark.parametrize("status", [None, 501])
+async def test_a_server_without_conditions_is_noticed_and_each_name_looked_up(
+    bench: Bench, server: str, bucket: str, status: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = _Forgetful(server, status)
+    async with relay.open() as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        bench.shop.script = {"b": ["drop"], "c": [500, 500]}
+        path = bench.write("a", "b", "c")
+        job = bench.job(path, images=bucket)
+        async with bench.client() as client:
+            await job.run(client)
+        assert any("cannot refuse to overwrite" in note for note in job.notes)
+        shutil.rmtree(bench.out)
+        summary = await bench.run(path, images=bucket)
+        assert (summary.skipped, summary.in_doubt, summary.requests) == (2, 1, 0)
+        assert set(bench.shop.sold.values()) == {1}
+    assert {count for name, count in relay.writes.items() if name.endswith(".png")} == {1}
 
 
 async def test_an_export_reads_the_bucket(bench: Bench, bucket: str, tmp_path: Path) -> None:

@@ -73,13 +73,18 @@ class Torture:
         return process.returncode
 
     async def finish(self, *options: str) -> dict[str, Any]:
+        """Run the job to its end and look at it; return its summary."""
+        summary = await self.run_to_end(*options)
+        if "--resend-doubtful" in options:
+            self.doubtful.clear()
+        self.look()
+        return summary
+
+    async def run_to_end(self, *options: str) -> dict[str, Any]:
         """Run the job to its end; return its summary."""
         process = await self.start(*options)
         output, errors = await process.communicate()
         assert process.returncode in {0, 3}, errors.decode()
-        if "--resend-doubtful" in options:
-            self.doubtful.clear()
-        self.look()
         summary: dict[str, Any] = json.loads(output)
         assert (process.returncode == 0) == (summary["ending"] == "complete")
         return summary

@@ -13,6 +13,7 @@ import re
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -20,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 from stable_async.extras import install_command
 from stable_async.files import in_thread
 from stable_async.jobs.errors import StorageError
+from stable_async.jobs.storage.base import content_type_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,6 +34,9 @@ __all__ = ["Objects", "Version"]
 PROBE = ".stable-async-probe-"
 LONGEST_MESSAGE = 300
 READERS = 32
+# A store that is away for longer ends the job; what has come by then is spooled.
+RETRYING: Any = {"retry_config": {"max_retries": 10, "retry_timeout": timedelta(seconds=60)}}
+BRIEFLY: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
 JSON = "application/json"
 
 Version = dict[str, str]
@@ -73,9 +78,13 @@ class Objects:
             if self._root is not None and prove:
                 self._root.mkdir(parents=True, exist_ok=True)
             with _translated():
-                self._store: ObjectStore = from_url(self.url)
-            if prove:
-                self._prove()
+                if prove and self._root is None:
+                    # A server that knows no conditions may call that an error of its own.
+                    self._store: ObjectStore = from_url(self.url, retry_config=BRIEFLY)
+                    self._prove()
+                self._store = from_url(self.url, **(RETRYING if self._root is None else {}))
+                if prove and self._root is not None:
+                    self._prove()
         except (OSError, ValueError) as error:
             what = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             raise StorageError(f"{url}: {what}") from error
@@ -307,8 +316,7 @@ def _version(facts: ObjectMeta | PutResult) -> Version:
 
 
 def _type_of(name: str) -> str:
-    endings = {"json": JSON, "jpg": "image/jpeg", "webp": "image/webp"}
-    return endings.get(name.rpartition(".")[2], "image/png")
+    return JSON if name.endswith(".json") else content_type_of(name)
 
 
 @contextmanager
