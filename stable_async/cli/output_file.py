@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from stable_async.cli.failures import CANNOT_WORK, OK, SOME_FAILED, UsageError
 from stable_async.files import in_thread, prove_writable, write_atomically
-from stable_async.media import Audio, Image, Media, Model3D
+from stable_async.media import MEDIA_TYPES, Audio, Image, Media, Model3D
 
 __all__ = ["FORMATS", "OutputFile", "OutputOption", "kind_of"]
 
@@ -101,8 +101,8 @@ class OutputFile:
         if problem:
             print(problem)
         print(f"{path}: {result.content_type}{seed}{price}")
-        suffix = path.suffix.lower()
-        if not problem and suffix != EXTENSIONS.get(result.content_type, suffix) != ".jpg":
+        named = MEDIA_TYPES.get(path.suffix.lower(), result.content_type)
+        if named != result.content_type:
             print(f"the bytes are {result.content_type}, whatever the name says")
         if result.filtered:
             print("the result was blurred by the content filter; it is billed all the same")
