@@ -53,6 +53,7 @@ $(VENV)/.installed-docs: pyproject.toml $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-docs
 	"$(BIN)/zensical" build --clean --strict
+	"$(BIN)/python" -m tests.docs.links build/site
 
 package: $(VENV)/.installed-dev
 	rm -rf build/dist && mkdir -p build
@@ -81,7 +82,7 @@ lowest:
 		--constraint "$(VENV)-lowest/constraints.txt"
 	"$(VENV)-lowest/bin/python" -m pytest -n 2
 
-check: lint types package test
+check: lint types docs package test
 
 soak: $(VENV)/.installed-dev
 	"$(BIN)/python" -m tests.quota.soak
