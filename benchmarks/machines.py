@@ -1,6 +1,6 @@
 """One quota for many processes in Redis: what arrives, whatever is killed, stopped, cut or lost.
 
-`python -m benchmarks.machines` takes about five minutes, most of it waiting, and writes
+`python -m benchmarks.machines` takes about ten minutes, most of it waiting, and writes
 docs/machines-benchmark.md. `--only NAME` runs some of the cases, and prints instead.
 Each process is a real one; the server of arrivals is that of `benchmarks.quota`.
 """
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).parent.parent / "docs"
 HOST = "127.0.0.1"
 COUNT = 600
-GROUP = 4
+GROUP = 2
+FIRST_START = 14.0
 
 
 class Server:
@@ -311,6 +312,10 @@ async def run(case: Case) -> tuple[Seen, list[float]]:
         if case.limiter == "stable_async":
             # The wait of a first start, before anything is measured.
             await fleet.start(server.port, 0, **options)
+            await asyncio.sleep(FIRST_START)
+        if case.interactive:
+            await fleet.start(server.port, 80, priority="interactive", every=0.5, **options)
+            await asyncio.sleep(2.0)
         for number in range(case.processes):
             port = server.port
             if case.delay is not None:
@@ -320,8 +325,6 @@ async def run(case: Case) -> tuple[Seen, list[float]]:
                 relays.append(relay)
                 port = relay.port
             await fleet.start(port, share, **options)
-        if case.interactive:
-            await fleet.start(server.port, 60, priority="interactive", every=0.5, **options)
         trouble = None
         if case.trouble is not None:
             trouble = asyncio.ensure_future(case.trouble(scene))

@@ -35,8 +35,13 @@ LEASE = 2.0
 PATIENCE = 1.5
 
 # By how much longer than the last message one may be under way, seconds, without being taken for a
-# step of the clock. A step that is not noticed shortens a window by as much.
-CLOCK_SLACK = 0.05
+# step of the clock. A smaller step is not noticed: it shortens one window by as much, which the
+# jitter allowance has room for. Time servers step by more, and slew what is less.
+CLOCK_SLACK = 0.25
+
+# How much of a delay is made up, seconds. Messages of many processes are late by more than the
+# timers of one.
+CATCH_UP = 0.5
 
 # Nobody is told to come back later than this, seconds.
 LOOK = 1.0
@@ -67,7 +72,7 @@ CONSTANTS: dict[str, float] = {
     "BINS": rule.BINS,
     "MARGIN": rule.MARGIN,
     "PROBE": state.PROBE,
-    "CATCH_UP": state.CATCH_UP,
+    "CATCH_UP": CATCH_UP,
     "BULK_BURST": state.BULK_BURST,
     "COMPANY": state.COMPANY,
     "BULK_TURN": state.BULK_TURN,
@@ -232,7 +237,12 @@ class _Process:
 
 
 class CentralState:
-    """The state of a quota that many processes share."""
+    """The state of a quota that many processes share.
+
+    Attributes:
+        epoch: Tells it from other states of the same quota.
+        terms: What all processes must agree on.
+    """
 
     def __init__(self, terms: Terms, now: float, epoch: str) -> None:
         """Begin without knowing what left before.
@@ -247,7 +257,7 @@ class CentralState:
         """
         requests, window = terms["requests"], terms["window"]
         self.epoch = epoch
-        self._terms = terms
+        self.terms = terms
         self._most_jitter = max(terms["jitter"], min(jitter.MOST, window / 4))
         self._start_jitter = terms["jitter"]
         self._least_jitter = min(terms["jitter"], jitter.LEAST)
@@ -274,8 +284,8 @@ class CentralState:
 
     def exchange(self, message: Message, wall: float) -> Answer:
         """Take a message and return the answer; `wall` is the time, seconds."""
-        if message["terms"] != self._terms:
-            return {"refused": "terms", "terms": self._terms}
+        if message["terms"] != self.terms:
+            return {"refused": "terms", "terms": self.terms}
         process = self._processes.get(message["process"])
         if process is not None and message["seq"] <= process.seq:
             return {"stale": True}
@@ -310,10 +320,15 @@ class CentralState:
             penalty_left=max(self._penalty_until - now, 0.0),
             refusals=self._refusals,
         )
-        hold = self._ready + self._terms["window"] + self._rule.jitter - now
+        hold = self._ready + self.terms["window"] + self._rule.jitter - now
         if hold > 0:
             answer["lost"], answer["hold"] = "empty", hold
         return answer
+
+    def is_unused(self, wall: float) -> bool:
+        """Return whether no process has been heard of for long; `wall` is the time, seconds."""
+        latest = max((process.seen for process in self._processes.values()), default=-inf)
+        return latest + FORGET <= wall + self._offset
 
     def _read_clock(self, message: Message, wall: float) -> float:
         """Return the time, with steps of the clock taken out that the process's own clock shows."""
@@ -321,7 +336,9 @@ class CentralState:
         known = wall
         if message["clock"] and message["epoch"] == self.epoch:
             heard, least, most = message["clock"]
-            known = min(max(wall, heard + least), heard + most + CLOCK_SLACK)
+            known = max(wall, heard + least)
+            if known > heard + most + CLOCK_SLACK:
+                known = heard + most
         elif any(process.busy() for process in self._processes.values()):
             # It cannot tell. But those that hold slots or wait are never silent for a lease.
             known = min(wall, self._now + LEASE)
@@ -374,7 +391,7 @@ class CentralState:
         grants: list[tuple[int, float]] = []
         again = LOOK
         ahead = min(message["ahead"], MOST_AHEAD)
-        bounds = (inf, max(int(self._terms["requests"] * BULK_PART), 1))
+        bounds = (inf, max(int(self.terms["requests"] * BULK_PART), 1))
         for kind in (INTERACTIVE, BULK):
             want, got = message["want"][kind], 0
             while got < want:
@@ -399,7 +416,7 @@ class CentralState:
                 elif self._others_wait(process, BULK):
                     self._passed_over += 1
             if kind == INTERACTIVE and want:
-                company = now + state.COMPANY * self._terms["window"]
+                company = now + state.COMPANY * self.terms["window"]
                 self._company_until = max(self._company_until, company)
             if got >= want:
                 process.since[kind] = -inf
@@ -413,9 +430,9 @@ class CentralState:
             self._probe = self._number
             self._next = at + state.PROBE
         elif self._waited:
-            self._next = max(self._next, at - state.CATCH_UP) + self._interval
+            self._next = max(self._next, at - CATCH_UP) + self._interval
         self._probe_due = self._waited = False
-        bulk_burst = state.BULK_BURST * self._terms["window"]
+        bulk_burst = state.BULK_BURST * self.terms["window"]
         self._bulk_due = max(self._bulk_due, at - bulk_burst) + self._interval
         return self._number
 
@@ -452,7 +469,7 @@ class CentralState:
         explained = sent < self._penalty_until
         if explained and "retry_after" not in refusal:
             return
-        self._shut(at + refusal.get("retry_after", self._terms["penalty"]))
+        self._shut(at + refusal.get("retry_after", self.terms["penalty"]))
         if not explained and refusal["slot"] != self._probe and not self._widen():
             self._share = max(self._share_now() * state.CUT, state.LEAST_SHARE)
             self._share_since = self._penalty_until
@@ -475,14 +492,14 @@ class CentralState:
         value = self._share_now()
         if value == 1.0:
             self._share = 1.0
-        self._rule.limit = max(int(self._terms["requests"] * value), 1)
-        self._interval = (self._terms["window"] + self._rule.jitter) / self._rule.limit
+        self._rule.limit = max(int(self.terms["requests"] * value), 1)
+        self._interval = (self.terms["window"] + self._rule.jitter) / self._rule.limit
 
     # The jitter allowance, measured by all processes together: one host's own delays differ by
     # less than those of hosts near and far.
 
     def _use_delays(self) -> None:
-        if not self._terms["adaptive"]:
+        if not self.terms["adaptive"]:
             return
         enough = sum(delays["samples"] for delays in self._delays("round_trips")) >= jitter.ENOUGH
         least = self._least_jitter if enough else self._start_jitter
@@ -499,7 +516,7 @@ class CentralState:
             for kind in ("round_trips", "set_ups")
         )
         needed = min(needed, self._most_jitter)
-        if not self._terms["adaptive"] or needed <= self._rule.jitter:
+        if not self.terms["adaptive"] or needed <= self._rule.jitter:
             return False
         self._rule.jitter = self._start_jitter = self._least_jitter = needed
         return True

@@ -43,7 +43,9 @@ local function read_clock()
   local wall = (seconds - state.base) + micros / 1000000 + state.offset
   local clock, known = message.clock, wall
   if clock[1] and message.epoch == state.epoch then
-    known = min(max(wall, clock[1] + clock[2]), clock[1] + clock[3] + C.CLOCK_SLACK)
+    local heard, least, most = clock[1], clock[2], clock[3]
+    known = max(wall, heard + least)
+    if known > heard + most + C.CLOCK_SLACK then known = heard + most end
   elseif busy() then
     known = min(wall, state.now + C.LEASE)
   end

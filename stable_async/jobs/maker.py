@@ -1,0 +1,408 @@
+"""One image per row, for pipelines of any engine: all that is known stands beside the images.
+
+A job of this package has a ledger, and a process that drives it. Where an engine drives (Ray,
+Spark, Daft, Celery), tasks are repeated, moved and killed as the engine likes. So an `ImageMaker`
+knows nothing but the store: it looks before it sends, claims a row there before its request leaves,
+and completes the facts before it stores the image. What was in flight when it was killed is in
+doubt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self, TypedDict, cast
+
+from stable_async.api.services import SERVICES, service_name
+from stable_async.errors import APIStatusError, StabilityError
+from stable_async.files import in_thread
+from stable_async.jobs.budget import Budget
+from stable_async.jobs.errors import RowProblem, StorageError
+from stable_async.jobs.failures import meaning, result_of
+from stable_async.jobs.row import ImageFacts, Result, Row
+from stable_async.jobs.rules import PromptRules, check, make_request
+from stable_async.jobs.storage.base import SpooledError, file_stem
+from stable_async.jobs.storage.bucket import BucketStore
+from stable_async.jobs.storage.claims import RowClaimedError
+from stable_async.jobs.storage.objects import Objects
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from stable_async.api.base import MediaRequest
+    from stable_async.client import StabilityClient
+    from stable_async.jobs.row import ChargeState
+    from stable_async.jobs.storage.base import ImageWriter, StoredImage
+    from stable_async.jobs.storage.claims import Claims
+    from stable_async.jobs.storage.facts import RowFacts
+    from stable_async.media import Media
+
+__all__ = ["ImageMaker", "Made", "SharedBudget"]
+
+# Rows have no positions here. Numbers made from their ids keep folders small.
+NUMBERS = 1_000_000
+
+# While the network is out, a row is tried again for this long, and this often, seconds.
+OUTAGE_LIMIT = 120.0
+OUTAGE_PAUSE = 5.0
+
+
+class Made(TypedDict):
+    """What is known of the image of a row.
+
+    Attributes:
+        id: Of the row.
+        state: `done` or `filtered`: there is an image. `in doubt`: it may have been paid, and is
+            sent again only when asked for. `failed`: the API refused it for good. `again`: nothing
+            was billed, a later run sends it. `waiting`: it was not sent, the budget is reached.
+        made: Whether this call sent it; else it was there before.
+        file_name: URL of the image.
+        service: Name of the service.
+        seed: The seed.
+        finish_reason: What the API said of the content filter.
+        sha256: Digest of the image, hexadecimal.
+        width: Pixels.
+        height: Pixels.
+        credits: The price; of a row in doubt what it may have cost.
+        request_id: The API's id of the request.
+        reason: Why there is no image, in a word or two.
+        error: The same in full.
+    """
+
+    id: str
+    state: str
+    made: bool
+    file_name: str | None
+    service: str
+    seed: int | None
+    finish_reason: str | None
+    sha256: str | None
+    width: int | None
+    height: int | None
+    credits: float | None
+    request_id: str | None
+    reason: str | None
+    error: str | None
+
+
+class SharedBudget(Protocol):
+    """A limit of credits; `jobs.budget.Budget` is one for a single process."""
+
+    async def reserve(self, price: float) -> bool:
+        """Reserve `price` and return whether it fits."""
+        ...
+
+    async def settle(self, price: float, charge: ChargeState) -> None:
+        """Turn what was reserved into what it became."""
+        ...
+
+
+class ImageMaker:
+    """Makes images of rows and returns facts, never their bytes; for one event loop.
+
+    Rows are mappings with an `id`, fields of the API, and anything else, which is kept with the
+    image. Seeds are derived from ids: the same on every machine, and when a row is made again.
+    """
+
+    def __init__(
+        self,
+        client: StabilityClient,
+        images: str | Path,
+        *,
+        service: str = "core",
+        budget: SharedBudget | float | None = None,
+        max_in_flight: int = 256,
+        resend_doubtful: bool = False,
+    ) -> None:
+        """Prepare; `open` proves that images can be stored.
+
+        Args:
+            client: Open as long as the maker is; not closed by it.
+            images: Where images go: a folder of this machine, or a URL such as `s3://bucket/name`.
+                One for all makers of a pipeline.
+            service: The service of rows that name none.
+            budget: Credits that this maker may spend, or a limit that several share; `None`: no
+                limit.
+            max_in_flight: The most rows that are out at a time.
+            resend_doubtful: Send rows again that are in doubt, which may pay twice.
+        """
+        local = isinstance(images, Path) or "://" not in images
+        self._url = Path(images).absolute().as_uri() if local else str(images)
+        self._client = client
+        self._rules = PromptRules(service=service)
+        self._budget = _LocalBudget(budget) if isinstance(budget, int | float) else budget
+        self._places = asyncio.Semaphore(max_in_flight)
+        self._resend_doubtful = resend_doubtful
+        self._stack: AsyncExitStack | None = None
+        self._writer: ImageWriter | None = None
+
+    async def open(self) -> None:
+        """Prove that images can be stored; harmless when it is open.
+
+        Raises:
+            StorageError: They cannot, or the rules make no sense.
+        """
+        if self._stack is not None:
+            return
+        for problem in self._rules.problems():
+            raise StorageError(problem.text)
+        objects = await in_thread(Objects, self._url)
+        async with AsyncExitStack() as stack:
+            self._writer = await stack.enter_async_context(BucketStore(objects).writing())
+            self._stack = stack.pop_all()
+
+    async def aclose(self) -> None:
+        """Wait until all facts are stored; harmless when it is closed."""
+        stack, self._stack = self._stack, None
+        if stack is not None:
+            await stack.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Open it."""
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        await self.aclose()
+
+    async def make(self, row: Mapping[str, object]) -> Made:
+        """Make the image of a row, unless it is there, and return what is known of it.
+
+        A row that was refused for good, or that may have been paid, is an answer and no error.
+
+        Raises:
+            StabilityError: No request can be sent at all: the key, the account, the settings.
+            StorageError: Facts or images cannot be read or stored.
+        """
+        prepared = self._prepare(row)
+        if not isinstance(prepared, Row):
+            identity = str(row.get("id") or "")
+            result = Result("failed", "returned", reason="invalid request", error=prepared)
+            return _refused(identity, self._rules.service, result)
+        async with self._places:
+            return await self._make(prepared)
+
+    def _prepare(self, given: Mapping[str, object]) -> Row | str:
+        """Return the row to be made, or what is wrong with it."""
+        if given.get("id") in {None, ""}:
+            return "id: missing; allowed: what tells the row from all others of the pipeline"
+        service = service_name(str(given.get("service") or self._rules.service))
+        known = SERVICES[service].model.model_fields if service in SERVICES else {}
+        names = {"id", "service", *known}
+        fields = {name: value for name, value in given.items() if name in names}
+        metadata = {name: value for name, value in given.items() if name not in names}
+        (row,) = self._rules.expand(Row(0, fields, metadata))
+        if isinstance(row, RowProblem):
+            return row.text
+        problems = check(row, Path())
+        if problems:
+            return "; ".join(problem.text for problem in problems)
+        row.position = int.from_bytes(sha256(row.id.encode()).digest()[:8]) % NUMBERS
+        return row
+
+    async def _make(self, row: Row) -> Made:
+        if self._writer is None or self._writer.claims is None:
+            raise StorageError("the maker is not open")
+        claims = self._writer.claims
+        stem = file_stem(row.position, row.id)
+        try:
+            known = await claims.standing(stem)
+            if known is not None:
+                if known.state in {"done", "filtered", "failed"}:
+                    return _made(known, made=False)
+                if known.state == "in doubt" and not self._resend_doubtful:
+                    return _made(known, made=False)
+                row.attempts = len(known.charges)
+                row.generation_id = known.generation_id
+            return await self._send(row, claims, stem)
+        except RowClaimedError as error:
+            return _made(error.facts, made=False)
+        except OSError as error:
+            raise StorageError(f"{self._url}: {error.strerror or error}") from error
+        finally:
+            await claims.forget(stem)
+
+    async def _send(self, row: Row, claims: Claims, stem: str) -> Made:
+        accepted = row.generation_id is not None
+        price = 0.0 if accepted else row.price or 0.0
+        if price and self._budget is not None and not await self._budget.reserve(price):
+            why = Result("waiting", "returned", reason="budget", error="the budget is reached")
+            return _refused(row.id, row.service, why, row)
+        attempt = _Attempt(self._client, cast("ImageWriter", self._writer), claims, row, stem)
+        charge: ChargeState = "in doubt"
+        try:
+            result = await attempt.run()
+            charge = result.charge
+        finally:
+            if price and self._budget is not None:
+                await self._budget.settle(price, charge)
+        if result.image is None:
+            claims.settle(stem, result)
+            return _refused(row.id, row.service, result, row)
+        return _of_image(row.id, row.service, result.state, result.image, made=True)
+
+
+@dataclass
+class _LocalBudget:
+    limit: float
+
+    def __post_init__(self) -> None:
+        self._budget = Budget(self.limit)
+
+    async def reserve(self, price: float) -> bool:
+        return await self._budget.reserve(price)
+
+    async def settle(self, price: float, charge: ChargeState) -> None:
+        self._budget.settle(price, charge)
+
+
+class _Attempt:
+    """One row on its way: claimed, accepted, stored. The client calls `leaving` and `refused`."""
+
+    def __init__(
+        self, client: StabilityClient, writer: ImageWriter, claims: Claims, row: Row, stem: str
+    ) -> None:
+        self._client, self._writer, self._claims = client, writer, claims
+        self._row, self._stem = row, stem
+        self._claimed = False
+        self._accepted = row.generation_id is not None
+        self._sent_at: float | None = None
+
+    async def run(self) -> Result:
+        """Return what became of the row."""
+        give_up = time.monotonic() + OUTAGE_LIMIT
+        while True:
+            try:
+                return await self._bring()
+            except StorageError:
+                raise
+            except StabilityError as error:
+                if meaning(error) == "stop":
+                    self._settle_unsent()
+                    raise
+                if self._accepted or meaning(error) != "pause":
+                    return result_of(error, accepted=self._accepted)
+                if time.monotonic() > give_up:
+                    return Result("again", "returned", reason="outage", error=str(error))
+                self._settle_unsent()
+            await asyncio.sleep(OUTAGE_PAUSE)
+
+    async def leaving(self) -> None:
+        """Claim the row: its request is about to leave."""
+        if not self._claimed and not self._accepted:
+            await self._claims.claim(self._stem, self._row)
+            self._claimed = True
+        self._sent_at = time.time()
+
+    def refused(self, error: APIStatusError) -> None:
+        """Note that nothing was billed: if this process ends now, the row is not in doubt."""
+        if not self._accepted and not error.maybe_billed:
+            self._settle_unsent()
+
+    def _settle_unsent(self) -> None:
+        if self._claimed:
+            self._claimed = False
+            self._row.attempts += 1
+            self._claims.settle(self._stem, Result("waiting", "returned"))
+
+    async def _bring(self) -> Result:
+        row = self._row
+        parameters = dict(row.fields)
+        if row.seed is not None:
+            parameters["seed"] = row.seed
+        request: MediaRequest[Media] = make_request(row.service, parameters, Path())
+        later = request.operation.result
+        if later is not None:
+            if row.generation_id is None:
+                accepted = await self._client.submit(request, priority="bulk", observer=self)
+                row.generation_id, self._accepted = accepted.id, True
+                self._claims.accept(self._stem, accepted.id)
+            request = cast("MediaRequest[Media]", later(id=row.generation_id, paid=row.price))
+        async with self._client.stream(request, priority="bulk", observer=self) as stream:
+            seed = row.seed if stream.seed is None else stream.seed
+
+            def image_of(stored: StoredImage) -> ImageFacts:
+                return ImageFacts(
+                    position=row.position,
+                    file_name=stored.file_name,
+                    content_type=stored.content_type,
+                    bytes=stored.bytes,
+                    sha256=stored.sha256,
+                    width=stored.width,
+                    height=stored.height,
+                    seed=seed,
+                    finish_reason=stream.finish_reason,
+                    request_id=stream.request_id,
+                    credits=row.price,
+                    sent_at=self._sent_at,
+                    finished_at=time.time(),
+                )
+
+            sink = self._writer.sink(
+                row, stream.content_type, filtered=stream.filtered, facts=image_of
+            )
+            try:
+                image = await stream.save_to(sink)
+            except SpooledError as error:
+                raise StorageError(f"an image cannot be kept: {error.strerror or error}") from error
+            return Result("filtered" if stream.filtered else "done", "spent", image)
+
+
+def _made(facts: RowFacts, *, made: bool) -> Made:
+    if facts.image is not None:
+        return _of_image(facts.id, facts.service, facts.state, facts.image, made=made)
+    charge = facts.charges[-1].state if facts.charges else "returned"
+    result = Result(facts.state, charge, reason=facts.reason, error=facts.error)
+    known = _refused(facts.id, facts.service, result)
+    known["seed"], known["made"] = facts.seed, made
+    known["credits"] = facts.price if charge != "returned" else None
+    return known
+
+
+def _of_image(identity: str, service: str, state: str, image: ImageFacts, *, made: bool) -> Made:
+    return Made(
+        id=identity,
+        state=state,
+        made=made,
+        file_name=image.file_name,
+        service=service,
+        seed=image.seed,
+        finish_reason=image.finish_reason,
+        sha256=image.sha256,
+        width=image.width,
+        height=image.height,
+        credits=image.credits,
+        request_id=image.request_id,
+        reason=None,
+        error=None,
+    )
+
+
+def _refused(identity: str, service: str, result: Result, row: Row | None = None) -> Made:
+    return Made(
+        id=identity,
+        state=result.state,
+        made=row is not None and result.reason != "budget",
+        file_name=None,
+        service=service,
+        seed=None if row is None else row.seed,
+        finish_reason=None,
+        sha256=None,
+        width=None,
+        height=None,
+        credits=None if row is None or result.charge == "returned" else row.price,
+        request_id=None,
+        reason=result.reason,
+        error=result.error,
+    )
