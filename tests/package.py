@@ -6,6 +6,7 @@ and used from an empty folder.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -54,6 +55,9 @@ def check_contents(wheel: Path, sdist: Path) -> None:
     assert inside == expected, inside ^ expected
     assert "License-Expression: Apache-2.0" in text
     assert "stable_async contributors" in text
+    # Relative links lead nowhere on a package index.
+    assert "# stable_async" in text
+    assert not re.findall(r"\]\((?!https?:)[^)]*\)|<!--", text)
     with tarfile.open(sdist) as tar:
         names = {str(PurePosixPath(*PurePosixPath(name).parts[1:])) for name in tar.getnames()}
     missing = (expected | {"LICENSE", "README.md", "pyproject.toml"}) - names
