@@ -8,6 +8,7 @@ from importlib import import_module
 import pytest
 
 from tests.docs.blocks import ROOT
+from tests.docs.llms import DOCUMENT, llms
 
 MODULES = (
     "stable_async",
@@ -34,3 +35,7 @@ def test_every_public_name_is_in_the_reference(module: str) -> None:
 
 def test_the_reference_shows_each_name_once() -> None:
     assert len(SHOWN) == len(set(SHOWN))
+
+
+def test_the_list_for_language_models_is_up_to_date() -> None:
+    assert DOCUMENT.read_text(encoding="utf-8") == llms(), "run `python -m tests.docs.llms`"
