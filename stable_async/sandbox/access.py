@@ -35,7 +35,7 @@ class Access:
         self._hosts = {name.lower() for name in settings.allowed_hosts}
         self._origins = frozenset(settings.cors)
         self._token = settings.token
-        # Nobody can publish a DNS name without a dot; Docker and CI services have such names.
+        # No DNS name without a dot can be published; Docker and CI services have such names.
         self._bare_names = settings.host != LOOPBACK
 
     def refuse(self, method: str, path: str, headers: Mapping[str, str]) -> Answer | None:

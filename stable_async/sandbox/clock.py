@@ -45,7 +45,7 @@ class Clock:
         return self._source() + self._advanced
 
     def advance(self, seconds: float) -> None:
-        """Move forward at once; whoever waits looks at the clock again. Usable from any thread.
+        """Move forward at once; those who wait look at the clock again. Usable from any thread.
 
         Raises:
             ValueError: `seconds` is negative or not finite.

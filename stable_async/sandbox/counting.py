@@ -1,9 +1,9 @@
-"""The quota as servers count it: four ways, each plain and with the clock passed in.
+"""The quota as servers count it: four methods, each plain and with the clock passed in.
 
-A server counts arrivals. `Quota` shuts a key out for the penalty once its way of counting refuses
-a request; while it is shut out nothing is counted. `PeakUsage` tells how close a stream of arrivals
-came to the ceiling in each of the four ways, at the worst phase of the server's clock, whichever
-way is enforced.
+A server counts arrivals. Once the counting method refuses a request of a key, `Quota` refuses all
+of them for the penalty; during it nothing is counted. `PeakUsage` shows how close a stream of
+arrivals came to the ceiling by each of the four methods, at the worst phase of the server's clock,
+whichever method is enforced.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class TokenBucket:
         return self._used
 
 
-_WAYS: dict[Counting, Callable[[int, float, float], CountingMethod]] = {
+_METHODS: dict[Counting, Callable[[int, float, float], CountingMethod]] = {
     "counter": SlidingCounter,
     "log": SlidingLog,
     "fixed": FixedWindow,
@@ -172,27 +172,27 @@ _WAYS: dict[Counting, Callable[[int, float, float], CountingMethod]] = {
 
 
 class Quota:
-    """The quota of one key: a way of counting, and the time-out after a breach."""
+    """The quota of one key: a counting method, and the penalty after a breach."""
 
     def __init__(
         self, counting: Counting, requests: int, window: float, penalty: float, phase: float
     ) -> None:
-        """Count in the way named `counting`; `off` refuses nothing."""
-        self._way = None if counting == "off" else _WAYS[counting](requests, window, phase)
+        """Count by the method named `counting`; `off` refuses nothing."""
+        self._method = None if counting == "off" else _METHODS[counting](requests, window, phase)
         self._penalty = penalty
         self._penalty_until = float("-inf")
         self._now = float("-inf")
-        self.worst = PeakUsage(requests, window)
+        self.peak = PeakUsage(requests, window)
 
     def admit(self, now: float) -> bool:
         """Count an arrival; false when it is refused with 429."""
         # Arrivals are stamped when their bytes come in and counted a little later, so two of
         # them may change places; a server's clock does not run backwards either.
         self._now = now = max(now, self._now)
-        self.worst.arrived(now)
-        if self._way is None or now < self._penalty_until:
-            return self._way is None
-        if self._way.admit(now):
+        self.peak.arrived(now)
+        if self._method is None or now < self._penalty_until:
+            return self._method is None
+        if self._method.admit(now):
             return True
         self._penalty_until = now + self._penalty
         return False
@@ -200,15 +200,15 @@ class Quota:
     def level(self, now: float) -> float:
         """Return the requests counted now; with counting off, the last window's arrivals."""
         now = max(now, self._now)
-        return self.worst.in_window(now) if self._way is None else self._way.level(now)
+        return self.peak.in_window(now) if self._method is None else self._method.level(now)
 
     def penalty_left(self, now: float) -> float:
-        """Return the seconds for which the key is still shut out."""
+        """Return the seconds that are left of the penalty."""
         return max(0.0, self._penalty_until - now)
 
 
 class KeyQuotas:
-    """The quotas of all keys, and the time-out of everybody that a test may ask for."""
+    """The quotas of all keys, and a penalty of all keys that a test may ask for."""
 
     def __init__(
         self, counting: Counting, requests: int, window: float, penalty: float, phase: float
@@ -217,7 +217,7 @@ class KeyQuotas:
         self._settings = (counting, requests, window, penalty, phase)
         self._quotas: OrderedDict[str, Quota] = OrderedDict()
         self._all_penalty_until = float("-inf")
-        self._most = dict.fromkeys(_WAYS, 0.0)
+        self._most = dict.fromkeys(_METHODS, 0.0)
 
     def admit(self, key: str, now: float) -> bool:
         """Count an arrival of `key`; false when it is refused with 429."""
@@ -232,21 +232,21 @@ class KeyQuotas:
         return admitted and now >= self._all_penalty_until
 
     def penalize_all(self, until: float) -> None:
-        """Shut every key out until the time `until`."""
+        """Penalize every key until the time `until`."""
         self._all_penalty_until = until
 
     def _note(self, quota: Quota) -> None:
-        for way, most in quota.worst.most().items():
-            self._most[way] = max(self._most[way], most)
+        for method, most in quota.peak.most().items():
+            self._most[method] = max(self._most[method], most)
 
     def most(self) -> dict[Counting, float]:
-        """Return the most that any key had in the window, in each way, at its worst phase."""
+        """Return the most that any key had in the window, by each method, at its worst phase."""
         for quota in self._quotas.values():
             self._note(quota)
         return dict(self._most)
 
     def busiest(self, now: float) -> tuple[float, float]:
-        """Return the highest level of any key, and the longest time a key is still shut out."""
+        """Return the highest level of any key, and the longest penalty that is left."""
         level = max((quota.level(now) for quota in self._quotas.values()), default=0.0)
         shut = max((quota.penalty_left(now) for quota in self._quotas.values()), default=0.0)
         return level, max(shut, self._all_penalty_until - now, 0.0)
@@ -260,7 +260,7 @@ class _Most:
 
 
 class PeakUsage:
-    """The most that a stream of arrivals had in the window, for every way at its worst phase."""
+    """The most that a stream of arrivals had in the window, by every method at its worst phase."""
 
     def __init__(self, requests: int, window: float) -> None:
         """Judge by a ceiling of `requests` in `window` seconds."""
@@ -283,7 +283,7 @@ class PeakUsage:
         most = self._most
         most.log = max(most.log, recent)
         most.bucket = max(most.bucket, self._level)
-        # Far over the ceiling every way is breached, and the exact figure is not worth its time.
+        # Far over the ceiling every method sees a breach; the exact figure is not worth its time.
         far_over = recent > 4 * self._requests
         most.counter = max(most.counter, recent if far_over else self._two_counters(now))
 

@@ -108,9 +108,9 @@ class Rule(Generic[Action]):
 class _Rules(Generic[Action]):
     """The rules for one kind of action, oldest first."""
 
-    def __init__(self, chance: random.Random, lock: Lock) -> None:
+    def __init__(self, rng: random.Random, lock: Lock) -> None:
         self._rules: list[Rule[Action]] = []
-        self._chance = chance
+        self._rng = rng
         self._lock = lock
 
     def add(self, rule: Rule[Action]) -> None:
@@ -126,7 +126,7 @@ class _Rules(Generic[Action]):
         with self._lock:
             self._rules = [rule for rule in self._rules if now < rule.until]
             for rule in self._rules:
-                if not rule.matches(record, headers) or self._chance.random() >= rule.rate:
+                if not rule.matches(record, headers) or self._rng.random() >= rule.rate:
                     continue
                 if rule.times is not None:
                     rule.times -= 1
@@ -147,14 +147,14 @@ class Faults:
             seed: Of the choices by rate.
         """
         lock, self._now = Lock(), now
-        chance = random.Random(f"faults {seed}")  # noqa: S311
-        self.failures: _Rules[Failure] = _Rules(chance, lock)
-        self.edges: _Rules[Edge] = _Rules(chance, lock)
-        self.drops: _Rules[Drop] = _Rules(chance, lock)
-        self.delays: _Rules[float] = _Rules(chance, lock)
-        self.scripts: _Rules[Scripted] = _Rules(chance, lock)
-        self.outputs: _Rules[Given] = _Rules(chance, lock)
-        self.looks: _Rules[int] = _Rules(chance, lock)
+        rng = random.Random(f"faults {seed}")  # noqa: S311
+        self.failures: _Rules[Failure] = _Rules(rng, lock)
+        self.edges: _Rules[Edge] = _Rules(rng, lock)
+        self.drops: _Rules[Drop] = _Rules(rng, lock)
+        self.delays: _Rules[float] = _Rules(rng, lock)
+        self.scripts: _Rules[Scripted] = _Rules(rng, lock)
+        self.outputs: _Rules[Given] = _Rules(rng, lock)
+        self.looks: _Rules[int] = _Rules(rng, lock)
         self.exhausted = False
 
     def clear(self) -> None:

@@ -51,7 +51,7 @@ __all__ = ["Account", "Call", "Service"]
 
 MIRROR_PREFIX = "/sd"
 CLIENT_HEADERS = ("stability-client-id", "stability-client-user-id", "stability-client-version")
-# An operation that nobody has timed is taken to need this long, seconds.
+# An operation that has not been timed is taken to need this long, seconds.
 UNTIMED = 10.0
 # Of the 45.7 s of a creative upscale, the submit took 4.5 s (live, 2026-09-22).
 SUBMIT_SHARE = 0.1

@@ -16,12 +16,12 @@ __all__ = ["TRIGGERS", "triggered"]
 
 TRIGGERS = {
     "moderated": "403 content_moderation, not charged",
-    "filtered": "200 with finish reason CONTENT_FILTERED and a blurred picture, charged",
+    "filtered": "200 with finish reason CONTENT_FILTERED and a blurred image, charged",
     "language": "422 invalid_language, not charged",
-    "public-figure": "422 public_figure, not charged (pictures)",
+    "public-figure": "422 public_figure, not charged (images)",
     "copyrighted": "422 copyrighted_content, not charged (audio)",
     "error": "500 internal_error, not charged",
-    "drop": "the picture is made and charged, and the connection cut before the answer",
+    "drop": "the image is made and charged, and the connection cut before the answer",
 }
 
 WORD = re.compile(rf"\bsandbox[:-]({'|'.join(TRIGGERS)})\b", re.IGNORECASE)

@@ -96,7 +96,7 @@ def _take_prompts(form: Form, value: object) -> None:
 
 
 def check_files(form: Form) -> None:
-    """Refuse files that are no pictures, under v1's own name for that.
+    """Refuse files that are no images, under v1's own name for that.
 
     Raises:
         RefusalError: 400 `invalid_mime_type`.

@@ -9,16 +9,15 @@ accepts one all the same, that is counted, reported, and ends the probing of tha
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from typing import TYPE_CHECKING, Literal
 
-from PIL import Image
-
 from stable_async.sandbox.probing.claims import Claim, claims
+from stable_async.sandbox.probing.notes import Notes
 from stable_async.sandbox.probing.probes import Probe, probes
-from stable_async.sandbox.probing.requests import ENGINE, smallest
+from stable_async.sandbox.probing.purchases import Purchases
+from stable_async.sandbox.probing.requests import request_for, smallest
 from stable_async.sandbox.probing.wire import Finding, ProbeAnswer, ProbeRequest
 
 if TYPE_CHECKING:
@@ -33,15 +32,6 @@ __all__ = ["Prober"]
 KEYLESS, POISONED = "keyless", "poisoned"
 NOWHERE = "0" * 64
 UNREADABLE = "not an answer of the API"
-UNDECIDABLE = {
-    "quota.requests": "showing it would breach the quota",
-    "quota.penalty": "showing it would breach the quota",
-    "results.retention": "takes 24 hours",
-    "results.polling": "shows only in what the API does to those who poll often",
-    "results.key": "needs a second key",
-    "behaviours.all_problems_at_once": "the API looks at the key first",
-}
-PAID = "shows in paid work only"
 
 
 class _StoppedError(Exception):
@@ -74,52 +64,46 @@ class Prober:
         """
         self._facts = facts
         self._send_request = send
-        self._key = key
-        self._left = credits
+        self._credits = credits
         self._only = operations
         self._progress = progress
-        self._claims = {claim.id: claim for claim in claims(facts)}
-        self._found: dict[str, Finding] = {}
+        self._notes = Notes(claims(facts), key)
         self._mode = {"v1": POISONED, "v2": KEYLESS}
         self.requests = 0
         self.accepted: list[str] = []
-        self.spent = 0.0
         self.stopped = ""
+        self._purchases = Purchases(self._notes, self._send, credits, progress)
 
     async def run(self) -> list[Finding]:
         """Return what was found out about every claim, in the order of the facts."""
         try:
             await self._order_of_checks()
-            for operation in self._facts.operations:
-                if self._only is None or operation.id in self._only:
-                    self._progress(operation.id)
-                    await self._operation(operation)
+            for operation in self._asked_for():
+                self._progress(operation.id)
+                await self._operation(operation)
             if self._only is None or "" in self._only:
                 await self._common()
-            if self._left > 0:
-                await self._paid()
+            if self._credits > 0:
+                await self._purchases.run(self._asked_for())
         except _StoppedError as stopped:
             self.stopped = str(stopped)
-        return [self._finding(claim) for claim in self._claims.values() if self._asked(claim)]
+        return [
+            self._notes.finding(claim, self.stopped)
+            for claim in self._notes.claims.values()
+            if self._asked(claim)
+        ]
 
     def _asked(self, claim: Claim) -> bool:
         return self._only is None or claim.operation in self._only
 
-    def _finding(self, claim: Claim) -> Finding:
-        found = self._found.get(claim.id)
-        if found is not None:
-            return found
-        return Finding(claim, "undecided", self.stopped or _why(claim))
+    def _asked_for(self) -> list[Operation]:
+        only = self._only
+        return [one for one in self._facts.operations if only is None or one.id in only]
 
-    def _note(self, name: str, verdict: Verdict, reason: str = "", answer: str = "") -> None:
-        """Note what a probe has shown; a difference outweighs agreement, which outweighs doubt."""
-        claim = self._claims.get(name)
-        if claim is None:
-            return
-        weight = {"undecided": 0, "agrees": 1, "differs": 2}
-        before = self._found.get(name)
-        if before is None or weight[verdict] > weight[before.verdict]:
-            self._found[name] = Finding(claim, verdict, reason, answer)
+    @property
+    def spent(self) -> float:
+        """Credits spent, by the price list or by the balance, whichever says more."""
+        return self._purchases.spent
 
     async def _send(self, request: ProbeRequest) -> ProbeAnswer:
         self.requests += 1
@@ -139,13 +123,13 @@ class Prober:
         name = "behaviours.parameters_before_key"
         if answer.status == 401 and answer.from_api:
             self._mode["v2"] = POISONED
-            self._note(name, "differs", "the key is looked at first", answer.recorded(self._key))
+            self._notes.note(name, "differs", "the key is looked at first", answer)
         elif answer.status == 400 and answer.from_api:
-            self._note(name, "agrees", "400 without a key")
+            self._notes.note(name, "agrees", "400 without a key")
             both = {"prompt", "seed"} <= answer.names
             verdict: Verdict = "agrees" if both else "differs"
-            recorded = answer.recorded(self._key)
-            self._note("behaviours.all_problems_at_once", verdict, "prompt and seed", recorded)
+            name = "behaviours.all_problems_at_once"
+            self._notes.note(name, verdict, "prompt and seed", answer)
         self._envelope("v2", answer)
         self._error_name(answer, "v2")
 
@@ -155,7 +139,7 @@ class Prober:
             return
         same = set(known.required) == answer.content.keys()
         verdict: Verdict = "agrees" if same else "differs"
-        self._note(f"envelopes.{api}", verdict, "the keys", answer.recorded(self._key))
+        self._notes.note(f"envelopes.{api}", verdict, "the keys", answer)
 
     def _error_name(self, answer: ProbeAnswer, api: str, text: bool = False) -> None:
         """Compare name, and text where it is documented, with the facts of the status."""
@@ -164,22 +148,21 @@ class Prober:
             return
         names = {error.name for error in documented}
         name = str(answer.content.get("name"))
-        recorded = answer.recorded(self._key)
         for number, error in enumerate(self._facts.errors.get(answer.status, ())):
             place = f"errors.{answer.status}.{api}.{error.name}"
             if error.api != api:
                 continue
-            if f"{place}.{number}" in self._claims:
+            if f"{place}.{number}" in self._notes.claims:
                 place = f"{place}.{number}"
             if name not in names:
-                self._note(place, "differs", f"it is called {name}", recorded)
+                self._notes.note(place, "differs", f"it is called {name}", answer)
             elif name == error.name:
                 if not text or not error.messages:
-                    self._note(place, "agrees", "the name")
+                    self._notes.note(place, "agrees", "the name")
                 elif tuple(answer.problems) == error.messages or _alike(error.messages, answer):
-                    self._note(place, "agrees", "name and text")
+                    self._notes.note(place, "agrees", "name and text")
                 elif len(documented) == 1:
-                    self._note(place, "differs", "the text is another", recorded)
+                    self._notes.note(place, "differs", "the text is another", answer)
 
     async def _common(self) -> None:
         await self._errors()
@@ -192,7 +175,7 @@ class Prober:
     async def _errors(self) -> None:
         core = self._facts.operations[0]
         if self._mode["v2"] == KEYLESS:
-            answer = await self._send(self._request(core, {}, keyed=False))
+            answer = await self._send(request_for(core, {}, keyed=False))
             if answer.status == 401:
                 self._error_name(answer, "v2", text=True)
         lost = ProbeRequest("GET", f"/v2beta/results/{NOWHERE}", keyed=True)
@@ -209,21 +192,18 @@ class Prober:
         self._status("behaviours.unknown_v1_path", answer, 401)
         text = next((o for o in self._facts.operations if o.id == "v1_text_to_image"), None)
         if text is not None:
-            request = self._request(text, {}, keyed=True, engine="no-such-engine")
+            request = request_for(text, {}, keyed=True, engine="no-such-engine")
             answer = await self._send(request)
             self._status("errors.404.v1.not_found", answer, 404)
             self._error_name(answer, "v1")
 
     def _status(self, name: str, answer: ProbeAnswer, status: int) -> None:
         if not answer.from_api:
-            self._note(name, "undecided", UNREADABLE, answer.recorded(self._key))
+            self._notes.note(name, "undecided", UNREADABLE, answer)
         elif answer.status != status:
-            self._note(name, "differs", f"the status is {answer.status}", self._recorded(answer))
+            self._notes.note(name, "differs", f"the status is {answer.status}", answer)
         else:
-            self._note(name, "agrees", f"the status is {status}")
-
-    def _recorded(self, answer: ProbeAnswer) -> str:
-        return answer.recorded(self._key)
+            self._notes.note(name, "agrees", f"the status is {status}")
 
     async def _headers(self) -> None:
         core = self._facts.operations[0]
@@ -232,20 +212,18 @@ class Prober:
                 continue
             for length, valid in ((header.max_length, True), (header.max_length + 1, False)):
                 headers = {header.name: "x" * length}
-                answer = await self._send(self._request(core, {}, keyed=False, headers=headers))
+                answer = await self._send(request_for(core, {}, keyed=False, headers=headers))
                 named = header.name in answer.names
                 verdict: Verdict = "agrees" if valid != named else "differs"
                 if not answer.from_api:
                     verdict = "undecided"
                 reason = f"{length} characters"
-                self._note(
-                    f"headers.{header.name}.max_length", verdict, reason, self._recorded(answer)
-                )
+                self._notes.note(f"headers.{header.name}.max_length", verdict, reason, answer)
 
     async def _ignored_part(self) -> None:
         core = self._facts.operations[0]
         if self._mode["v2"] == KEYLESS:
-            request = self._request(core, {"none": ""}, keyed=False)
+            request = request_for(core, {"none": ""}, keyed=False)
             self._status("behaviours.ignored_part", await self._send(request), 401)
 
     async def _too_large(self) -> None:
@@ -256,11 +234,11 @@ class Prober:
         for size, over in ((limit - 4096, False), (limit + 4096, True)):
             answer = await self._send(ProbeRequest("POST", erase.path, size=size))
             if not answer.from_api:
-                self._note("max_request", "undecided", UNREADABLE, self._recorded(answer))
+                self._notes.note("max_request", "undecided", UNREADABLE, answer)
                 continue
             verdict: Verdict = "agrees" if (answer.status == 413) == over else "differs"
             reason = f"{size} bytes: {answer.status}"
-            self._note("max_request", verdict, reason, self._recorded(answer))
+            self._notes.note("max_request", verdict, reason, answer)
             if over and answer.status == 413:
                 self._error_name(answer, "v2", text=True)
 
@@ -281,7 +259,7 @@ class Prober:
         for engine in self._facts.v1_engines:
             verdict: Verdict = "agrees" if engine.id in listed else "undecided"
             reason = "listed" if engine.id in listed else "not among those of this key"
-            self._note(f"engines.{engine.id}", verdict, reason)
+            self._notes.note(f"engines.{engine.id}", verdict, reason)
 
     # -- one operation ---------------------------------------------------------------------------
 
@@ -298,7 +276,7 @@ class Prober:
                 return
 
     async def _look_up(self, operation: Operation) -> None:
-        """Ask for what is free: nobody's result, the balance, the account, the engines."""
+        """Ask for what is free: a result that does not exist, balance, account, engines."""
         path = operation.path.replace("{id}", NOWHERE)
         looks = "{id}" in operation.path
         accepts = [value for value in operation.accept if value != "*/*"]
@@ -310,32 +288,32 @@ class Prober:
                 not looks or str(answer.content.get("name")) != "not_found"
             )
             if answer.from_api and answer.status == expected and known:
-                self._note(f"{operation.id}.path", "agrees", f"{expected}")
+                self._notes.note(f"{operation.id}.path", "agrees", f"{expected}")
                 if accept:
-                    self._note(f"{operation.id}.accept.{accept}", "agrees", f"{expected}")
+                    self._notes.note(f"{operation.id}.accept.{accept}", "agrees", f"{expected}")
             elif answer.status == 404:
-                self._note(f"{operation.id}.path", "differs", "404", self._recorded(answer))
+                self._notes.note(f"{operation.id}.path", "differs", "404", answer)
             elif "accept" in answer.names:
                 name = f"{operation.id}.accept.{accept}"
-                self._note(name, "differs", "it is refused", self._recorded(answer))
+                self._notes.note(name, "differs", "it is refused", answer)
         if looks and "*/*" in operation.accept:
-            self._note(f"{operation.id}.accept.*/*", "agrees", "anything is declared")
+            self._notes.note(f"{operation.id}.accept.*/*", "agrees", "anything is declared")
 
     async def _baseline(self, operation: Operation, mode: str) -> set[str] | None:
         """Return the fields that the unchanged request is refused for; `None` ends the probing."""
         broken = _poison(operation, "", ()) if mode == POISONED else {}
-        answer = await self._send(self._request(operation, broken, keyed=mode == POISONED))
+        answer = await self._send(request_for(operation, broken, keyed=mode == POISONED))
         place = f"{operation.id}.path"
         if not answer.from_api:
-            self._note(place, "undecided", UNREADABLE, self._recorded(answer))
+            self._notes.note(place, "undecided", UNREADABLE, answer)
             return None
         if answer.status in {404, 405}:
-            self._note(place, "differs", "there is no such path", self._recorded(answer))
+            self._notes.note(place, "differs", "there is no such path", answer)
             return None
         if answer.status < 300:
             self._accepted(operation, "the unchanged request")
             return None
-        self._note(place, "agrees", f"answers {answer.status}")
+        self._notes.note(place, "agrees", f"answers {answer.status}")
         self._envelope(operation.api, answer)
         if answer.status == 400:
             self._error_name(answer, operation.api)
@@ -343,9 +321,9 @@ class Prober:
         known = {field.name for field in operation.fields}
         if strange - known:
             reason = f"also asked for: {', '.join(sorted(strange - known))}"
-            self._note(f"{operation.id}.fields", "differs", reason, self._recorded(answer))
+            self._notes.note(f"{operation.id}.fields", "differs", reason, answer)
         elif mode == KEYLESS:
-            self._note(f"{operation.id}.fields", "agrees", "nothing else is asked for")
+            self._notes.note(f"{operation.id}.fields", "agrees", "nothing else is asked for")
         for name in strange & known:
             self._blame(operation, name, answer)
         return answer.names if answer.status == 400 else set()
@@ -357,37 +335,13 @@ class Prober:
         if not sent and not field.required:
             reason = "it is required"
             claim = f"{operation.id}.{name}.required"
-            self._note(claim, "differs", reason, self._recorded(answer))
+            self._notes.note(claim, "differs", reason, answer)
         elif sent and field.type == "file":
-            self._note(
-                f"{operation.id}.fields", "differs", f"{name} is refused", self._recorded(answer)
-            )
+            self._notes.note(f"{operation.id}.fields", "differs", f"{name} is refused", answer)
         elif sent and field.type == "enum":
             value = field.values[0]
             claim = f"{operation.id}.{name}.values.{value}"
-            self._note(claim, "differs", "it is refused", self._recorded(answer))
-
-    def _request(
-        self,
-        operation: Operation,
-        changes: Mapping[str, Value],
-        *,
-        keyed: bool,
-        headers: Mapping[str, str] | None = None,
-        engine: str | None = None,
-    ) -> ProbeRequest:
-        values = {**smallest(operation), **changes}
-        path = operation.path.replace("{engine_id}", engine or _engine(operation))
-        accept = next((value for value in operation.accept if value != "*/*"), "")
-        named = {**({"accept": accept} if accept else {}), **(headers or {})}
-        texts = {name: value for name, value in values.items() if isinstance(value, str)}
-        files = {name: value for name, value in values.items() if isinstance(value, bytes)}
-        if operation.body == "json":
-            content = {name: _json(operation, name, text) for name, text in texts.items()}
-            return ProbeRequest("POST", path, keyed, named, json=content)
-        if "text_prompts" in texts:
-            texts["text_prompts[0][text]"] = texts.pop("text_prompts")
-        return ProbeRequest("POST", path, keyed, named, texts, files)
+            self._notes.note(claim, "differs", "it is refused", answer)
 
     async def _probe(
         self, operation: Operation, probe: Probe, mode: str, baseline: set[str]
@@ -399,17 +353,17 @@ class Prober:
         if mode == POISONED:
             poison = _poison(operation, probe.field, changes)
             if not poison or probe.field in {"", "*"}:
-                self._note(name, "undecided", "needs a request that would be paid for")
+                self._notes.note(name, "undecided", "needs a request that would be paid for")
                 return True
             changes = {**changes, **poison}
-        request = self._request(operation, changes, keyed=mode == POISONED, headers=probe.headers)
+        request = request_for(operation, changes, keyed=mode == POISONED, headers=probe.headers)
         answer = await self._send(request)
         if not answer.from_api or answer.status not in {200, 201, 202, 400, 401}:
-            self._note(name, "undecided", f"{probe.what}: {UNREADABLE}", self._recorded(answer))
+            self._notes.note(name, "undecided", f"{probe.what}: {UNREADABLE}", answer)
             return answer.status < 500
         if answer.status < 300:
             self._accepted(operation, f"{probe.claim}, {probe.what}")
-            self._note(name, "differs", f"{probe.what} was accepted", self._recorded(answer))
+            self._notes.note(name, "differs", f"{probe.what} was accepted", answer)
             return False
         others = set(poison) if mode == POISONED else baseline
         named = probe.field in answer.names or (
@@ -418,13 +372,13 @@ class Prober:
         refused = answer.status == 400 and named
         if mode == POISONED and not named and not set(poison) <= answer.names:
             reason = f"{probe.what}: the API names one problem at a time"
-            self._note(name, "undecided", reason)
+            self._notes.note(name, "undecided", reason)
             return True
         verdict: Verdict = "agrees" if refused == (probe.side == "invalid") else "differs"
         reason = f"{probe.what}: {'refused' if refused else 'accepted'}"
         if probe.claim.endswith(".values") and refused:
             self._judge_listing(operation, probe.field, answer)
-        self._note(name, verdict, reason, "" if verdict == "agrees" else self._recorded(answer))
+        self._notes.note(name, verdict, reason, answer)
         return True
 
     def _judge_listing(self, operation: Operation, name: str, answer: ProbeAnswer) -> None:
@@ -433,146 +387,15 @@ class Prober:
         problem = next(text for text in answer.problems if text.partition(":")[0] == name)
         listed, place = _listed(problem), f"{operation.id}.{name}.values.only"
         if not set(one.values) <= listed:
-            self._note(place, "undecided", "the refusal does not list them")
+            self._notes.note(place, "undecided", "the refusal does not list them")
         elif more := listed - set(one.values):
-            self._note(place, "differs", f"also {', '.join(sorted(more))}", self._recorded(answer))
+            self._notes.note(place, "differs", f"also {', '.join(sorted(more))}", answer)
         else:
-            self._note(place, "agrees", "listed by the refusal")
+            self._notes.note(place, "agrees", "listed by the refusal")
 
     def _accepted(self, operation: Operation, what: str) -> None:
         """Count a request that did work although it should not have."""
         self.accepted.append(f"{operation.id}: {what}")
-
-    # -- for credits -----------------------------------------------------------------------------
-
-    async def _paid(self) -> None:
-        """Make the cheapest things that the credits allow, one of each operation."""
-        priced = sorted(
-            (
-                (_least_price(operation), operation)
-                for operation in self._facts.operations
-                if operation.method == "POST" and (self._only is None or operation.id in self._only)
-            ),
-            key=lambda entry: entry[0],
-        )
-        for cost, operation in priced:
-            if 0 < cost <= self._left:
-                self._progress(f"{operation.id}, for {cost:g} credits")
-                await self._buy(operation, cost)
-
-    async def _buy(self, operation: Operation, cost: float) -> None:
-        values: dict[str, Value] = {}
-        model = _cheapest_model(operation)
-        if model:
-            values["model"] = model
-        ratio = operation.observed.ratio
-        if ratio and any(field.name == "aspect_ratio" for field in operation.fields):
-            values["aspect_ratio"] = ratio
-        before = await self._balance()
-        answer = await self._send(self._request(operation, values, keyed=True))
-        if answer.status >= 300 or not answer.from_api:
-            reason = f"the smallest request: {answer.status}"
-            self._note(f"{operation.id}.fields", "differs", reason, self._recorded(answer))
-            return
-        self._left -= cost
-        self.spent += cost
-        after = await self._balance()
-        self._judge_price(operation, model, cost, before, after)
-        place = f"{operation.id}.submit_status"
-        verdict: Verdict = "agrees" if answer.status == operation.submit_status else "differs"
-        self._note(place, verdict, f"{answer.status}", self._recorded(answer))
-        self._judge_answer(operation, answer)
-        self._judge_size(operation, answer)
-        if operation.submits and "id" in answer.content:
-            for path in operation.results:
-                await self._judge_result(operation, path, str(answer.content["id"]))
-
-    async def _balance(self) -> float | None:
-        answer = await self._send(ProbeRequest("GET", "/v1/user/balance", keyed=True))
-        credits_left = answer.content.get("credits")
-        return credits_left if isinstance(credits_left, int | float) else None
-
-    def _judge_price(
-        self,
-        operation: Operation,
-        model: str,
-        cost: float,
-        before: float | None,
-        after: float | None,
-    ) -> None:
-        place = f"{operation.id}.credits" + (f".{model}" if model else "")
-        if before is None or after is None or before == after:
-            self._note(place, "undecided", "the balance did not move yet")
-            return
-        paid = round(before - after, 4)
-        verdict: Verdict = "agrees" if abs(paid - cost) < 0.005 else "differs"
-        self._note(place, verdict, f"the balance fell by {paid:g}")
-
-    def _judge_answer(self, operation: Operation, answer: ProbeAnswer) -> None:
-        declared = operation.responses.get(answer.status)
-        if declared is None:
-            return
-        kind = answer.headers.get("content-type", "")
-        wrong = []
-        if declared.content_types and kind not in declared.content_types:
-            wrong.append(f"content type {kind}")
-        is_json = kind.partition(";")[0] == "application/json"
-        if is_json:
-            missing = [key for key in declared.json_required if key not in answer.content]
-            wrong += [f"no key {key}" for key in missing]
-        elif operation.accept:
-            absent = {"seed", "finish-reason"} & {h.lower() for h in declared.headers}
-            wrong += [f"no header {name}" for name in sorted(absent - answer.headers.keys())]
-        if any(one.name == "output_format" for one in operation.fields) and not operation.submits:
-            default = str(operation.field("output_format").default)
-            made = {"mpeg": "mp3"}.get(kind.partition("/")[2], kind.partition("/")[2])
-            same: Verdict = "agrees" if made == default else "differs"
-            self._note(f"{operation.id}.output_format.default", same, kind)
-        verdict: Verdict = "differs" if wrong else "agrees"
-        self._note(f"{operation.id}.answer", verdict, ", ".join(wrong), self._recorded(answer))
-
-    def _judge_size(self, operation: Operation, answer: ProbeAnswer) -> None:
-        seen = operation.observed.output_px
-        from_text = not any(field.type == "file" and field.required for field in operation.fields)
-        if seen is None or not from_text or operation.submits:
-            return
-        try:
-            width, height = Image.open(io.BytesIO(answer.body)).size
-        except OSError:
-            return
-        verdict: Verdict = "agrees" if f"{width}x{height}" == seen else "differs"
-        self._note(f"{operation.id}.output_px", verdict, f"{width}x{height}")
-
-    async def _judge_result(self, operation: Operation, path: str, generation: str) -> None:
-        request = ProbeRequest("GET", path.replace("{id}", generation), keyed=True)
-        answer = await self._send(request)
-        good = answer.status in {200, 202}
-        verdict: Verdict = "agrees" if good else "differs"
-        self._note(
-            f"{operation.id}.results.{path}", verdict, f"{answer.status}", self._recorded(answer)
-        )
-
-
-# By the end of a claim's id, or what stands in it.
-REASONS = (
-    (re.compile(r"\.(submit_status|answer|output_px)$|\.credits|\.results\."), PAID),
-    (re.compile(r"\.latency$"), "differs from day to day"),
-    (re.compile(r"\.default$"), "shows in what is made only"),
-    (re.compile(r"\.required$"), "a rule asks for it: see there"),
-    (re.compile(r"\.fields$"), "a probe of v1 is broken on purpose"),
-    (re.compile(r"\.values\.only$"), "no refusal lists them"),
-    (re.compile(r"\.rules\."), "shows in paid work, or asks for nothing that an answer shows"),
-    (re.compile(r"^errors\."), "cannot be provoked without content, cost or a breach"),
-    (re.compile(r"\.dimensions$"), "shows in requests that would be paid for only"),
-    (re.compile(r"\.max_request$"), "too large to send for this"),
-)
-
-
-def _why(claim: Claim) -> str:
-    """Return why nothing was found out about a claim."""
-    if claim.id in UNDECIDABLE:
-        return UNDECIDABLE[claim.id]
-    return next((why for form, why in REASONS if form.search(claim.id)), "no probe shows it")
 
 
 def _poison(operation: Operation, tested: str, avoid: Collection[str]) -> dict[str, Value]:
@@ -609,43 +432,3 @@ def _alike(messages: tuple[str, ...], answer: ProbeAnswer) -> bool:
     """Whether a text with a blank to fill in, such as `<key>`, is the one that came."""
     parts = re.split(r"<\w+>|\(ID [\w-]+\)", "; ".join(messages))
     return len(parts) > 1 and all(part in "; ".join(answer.problems) for part in parts)
-
-
-def _engine(operation: Operation) -> str:
-    if operation.id.endswith("masking"):
-        return "stable-inpainting-512-v2-0"
-    return "stable-diffusion-x4-latent-upscaler" if operation.id.endswith("upscale") else ENGINE
-
-
-def _json(operation: Operation, name: str, text: str) -> object:
-    field = operation.field(name)
-    if field.type == "array":
-        return [{"text": text}]
-    if field.type in {"number", "integer"}:
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
-    return text
-
-
-def _cheapest_model(operation: Operation) -> str:
-    if not isinstance(operation.credits, dict):
-        return ""
-    fields = {field.name: field for field in operation.fields}
-    offered = fields["model"].values if "model" in fields else ()
-    priced = [
-        (price, model)
-        for model, price in operation.credits.items()
-        if isinstance(price, int | float) and model in offered
-    ]
-    return min(priced)[1] if priced else ""
-
-
-def _least_price(operation: Operation) -> float:
-    listed = operation.credits
-    if isinstance(listed, dict):
-        model = _cheapest_model(operation)
-        price = listed.get(model)
-        return price if isinstance(price, int | float) else 0
-    return listed or 0

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import struct
 from typing import TYPE_CHECKING, TypeAlias
 
 from PIL import Image
+
+from stable_async.sandbox.probing.wire import ProbeRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stable_async.sandbox.spec.facts import Field, Operation
 
-__all__ = ["Value", "companions", "image", "smallest", "wav"]
+__all__ = ["Value", "companions", "image", "mp3", "request_for", "smallest", "wav"]
 
 Value: TypeAlias = str | bytes | None
 """A text, a file, or `None` for a field that is left out."""
@@ -102,3 +105,52 @@ def _sample(field: Field) -> Value:
     if field.type == "enum":
         return field.values[0]
     return "x"
+
+
+def request_for(
+    operation: Operation,
+    changes: Mapping[str, Value],
+    *,
+    keyed: bool,
+    headers: Mapping[str, str] | None = None,
+    engine: str | None = None,
+) -> ProbeRequest:
+    """Return the smallest request of an operation with some changes.
+
+    Args:
+        operation: What is asked for.
+        changes: Fields that differ; `None` leaves one out.
+        keyed: Whether the key goes with it.
+        headers: Headers that differ.
+        engine: Engine of v1 in place of a usual one.
+    """
+    values = {**smallest(operation), **changes}
+    path = operation.path.replace("{engine_id}", engine or _engine(operation))
+    accept = next((value for value in operation.accept if value != "*/*"), "")
+    named = {**({"accept": accept} if accept else {}), **(headers or {})}
+    texts = {name: value for name, value in values.items() if isinstance(value, str)}
+    files = {name: value for name, value in values.items() if isinstance(value, bytes)}
+    if operation.body == "json":
+        content = {name: _json(operation, name, text) for name, text in texts.items()}
+        return ProbeRequest("POST", path, keyed, named, json=content)
+    if "text_prompts" in texts:
+        texts["text_prompts[0][text]"] = texts.pop("text_prompts")
+    return ProbeRequest("POST", path, keyed, named, texts, files)
+
+
+def _engine(operation: Operation) -> str:
+    if operation.id.endswith("masking"):
+        return "stable-inpainting-512-v2-0"
+    return "stable-diffusion-x4-latent-upscaler" if operation.id.endswith("upscale") else ENGINE
+
+
+def _json(operation: Operation, name: str, text: str) -> object:
+    field = operation.field(name)
+    if field.type == "array":
+        return [{"text": text}]
+    if field.type in {"number", "integer"}:
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return text

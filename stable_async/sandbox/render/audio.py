@@ -1,4 +1,4 @@
-"""Sounds: short, valid WAV and MP3 files, as small as players accept.
+"""Audio: short, valid WAV and MP3 files, as small as players accept.
 
 They last at most a second, whatever was asked for. A WAV has a tone whose pitch comes from the
 seed; an MP3 is silent, and has its title and seed in its tag.

@@ -1,4 +1,4 @@
-"""Pictures made from uploaded images: what upscaling, editing and control give back."""
+"""Images made from uploaded images: what upscaling, editing and control return."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ BACKGROUND_TOLERANCE = 40
 
 
 class UnreadableError(Exception):
-    """An uploaded picture has a good header and cannot be decoded. The text is its field's name."""
+    """An uploaded image has a good header and cannot be decoded. The text is its field's name."""
 
 
 def edit(operation: Operation, parameters: Parameters, spec: ImageSpec) -> Image.Image:
-    """Return what `operation` makes of the uploaded pictures, in the size of `spec`.
+    """Return what `operation` makes of the uploaded images, in the size of `spec`.
 
     Raises:
-        UnreadableError: A picture cannot be decoded.
+        UnreadableError: A image cannot be decoded.
     """
     image = load(parameters, next(iter(parameters.images)))
     size = (spec.width, spec.height)
@@ -62,7 +62,7 @@ def edit(operation: Operation, parameters: Parameters, spec: ImageSpec) -> Image
 
 
 def load(parameters: Parameters, name: str) -> Image.Image:
-    """Return an uploaded picture, as RGB or, where it has any transparency, as RGBA.
+    """Return an uploaded image, as RGB or, where it has any transparency, as RGBA.
 
     Raises:
         UnreadableError: It cannot be decoded.
@@ -73,7 +73,7 @@ def load(parameters: Parameters, name: str) -> Image.Image:
         image = Image.open(upload.file, formats=("JPEG", "PNG", "WEBP"))
         transparent = "A" in image.getbands() or "transparency" in image.info
         return image.convert("RGBA" if transparent else "RGB")
-    # Whatever Pillow makes of broken data, to the caller the picture cannot be read.
+    # Whatever Pillow makes of broken data, to the caller the image cannot be read.
     except Exception as error:
         raise UnreadableError(name) from error
 
@@ -121,7 +121,7 @@ def _mask(parameters: Parameters, image: Image.Image) -> Image.Image:
 
 
 def _spot(size: tuple[int, int]) -> Image.Image:
-    """Return a mask of the middle of a picture."""
+    """Return a mask of the middle of a image."""
     mask = Image.new("L", size, 0)
     width, height = size
     box = (width * 0.28, height * 0.28, width * 0.72, height * 0.72)
@@ -130,7 +130,7 @@ def _spot(size: tuple[int, int]) -> Image.Image:
 
 
 def _cut_out(image: Image.Image) -> Image.Image:
-    """Return the picture with a transparent background: what differs little from its corner."""
+    """Return the image with a transparent background: what differs little from its corner."""
     if image.mode == "RGBA" and image.getchannel("A").getextrema()[0] == 0:
         return image
     plain = image.convert("RGB")
@@ -146,7 +146,7 @@ def _cut_out(image: Image.Image) -> Image.Image:
 
 
 def _recolour(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """Return the picture with its middle in a colour of the prompt's own."""
+    """Return the image with its middle in a colour of the prompt's own."""
     hue = hashlib.sha256(spec.identity.encode()).digest()[0]
     tint = Image.new("HSV", (1, 1), (hue, 190, 230)).convert("RGB").getpixel((0, 0))
     toned = ImageOps.colorize(

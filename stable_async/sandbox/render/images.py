@@ -1,6 +1,6 @@
-"""Pictures drawn from a request: a scene, a caption, and the file formats.
+"""Images drawn from a request: a scene, a caption, and the file formats.
 
-The same prompt, seed and parameters give the same bytes. Everything is flat areas, so a picture of
+The same prompt, seed and parameters give the same bytes. Everything is flat areas, so a image of
 2.4 megapixels is drawn and encoded in some 25 ms.
 """
 
@@ -31,7 +31,7 @@ class ImageSpec:
         prompt: Drawn into the caption; picks the scene.
         note: The caption's second line: model, seed, aspect ratio.
         style: The style preset; empty for none.
-        identity: Everything the picture depends on, as one text.
+        identity: Everything the image depends on, as one text.
     """
 
     width: int
@@ -43,16 +43,16 @@ class ImageSpec:
 
 
 def paint(spec: ImageSpec) -> Image.Image:
-    """Return the picture of `spec`, with its caption."""
+    """Return the image of `spec`, with its caption."""
     image = scene(spec)
     caption(image, spec.prompt, spec.note)
     return image
 
 
 def scene(spec: ImageSpec) -> Image.Image:
-    """Return the picture of `spec` without a caption."""
-    chance = random.Random(hashlib.sha256(spec.identity.encode()).digest())  # noqa: S311
-    return draw_scene(spec.width, spec.height, spec.prompt, spec.style, chance)
+    """Return the image of `spec` without a caption."""
+    rng = random.Random(hashlib.sha256(spec.identity.encode()).digest())  # noqa: S311
+    return draw_scene(spec.width, spec.height, spec.prompt, spec.style, rng)
 
 
 @functools.lru_cache(maxsize=64)
@@ -98,7 +98,7 @@ def _wrap(text: str, per_line: int, most: int) -> list[str]:
 
 
 def blur(image: Image.Image) -> Image.Image:
-    """Return a picture in which nothing can be made out, as the content filter sends it."""
+    """Return a image in which nothing can be made out, as the content filter sends it."""
     small = image.resize((max(1, image.width // 96), max(1, image.height // 96)))
     return small.resize(image.size, Image.Resampling.BILINEAR)
 

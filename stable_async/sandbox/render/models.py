@@ -1,4 +1,4 @@
-"""3D models: a valid binary glTF, a tile that carries the uploaded picture as its texture."""
+"""3D models: a valid binary glTF, a tile that carries the uploaded image as its texture."""
 
 from __future__ import annotations
 

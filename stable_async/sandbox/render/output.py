@@ -1,4 +1,4 @@
-"""What an operation gives back: images, audio and 3D models, made away from the event loop."""
+"""What an operation returns: images, audio and 3D models, made away from the event loop."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ class Operation(_Fact):
         return next(field for field in self.fields if field.name == name)
 
     def latency(self, model: str) -> float | None:
-        """Return the seconds that the real service needed; `None` where nobody measured it."""
+        """Return the seconds that the real service needed; `None` where it was not measured."""
         for run in self.observed.runs:
             if model and run.model == model:
                 return run.latency_s

@@ -40,8 +40,8 @@ class Parameters:
     Attributes:
         given: What the client sent; defaults are not in it.
         defaults: The documented defaults of the rest.
-        images: What the uploaded pictures are.
-        audio: What the uploaded sounds are.
+        images: What the uploaded images are.
+        audio: What the uploaded audio files are.
         prompts: v1's `text_prompts`.
     """
 
@@ -163,33 +163,33 @@ def _read_file(fact: Field, form: Form, parameters: Parameters) -> str | None:
         return "required" if fact.required else None
     parameters.given[fact.name] = upload
     if fact.max_seconds is not None:
-        return _check_sound(fact, upload, parameters)
-    return _check_picture(fact, upload, parameters)
+        return _check_audio(fact, upload, parameters)
+    return _check_image(fact, upload, parameters)
 
 
-def _check_sound(fact: Field, upload: Upload, parameters: Parameters) -> str | None:
-    sound = audio_info(upload.file)
-    if sound is None or sound.format not in fact.formats:
+def _check_audio(fact: Field, upload: Upload, parameters: Parameters) -> str | None:
+    audio = audio_info(upload.file)
+    if audio is None or audio.format not in fact.formats:
         return f"must be audio of one of these formats: {', '.join(fact.formats)}"
-    parameters.audio[fact.name] = sound
+    parameters.audio[fact.name] = audio
     longest = fact.max_seconds or float("inf")
-    if not fact.min_seconds <= sound.seconds <= longest:
+    if not fact.min_seconds <= audio.seconds <= longest:
         return f"must be {fact.min_seconds:g} to {longest:g} seconds long"
     return None
 
 
-def _check_picture(fact: Field, upload: Upload, parameters: Parameters) -> str | None:
-    picture = image_info(upload.file)
+def _check_image(fact: Field, upload: Upload, parameters: Parameters) -> str | None:
+    image = image_info(upload.file)
     formats = fact.formats or ("jpeg", "png", "webp")
-    if picture is None or picture.format not in formats:
+    if image is None or image.format not in formats:
         return f"must be an image of one of these formats: {', '.join(formats)}"
-    parameters.images[fact.name] = picture
-    sides = (picture.width, picture.height)
+    parameters.images[fact.name] = image
+    sides = (image.width, image.height)
     if min(sides) < fact.min_side:
         return f"width and height must be at least {fact.min_side} pixels"
     if fact.max_side is not None and max(sides) > fact.max_side:
         return f"width and height must be at most {fact.max_side} pixels"
-    pixels = picture.width * picture.height
+    pixels = image.width * image.height
     if pixels < fact.min_pixels:
         return f"total pixel count must be at least {fact.min_pixels} pixels"
     most = UNBOUNDED_PIXELS if fact.max_pixels is None else fact.max_pixels
@@ -197,7 +197,7 @@ def _check_picture(fact: Field, upload: Upload, parameters: Parameters) -> str |
         return f"total pixel count must be at most {most} pixels"
     if fact.aspect_range is not None:
         narrowest, widest = fact.aspect_range
-        if not narrowest <= picture.width / picture.height <= widest:
+        if not narrowest <= image.width / image.height <= widest:
             return "aspect ratio must be between 1:2.5 and 2.5:1"
     return None
 

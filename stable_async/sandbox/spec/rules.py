@@ -1,8 +1,8 @@
 """Rules across fields: one function for each rule that the facts write as a sentence.
 
 `RULES` holds every sentence of every operation's `rules` in the facts. Those that ask for no
-check of the parameters have none, and say why. A sentence that is not in the table is a fact that
-nobody followed; a test looks for it.
+check of the parameters have none, and say why. A test finds sentences that are not in
+the table.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def broken_rules(operation: Operation, parameters: Parameters) -> list[str]:
     """Return what breaks a rule of `operation`, as `field: problem`."""
     problems: list[str] = []
     for sentence in operation.rules:
-        # Another file of facts may have sentences that nobody has put into code.
+        # Another file of facts may have sentences that are not in code.
         rule = RULES.get(sentence)
         if callable(rule):
             problems += rule(parameters)
@@ -91,7 +91,7 @@ def _mode_of_init_image(parameters: Parameters) -> Iterator[str]:
 _NOTE = "asks for no check of the parameters"
 _POLLING = "polls that come too soon are counted, not refused"
 _RESULTS = "kept by results.py"
-_MASKS = "kept where the picture is made"
+_MASKS = "kept where the image is made"
 _LIMIT = "kept where the body is read"
 _UNDOCUMENTED = "not covered by the facts, so not refused"
 _FIELD = "kept by the field itself"

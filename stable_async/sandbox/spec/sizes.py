@@ -1,4 +1,4 @@
-"""The size of the picture that an operation makes, in pixels."""
+"""The size of the image that an operation makes, in pixels."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def output_size(operation: Operation, parameters: Parameters) -> Size:
         case "v1_text_to_image":
             return int(parameters.number("width")), int(parameters.number("height"))
     if source is None:
-        raise ValueError(f"{operation.id} makes nothing without a picture")
+        raise ValueError(f"{operation.id} makes nothing without a image")
     return _from_source(operation.id, source, parameters)
 
 

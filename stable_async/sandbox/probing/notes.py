@@ -1,0 +1,77 @@
+"""What has been found out about each claim, and why nothing has about the others."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from stable_async.sandbox.probing.wire import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stable_async.sandbox.probing.claims import Claim
+    from stable_async.sandbox.probing.wire import ProbeAnswer, Verdict
+
+__all__ = ["Notes"]
+
+UNDECIDABLE = {
+    "quota.requests": "showing it would breach the quota",
+    "quota.penalty": "showing it would breach the quota",
+    "results.retention": "takes 24 hours",
+    "results.polling": "shows only in what the API does to those who poll often",
+    "results.key": "needs a second key",
+    "behaviours.all_problems_at_once": "the API looks at the key first",
+}
+PAID = "shows in paid work only"
+# By the end of a claim's id, or what stands in it.
+REASONS = (
+    (re.compile(r"\.(submit_status|answer|output_px)$|\.credits|\.results\."), PAID),
+    (re.compile(r"\.latency$"), "differs from day to day"),
+    (re.compile(r"\.default$"), "shows in what is made only"),
+    (re.compile(r"\.required$"), "a rule asks for it: see there"),
+    (re.compile(r"\.fields$"), "a probe of v1 is broken on purpose"),
+    (re.compile(r"\.values\.only$"), "no refusal lists them"),
+    (re.compile(r"\.rules\."), "shows in paid work, or asks for nothing that an answer shows"),
+    (re.compile(r"^errors\."), "cannot be provoked without content, cost or a breach"),
+    (re.compile(r"\.dimensions$"), "shows in requests that would be paid for only"),
+    (re.compile(r"\.max_request$"), "too large to send for this"),
+)
+
+
+def _why(claim: Claim) -> str:
+    """Return why nothing was found out about a claim."""
+    if claim.id in UNDECIDABLE:
+        return UNDECIDABLE[claim.id]
+    return next((why for form, why in REASONS if form.search(claim.id)), "no probe shows it")
+
+
+class Notes:
+    """Findings by the claim's id."""
+
+    def __init__(self, claims: Iterable[Claim], key: str) -> None:
+        """Take the claims, and the key that no finding may show."""
+        self.claims = {claim.id: claim for claim in claims}
+        self._key = key
+        self._found: dict[str, Finding] = {}
+
+    def note(
+        self, name: str, verdict: Verdict, reason: str = "", answer: ProbeAnswer | None = None
+    ) -> None:
+        """Note what an answer has shown; a difference outweighs agreement, which outweighs doubt.
+
+        What is not among the claims is not noted.
+        """
+        claim = self.claims.get(name)
+        if claim is None:
+            return
+        weight = {"undecided": 0, "agrees": 1, "differs": 2}
+        before = self._found.get(name)
+        if before is None or weight[verdict] > weight[before.verdict]:
+            shown = "" if answer is None or verdict == "agrees" else answer.recorded(self._key)
+            self._found[name] = Finding(claim, verdict, reason, shown)
+
+    def finding(self, claim: Claim, stopped: str) -> Finding:
+        """Return the finding of a claim; `stopped` is why probing ended early, if it did."""
+        found = self._found.get(claim.id)
+        return found or Finding(claim, "undecided", stopped or _why(claim))
