@@ -56,7 +56,7 @@ def until(page: WebDriver, condition: Callable[[], object]) -> None:
 
 
 def states(page: WebDriver) -> list[str | None]:
-    """Give the states of the wall, newest first."""
+    """Return the states of the wall, newest first."""
     return [
         card.get_attribute("data-state") for card in page.find_elements(By.CSS_SELECTOR, "#wall li")
     ]

@@ -61,7 +61,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def browser() -> Iterator[Callable[[int, int], WebDriver]]:
-    """Give browsers by width and height; they must have logged no error in the end."""
+    """Return browsers by width and height; they must have logged no error in the end."""
     with ExitStack() as stack:
         opened: list[WebDriver] = []
 

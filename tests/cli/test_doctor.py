@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import time
+from contextlib import asynccontextmanager
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 
 from stable_async.cli.app import run
 from stable_async.sandbox import SandboxSettings, start_sandbox
 from tests.sandbox.test_probing import field, raw_facts
+from tests.transport.proxy_server import ProxyServer, pipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from stable_async.sandbox import SandboxProcess
@@ -193,3 +197,66 @@ def test_probing_keeps_to_the_quota(
 def test_credits_are_an_amount(credits: str, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: A002
     assert run(["doctor", "--probe", "--credits", credits]) == 2
     assert "allowed: 0 or more" in capsys.readouterr().err
+
+
+@asynccontextmanager
+async def behind_tls(url: str, ca: trustme.CA) -> AsyncIterator[str]:
+    """Serve the sandbox over TLS, with a certificate of `ca`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    host, port = url.removeprefix("http://").split(":")
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(host, int(port))
+        ways = [asyncio.create_task(pipe(reader, back)), asyncio.create_task(pipe(there, writer))]
+        tasks.update(ways)
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        writer.close()
+        back.close()
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_an_unknown_ca_is_named_and_one_that_is_trusted_is_shown(
+    sandbox: SandboxProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from stable_async.cli.connection import Connection
+    from stable_async.cli.doctor import _examine
+
+    ca = trustme.CA()
+    async with behind_tls(sandbox.url, ca) as url:
+        found = {check.subject: check for check in await _examine(Connection(base_url=url))}
+        assert "SSL_CERT_FILE" in found["TLS"].to_do
+        assert "account" not in found
+        path = tmp_path / "ca.pem"
+        ca.cert_pem.write_to_path(path)
+        monkeypatch.setenv("SSL_CERT_FILE", str(path))
+        found = {check.subject: check for check in await _examine(Connection(base_url=url))}
+        assert not found["TLS"].to_do
+        assert "TLSv1." in found["TLS"].state
+        assert "the key is accepted" in found["account"].state
+
+
+async def test_a_proxy_of_the_environment_is_used_and_its_password_not_shown(
+    sandbox: SandboxProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stable_async.cli.connection import Connection
+    from stable_async.cli.doctor import _examine
+
+    proxy = ProxyServer(sandbox.url, "user:secret-word")
+    async with proxy.serve():
+        with_login = proxy.url.replace("://", "://user:secret-word@")
+        monkeypatch.setenv("HTTP_PROXY", with_login)
+        # No proxy leads to this machine, so the address is another's; the proxy leads here.
+        checks = await _examine(Connection(base_url="http://192.0.2.1:80"))
+        found = {check.subject: check for check in checks}
+        assert "with a login" in found["proxy"].state
+        assert "the key is accepted" in found["account"].state
+        assert "secret-word" not in repr(checks)
+        assert proxy.heads

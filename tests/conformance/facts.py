@@ -95,7 +95,7 @@ KEYS = {
 
 
 def smallest(operation: str) -> Values:
-    """Give the smallest valid request."""
+    """Return the smallest valid request."""
     required = [fact for fact in operations()[operation]["fields"] if fact["required"]]
     values = {fact["name"]: _sample(operation, fact) for fact in required}
     return values | SMALLEST.get(operation, {})
@@ -126,7 +126,7 @@ class CheckMaker(Protocol):
 
 
 def checks(operation: str, fact: Fact) -> Iterator[Check]:
-    """Give the checks that one field calls for."""
+    """Return the checks that one field calls for."""
     name = fact["name"]
     together = TOGETHER.get((operation, name), {})
 

@@ -48,7 +48,7 @@ MODELS = {operation.id: model for model in MODEL_CLASSES for operation in operat
 
 
 def build(operation: str, values: Values) -> Request[Any]:
-    """Give the client's request for values in the API's terms."""
+    """Return the client's request for values in the API's terms."""
     given = {name: value for name, value in values.items() if value is not ABSENT}
     if MODELS[operation].__module__ == audio.__name__ and operation.startswith("stable_audio_"):
         number = "2" if operation.startswith("stable_audio_2_") else "3"

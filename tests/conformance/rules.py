@@ -295,7 +295,7 @@ async def engine_dimensions(h: Harness, operation: str) -> None:
 
 
 def _sizes(limits: dict[str, Any]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Give sizes an engine makes, and some it does not."""
+    """Return sizes an engine makes, and some it does not."""
     match limits:
         case {"allowed": allowed}:
             good = [tuple(map(int, size.split("x"))) for size in allowed]
