@@ -30,6 +30,7 @@ from stable_async.errors import ConfigurationError, StabilityError
 from stable_async.extras import install_command
 from stable_async.quota import QuotaLimiter
 from stable_async.quota import quota_of as kept_quota
+from stable_async.quota.shared import FileQuota, KeyQuota, RedisQuota
 from stable_async.transport.connections import make_connector, resolve_tls
 from stable_async.transport.proxies import Proxy, resolve_proxy
 
@@ -235,8 +236,7 @@ async def _account(target: Target, connection: Connection) -> list[Check]:
         if limiter is not None:
             await limiter.open()
             used = limiter.statistics()
-            where = getattr(kept, "path", None) or getattr(kept, "name", "this process")
-            state = f"{where}; {used.in_window} of {used.requests} in use"
+            state = f"{_home(kept)}; {used.in_window} of {used.requests} in use"
             checks.append(Check("quota", state))
         async with _sending(target, limiter) as send:
             from stable_async.sandbox.probing.wire import ProbeRequest
@@ -251,6 +251,18 @@ async def _account(target: Target, connection: Connection) -> list[Check]:
     if date := answer.headers.get("date"):
         checks.append(_clock(date))
     return checks
+
+
+def _home(kept: object) -> str:
+    """Return where the quota is kept, without passwords."""
+    match kept:
+        case FileQuota():
+            return f"shared in {kept.path}"
+        case RedisQuota():
+            return f"shared in Redis on {urlsplit(kept.url).hostname or 'a socket'}"
+        case KeyQuota():
+            return "shared by all of this machine that use this key and address"
+    return "of this program alone"
 
 
 def _balance(status: int, content: dict[str, object], from_api: bool) -> Check:
