@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stable_async.datasets.records import Column, Record
     from stable_async.jobs.kinds import MediaKind
 
-__all__ = ["Census", "MadeBy", "SplitFiles", "card", "with_edits"]
+__all__ = ["Census", "SplitFiles", "card", "with_edits"]
 
 # Columns with no more values than these are listed with their values.
 VALUES_LISTED = 12
@@ -38,22 +38,6 @@ SAME_AGAIN = (
     "`sha256` is of the file's bytes, which are as they were received. The same service, model, "
     "parameters and seed make the same again."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class MadeBy:
-    """The job that made the media of a data set.
-
-    Attributes:
-        server: Where its requests went; `None`: not known.
-    """
-
-    server: str | None
-
-    @property
-    def is_sandbox(self) -> bool:
-        """Whether no image is the API's."""
-        return self.server is not None and self.server.startswith("sandbox")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +114,7 @@ def card(
     columns: Sequence[Column],
     *,
     kind: MediaKind,
-    made_by: MadeBy,
+    sandbox: bool,
     splits: Sequence[SplitFiles],
     features: Sequence[object],
     config_has_features: bool,
@@ -145,7 +129,7 @@ def card(
         census: Of what is in it.
         columns: Its columns, that of the media apart.
         kind: Of its media.
-        made_by: The job that made its media.
+        sandbox: Whether the sandbox made the media.
         splits: Its splits.
         features: Its columns as the YAML head has them.
         config_has_features: Whether `datasets` wants them under `configs` too.
@@ -157,7 +141,7 @@ def card(
         "pretty_name": name,
         "size_categories": [_size_category(census.media)],
         "task_categories": [kind.task],
-        "tags": ["synthetic", "sandbox" if made_by.is_sandbox else "stability-ai"],
+        "tags": ["synthetic", "sandbox" if sandbox else "stability-ai"],
         "configs": [
             {
                 "config_name": "default",
@@ -178,7 +162,7 @@ def card(
     sections = [
         f"# {_cell(name)}",
         BEGIN,
-        _made(census, kind, made_by),
+        _made(census, kind, sandbox=sandbox),
         *(
             f"{kind.count(count)} {'is' if count == 1 else 'are'} left out: {why}."
             for why, count in left_out.items()
@@ -200,9 +184,9 @@ def card(
     return "---\n" + "\n".join(_yaml(head)) + "\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _made(census: Census, kind: MediaKind, made_by: MadeBy) -> str:
+def _made(census: Census, kind: MediaKind, *, sandbox: bool) -> str:
     what = f"{kind.count(census.media)} ({census.bytes / 1e6:,.1f} MB)"
-    if made_by.is_sandbox:
+    if sandbox:
         return (
             f"{what}, made by the sandbox of stable_async and not by the Stability AI API: they "
             "are for trying things. Nothing was paid for them."

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from stable_async.datasets.card import Census, MadeBy, SplitFiles, card, with_edits
+from stable_async.datasets.card import Census, SplitFiles, card, with_edits
 from stable_async.datasets.formats import STATE_FOLDER, DataSetWriter, Part
 from stable_async.datasets.media_files import Damage, MediaFiles
 from stable_async.datasets.media_folder import MediaFolder
@@ -20,7 +20,7 @@ from stable_async.errors import ConfigurationError
 from stable_async.files import write_atomically
 from stable_async.jobs.errors import JobError
 from stable_async.jobs.kinds import AUDIO, IMAGE, MediaKind
-from stable_async.jobs.read_ledger import reading
+from stable_async.jobs.read_ledger import is_of_sandbox, reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -154,7 +154,7 @@ def _export(
             records = records.without(duplicates)
         export = _Export(records, files, target, format_, on_progress)
         export.summary.duplicates = len(duplicates)
-        return export.run(shard_size, MadeBy(_server(ledger)))
+        return export.run(shard_size, sandbox=is_of_sandbox(ledger))
 
 
 def _check_kind(format_: ExportFormat, kind: MediaKind) -> None:
@@ -168,11 +168,6 @@ def _check_kind(format_: ExportFormat, kind: MediaKind) -> None:
     if not allowed[format_]:
         formats = ", ".join(name for name, fits in allowed.items() if fits)
         raise JobError(f"{format_} is not for {kind.many}; allowed: {formats}")
-
-
-def _server(ledger: Ledger) -> str | None:
-    server = ledger.get("server")
-    return None if server is None else str(server)
 
 
 class _Export:
@@ -195,7 +190,7 @@ class _Export:
             kind=records.kind, filtered=records.filtered, unlisted=records.unlisted
         )
 
-    def run(self, shard_size: int, made_by: MadeBy) -> ExportSummary:
+    def run(self, shard_size: int, *, sandbox: bool) -> ExportSummary:
         records, census, summary = self._records, self._census, self.summary
         is_sharded = self._format in {"webdataset", "parquet"}
         written: list[SplitFiles] = []
@@ -216,7 +211,7 @@ class _Export:
             census,
             records.columns,
             kind=records.kind,
-            made_by=made_by,
+            sandbox=sandbox,
             splits=written,
             features=first.features(records.columns, sorted(census.suffixes)),
             config_has_features=first.config_has_features,

@@ -1007,7 +1007,7 @@ class Ledger:
             SELECT p.id, p.service,
                    iif(p.state IN ('again', 'in doubt'), 'failed', p.state),
                    p.parameters, p.metadata, p.error, p.reason,
-                   i.file_name, i.width, i.height, coalesce(i.seed, p.seed), i.credits
+                   i.file_name, i.width, i.height, coalesce(i.seed, p.seed), i.credits, i.sha256
             FROM rows AS p LEFT JOIN images AS i USING (position)
             WHERE p.id IS NOT NULL
                 AND p.state IN ('done', 'filtered', 'failed', 'again', 'in doubt')

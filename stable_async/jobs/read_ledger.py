@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -17,7 +18,7 @@ from stable_async.jobs.recovery import LEDGER_NAME
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["reading"]
+__all__ = ["is_of_sandbox", "reading"]
 
 
 @contextmanager
@@ -38,6 +39,12 @@ def reading(folder: Path) -> Iterator[Ledger]:
         raise LedgerError(f"{path}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise LedgerError(f"{path}: {error}; the next run of the job repairs it") from error
+
+
+def is_of_sandbox(ledger: Ledger) -> bool:
+    """Return whether the sandbox answered the job: no result is the API's, and nothing was paid."""
+    begun = json.loads(str(ledger.get("begun") or "{}"))
+    return str(begun.get("server") or "").startswith("sandbox")
 
 
 @contextmanager

@@ -186,6 +186,8 @@ def to_json(value: object) -> str:
     Raises:
         ValueError: A number is not finite.
     """
-    return json.dumps(
-        value, ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False
-    )
+    return _ENCODER.encode(value)
+
+
+# One for all values: `json.dumps` makes a new one for every call that has options.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False)

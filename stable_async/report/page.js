@@ -7,7 +7,10 @@ const rows = readRows();
 const byId = (id) => document.getElementById(id);
 const whole = new Intl.NumberFormat();
 const short = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
+const compact = new Intl.NumberFormat(undefined, { notation: "compact" });
+const money = new Intl.NumberFormat(undefined, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const STATES = ["done", "filtered", "failed"];
+const kind = facts.kind;
 const decided = STATES.reduce((sum, state) => sum + facts.counts[state], 0);
 
 function readRows() {
@@ -25,6 +28,11 @@ function readRows() {
   return read;
 }
 
+// `1 image`, `2 images`.
+function count(number) {
+  return `${whole.format(number)} ${number === 1 ? kind.one : kind.many}`;
+}
+
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) element[name] = value;
@@ -39,25 +47,25 @@ function drawHead() {
   const { left, gone, replaced } = counts;
   const when = new Date(facts.written * 1000).toLocaleString();
   byId("summary").textContent = [
-    left && `${whole.format(left)} of ${whole.format(left + decided)} pictures are still to be made.`,
-    gone && `${whole.format(gone)} of these ${whole.format(decided)} were no longer among the prompts of the last run.`,
-    replaced && `Credits and requests include pictures that were replaced: ${whole.format(replaced)}.`,
+    facts.sandbox && `Made by the sandbox: nothing was paid.`,
+    left && `${whole.format(left)} of ${count(left + decided)} still to be made.`,
+    gone && `${whole.format(gone)} of these ${whole.format(decided)} were no longer in the prompt file of the last run.`,
+    replaced && `Spending and requests include what was replaced: ${whole.format(replaced)}.`,
     `Written ${when}.`,
   ].filter(Boolean).join(" ");
-  const dollars = facts.credits * facts.dollars_per_credit;
+  const dollars = (credits) => money.format(credits * facts.dollars_per_credit);
   const figures = [
     ["done", counts.done],
     ["filtered", counts.filtered, counts.filtered && "warn"],
     ["failed", counts.failed, counts.failed && "bad"],
-    ["credits", facts.credits],
-    ["US dollars", dollars],
+    ["credits spent", facts.credits, "", `${dollars(facts.credits)} US dollars`],
     ["requests", facts.requests],
     ["429 answers", facts.rate_limited, facts.rate_limited && "bad"],
-    ["in doubt", counts.in_doubt, counts.in_doubt && "warn"],
+    ["in doubt", counts.in_doubt, counts.in_doubt && "warn", facts.credits_in_doubt && `${short.format(facts.credits_in_doubt)} credits`],
   ];
-  for (const [name, value, kind] of figures) {
+  for (const [name, value, tone, note] of figures) {
     byId("figures").append(
-      make("div", { className: kind || "" }, make("dt", {}, name), make("dd", {}, short.format(value))),
+      make("div", { className: tone || "" }, make("dt", {}, name), make("dd", {}, short.format(value)), note ? make("small", {}, note) : ""),
     );
   }
 }
@@ -78,14 +86,16 @@ function labelled(text, note, share, bad) {
 
 function drawTables() {
   const total = facts.spending.reduce((sum, [, , , credits]) => sum + (credits || 0), 0) || 1;
+  const doubts = facts.spending.some(([, , , , doubt]) => doubt);
   byId("spending").append(
     facts.spending.length
       ? table(
-          ["service", "pictures", "credits"],
-          facts.spending.map(([service, model, pictures, credits]) => [
+          ["service", kind.many, "credits", ...(doubts ? ["in doubt"] : [])],
+          facts.spending.map(([service, model, made, credits, doubt]) => [
             labelled(service, model, (credits || 0) / total),
-            whole.format(pictures),
+            whole.format(made),
             credits === null ? "unknown" : short.format(credits),
+            ...(doubts ? [short.format(doubt || 0)] : []),
           ]),
         )
       : make("p", { className: "none" }, "Nothing yet."),
@@ -94,7 +104,7 @@ function drawTables() {
   byId("failures").append(
     facts.failures.length
       ? table(
-          ["reason", "prompts"],
+          ["reason", "rows"],
           facts.failures.map(([reason, count]) => [
             labelled(reason || "unknown", "", count / most, true),
             whole.format(count),
@@ -118,13 +128,15 @@ function drawTimeline() {
   const points = runs.flatMap((run) => run.points);
   const peak = Math.max(...points, 0);
   byId("timeline-text").textContent = points.length
-    ? `At most ${whole.format(peak)} requests in ${seconds} s; the quota is ${ceiling}. ` +
+    ? `At most ${whole.format(peak)} request${peak === 1 ? "" : "s"} in ${seconds} s; the quota is ${ceiling}. ` +
       `${whole.format(facts.rate_limited)} answers were 429.`
     : "Nothing is known of when requests left.";
   byId("timeline").querySelector(".plot").hidden = !points.length;
   if (!points.length) return;
   const plot = byId("timeline").querySelector("svg");
-  new ResizeObserver(() => plotRuns(plot, points.length, Math.max(peak, ceiling) * 1.12)).observe(plot);
+  // Far below the quota, its line would leave nothing of the curve.
+  const top = (peak < ceiling / 4 ? peak : Math.max(peak, ceiling)) * 1.12;
+  new ResizeObserver(() => plotRuns(plot, points.length, top)).observe(plot);
   plot.addEventListener("pointermove", (event) => readOut(plot, event, points.length));
   plot.addEventListener("pointerleave", () => readOut(plot, null));
 }
@@ -140,8 +152,8 @@ function plotRuns(plot, count, top) {
   const scale = (width - MARGIN.left - MARGIN.right - gap * (runs.length - 1)) / Math.max(count - runs.length, 1);
   const y = (value) => bottom - (value / top) * (bottom - MARGIN.top);
   plot.replaceChildren();
-  for (const value of [0, ceiling / 2, ceiling]) {
-    plot.append(svg("text", { x: MARGIN.left - 6, y: y(value) + 4, "text-anchor": "end" }, whole.format(value)));
+  for (const value of marks(top)) {
+    plot.append(svg("text", { x: MARGIN.left - 6, y: y(value) + 4, "text-anchor": "end" }, compact.format(value)));
   }
   plot.append(svg("line", { class: "axis", x1: MARGIN.left, x2: width, y1: bottom, y2: bottom }));
   let x = MARGIN.left;
@@ -165,8 +177,18 @@ function plotRuns(plot, count, top) {
   const { start, step, points } = runs.at(-1);
   const last = clock(start + (points.length - 1) * step);
   plot.append(svg("text", { x: width, y: height - 6, "text-anchor": "end" }, last));
-  plot.append(svg("line", { class: "ceiling", x1: MARGIN.left, x2: width, y1: y(ceiling), y2: y(ceiling) }));
+  if (ceiling <= top) {
+    plot.append(svg("line", { class: "ceiling", x1: MARGIN.left, x2: width, y1: y(ceiling), y2: y(ceiling) }));
+    plot.append(svg("text", { class: "quota", x: width - 2, y: y(ceiling) - 4, "text-anchor": "end" }, `quota ${ceiling}`));
+  }
   plot.append(svg("line", { class: "cursor", y1: MARGIN.top, y2: bottom, visibility: "hidden" }));
+}
+
+// Round values up to `top`: 1, 2 or 5 times a power of ten apart, and no more than five of them.
+function marks(top) {
+  const power = 10 ** Math.floor(Math.log10(top / 5));
+  const step = Math.max(1, [1, 2, 5, 10].map((times) => times * power).find((size) => top / size <= 5));
+  return Array.from({ length: Math.floor(top / step) + 1 }, (_, index) => index * step);
 }
 
 function clock(second) {
@@ -199,7 +221,7 @@ const sheet = byId("sheet");
 const GAP = 14;
 const CAPTION = 66;
 const SCREENS_AHEAD = 1;
-// A picture is fetched once scrolling has come to rest, milliseconds.
+// An image is fetched once scrolling has come to rest, milliseconds.
 const REST = 80;
 const PAGE = 4;
 let found = rows;
@@ -246,6 +268,8 @@ function addTile(index) {
   frame.style.height = `${shape.side}px`;
   if (row.state === "failed") frame.append(make("span", { className: "why", dir: "auto" }, row.error || "failed"));
   else if (row.thumbnail) frame.append(picture(row.thumbnail));
+  else if (kind.column !== "image") frame.append(make("span", { className: "sign" }, kind.column === "audio" ? "♪" : "◈"));
+  if (group.has(row)) frame.append(make("span", { className: "mark alike" }, "looks alike"));
   if (row.state === "filtered") frame.append(make("span", { className: "mark" }, "filtered"));
   const tile = make(
     "button",
@@ -286,7 +310,7 @@ function fetchPictures() {
   for (const [index, tile] of tiles) {
     const row = found[index];
     const frame = tile.firstChild;
-    if (row.file && row.state !== "failed" && !frame.querySelector("img")) frame.prepend(picture(row.file));
+    if (kind.column === "image" && row.file && row.state !== "failed" && !frame.querySelector("img")) frame.prepend(picture(row.file));
   }
 }
 
@@ -308,6 +332,32 @@ function step(key) {
     PageUp: -columns * PAGE, PageDown: columns * PAGE, Home: -found.length, End: found.length,
   };
   return steps[key];
+}
+
+// Groups of the same and of near duplicates: each later one names the first.
+
+function groups() {
+  const found = new Map();
+  rows.forEach((row) => {
+    if (row.alike === null || row.alike === undefined) return;
+    const first = rows[row.alike];
+    found.set(first, first);
+    found.set(row, first);
+  });
+  return found;
+}
+
+const group = groups();
+
+function drawAlike() {
+  if (!group.size) return;
+  const several = new Set(group.values()).size;
+  byId("alike").hidden = false;
+  byId("alike-text").append(
+    `${count(group.size)} in ${whole.format(several)} group${several === 1 ? "" : "s"}. `,
+    make("label", {}, make("input", { type: "checkbox", id: "only-alike" }), " Show these only, side by side"),
+  );
+  byId("only-alike").addEventListener("change", filter);
 }
 
 // The filter.
@@ -333,12 +383,18 @@ function filter() {
   const words = byId("query").value.toLowerCase().split(/\s+/).filter(Boolean);
   const service = byId("service").value;
   const states = new Set([...document.querySelectorAll("[name=state]:checked")].map((input) => input.value));
+  const onlyAlike = byId("only-alike")?.checked;
   found = rows.filter(
     (row) =>
+      (!onlyAlike || group.has(row)) &&
       states.has(row.state) &&
       (!service || row.service === service) &&
       words.every((word) => haystack(row).includes(word)),
   );
+  if (onlyAlike) {
+    const place = new Map(rows.map((row, index) => [row, index]));
+    found.sort((a, b) => place.get(group.get(a)) - place.get(group.get(b)) || place.get(a) - place.get(b));
+  }
   current = 0;
   byId("nothing").hidden = found.length > 0;
   const beyond = decided - rows.length;
@@ -348,7 +404,7 @@ function filter() {
   measure();
 }
 
-// One picture.
+// One result.
 
 const viewer = byId("viewer");
 let shown = 0;
@@ -357,12 +413,17 @@ function show(index) {
   shown = index;
   const row = found[index];
   const image = byId("viewer-image");
-  image.hidden = !row.file;
+  const isImage = kind.column === "image";
+  const audio = byId("viewer-audio");
+  image.hidden = !row.file || !isImage;
   image.src = row.file || "";
-  if (!row.file) image.removeAttribute("src");
+  if (image.hidden) image.removeAttribute("src");
+  audio.hidden = !row.file || kind.column !== "audio";
+  if (audio.hidden) audio.removeAttribute("src");
+  else audio.src = row.file;
   image.alt = row.text || "";
-  byId("viewer-blank").hidden = Boolean(row.file);
-  byId("viewer-blank").textContent = row.error || "This picture is not in the job's folder.";
+  byId("viewer-blank").hidden = Boolean(row.file) && kind.column !== "model";
+  byId("viewer-blank").textContent = row.error || (row.file ? "Open the file to see it." : "The file is not in the job's folder.");
   byId("viewer-text").textContent = row.text || row.id;
   const lines = {
     id: row.id,
@@ -395,7 +456,30 @@ function turn(by) {
   if (index >= 0 && index < found.length) show(index);
 }
 
+// On paper: the first tiles, as pictures that are there when the page is printed.
+
+const PRINTED = 60;
+
+function printSheet() {
+  byId("print-sheet").replaceChildren(
+    ...found.slice(0, PRINTED).map((row) =>
+      make(
+        "figure",
+        {},
+        row.thumbnail ? make("img", { src: row.thumbnail, alt: "" }) : make("span", { className: "blank" }, row.error || kind.one),
+        make("figcaption", {}, row.text || row.id),
+      ),
+    ),
+    found.length > PRINTED ? make("p", {}, `The first ${PRINTED} of ${count(found.length)}.`) : "",
+  );
+}
+
+addEventListener("beforeprint", printSheet);
+addEventListener("afterprint", () => byId("print-sheet").replaceChildren());
+
+byId("sheet-title").textContent = kind.many[0].toUpperCase() + kind.many.slice(1);
 drawHead();
+drawAlike();
 drawTables();
 drawTimeline();
 drawFilter();
@@ -407,6 +491,7 @@ byId("filter").addEventListener("input", filter);
 byId("filter").addEventListener("submit", (event) => event.preventDefault());
 byId("reset").addEventListener("click", () => {
   byId("filter").reset();
+  if (byId("only-alike")) byId("only-alike").checked = false;
   filter();
 });
 sheet.addEventListener("click", (event) => {

@@ -15,11 +15,13 @@ from urllib.parse import quote
 
 from stable_async.config import Quota
 from stable_async.datasets.media_files import path_inside
+from stable_async.datasets.near_duplicates import NearDuplicates
 from stable_async.files import write_atomically
 from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
-from stable_async.jobs.read_ledger import reading
+from stable_async.jobs.kinds import IMAGE, kind_of
+from stable_async.jobs.read_ledger import is_of_sandbox, reading
 from stable_async.jobs.row import to_json
-from stable_async.report.thumbnails import thumbnails
+from stable_async.report.thumbnails import Thumbnail, thumbnails
 from stable_async.report.timeline import runs
 
 if TYPE_CHECKING:
@@ -28,38 +30,39 @@ if TYPE_CHECKING:
 
     from stable_async.jobs.ledger import Ledger
 
-__all__ = ["MOST_PICTURES", "REPORT_NAME", "write_report"]
+__all__ = ["MOST_ROWS", "REPORT_NAME", "write_report"]
 
 REPORT_NAME = "report.html"
 # Rows in the page. More make it too large to open at ease; the figures are always of all.
-MOST_PICTURES = 50_000
-# Pictures that stand in the page itself; the others are links to files beside it.
+MOST_ROWS = 50_000
+# Images that stand in the page itself; the others are links to files beside it.
 THUMBNAILS = 500
 ROWS_AT_A_TIME = 100
 
 
-def write_report(folder: Path, *, most_pictures: int = MOST_PICTURES) -> Path:
-    """Write `report.html` into the folder of a job, and give its path.
+def write_report(folder: Path, *, most_rows: int = MOST_ROWS) -> Path:
+    """Write `report.html` into the folder of a job, and return its path.
 
-    Pictures are shown from `images/` beside it, the first ones from thumbnails inside it if Pillow
-    is installed. All this blocks.
+    Images are shown from `images/` beside it, the first ones from thumbnails inside it if Pillow is
+    installed; with ImageHash, these are grouped by how they look. All this blocks.
 
     Args:
         folder: Of the job; it may be running.
-        most_pictures: Rows in the contact sheet, at the most. The figures are always of all.
+        most_rows: Rows in the contact sheet, at the most. The figures are always of all.
 
     Raises:
         JobError: The folder is no job.
         OSError: The report cannot be written.
     """
     with reading(folder) as ledger:
-        return write_atomically(folder / REPORT_NAME, _page(ledger, folder, most_pictures))
+        return write_atomically(folder / REPORT_NAME, _page(ledger, folder, most_rows))
 
 
-def _page(ledger: Ledger, folder: Path, most_pictures: int) -> Iterator[bytes]:
+def _page(ledger: Ledger, folder: Path, most_rows: int) -> Iterator[bytes]:
     page, style, script = _part("page.html"), _part("page.css"), _part("page.js")
     policy = (
-        "default-src 'none'; img-src 'self' file: data:; base-uri 'none'; form-action 'none'; "
+        "default-src 'none'; img-src 'self' file: data:; media-src 'self' file:; "
+        "base-uri 'none'; form-action 'none'; "
         f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     )
     fixed = {"POLICY": policy, "STYLE": style, "SCRIPT": script}
@@ -70,13 +73,15 @@ def _page(ledger: Ledger, folder: Path, most_pictures: int) -> Iterator[bytes]:
             case "FACTS":
                 yield _json(_facts(ledger, folder)).encode()
             case "ROWS":
-                yield from _rows(ledger, folder, most_pictures)
+                yield from _rows(ledger, folder, most_rows)
             case _:
                 yield text.encode()
 
 
 def _facts(ledger: Ledger, folder: Path) -> dict[str, object]:
     quota = Quota()
+    first = next(ledger.images(), None)
+    kind = IMAGE if first is None else kind_of(first[2].content_type)
     bill = ledger.bill()
     departures = ledger.departures()
     return {
@@ -86,7 +91,9 @@ def _facts(ledger: Ledger, folder: Path) -> dict[str, object]:
         "credits": bill.spent,
         "credits_in_doubt": bill.in_doubt,
         "dollars_per_credit": DOLLARS_PER_CREDIT,
-        "spending": [spending[:4] for spending in ledger.spending()],
+        "kind": asdict(kind),
+        "sandbox": is_of_sandbox(ledger),
+        "spending": ledger.spending(),
         "failures": list(ledger.failures_by_reason(gone=True).items()),
         "requests": sum(requests for _, requests, _ in departures),
         "rate_limited": sum(limited for _, _, limited in departures),
@@ -98,16 +105,17 @@ def _facts(ledger: Ledger, folder: Path) -> dict[str, object]:
         ],
         "columns": [
             "id", "text", "service", "state", "file", "width", "height", "seed", "credits",
-            "error", "more", "thumbnail",
+            "error", "more", "thumbnail", "alike",
         ],
     }  # fmt: skip
 
 
 def _rows(ledger: Ledger, folder: Path, most: int) -> Iterator[bytes]:
-    """Give a JSON array of rows; a value that repeats that of the row before is `0`."""
+    """Yield a JSON array of rows; a value that repeats that of the row before is `0`."""
     rows = ledger.report_rows(most)
-    separator, left = "[", THUMBNAILS
+    separator, left, number = "[", THUMBNAILS, 0
     before: tuple[object, ...] = (None, None)
+    alike = _Alike()
     while some := list(islice(rows, ROWS_AT_A_TIME)):
         paths = [path_inside(folder, row[7]) if row[7] else None for row in some]
         wanted = [path for path in paths[:left] if path is not None]
@@ -118,7 +126,8 @@ def _rows(ledger: Ledger, folder: Path, most: int) -> Iterator[bytes]:
             fields = {**json.loads(parameters), **json.loads(metadata or "{}")}
             text = fields.pop("prompt", None)
             more = {name: _shown(value) for name, value in fields.items()}
-            _, width, height, seed, cost = facts
+            _, width, height, seed, cost, sha256 = facts
+            thumbnail = small.get(path) if path else None
             link = None
             if path is not None:
                 link = quote(path.relative_to(folder).as_posix())
@@ -126,16 +135,37 @@ def _rows(ledger: Ledger, folder: Path, most: int) -> Iterator[bytes]:
             said = [0 if value == last else value for value, last in zip(now, before, strict=True)]
             values = [
                 identity, said[0], service, state, link, width, height, seed, cost,
-                error or reason, said[1], small.get(path) if path else None,
+                error or reason, said[1], thumbnail and thumbnail.url,
+                alike.first(number, sha256, thumbnail),
             ]  # fmt: skip
             before = now
             yield (separator + _json(values)).encode()
             separator = ",\n"
+            number += 1
     yield b"[]" if separator == "[" else b"]"
 
 
+class _Alike:
+    """Finds the first row that has the same bytes, or an image that looks alike."""
+
+    def __init__(self) -> None:
+        self._same: dict[str, int] = {}
+        self._near = NearDuplicates()
+
+    def first(self, number: int, sha256: str | None, thumbnail: Thumbnail | None) -> int | None:
+        if sha256 is None:
+            return None
+        if sha256 in self._same:
+            return self._same[sha256]
+        first = None
+        if thumbnail is not None and thumbnail.hash is not None:
+            first = self._near.add(number, thumbnail.hash)
+        self._same[sha256] = number if first is None else first
+        return first
+
+
 def _json(value: object) -> str:
-    """Give JSON that can stand in a script element: nothing in it ends the element."""
+    """Return JSON that can stand in a script element: nothing in it ends the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 

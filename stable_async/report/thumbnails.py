@@ -1,17 +1,21 @@
-"""Small pictures that stand in the page itself, where Pillow is there to make them."""
+"""Small images that stand in the page itself, where Pillow is there to make them."""
 
 from __future__ import annotations
 
 import base64
 import io
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from stable_async.datasets.near_duplicates import perceptual_hash
+from stable_async.jobs.errors import JobError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["thumbnails"]
+__all__ = ["Thumbnail", "thumbnails"]
 
 # As sharp as a screen of two pixels to the point shows in a tile, and 500 are a few megabytes.
 SIDE = 320
@@ -19,23 +23,42 @@ QUALITY = 55
 THREADS = 4
 
 
-def thumbnails(paths: Sequence[Path]) -> list[str | None]:
-    """Give `data:` URLs of small pictures; `None` for what cannot be read, all without Pillow."""
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A small image.
+
+    Attributes:
+        url: A `data:` URL.
+        hash: What it looks like; `None` without ImageHash.
+    """
+
+    url: str
+    hash: int | None
+
+
+def thumbnails(paths: Sequence[Path]) -> list[Thumbnail | None]:
+    """Return small images; `None` for what cannot be read, all without Pillow."""
     try:
         from PIL import Image
     except ImportError:
         return [None] * len(paths)
+    try:
+        hash_of = perceptual_hash()
+    except JobError:
+        hash_of = None
 
-    def small(path: Path) -> str | None:
+    def small(path: Path) -> Thumbnail | None:
         buffer = io.BytesIO()
         try:
-            with Image.open(path) as picture:
-                picture.draft("RGB", (SIDE, SIDE))
-                picture.thumbnail((SIDE, SIDE))
-                picture.save(buffer, "WEBP", quality=QUALITY)
+            with Image.open(path) as image:
+                image.draft("RGB", (SIDE, SIDE))
+                image.thumbnail((SIDE, SIDE))
+                image.save(buffer, "WEBP", quality=QUALITY)
         except (OSError, ValueError, Image.DecompressionBombError):
             return None
-        return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        data = buffer.getvalue()
+        url = f"data:image/webp;base64,{base64.b64encode(data).decode()}"
+        return Thumbnail(url, None if hash_of is None else hash_of(data))
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="thumbnails") as pool:
         return list(pool.map(small, paths))

@@ -97,7 +97,7 @@ def test_a_report_fits_the_screen_and_shows_pictures(
     page.execute_script("document.getElementById('filter').scrollIntoView()")
     shown = "return [...document.querySelectorAll('.tile img')].filter(i => i.naturalWidth).length"
     WebDriverWait(page, 5).until(lambda _: page.execute_script(shown) >= 4)
-    assert len(texts(page, "#figures dd")) == 8
+    assert len(texts(page, "#figures dd")) == 7
     assert page.find_elements(By.CSS_SELECTOR, "#timeline .curve")
     assert texts(page, "#spending td:first-child")[0].startswith("core")
 

@@ -232,7 +232,7 @@ def test_a_data_set_of_the_sandbox_says_so(tmp_path: Path) -> None:
         job.add("a fox")
     ledger = Ledger.open(job.folder / "job.sqlite")
     with ledger.transaction():
-        ledger.set(server="sandbox")
+        ledger.set(begun=json.dumps({"server": "sandbox"}))
     ledger.close()
     export_job(job.folder, tmp_path / "set", "imagefolder")
     text = (tmp_path / "set/README.md").read_text()

@@ -84,7 +84,7 @@ def test_every_decided_prompt_is_in_the_report_with_its_facts(tmp_path: Path) ->
     assert (failed["file"], failed["error"]) == (None, "403: flagged")
     assert page.facts["counts"] | {"done": 1, "filtered": 1, "failed": 1} == page.facts["counts"]
     assert page.facts["failures"] == [["403 content_moderation", 1]]
-    assert page.facts["spending"] == [["core", None, 2, 6.0]]
+    assert page.facts["spending"] == [["core", None, 2, 6.0, 0.0]]
 
 
 def test_whatever_a_prompt_says_stays_text(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_large_job_lists_its_first_prompts_and_counts_all(tmp_path: Path) -> N
     with JobFolder(tmp_path / "job") as job:
         for number in range(7):
             job.add(f"prompt {number}")
-        page = report(job, most_pictures=4)
+        page = report(job, most_rows=4)
     assert [row["text"] for row in page.rows()] == [f"prompt {number}" for number in range(4)]
     assert page.facts["counts"]["done"] == 7
 
@@ -195,7 +195,7 @@ def test_figures_are_of_every_picture_also_when_the_prompt_file_has_shrunk(tmp_p
         "done": 3, "filtered": 1, "failed": 1, "in_doubt": 0, "left": 0, "gone": 4, "replaced": 0,
     }  # fmt: skip
     assert page.facts["failures"] == [["403 content_moderation", 1]]
-    assert page.facts["spending"] == [["core", None, 4, 12.0]]
+    assert page.facts["spending"] == [["core", None, 4, 12.0, 0.0]]
     assert (page.facts["credits"], page.facts["requests"]) == (12, 4)
 
 
@@ -214,7 +214,7 @@ def test_what_was_replaced_or_brought_nothing_is_in_the_credits_alone(tmp_path: 
         "done": 1, "filtered": 0, "failed": 1, "in_doubt": 0, "left": 0, "gone": 0, "replaced": 1,
     }  # fmt: skip
     assert page.facts["failures"] == [["timeout", 1]]
-    assert page.facts["spending"] == [["core", None, 1, 6.0]]
+    assert page.facts["spending"] == [["core", None, 1, 6.0, 5.0]]
     assert (page.facts["credits"], page.facts["credits_in_doubt"]) == (6, 5)
 
 
