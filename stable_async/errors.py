@@ -151,7 +151,7 @@ class FieldProblem:
     allowed: str
 
     def __str__(self) -> str:
-        """Give `field: given ...; allowed: ...`."""
+        """Return `field: given ...; allowed: ...`."""
         prefix = f"{self.field}: " if self.field else ""
         given = f"{self.given}; " if self.given else ""
         return f"{prefix}{given}allowed: {self.allowed}"

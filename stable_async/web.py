@@ -1,4 +1,4 @@
-"""For web services: errors as HTTP answers, requests from JSON, and pictures with their states.
+"""For web services: errors as HTTP answers, requests from JSON, and results with their states.
 
 Nothing here needs a framework; docs/web.md shows how Starlette, FastAPI and aiohttp use it.
 """
@@ -72,8 +72,8 @@ _UNAVAILABLE = (503, "The result could not be made; try again later.")
 _TOO_SLOW = (504, "The result took too long; try again.")
 _OWN_FAULT = (500, "Something went wrong here.")
 
-# What the user of a service is told of what the API said about the request, by the class of error.
-# None of it says whose key it is, or how the service works.
+# Answers to users for what the API said about their request, by the class of error. None of it
+# says whose key it is, or how the service works.
 _REFUSED: dict[type[StabilityError], tuple[int, str]] = {
     ContentModerationError: _MODERATED,
     UnprocessableError: (422, "The request was refused; try other words, in English."),
@@ -103,7 +103,7 @@ class HTTPAnswer:
 
 
 def to_http_status(error: BaseException) -> int:
-    """Give the HTTP status with which a service answers for an error.
+    """Return the HTTP status with which a service answers for an error.
 
     422 is for requests that the user can correct, 503 (with `Retry-After`) for those that can wait,
     502 and 504 for failures of the API, 500 for what only the service's operator can mend: the
@@ -113,7 +113,7 @@ def to_http_status(error: BaseException) -> int:
 
 
 def to_http_answer(error: BaseException) -> HTTPAnswer:
-    """Give the answer of a service for an error; safe to be shown, whatever the error says."""
+    """Return the answer of a service for an error; safe to be shown, whatever the error says."""
     _report(error)
     status, message = _answer(error)
     headers = {"content-type": "application/json"}
@@ -127,7 +127,7 @@ def to_http_answer(error: BaseException) -> HTTPAnswer:
 
 
 def request_from_json(content: object) -> MediaRequest[Media]:
-    """Give the request that a JSON object describes: `prompt`, `service` and its parameters.
+    """Return the request that a JSON object describes: `prompt`, `service` and its parameters.
 
     Files are refused: a text would be taken for a path of this machine.
 
@@ -154,7 +154,7 @@ def request_from_json(content: object) -> MediaRequest[Media]:
 async def narrated(
     client: StabilityClient, request: MediaRequest[Media], **options: Unpack[CallOptions[Media]]
 ) -> AsyncGenerator[bytes, None]:
-    """Give the states of a request as they change, then its result: for a page that shows both.
+    """Yield the states of a request as they change, then its result: for a page that shows both.
 
     Each state is a JSON object on a line: `{"state": "waiting"}` for the quota, `"generating"`, and
     in the end `"done"` or `"filtered"` with `headers`, followed by the result's bytes, or
@@ -164,13 +164,13 @@ async def narrated(
     Raises:
         StabilityError: The result broke off.
     """
-    parts, told = anyio.create_memory_object_stream[bytes](AHEAD)
+    parts, received = anyio.create_memory_object_stream[bytes](AHEAD)
     narrator = _Narrator(parts)
     options["observer"] = narrator
-    task = asyncio.create_task(narrator.tell(client, request, options))
+    task = asyncio.create_task(narrator.send(client, request, options))
     try:
-        async with told:
-            async for part in told:
+        async with received:
+            async for part in received:
                 yield part
         await task
     finally:
@@ -179,12 +179,12 @@ async def narrated(
 
 
 class _Narrator:
-    """Sends one request, and tells of it as long as `parts` is open."""
+    """Sends one request, and reports its states as long as `parts` is open."""
 
     def __init__(self, parts: MemoryObjectSendStream[bytes]) -> None:
         self._parts = parts
 
-    async def tell(
+    async def send(
         self, client: StabilityClient, request: MediaRequest[Media], options: CallOptions[Media]
     ) -> None:
         begun = False
@@ -208,7 +208,7 @@ class _Narrator:
         await self._state("generating")
 
     def refused(self, error: APIStatusError) -> None:
-        pass  # the next attempt tells of itself, and the last one's error comes out
+        pass  # the next attempt reports itself, and the error of the last one is raised
 
     async def _state(self, state: str, **facts: object) -> None:
         await self._parts.send(json.dumps({"state": state, **facts}).encode() + b"\n")
@@ -275,7 +275,7 @@ def _report(error: BaseException) -> None:
 
 
 def _retry_after(error: BaseException) -> int | None:
-    """Give whole seconds, at least 1; `None` where waiting does not help by itself."""
+    """Return whole seconds, at least 1; `None` where waiting does not help by itself."""
     if isinstance(error, APIStatusError) and error.verdict.penalty:
         return ceil(max(DOCUMENTED_PENALTY if error.retry_after is None else error.retry_after, 1))
     if isinstance(error, QuotaTimeoutError):

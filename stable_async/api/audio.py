@@ -1,4 +1,4 @@
-"""Requests that make sounds: Stable Audio 2, 2.5 and 3. The model decides where a request goes.
+"""Requests that make audio: Stable Audio 2, 2.5 and 3. The model decides where a request goes.
 
 Stable Audio 3 is asynchronous and has addresses and limits of its own; the older two share theirs.
 Facts: OpenAPI document of api.stability.ai, read 2026-09-22, and the price list of 2026-09.
@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from stable_async.api.audio_files import SoundLimits
+from stable_async.api.audio_files import AudioLimits
 from stable_async.api.base import MediaRequest, Operation
 from stable_async.api.fields import Seed, Text, UnitInterval
 from stable_async.api.file_input import FileInput, FilePart
@@ -24,10 +24,10 @@ from stable_async.media import Audio, Media
 __all__ = ["AudioFormat", "AudioInpaint", "AudioModel", "AudioToAudio", "TextToAudio"]
 
 AudioFormat = Literal["mp3", "wav"]
-"""Format of a generated sound."""
+"""Format of generated audio."""
 
 AudioModel = Literal["stable-audio-2.5", "stable-audio-2", "stable-audio-3"]
-"""Models that make sounds."""
+"""Models that make audio."""
 
 ACCEPT = ("audio/*", "application/json")
 # Written "50Mb" and "100Mb" in the document: taken for the smaller meaning in bytes.
@@ -44,7 +44,7 @@ AudioCfgScale = Annotated[float, Field(ge=1, le=25)]
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """What one model takes: the longest sound in seconds, and the fewest and the most steps."""
+    """What one model takes: the longest duration in seconds, and the fewest and the most steps."""
 
     seconds: int
     steps: tuple[int, int]
@@ -58,7 +58,7 @@ _LIMITS: dict[AudioModel, _Limits] = {
 
 
 def _too_long(model: AudioModel, **seconds: float | None) -> Iterator[FieldProblem]:
-    """Give which of `seconds` one model does not take though another does."""
+    """Return which of `seconds` one model does not take though another does."""
     longest = _LIMITS[model].seconds
     for name, value in seconds.items():
         if value is not None and value > longest:
@@ -66,7 +66,7 @@ def _too_long(model: AudioModel, **seconds: float | None) -> Iterator[FieldProbl
 
 
 class _GenerateAudio(MediaRequest[Audio]):
-    """What making a sound from words and from a sound have in common."""
+    """What making audio from words, and from words and audio, have in common."""
 
     media: ClassVar[type[Media]] = Audio
 
@@ -106,7 +106,7 @@ class _GenerateAudio(MediaRequest[Audio]):
 
 
 class TextToAudio(_GenerateAudio):
-    """A sound from words. 18.8 to 26 credits; 44.1 kHz stereo, up to 190 s, 380 s with version 3.
+    """Audio from words. 18.8 to 26 credits; 44.1 kHz stereo, up to 190 s, 380 s with version 3.
 
     Asynchronous with stable-audio-3.
 
@@ -141,7 +141,7 @@ class TextToAudio(_GenerateAudio):
 
 
 class AudioToAudio(_GenerateAudio):
-    """A sound from words and another sound. 18.8 to 26 credits; 44.1 kHz stereo, up to 190 s, 380 s
+    """Audio from words and other audio. 18.8 to 26 credits; 44.1 kHz stereo, up to 190 s, 380 s
     with version 3. Asynchronous with stable-audio-3.
 
     Attributes:
@@ -190,18 +190,18 @@ class AudioToAudio(_GenerateAudio):
             )
 
     def broken_file_rules(self, heads: Mapping[str, FileHead]) -> Iterator[FieldProblem]:
-        yield from _broken_sound(self.model or "stable-audio-2", heads)
+        yield from _broken_audio(self.model or "stable-audio-2", heads)
 
 
 class AudioInpaint(MediaRequest[Audio]):
-    """A sound with a stretch of it made anew. 20 credits, 26 with stable-audio-3; 44.1 kHz stereo,
+    """Audio with a part of it made anew. 20 credits, 26 with stable-audio-3; 44.1 kHz stereo,
     up to 190 s, 380 s with version 3. Asynchronous with stable-audio-3.
 
     Attributes:
         prompt: Up to 10,000 characters.
         audio: MP3 or WAV, 6 to 190 seconds, with stable-audio-3 to 380. The length of an MP3 is
             left to the API. The whole request has up to 50 MB, with stable-audio-3 100 MB.
-        model: stable-audio-2.5 unless told otherwise; version 2 does not do this.
+        model: stable-audio-2.5 by default; version 2 does not do this.
         duration: Seconds, 1 to 190, with stable-audio-3 to 380; the API's default is 190.
         seed: 0 to 4294967294; 0 or not given is random.
         steps: 4 to 8, the API's default.
@@ -266,11 +266,11 @@ class AudioInpaint(MediaRequest[Audio]):
             yield FieldProblem("cfg_scale", given, "only with model='stable-audio-3'")
 
     def broken_file_rules(self, heads: Mapping[str, FileHead]) -> Iterator[FieldProblem]:
-        yield from _broken_sound(self.model or "stable-audio-2.5", heads)
+        yield from _broken_audio(self.model or "stable-audio-2.5", heads)
 
 
-def _broken_sound(model: AudioModel, heads: Mapping[str, FileHead]) -> Iterator[FieldProblem]:
-    limits = SoundLimits(6, _LIMITS[model].seconds)
+def _broken_audio(model: AudioModel, heads: Mapping[str, FileHead]) -> Iterator[FieldProblem]:
+    limits = AudioLimits(6, _LIMITS[model].seconds)
     for name, head in heads.items():
         if problem := limits.problem(name, head):
             yield problem

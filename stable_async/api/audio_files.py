@@ -1,4 +1,4 @@
-"""What a sound is, by its first bytes: format, and the length where the header states it. Pure."""
+"""Format and length of an audio file, read from its first bytes. Pure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Literal
 from stable_async.api.heads import FileHead
 from stable_async.errors import FieldProblem
 
-__all__ = ["SoundLimits", "sound_format", "wav_seconds"]
+__all__ = ["AudioLimits", "audio_format", "wav_seconds"]
 
 # Writers of streams, which cannot know the length, leave these in the header.
 UNKNOWN_LENGTHS = frozenset({0, 0xFFFFFFFF})
 
 
-def sound_format(head: bytes) -> Literal["mp3", "wav"] | None:
-    """Give the format: WAV, MP3 with or without an ID3 tag, or `None` for something else."""
+def audio_format(head: bytes) -> Literal["mp3", "wav"] | None:
+    """Return the format: WAV, MP3 with or without an ID3 tag, or `None` for something else."""
     if head.startswith(b"RIFF") and head[8:12] == b"WAVE":
         return "wav"
     if head.startswith(b"ID3"):
@@ -28,7 +28,7 @@ def sound_format(head: bytes) -> Literal["mp3", "wav"] | None:
 
 
 def wav_seconds(head: FileHead) -> float | None:
-    """Give the length of a WAV file; `None` where its header does not say it.
+    """Return the length of a WAV file; `None` where its header does not say it.
 
     Raises:
         EOFError: The header goes on after what there is of `head`.
@@ -55,8 +55,8 @@ def wav_seconds(head: FileHead) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class SoundLimits:
-    """What the API takes as a sound: MP3 or WAV, told by content, of a certain length.
+class AudioLimits:
+    """What the API takes as audio: MP3 or WAV, by content, of a certain length.
 
     The length is looked at for WAV alone: an MP3 file would have to be read whole.
 
@@ -69,14 +69,14 @@ class SoundLimits:
     max_seconds: float
 
     def problem(self, field: str, head: FileHead) -> FieldProblem | None:
-        """Give what is wrong with the file in `field`.
+        """Return what is wrong with the file in `field`.
 
         Raises:
             EOFError: The header goes on after what there is of `head`.
         """
-        match sound_format(head.data):
+        match audio_format(head.data):
             case None:
-                return FieldProblem(field, "given another kind of file", "an MP3 or WAV sound")
+                return FieldProblem(field, "given another kind of file", "an MP3 or WAV file")
             case "wav":
                 seconds = wav_seconds(head)
                 if seconds is not None and not self.min_seconds <= seconds <= self.max_seconds:

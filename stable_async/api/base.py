@@ -199,17 +199,17 @@ class Request(BaseModel, Generic[ResultT]):
         return self
 
     def broken_rules(self) -> Iterator[FieldProblem]:
-        """Give the rules between fields that this request breaks."""
+        """Yield the rules between fields that this request breaks."""
         yield from ()
 
     def broken_file_rules(self, heads: Mapping[str, FileHead]) -> Iterator[FieldProblem]:
-        """Give what is wrong with the files of this request, by their first bytes.
+        """Yield what is wrong with the files of this request, by their first bytes.
 
         Raises:
-            EOFError: More than these bytes is needed to tell.
+            EOFError: More than these bytes are needed.
         """
         for name, head in heads.items():
-            limits = self.file_parts[name].picture
+            limits = self.file_parts[name].image
             if limits is not None and (problem := limits.problem(name, head)):
                 yield problem
 
@@ -231,7 +231,7 @@ class Request(BaseModel, Generic[ResultT]):
         )
 
     def fields(self) -> Iterator[tuple[str, object]]:
-        """Give name and value of every field in the body that was given and is no file."""
+        """Yield name and value of every field in the body that was given and is no file."""
         for name in type(self).model_fields:
             if name not in self.file_parts and name not in self.path_fields:
                 value = getattr(self, name)
@@ -239,7 +239,7 @@ class Request(BaseModel, Generic[ResultT]):
                     yield name, value
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Give the text parts of a multipart body, in the order of the API."""
+        """Yield the text parts of a multipart body, in the order of the API."""
         for name, value in self.fields():
             match value:
                 case [*items]:
@@ -250,11 +250,11 @@ class Request(BaseModel, Generic[ResultT]):
                     yield name, _text(value)
 
     def json_body(self) -> bytes:
-        """Give the body where it is JSON."""
+        """Return the body where it is JSON."""
         return json.dumps(dict(self.fields())).encode()
 
     def files(self) -> Iterator[tuple[str, FileInput]]:
-        """Give name and source of every file that was given."""
+        """Yield name and source of every file that was given."""
         for name in self.file_parts:
             if (value := getattr(self, name)) is not None:
                 yield name, value
@@ -267,19 +267,19 @@ class WholeRequest(Request[ResultT]):
         """Make the result of a successful answer.
 
         Raises:
-            InvalidResponseError: The answer is not what this operation gives.
+            InvalidResponseError: The answer is not what this operation returns.
         """
         raise NotImplementedError
 
 
 class MediaRequest(Request[MediaT]):
-    """A request that is answered with one picture, sound or model, as bytes or as base64."""
+    """A request that is answered with one image, audio or model, as bytes or as base64."""
 
     media: ClassVar[type[Media]]
 
 
 class ImageRequest(MediaRequest[Image]):
-    """A request that is answered with one picture."""
+    """A request that is answered with one image."""
 
     media: ClassVar[type[Media]] = Image
 
@@ -287,7 +287,7 @@ class ImageRequest(MediaRequest[Image]):
 class ResultRequest(MediaRequest[MediaT]):
     """Asks for the result of a generation that was submitted before. Free, any number of times.
 
-    It is what `StabilityClient.submit` gives: keep it, or its `id` alone, to fetch the result from
+    `StabilityClient.submit` returns it: keep it, or its `id` alone, to fetch the result from
     wherever the same key is used.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Requests that make a picture after another one: its sketch, structure or style.
+"""Requests that make an image after another one: its sketch, structure or style.
 
 Facts: OpenAPI document of api.stability.ai and live runs, both of 2026-09-22.
 """
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from stable_async.api.base import ImageRequest, Operation
 from stable_async.api.fields import (
-    OBLONG_PICTURE,
+    OBLONG_IMAGE,
     AspectRatio,
     ImageFormat,
     NegativePrompt,
@@ -22,23 +22,23 @@ from stable_async.api.fields import (
     UnitInterval,
 )
 from stable_async.api.file_input import FileInput, FilePart
-from stable_async.api.images import PictureLimits
+from stable_async.api.images import ImageLimits
 
 __all__ = ["ControlSketch", "ControlStructure", "ControlStyle", "StyleTransfer"]
 
 
 class ControlSketch(ImageRequest):
-    """A picture after a sketch, or after the lines of a picture. 5 credits; the size of `image`.
+    """An image after a sketch, or after the lines of an image. 5 credits; the size of `image`.
 
     Attributes:
         prompt: 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
             width of 0.4 to 2.5 times the height.
         control_strength: How far to follow `image`, 0 to 1; the API's default is 0.7.
-        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        negative_prompt: What should not be in the image, up to 10,000 characters.
         seed: 0 to 4294967294; 0 or not given is random.
         output_format: The API's default is png.
-        style_preset: A style to guide the picture towards.
+        style_preset: A style to guide the image towards.
     """
 
     operation: ClassVar[Operation] = Operation(
@@ -51,7 +51,7 @@ class ControlSketch(ImageRequest):
     prompt: Prompt
     image: Annotated[
         FileInput,
-        FilePart(PictureLimits(min_side=64, max_pixels=9_437_184, aspect_ratio=(0.4, 2.5))),
+        FilePart(ImageLimits(min_side=64, max_pixels=9_437_184, aspect_ratio=(0.4, 2.5))),
     ] = Field(repr=False)
     control_strength: UnitInterval | None = None
     negative_prompt: NegativePrompt | None = None
@@ -61,17 +61,17 @@ class ControlSketch(ImageRequest):
 
 
 class ControlStructure(ImageRequest):
-    """A picture with the structure of another one. 5 credits; the size of `image`.
+    """An image with the structure of another one. 5 credits; the size of `image`.
 
     Attributes:
         prompt: 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
             width of 0.4 to 2.5 times the height.
         control_strength: How far to follow `image`, 0 to 1; the API's default is 0.7.
-        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        negative_prompt: What should not be in the image, up to 10,000 characters.
         seed: 0 to 4294967294; 0 or not given is random.
         output_format: The API's default is png.
-        style_preset: A style to guide the picture towards.
+        style_preset: A style to guide the image towards.
     """
 
     operation: ClassVar[Operation] = Operation(
@@ -82,7 +82,7 @@ class ControlStructure(ImageRequest):
     )
 
     prompt: Prompt
-    image: Annotated[FileInput, FilePart(OBLONG_PICTURE)] = Field(repr=False)
+    image: Annotated[FileInput, FilePart(OBLONG_IMAGE)] = Field(repr=False)
     control_strength: UnitInterval | None = None
     negative_prompt: NegativePrompt | None = None
     seed: Seed | None = None
@@ -91,18 +91,18 @@ class ControlStructure(ImageRequest):
 
 
 class ControlStyle(ImageRequest):
-    """A new picture in the style of another one. 5 credits; 1 megapixel, 1024 x 1024 at 1:1.
+    """A new image in the style of another one. 5 credits; 1 megapixel, 1024 x 1024 at 1:1.
 
     Attributes:
         prompt: 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
             width of 0.4 to 2.5 times the height.
-        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        negative_prompt: What should not be in the image, up to 10,000 characters.
         aspect_ratio: Width to height; the API's default is 1:1.
         fidelity: How closely to keep to the style of `image`, 0 to 1; the API's default is 0.5.
         seed: 0 to 4294967294; 0 or not given is random.
         output_format: The API's default is png.
-        style_preset: A style to guide the picture towards.
+        style_preset: A style to guide the image towards.
     """
 
     operation: ClassVar[Operation] = Operation(
@@ -113,7 +113,7 @@ class ControlStyle(ImageRequest):
     )
 
     prompt: Prompt
-    image: Annotated[FileInput, FilePart(OBLONG_PICTURE)] = Field(repr=False)
+    image: Annotated[FileInput, FilePart(OBLONG_IMAGE)] = Field(repr=False)
     negative_prompt: NegativePrompt | None = None
     aspect_ratio: AspectRatio | None = None
     fidelity: UnitInterval | None = None
@@ -123,14 +123,14 @@ class ControlStyle(ImageRequest):
 
 
 class StyleTransfer(ImageRequest):
-    """A picture in the style of another one. 8 credits; 1 megapixel, shaped like `init_image`.
+    """An image in the style of another one. 8 credits; 1 megapixel, shaped like `init_image`.
 
     Attributes:
         init_image: JPEG, PNG or WebP; sides of 64 to 16,383 pixels, up to 9,437,184 pixels in
             all, a width of 0.4 to 2.5 times the height.
         style_image: The style, with the limits of `init_image` but for the ratio of its sides.
         prompt: Up to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
-        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        negative_prompt: What should not be in the image, up to 10,000 characters.
         seed: 0 to 4294967294; 0 or not given is random.
         style_strength: How far to follow `style_image`, 0 to 1; the API's default is 1.
         composition_fidelity: How closely to keep to the composition of `init_image`, 0 to 1; the
@@ -149,7 +149,7 @@ class StyleTransfer(ImageRequest):
     init_image: Annotated[
         FileInput,
         FilePart(
-            PictureLimits(
+            ImageLimits(
                 min_side=64,
                 max_side=16_383,
                 min_pixels=4_096,
@@ -160,9 +160,7 @@ class StyleTransfer(ImageRequest):
     ] = Field(repr=False)
     style_image: Annotated[
         FileInput,
-        FilePart(
-            PictureLimits(min_side=64, max_side=16_383, min_pixels=4_096, max_pixels=9_437_184)
-        ),
+        FilePart(ImageLimits(min_side=64, max_side=16_383, min_pixels=4_096, max_pixels=9_437_184)),
     ] = Field(repr=False)
     prompt: Text | None = None
     negative_prompt: NegativePrompt | None = None

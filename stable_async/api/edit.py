@@ -1,4 +1,4 @@
-"""Requests that change a picture: erase, inpaint, outpaint, replace, recolor, backgrounds.
+"""Requests that change an image: erase, inpaint, outpaint, replace, recolor, backgrounds.
 
 Facts: OpenAPI document of api.stability.ai and live runs, both of 2026-09-22.
 """
@@ -12,9 +12,9 @@ from pydantic import Field
 
 from stable_async.api.base import ImageRequest, Operation
 from stable_async.api.fields import (
-    LARGE_PICTURE,
-    MEDIUM_PICTURE,
-    OBLONG_PICTURE,
+    LARGE_IMAGE,
+    MEDIUM_IMAGE,
+    OBLONG_IMAGE,
     GrowMask,
     ImageFormat,
     NegativePrompt,
@@ -40,13 +40,13 @@ __all__ = [
 ]
 
 LightDirection = Literal["left", "right", "above", "below"]
-"""Where the light of a relit picture comes from."""
+"""Where the light of a relit image comes from."""
 
 Margin = Annotated[int, Field(ge=0, le=2_000)]
 
 
 class Erase(ImageRequest):
-    """The picture without what the mask covers. 5 credits; the size of `image`.
+    """The image without what the mask covers. 5 credits; the size of `image`.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all.
@@ -64,7 +64,7 @@ class Erase(ImageRequest):
         output="size of the input",
     )
 
-    image: Annotated[FileInput, FilePart(LARGE_PICTURE)] = Field(repr=False)
+    image: Annotated[FileInput, FilePart(LARGE_IMAGE)] = Field(repr=False)
     mask: Annotated[FileInput | None, FilePart()] = Field(default=None, repr=False)
     grow_mask: GrowMask | None = None
     seed: Seed | None = None
@@ -72,18 +72,18 @@ class Erase(ImageRequest):
 
 
 class Inpaint(ImageRequest):
-    """The picture with what the mask covers painted anew. 5 credits; the size of `image`.
+    """The image with what the mask covers painted anew. 5 credits; the size of `image`.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all.
         prompt: 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
-        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        negative_prompt: What should not be in the image, up to 10,000 characters.
         mask: Black keeps, white is painted; resized to `image`. Without one the transparency of
             `image` is the mask: transparent is painted.
         grow_mask: Pixels to grow the mask by, softly, 0 to 100; the API's default is 5.
         seed: 0 to 4294967294; 0 or not given is random.
         output_format: The API's default is png.
-        style_preset: A style to guide the picture towards.
+        style_preset: A style to guide the image towards.
     """
 
     operation: ClassVar[Operation] = Operation(
@@ -93,7 +93,7 @@ class Inpaint(ImageRequest):
         output="size of the input",
     )
 
-    image: Annotated[FileInput, FilePart(LARGE_PICTURE)] = Field(repr=False)
+    image: Annotated[FileInput, FilePart(LARGE_IMAGE)] = Field(repr=False)
     prompt: Prompt
     negative_prompt: NegativePrompt | None = None
     mask: Annotated[FileInput | None, FilePart()] = Field(default=None, repr=False)
@@ -104,7 +104,7 @@ class Inpaint(ImageRequest):
 
 
 class Outpaint(ImageRequest):
-    """The picture, gone on beyond its edges. 4 credits; the size of `image` and its new margins.
+    """The image, gone on beyond its edges. 4 credits; the size of `image` and its new margins.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
@@ -118,7 +118,7 @@ class Outpaint(ImageRequest):
         prompt: What to paint, up to 10,000 characters.
         seed: 0 to 4294967294; 0 or not given is random.
         output_format: The API's default is png.
-        style_preset: A style to guide the picture towards.
+        style_preset: A style to guide the image towards.
     """
 
     operation: ClassVar[Operation] = Operation(
@@ -128,7 +128,7 @@ class Outpaint(ImageRequest):
         output="size of the input and its new margins",
     )
 
-    image: Annotated[FileInput, FilePart(OBLONG_PICTURE)] = Field(repr=False)
+    image: Annotated[FileInput, FilePart(OBLONG_IMAGE)] = Field(repr=False)
     left: Margin | None = None
     right: Margin | None = None
     up: Margin | None = None
@@ -146,18 +146,18 @@ class Outpaint(ImageRequest):
 
 
 class SearchAndReplace(ImageRequest):
-    """The picture with one thing in place of another, found by words. 5 credits; size of `image`.
+    """The image with one thing in place of another, found by words. 5 credits; size of `image`.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
             width of 0.4 to 2.5 times the height.
         prompt: What to put there, 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
         search_prompt: What to replace, up to 10,000 characters.
-        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        negative_prompt: What should not be in the image, up to 10,000 characters.
         grow_mask: Pixels to grow what was found by, 0 to 20; the API's default is 3.
         seed: 0 to 4294967294; 0 or not given is random.
         output_format: The API's default is png.
-        style_preset: A style to guide the picture towards.
+        style_preset: A style to guide the image towards.
     """
 
     operation: ClassVar[Operation] = Operation(
@@ -167,7 +167,7 @@ class SearchAndReplace(ImageRequest):
         output="size of the input",
     )
 
-    image: Annotated[FileInput, FilePart(OBLONG_PICTURE)] = Field(repr=False)
+    image: Annotated[FileInput, FilePart(OBLONG_IMAGE)] = Field(repr=False)
     prompt: Prompt
     search_prompt: Text
     negative_prompt: NegativePrompt | None = None
@@ -178,18 +178,18 @@ class SearchAndReplace(ImageRequest):
 
 
 class SearchAndRecolor(ImageRequest):
-    """The picture with one thing in another color, found by words. 5 credits; size of `image`.
+    """The image with one thing in another color, found by words. 5 credits; size of `image`.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
             width of 0.4 to 2.5 times the height.
         prompt: The new look, 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
         select_prompt: What to recolor, up to 10,000 characters.
-        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        negative_prompt: What should not be in the image, up to 10,000 characters.
         grow_mask: Pixels to grow what was found by, 0 to 20; the API's default is 3.
         seed: 0 to 4294967294; 0 or not given is random.
         output_format: The API's default is png.
-        style_preset: A style to guide the picture towards.
+        style_preset: A style to guide the image towards.
     """
 
     operation: ClassVar[Operation] = Operation(
@@ -199,7 +199,7 @@ class SearchAndRecolor(ImageRequest):
         output="size of the input",
     )
 
-    image: Annotated[FileInput, FilePart(OBLONG_PICTURE)] = Field(repr=False)
+    image: Annotated[FileInput, FilePart(OBLONG_IMAGE)] = Field(repr=False)
     prompt: Prompt
     select_prompt: Text
     negative_prompt: NegativePrompt | None = None
@@ -210,7 +210,7 @@ class SearchAndRecolor(ImageRequest):
 
 
 class RemoveBackground(ImageRequest):
-    """The subject of the picture on a transparent background. 5 credits; the size of `image`.
+    """The subject of the image on a transparent background. 5 credits; the size of `image`.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 4,194,304 pixels in all.
@@ -224,12 +224,12 @@ class RemoveBackground(ImageRequest):
         output="size of the input, transparent",
     )
 
-    image: Annotated[FileInput, FilePart(MEDIUM_PICTURE)] = Field(repr=False)
+    image: Annotated[FileInput, FilePart(MEDIUM_IMAGE)] = Field(repr=False)
     output_format: Literal["png", "webp"] | None = None
 
 
 class ReplaceBackgroundAndRelight(ImageRequest):
-    """The subject of the picture before another background, lit to match. 8 credits; the size of
+    """The subject of the image before another background, lit to match. 8 credits; the size of
     `subject_image`. Asynchronous.
 
     At least one of `background_prompt` and `background_reference` is required.
@@ -237,11 +237,11 @@ class ReplaceBackgroundAndRelight(ImageRequest):
     Attributes:
         subject_image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in
             all, a width of 0.4 to 2.5 times the height.
-        background_reference: A picture of the new background, with the limits of `subject_image`
+        background_reference: An image of the new background, with the limits of `subject_image`
             but for the ratio of its sides.
         background_prompt: The new background in words, up to 10,000 characters.
         foreground_prompt: The subject in words, up to 10,000 characters.
-        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        negative_prompt: What should not be in the image, up to 10,000 characters.
         preserve_original_subject: How much of the subject to keep, 0 to 1; the API's default is
             0.6.
         original_background_depth: How far to match the depth of the original background, 0 to 1;
@@ -249,7 +249,7 @@ class ReplaceBackgroundAndRelight(ImageRequest):
         keep_original_background: Change the light alone. A word, not a `bool`, as the API has it;
             its default is "false".
         light_source_direction: Where the light comes from.
-        light_reference: A picture with the wanted light, with the limits of
+        light_reference: An image with the wanted light, with the limits of
             `background_reference`.
         light_source_strength: 0 to 1; the API's default is 0.3. Only with `light_reference` or
             `light_source_direction`.
@@ -266,8 +266,8 @@ class ReplaceBackgroundAndRelight(ImageRequest):
         result=ImageResult,
     )
 
-    subject_image: Annotated[FileInput, FilePart(OBLONG_PICTURE)] = Field(repr=False)
-    background_reference: Annotated[FileInput | None, FilePart(LARGE_PICTURE)] = Field(
+    subject_image: Annotated[FileInput, FilePart(OBLONG_IMAGE)] = Field(repr=False)
+    background_reference: Annotated[FileInput | None, FilePart(LARGE_IMAGE)] = Field(
         default=None, repr=False
     )
     background_prompt: Text | None = None
@@ -277,7 +277,7 @@ class ReplaceBackgroundAndRelight(ImageRequest):
     original_background_depth: UnitInterval | None = None
     keep_original_background: Literal["true", "false"] | None = None
     light_source_direction: LightDirection | None = None
-    light_reference: Annotated[FileInput | None, FilePart(LARGE_PICTURE)] = Field(
+    light_reference: Annotated[FileInput | None, FilePart(LARGE_IMAGE)] = Field(
         default=None, repr=False
     )
     light_source_strength: UnitInterval | None = None

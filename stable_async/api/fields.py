@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stable_async.api.images import PictureLimits
+from stable_async.api.images import ImageLimits
 
 __all__ = [
-    "LARGE_PICTURE",
-    "MEDIUM_PICTURE",
-    "OBLONG_PICTURE",
+    "LARGE_IMAGE",
+    "MEDIUM_IMAGE",
+    "OBLONG_IMAGE",
     "AspectRatio",
     "GrowMask",
     "ImageFormat",
@@ -27,10 +27,10 @@ __all__ = [
 ]
 
 AspectRatio = Literal["21:9", "16:9", "3:2", "5:4", "1:1", "4:5", "2:3", "9:16", "9:21"]
-"""Width to height of a generated picture."""
+"""Width to height of a generated image."""
 
 ImageFormat = Literal["jpeg", "png", "webp"]
-"""Format of a generated picture."""
+"""Format of a generated image."""
 
 StylePreset = Literal[
     "enhance",
@@ -51,7 +51,7 @@ StylePreset = Literal[
     "pixel-art",
     "tile-texture",
 ]
-"""A style to guide a picture towards."""
+"""A style to guide an image towards."""
 
 MAX_PROMPT_LENGTH = 10_000
 MAX_SEED = 4_294_967_294
@@ -63,8 +63,8 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
 GrowMask = Annotated[float, Field(ge=0, le=20)]
 
-MEDIUM_PICTURE = PictureLimits(min_side=64, min_pixels=4_096, max_pixels=4_194_304)
-LARGE_PICTURE = PictureLimits(min_side=64, min_pixels=4_096, max_pixels=9_437_184)
-OBLONG_PICTURE = PictureLimits(
+MEDIUM_IMAGE = ImageLimits(min_side=64, min_pixels=4_096, max_pixels=4_194_304)
+LARGE_IMAGE = ImageLimits(min_side=64, min_pixels=4_096, max_pixels=9_437_184)
+OBLONG_IMAGE = ImageLimits(
     min_side=64, min_pixels=4_096, max_pixels=9_437_184, aspect_ratio=(0.4, 2.5)
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
 
 from pydantic_core import PydanticCustomError, core_schema
 
-from stable_async.api.images import PictureLimits
+from stable_async.api.images import ImageLimits
 from stable_async.media import Media
 
 if TYPE_CHECKING:
@@ -118,10 +118,10 @@ class FilePart:
     """Marks a field of a request model that is sent as a file.
 
     Attributes:
-        picture: What the API takes as a picture here; `None` where no source states limits.
+        image: What the API takes as an image here; `None` where no source states limits.
     """
 
-    picture: PictureLimits | None = None
+    image: ImageLimits | None = None
 
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler

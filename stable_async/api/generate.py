@@ -1,4 +1,4 @@
-"""Requests that make a picture from a prompt: Stable Image Core, Ultra and Stable Diffusion 3.5.
+"""Requests that make an image from a prompt: Stable Image Core, Ultra and Stable Diffusion 3.5.
 
 Facts: OpenAPI document of api.stability.ai and live runs, both of 2026-09-22.
 """
@@ -21,7 +21,7 @@ from stable_async.api.fields import (
     UnitInterval,
 )
 from stable_async.api.file_input import FileInput, FilePart
-from stable_async.api.images import PictureLimits
+from stable_async.api.images import ImageLimits
 from stable_async.errors import FieldProblem
 
 __all__ = ["GenerateCore", "GenerateSD3", "GenerateUltra", "SD3Model"]
@@ -45,9 +45,9 @@ class GenerateCore(ImageRequest):
     Attributes:
         prompt: 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
         aspect_ratio: Width to height; the API's default is 1:1.
-        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        negative_prompt: What should not be in the image, up to 10,000 characters.
         seed: 0 to 4294967294; 0 or not given is random.
-        style_preset: A style to guide the picture towards.
+        style_preset: A style to guide the image towards.
         output_format: The API's default is png.
     """
 
@@ -71,13 +71,13 @@ class GenerateUltra(ImageRequest):
 
     Attributes:
         prompt: 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
-        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        negative_prompt: What should not be in the image, up to 10,000 characters.
         aspect_ratio: Width to height; the API's default is 1:1.
         seed: 0 to 4294967294; 0 or not given is random.
         output_format: The API's default is png.
-        image: A picture to start from (JPEG, PNG or WebP; sides 64 to 16,384 pixels); needs
+        image: An image to start from (JPEG, PNG or WebP; sides 64 to 16,384 pixels); needs
             `strength`.
-        style_preset: A style to guide the picture towards.
+        style_preset: A style to guide the image towards.
         strength: How far to move away from `image`: 0 keeps it, 1 ignores it. Only with `image`.
     """
 
@@ -95,7 +95,7 @@ class GenerateUltra(ImageRequest):
     output_format: ImageFormat | None = None
     image: Annotated[
         FileInput | None,
-        FilePart(PictureLimits(min_side=64, max_side=16_384, min_pixels=4_096)),
+        FilePart(ImageLimits(min_side=64, max_side=16_384, min_pixels=4_096)),
     ] = Field(default=None, repr=False)
     style_preset: StylePreset | None = None
     strength: UnitInterval | None = None
@@ -108,21 +108,21 @@ class GenerateUltra(ImageRequest):
 
 
 class GenerateSD3(ImageRequest):
-    """Stable Diffusion 3.5, from text or from a picture. 2.5 to 6.5 credits by model; 1 megapixel.
+    """Stable Diffusion 3.5, from text or from an image. 2.5 to 6.5 credits by model; 1 megapixel.
 
     Attributes:
         prompt: 1 to 10,000 characters.
         mode: The API's default is text-to-image. image-to-image needs `image` and `strength`, and
             takes no `aspect_ratio`.
-        image: The picture to start from (JPEG, PNG or WebP; sides of 64 pixels or more).
+        image: The image to start from (JPEG, PNG or WebP; sides of 64 pixels or more).
         strength: 0 to 1; 0.94 to 0.97 is advised for sd3.5-flash, where live runs kept the input
             at 0.6.
         aspect_ratio: Width to height; the API's default is 1:1. Only text-to-image.
         model: The API's default is sd3.5-large; see `SD3Model`.
         seed: 0 to 4294967294; 0 or not given is random.
         output_format: The API's default is png.
-        style_preset: A style to guide the picture towards.
-        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        style_preset: A style to guide the image towards.
+        negative_prompt: What should not be in the image, up to 10,000 characters.
         cfg_scale: How closely to follow the prompt, 1 to 10; the API's default is 4 for large and
             medium, 1 for large-turbo and flash.
     """
@@ -136,7 +136,7 @@ class GenerateSD3(ImageRequest):
 
     prompt: Prompt
     mode: Literal["text-to-image", "image-to-image"] | None = None
-    image: Annotated[FileInput | None, FilePart(PictureLimits(min_side=64))] = Field(
+    image: Annotated[FileInput | None, FilePart(ImageLimits(min_side=64))] = Field(
         default=None, repr=False
     )
     strength: UnitInterval | None = None

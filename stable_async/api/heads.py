@@ -1,4 +1,4 @@
-"""The first bytes of a file that is to be sent, which tell what it is. Pure."""
+"""The first bytes of a file to be sent, which show its format. Pure."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ from stable_async.api.heads import FileHead
 from stable_async.errors import FieldProblem
 from stable_async.image_header import read_image_header
 
-__all__ = ["PictureLimits"]
+__all__ = ["ImageLimits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PictureLimits:
-    """What the API takes as a picture: JPEG, PNG or WebP, told by content, of a certain size.
+class ImageLimits:
+    """What the API takes as an image: JPEG, PNG or WebP, by content, of a certain size.
 
     Attributes:
         min_side: Lowest width and height, pixels.
@@ -30,21 +30,21 @@ class PictureLimits:
     aspect_ratio: tuple[float, float] | None = None
 
     def problem(self, field: str, head: FileHead) -> FieldProblem | None:
-        """Give what is wrong with the file in `field`.
+        """Return what is wrong with the file in `field`.
 
         Raises:
             EOFError: The header goes on after what there is of `head`.
         """
         try:
-            picture = read_image_header(head.data)
+            image = read_image_header(head.data)
         except EOFError:
             if not head.complete:
                 raise
             return FieldProblem(field, "given a file that ends in its header", FORMATS)
-        if picture is None:
+        if image is None:
             return FieldProblem(field, "given another kind of file", FORMATS)
-        if allowed := self._broken(picture.width, picture.height):
-            given = f"given {picture.width} x {picture.height} pixels"
+        if allowed := self._broken(image.width, image.height):
+            given = f"given {image.width} x {image.height} pixels"
             return FieldProblem(field, given, allowed)
         return None
 
@@ -66,4 +66,4 @@ class PictureLimits:
         return None
 
 
-FORMATS = "a JPEG, PNG or WebP picture"
+FORMATS = "a JPEG, PNG or WebP image"

@@ -118,7 +118,7 @@ class MediaReader(Generic[MediaT]):
         )
 
     def _recognise(self, held: bytearray) -> bytes:
-        """Return the first bytes of the result once they tell what it is."""
+        """Return the first bytes of the result once they show what it is."""
         if len(held) < ENOUGH:
             return b""
         media_type = sniff(held)

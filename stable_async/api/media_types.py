@@ -10,7 +10,7 @@ from stable_async.api.texts import clean
 
 __all__ = ["ENOUGH", "describe", "page_title", "sniff"]
 
-# So many bytes tell every format below.
+# So many bytes show every format below.
 ENOUGH = 16
 
 UNKNOWN = "application/octet-stream"

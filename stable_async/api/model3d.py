@@ -1,4 +1,4 @@
-"""Requests that make a textured model of what a picture shows.
+"""Requests that make a textured model of what an image shows.
 
 Facts: OpenAPI document of api.stability.ai, read 2026-09-22.
 """
@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from stable_async.api.base import MediaRequest, Operation
-from stable_async.api.fields import MEDIUM_PICTURE, Seed
+from stable_async.api.fields import MEDIUM_IMAGE, Seed
 from stable_async.api.file_input import FileInput, FilePart
 from stable_async.media import Media, Model3D
 
@@ -44,7 +44,7 @@ class StableFast3D(MediaRequest[Model3D]):
     )
     media: ClassVar[type[Media]] = Model3D
 
-    image: Annotated[FileInput, FilePart(MEDIUM_PICTURE)] = Field(repr=False)
+    image: Annotated[FileInput, FilePart(MEDIUM_IMAGE)] = Field(repr=False)
     texture_resolution: TextureResolution | None = None
     foreground_ratio: Annotated[float, Field(ge=0.1, le=1)] | None = None
     remesh: Remesh | None = None
@@ -76,7 +76,7 @@ class StablePointAware3D(MediaRequest[Model3D]):
     )
     media: ClassVar[type[Media]] = Model3D
 
-    image: Annotated[FileInput, FilePart(MEDIUM_PICTURE)] = Field(repr=False)
+    image: Annotated[FileInput, FilePart(MEDIUM_IMAGE)] = Field(repr=False)
     texture_resolution: TextureResolution | None = None
     foreground_ratio: Annotated[float, Field(ge=1, le=2)] | None = None
     remesh: Remesh | None = None

@@ -11,7 +11,7 @@ MOST_DIGITS = 10
 
 
 def parse_json(data: bytes | bytearray) -> object:
-    """Give what a JSON text says.
+    """Return the value parsed from JSON text.
 
     Raises:
         ValueError: It is none, or is nested beyond all reason.
@@ -23,7 +23,7 @@ def parse_json(data: bytes | bytearray) -> object:
 
 
 def parse_seed(seed: object) -> int | None:
-    """Give a seed of a header or of JSON; `None` when it is none."""
+    """Return the seed in a header or in JSON; `None` if it is none."""
     match seed:
         case str() if seed.isascii() and seed.isdigit() and len(seed) <= MOST_DIGITS:
             return int(seed)

@@ -14,7 +14,7 @@ __all__ = ["AudioResult", "ImageResult"]
 
 
 class ImageResult(ResultRequest[Image]):
-    """The picture of a generation. Free; kept for 24 hours, for the key that submitted it.
+    """The image of a generation. Free; kept for 24 hours, for the key that submitted it.
 
     Attributes:
         id: The generation: any text, as the API returned it.
@@ -25,7 +25,7 @@ class ImageResult(ResultRequest[Image]):
         id="results",
         path="/v2beta/results/{id}",
         credits=0,
-        output="the finished picture",
+        output="the finished image",
         method="GET",
         accept=("*/*", "application/json"),
     )
@@ -33,7 +33,7 @@ class ImageResult(ResultRequest[Image]):
 
 
 class AudioResult(ResultRequest[Audio]):
-    """The sound of a generation of Stable Audio 3. Free; how long it is kept is not stated.
+    """The audio of a generation of Stable Audio 3. Free; how long it is kept is not stated.
 
     Attributes:
         id: The generation: any text, as the API returned it.
@@ -44,7 +44,7 @@ class AudioResult(ResultRequest[Audio]):
         id="audio_results",
         path="/v2beta/audio/results/{id}",
         credits=0,
-        output="the finished sound",
+        output="the finished audio",
         method="GET",
         accept=("audio/*", "application/json"),
     )

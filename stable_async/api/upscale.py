@@ -1,4 +1,4 @@
-"""Requests that make a picture larger: fast, conservative and creative.
+"""Requests that make an image larger: fast, conservative and creative.
 
 Facts: OpenAPI document of api.stability.ai and live runs, both of 2026-09-22.
 """
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from stable_async.api.base import ImageRequest, Operation, ResultRequest
 from stable_async.api.fields import (
-    OBLONG_PICTURE,
+    OBLONG_IMAGE,
     ImageFormat,
     NegativePrompt,
     Prompt,
@@ -19,7 +19,7 @@ from stable_async.api.fields import (
     StylePreset,
 )
 from stable_async.api.file_input import FileInput, FilePart
-from stable_async.api.images import PictureLimits
+from stable_async.api.images import ImageLimits
 from stable_async.api.results import ImageResult
 from stable_async.media import Image, Media
 
@@ -43,21 +43,19 @@ class UpscaleFast(ImageRequest):
 
     image: Annotated[
         FileInput,
-        FilePart(
-            PictureLimits(min_side=32, max_side=1_536, min_pixels=1_024, max_pixels=1_048_576)
-        ),
+        FilePart(ImageLimits(min_side=32, max_side=1_536, min_pixels=1_024, max_pixels=1_048_576)),
     ] = Field(repr=False)
     output_format: ImageFormat | None = None
 
 
 class UpscaleConservative(ImageRequest):
-    """A large picture that keeps to the original. 40 credits; 3112 x 3112 seen for 512 x 512.
+    """A large image that keeps to the original. 40 credits; 3112 x 3112 seen for 512 x 512.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
             width of 0.4 to 2.5 times the height.
-        prompt: What the picture shows, 1 to 10,000 characters; `(word:0.5)` weighs a word.
-        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        prompt: What the image shows, 1 to 10,000 characters; `(word:0.5)` weighs a word.
+        negative_prompt: What should not be in the image, up to 10,000 characters.
         seed: 0 to 4294967294; 0 or not given is random.
         output_format: The API's default is png.
         creativity: How much may be made up, 0.2 to 0.5; the API's default is 0.35.
@@ -70,7 +68,7 @@ class UpscaleConservative(ImageRequest):
         output="4 to 10 megapixels",
     )
 
-    image: Annotated[FileInput, FilePart(OBLONG_PICTURE)] = Field(repr=False)
+    image: Annotated[FileInput, FilePart(OBLONG_IMAGE)] = Field(repr=False)
     prompt: Prompt
     negative_prompt: NegativePrompt | None = None
     seed: Seed | None = None
@@ -79,16 +77,16 @@ class UpscaleConservative(ImageRequest):
 
 
 class UpscaleCreative(ImageRequest):
-    """A large picture made anew after a small or poor one. 60 credits; up to 4K. Asynchronous.
+    """A large image made anew after a small or poor one. 60 credits; up to 4K. Asynchronous.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 1,048,576 pixels in all.
-        prompt: What the picture shows, 1 to 10,000 characters; `(word:0.5)` weighs a word.
-        negative_prompt: What should not be in the picture, up to 10,000 characters.
+        prompt: What the image shows, 1 to 10,000 characters; `(word:0.5)` weighs a word.
+        negative_prompt: What should not be in the image, up to 10,000 characters.
         output_format: The API's default is png.
         seed: 0 to 4294967294; 0 or not given is random.
         creativity: How much may be made up, 0.1 to 0.5; the API's default is 0.3.
-        style_preset: A style to guide the picture towards.
+        style_preset: A style to guide the image towards.
     """
 
     operation: ClassVar[Operation] = Operation(
@@ -102,7 +100,7 @@ class UpscaleCreative(ImageRequest):
 
     image: Annotated[
         FileInput,
-        FilePart(PictureLimits(min_side=64, min_pixels=4_096, max_pixels=1_048_576)),
+        FilePart(ImageLimits(min_side=64, min_pixels=4_096, max_pixels=1_048_576)),
     ] = Field(repr=False)
     prompt: Prompt
     negative_prompt: NegativePrompt | None = None
@@ -113,7 +111,7 @@ class UpscaleCreative(ImageRequest):
 
 
 class UpscaleCreativeResult(ResultRequest[Image]):
-    """The picture of a creative upscale, by an older path for the same as `ImageResult`. Free.
+    """The image of a creative upscale, by an older path for the same as `ImageResult`. Free.
 
     Attributes:
         id: The generation: any text, as the API returned it.
@@ -124,7 +122,7 @@ class UpscaleCreativeResult(ResultRequest[Image]):
         id="upscale_creative_result",
         path="/v2beta/stable-image/upscale/creative/result/{id}",
         credits=0,
-        output="the finished picture",
+        output="the finished image",
         method="GET",
     )
     media: ClassVar[type[Media]] = Image

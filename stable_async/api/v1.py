@@ -46,14 +46,14 @@ Sampler = Literal[
     "K_HEUN",
     "K_LMS",
 ]
-"""How the picture is sampled."""
+"""How the image is sampled."""
 
 ClipGuidancePreset = Literal[
     "FAST_BLUE", "FAST_GREEN", "NONE", "SIMPLE", "SLOW", "SLOWER", "SLOWEST"
 ]
-"""How CLIP guides the picture."""
+"""How CLIP guides the image."""
 
-# A picture format cannot be asked for: JSON with base64 carries any number of pictures.
+# An image format cannot be asked for: JSON with base64 carries any number of images.
 ACCEPT = ("application/json", "image/png")
 MAX_OUTPUT_PIXELS = 4_194_304
 
@@ -63,7 +63,7 @@ class TextPrompt(TypedDict):
 
     Attributes:
         text: Up to 2,000 characters.
-        weight: A negative one says what should not be in the picture.
+        weight: A negative one says what should not be in the image.
     """
 
     text: Annotated[str, Field(max_length=2_000)]
@@ -82,7 +82,7 @@ UpscaledSide = Annotated[int, Field(ge=512)]
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """The pictures an engine makes: a list of sizes, or bounds.
+    """The images an engine makes: a list of sizes, or bounds.
 
     Attributes:
         allowed: Width and height of each; empty where bounds say it.
@@ -156,7 +156,7 @@ class _V1Generation(WholeRequest[list[Image]]):
 
 
 class V1TextToImage(_V1Generation):
-    """Pictures from prompts. As many as `samples`, of the asked size; the price is not stated.
+    """Images from prompts. As many as `samples`, of the asked size; the price is not stated.
 
     Attributes:
         engine_id: Such as stable-diffusion-xl-1024-v1-0; `client.v1.engines()` lists yours.
@@ -164,10 +164,10 @@ class V1TextToImage(_V1Generation):
         cfg_scale: How closely to follow the prompts, 0 to 35; the API's default is 7.
         clip_guidance_preset: The API's default is NONE.
         sampler: Chosen by the API unless given.
-        samples: How many pictures, 1 to 10; the API's default is 1.
+        samples: How many images, 1 to 10; the API's default is 1.
         seed: 0 to 4294967295; 0 or not given is random.
         steps: 10 to 150, with SDXL 1.0 and SD 1.6 to 50; the API's default is 50 or 30.
-        style_preset: A style to guide the picture towards.
+        style_preset: A style to guide the image towards.
         extras: Experimental parameters of the engine.
         height: Pixels, a multiple of 64, 128 or more. The API's default of 512 suits no SDXL
             engine, so give both sides; each engine takes certain sizes only.
@@ -199,19 +199,19 @@ class V1TextToImage(_V1Generation):
 
 
 class V1ImageToImage(_V1Generation):
-    """Pictures from prompts and a picture. As many as `samples`; the price is not stated.
+    """Images from prompts and an image. As many as `samples`; the price is not stated.
 
     Attributes:
         engine_id: Such as stable-diffusion-xl-1024-v1-0; `client.v1.engines()` lists yours.
         text_prompts: One or more, each with `text` and perhaps `weight`; see `TextPrompt`.
-        init_image: The picture to start from. No limits are stated.
+        init_image: The image to start from. No limits are stated.
         cfg_scale: How closely to follow the prompts, 0 to 35; the API's default is 7.
         clip_guidance_preset: The API's default is NONE.
         sampler: Chosen by the API unless given.
-        samples: How many pictures, 1 to 10; the API's default is 1.
+        samples: How many images, 1 to 10; the API's default is 1.
         seed: 0 to 4294967295; 0 or not given is random.
         steps: 10 to 150, with SDXL 1.0 and SD 1.6 to 50; the API's default is 50 or 30.
-        style_preset: A style to guide the picture towards.
+        style_preset: A style to guide the image towards.
         extras: Experimental parameters of the engine.
         init_image_mode: Whether `image_strength`, the API's default, or the two of
             `step_schedule` say how far to move away from `init_image`.
@@ -248,22 +248,22 @@ class V1ImageToImage(_V1Generation):
 
 
 class V1Masking(_V1Generation):
-    """A picture with what a mask covers painted anew. As many as `samples`; the price is not
+    """An image with what a mask covers painted anew. As many as `samples`; the price is not
     stated.
 
     Attributes:
         engine_id: Such as stable-inpainting-512-v2-0; `client.v1.engines()` lists yours.
         text_prompts: One or more, each with `text` and perhaps `weight`; see `TextPrompt`.
-        init_image: The picture to change. No limits are stated.
+        init_image: The image to change. No limits are stated.
         mask_source: What is painted: the white or the black of `mask_image`, or what is
             transparent in `init_image`.
         cfg_scale: How closely to follow the prompts, 0 to 35; the API's default is 7.
         clip_guidance_preset: The API's default is NONE.
         sampler: Chosen by the API unless given.
-        samples: How many pictures, 1 to 10; the API's default is 1.
+        samples: How many images, 1 to 10; the API's default is 1.
         seed: 0 to 4294967295; 0 or not given is random.
         steps: 10 to 150, with SDXL 1.0 and SD 1.6 to 50; the API's default is 50 or 30.
-        style_preset: A style to guide the picture towards.
+        style_preset: A style to guide the image towards.
         extras: Experimental parameters of the engine.
         mask_image: Gray, of the size of `init_image`; required unless `mask_source` is
             INIT_IMAGE_ALPHA, which takes none.
@@ -306,12 +306,12 @@ _ESRGAN = "esrgan-v1-x2plus"
 
 
 class V1Upscale(WholeRequest[list[Image]]):
-    """A larger picture: twice the width and height unless told otherwise, up to 4,194,304 pixels.
+    """A larger image: twice the width and height by default, up to 4,194,304 pixels.
     The price is not stated.
 
     Attributes:
         engine_id: esrgan-v1-x2plus or stable-diffusion-x4-latent-upscaler.
-        image: The picture. No limits are stated.
+        image: The image. No limits are stated.
         width: Pixels, 512 or more; the height follows. Not together with `height`.
         height: Pixels, 512 or more; the width follows.
         text_prompts: As in `V1TextToImage`. This and what follows only with the latent upscaler.
@@ -350,17 +350,17 @@ class V1Upscale(WholeRequest[list[Image]]):
                     yield FieldProblem(name, "given", f"only with engine {_LATENT_UPSCALER}")
 
     def broken_file_rules(self, heads: Mapping[str, FileHead]) -> Iterator[FieldProblem]:
-        picture = read_image_header(heads["image"].data)
-        if picture is None:
+        image = read_image_header(heads["image"].data)
+        if image is None:
             return
         factor = 2.0
         if self.width is not None:
-            factor = self.width / picture.width
+            factor = self.width / image.width
         elif self.height is not None:
-            factor = self.height / picture.height
-        pixels = round(picture.width * factor) * round(picture.height * factor)
+            factor = self.height / image.height
+        pixels = round(image.width * factor) * round(image.height * factor)
         if pixels > MAX_OUTPUT_PIXELS:
-            given = f"given {picture.width} x {picture.height}, which makes {pixels} pixels"
+            given = f"given {image.width} x {image.height}, which makes {pixels} pixels"
             yield FieldProblem("image", given, f"a result of up to {MAX_OUTPUT_PIXELS} pixels")
 
 

@@ -254,7 +254,7 @@ RULES: tuple[Rule, ...] = (
     ),
     _way(
         "pause", ServerError, 500,
-        why="failed generations are not charged, whoever says so",
+        why="failed generations are not charged, even if an edge says so",
     ),
     _way("pause", ServerError, 511, why="a captive portal wants a login"),
     _way(
@@ -267,7 +267,7 @@ RULES: tuple[Rule, ...] = (
     ),
     _way(
         "doubt", APIStatusError, within=_ANY, title="anything else", billed="maybe",
-        why="1xx, or 600 and above: nobody knows what it means",
+        why="1xx, or 600 and above: not defined",
     ),
 )  # fmt: skip
 """The whole table. The first rule that fits counts."""

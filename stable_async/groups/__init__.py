@@ -32,42 +32,42 @@ class Groups(Sender):
 
     @cached_property
     def generate(self) -> Generate:
-        """Pictures from prompts."""
+        """Images from prompts."""
         from stable_async.groups.generate import Generate
 
         return Generate(self)
 
     @cached_property
     def upscale(self) -> Upscale:
-        """Larger pictures."""
+        """Larger images."""
         from stable_async.groups.upscale import Upscale
 
         return Upscale(self)
 
     @cached_property
     def edit(self) -> Edit:
-        """Changed pictures."""
+        """Changed images."""
         from stable_async.groups.edit import Edit
 
         return Edit(self)
 
     @cached_property
     def control(self) -> Control:
-        """Pictures after a sketch, a structure or a style."""
+        """Images after a sketch, a structure or a style."""
         from stable_async.groups.control import Control
 
         return Control(self)
 
     @cached_property
     def model3d(self) -> Model3D:
-        """Textured models of what a picture shows."""
+        """Textured models of what an image shows."""
         from stable_async.groups.model3d import Model3D
 
         return Model3D(self)
 
     @cached_property
     def audio(self) -> Audio:
-        """Sounds from prompts and sounds."""
+        """Audio from prompts and audio."""
         from stable_async.groups.audio import Audio
 
         return Audio(self)

@@ -1,4 +1,4 @@
-"""`client.audio`: sounds from prompts and sounds."""
+"""`client.audio`: audio from prompts and audio."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Audio"]
 
 
 class Audio(Group):
-    """Makes sounds. With stable-audio-3 each coroutine waits for an asynchronous operation.
+    """Makes audio. With stable-audio-3 each coroutine waits for an asynchronous operation.
 
     Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
     """
@@ -34,7 +34,7 @@ class Audio(Group):
         output_format: AudioFormat | None = None,
         **options: Unpack[CallOptions[media.Audio]],
     ) -> media.Audio:
-        """Make a sound from words: 18.8 to 26 credits; see `TextToAudio` for the fields."""
+        """Make audio from words: 18.8 to 26 credits; see `TextToAudio` for the fields."""
         return await self._send(
             TextToAudio(
                 prompt=prompt,
@@ -62,7 +62,7 @@ class Audio(Group):
         strength: float | None = None,
         **options: Unpack[CallOptions[media.Audio]],
     ) -> media.Audio:
-        """Make a sound from words and a sound: 18.8 to 26 credits; fields: `AudioToAudio`."""
+        """Make audio from words and audio: 18.8 to 26 credits; fields: `AudioToAudio`."""
         return await self._send(
             AudioToAudio(
                 prompt=prompt,
@@ -93,7 +93,7 @@ class Audio(Group):
         mask_end: float | None = None,
         **options: Unpack[CallOptions[media.Audio]],
     ) -> media.Audio:
-        """Make a stretch of a sound anew: 20 or 26 credits; see `AudioInpaint` for the fields."""
+        """Make a part of audio anew: 20 or 26 credits; see `AudioInpaint` for the fields."""
         return await self._send(
             AudioInpaint(
                 prompt=prompt,

@@ -1,4 +1,4 @@
-"""`client.control`: pictures after a sketch, a structure or a style."""
+"""`client.control`: images after a sketch, a structure or a style."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Control"]
 
 
 class Control(Group):
-    """Makes pictures after other pictures.
+    """Makes images after other images.
 
     Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
     """
@@ -34,7 +34,7 @@ class Control(Group):
         style_preset: StylePreset | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Make a picture after a sketch: 5 credits; see `ControlSketch` for the fields."""
+        """Make an image after a sketch: 5 credits; see `ControlSketch` for the fields."""
         return await self._send(
             ControlSketch(
                 prompt=prompt,
@@ -60,7 +60,7 @@ class Control(Group):
         style_preset: StylePreset | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Make a picture with the structure of another: 5 credits; see `ControlStructure`."""
+        """Make an image with the structure of another: 5 credits; see `ControlStructure`."""
         return await self._send(
             ControlStructure(
                 prompt=prompt,
@@ -87,7 +87,7 @@ class Control(Group):
         style_preset: StylePreset | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Make a picture in the style of another: 5 credits; see `ControlStyle` for the fields."""
+        """Make an image in the style of another: 5 credits; see `ControlStyle` for the fields."""
         return await self._send(
             ControlStyle(
                 prompt=prompt,
@@ -116,7 +116,7 @@ class Control(Group):
         output_format: ImageFormat | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Give a picture the style of another: 8 credits; see `StyleTransfer` for the fields."""
+        """Transfer the style of one image to another: 8 credits; fields: `StyleTransfer`."""
         return await self._send(
             StyleTransfer(
                 init_image=init_image,

@@ -1,4 +1,4 @@
-"""`client.edit`: changed pictures."""
+"""`client.edit`: changed images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Edit"]
 
 
 class Edit(Group):
-    """Changes pictures.
+    """Changes images.
 
     Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
     """

@@ -1,4 +1,4 @@
-"""`client.generate`: pictures from prompts."""
+"""`client.generate`: images from prompts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Generate"]
 
 
 class Generate(Group):
-    """Makes pictures from prompts.
+    """Makes images from prompts.
 
     Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
     """
@@ -34,7 +34,7 @@ class Generate(Group):
         output_format: ImageFormat | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Make a picture with Stable Image Core: 3 credits; see `GenerateCore` for the fields."""
+        """Make an image with Stable Image Core: 3 credits; see `GenerateCore` for the fields."""
         return await self._send(
             GenerateCore(
                 prompt=prompt,
@@ -60,7 +60,7 @@ class Generate(Group):
         strength: float | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Make a picture with Stable Image Ultra: 8 credits; see `GenerateUltra` for the fields."""
+        """Make an image with Stable Image Ultra: 8 credits; see `GenerateUltra` for the fields."""
         return await self._send(
             GenerateUltra(
                 prompt=prompt,
@@ -91,7 +91,7 @@ class Generate(Group):
         cfg_scale: float | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Make a picture with Stable Diffusion 3.5: 2.5 to 6.5 credits; fields: `GenerateSD3`."""
+        """Make an image with Stable Diffusion 3.5: 2.5 to 6.5 credits; fields: `GenerateSD3`."""
         return await self._send(
             GenerateSD3(
                 prompt=prompt,

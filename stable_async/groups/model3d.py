@@ -1,4 +1,4 @@
-"""`client.model3d`: textured models of what a picture shows."""
+"""`client.model3d`: textured models of what an image shows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Model3D"]
 
 
 class Model3D(Group):
-    """Makes models of what pictures show.
+    """Makes models of what images show.
 
     Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
     """

@@ -28,7 +28,7 @@ class Results(Group):
         id: str,  # noqa: A002 - the API's word
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Wait for the picture of a generation and give it: free, any number of times."""
+        """Wait for the image of a generation and return it: free, any number of times."""
         return await self._send(ImageResult(id=id), **options)
 
     async def get_audio(
@@ -36,5 +36,5 @@ class Results(Group):
         id: str,  # noqa: A002 - the API's word
         **options: Unpack[CallOptions[media.Audio]],
     ) -> media.Audio:
-        """Wait for the sound of a generation and give it: free, any number of times."""
+        """Wait for the audio of a generation and return it: free, any number of times."""
         return await self._send(AudioResult(id=id), **options)

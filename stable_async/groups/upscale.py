@@ -1,4 +1,4 @@
-"""`client.upscale`: larger pictures."""
+"""`client.upscale`: larger images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Upscale"]
 
 
 class Upscale(Group):
-    """Makes pictures larger.
+    """Makes images larger.
 
     Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
     """
@@ -34,7 +34,7 @@ class Upscale(Group):
         output_format: ImageFormat | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Make a picture four times as wide and high: 2 credits; fields: `UpscaleFast`."""
+        """Make an image four times as wide and high: 2 credits; fields: `UpscaleFast`."""
         return await self._send(
             UpscaleFast(
                 image=image,
@@ -54,7 +54,7 @@ class Upscale(Group):
         creativity: float | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Make a picture large, close to the original: 40 credits; see `UpscaleConservative`."""
+        """Make an image large, close to the original: 40 credits; see `UpscaleConservative`."""
         return await self._send(
             UpscaleConservative(
                 image=image,
@@ -79,7 +79,7 @@ class Upscale(Group):
         style_preset: StylePreset | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Make a picture large and anew, and wait for it: 60 credits; see `UpscaleCreative`."""
+        """Make an image large and anew, and wait for it: 60 credits; see `UpscaleCreative`."""
         return await self._send(
             UpscaleCreative(
                 image=image,

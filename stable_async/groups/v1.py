@@ -22,7 +22,7 @@ __all__ = ["V1"]
 
 
 class V1(Group):
-    """Makes pictures with older engines; no source states what that costs.
+    """Makes images with older engines; no source states what that costs.
 
     Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
     """
@@ -44,7 +44,7 @@ class V1(Group):
         width: int | None = None,
         **options: Unpack[CallOptions[list[Image]]],
     ) -> list[Image]:
-        """Make pictures from prompts; see `V1TextToImage` for the fields."""
+        """Make images from prompts; see `V1TextToImage` for the fields."""
         return await self._send(
             V1TextToImage(
                 engine_id=engine_id,
@@ -83,7 +83,7 @@ class V1(Group):
         step_schedule_end: float | None = None,
         **options: Unpack[CallOptions[list[Image]]],
     ) -> list[Image]:
-        """Make pictures from prompts and a picture; see `V1ImageToImage` for the fields."""
+        """Make images from prompts and an image; see `V1ImageToImage` for the fields."""
         return await self._send(
             V1ImageToImage(
                 engine_id=engine_id,
@@ -156,7 +156,7 @@ class V1(Group):
         cfg_scale: float | None = None,
         **options: Unpack[CallOptions[list[Image]]],
     ) -> list[Image]:
-        """Make a picture larger; see `V1Upscale` for the fields."""
+        """Make an image larger; see `V1Upscale` for the fields."""
         return await self._send(
             V1Upscale(
                 engine_id=engine_id,

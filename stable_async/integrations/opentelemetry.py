@@ -32,8 +32,8 @@ __all__ = ["OpenTelemetry"]
 
 SCOPE = "stable_async"
 
-# Bucket boundaries, seconds. Of requests: pictures take longer than the web pages that the
-# semantic conventions for HTTP, read 2026-11-20, have in mind. Of waits: a window, a shut-out.
+# Bucket boundaries, seconds. Of requests: images take longer than the web pages that the
+# semantic conventions for HTTP, read 2026-11-20, have in mind. Of waits: a window, a penalty.
 DURATIONS = (0.1, 0.25, 0.5, 1, 2.5, 5, 7.5, 10, 15, 20, 30, 45, 60, 90, 180)
 WAITS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120)
 
@@ -67,7 +67,7 @@ class OpenTelemetry:
             explicit_bucket_boundaries_advisory=WAITS,
         )
         self.refusals = meter.create_counter(
-            "stable_async.quota.refusals", "{request}", "Answers 429: the key is shut out."
+            "stable_async.quota.refusals", "{request}", "429 responses: the key is in its penalty."
         )
         self.credits = meter.create_counter(
             "stable_async.credits", "{credit}", "List price of the successes."
@@ -80,7 +80,7 @@ class OpenTelemetry:
             ("limit", "{request}", "Requests allowed in a window at our share.", "requests"),
             ("share", "1", "Our part of the quota.", "share"),
             ("waiting", "{request}", "Calls that wait for a permit.", "waiting"),
-            ("shut_out", "s", "Time until the shut-out ends.", "penalty_left"),
+            ("penalty", "s", "Time until the penalty ends.", "penalty_left"),
         ):
             meter.create_observable_gauge(
                 f"stable_async.quota.{name}", [self._gauge(value)], unit, description

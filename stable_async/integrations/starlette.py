@@ -66,7 +66,7 @@ class MediaResponse(Response):
                 await send({"type": "http.response.body"})
         except StabilityError as error:
             if begun:
-                raise  # the server cuts the connection, so that nobody takes it for whole
+                raise  # the server cuts the connection, so that it does not look complete
             answer = to_http_answer(error)
             await Response(answer.body, answer.status, dict(answer.headers))(scope, receive, send)
 

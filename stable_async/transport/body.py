@@ -40,7 +40,7 @@ async def read_body(
     Args:
         response: The response.
         answer: Its head.
-        stall_limit: Seconds in which 16 KiB must come, not counting while nobody takes them.
+        stall_limit: Seconds of reading within which 16 KiB must come.
         ends_at: When the whole body must have come, in the time of the event loop.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Calls that go on when their caller is gone: what is paid for is brought in and kept."""
+"""Calls that go on when their caller is gone, so that a paid result is kept."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ logger = logging.getLogger("stable_async")
 
 
 class FinishingStream(MediaStream[MediaT]):
-    """A result that is read to its end, whether anybody takes it or not.
+    """A result that is read to its end, with or without a consumer.
 
     Attributes:
-        taken: Whoever iterates has come to the end.
+        taken: The consumer has read to the end.
     """
 
     _chunks: asyncio.Queue[bytes | Exception | None] | None = None
     taken = False
 
     async def pump(self, opened: asyncio.Future[None]) -> MediaT:
-        """Read the result, pass it on to whoever iterates, and give all of it in the end."""
+        """Read the result, pass it on to the consumer, and return all of it in the end."""
         self._chunks = asyncio.Queue(AHEAD)
         opened.set_result(None)
         kept = []
@@ -57,7 +57,7 @@ class FinishingStream(MediaStream[MediaT]):
         return self._reader.result(b"".join(kept), self.credits)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Give the bytes as they come.
+        """Yield the bytes as they come.
 
         Raises:
             APIConnectionError, APITimeoutError, InvalidResponseError: As for any stream.
@@ -72,7 +72,7 @@ class FinishingStream(MediaStream[MediaT]):
                 raise chunk
 
     def leave(self) -> None:
-        """Say that nobody reads any more."""
+        """Stop passing bytes on: the consumer is gone."""
         chunks, self._chunks = self._chunks, None
         while chunks is not None and not chunks.empty():
             chunks.get_nowait()
@@ -86,7 +86,7 @@ class Finishing:
     """The calls of one client that may outlive their callers."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start with none."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def send(
@@ -148,7 +148,7 @@ class Finishing:
                 await self._part(task, state, keep)
 
     async def aclose(self) -> None:
-        """Wait for those that go on; if this is cancelled, cut them."""
+        """Wait for the calls that go on; if this is cancelled, cancel them."""
         try:
             while self._tasks:
                 await asyncio.wait(self._tasks)

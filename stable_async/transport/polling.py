@@ -42,7 +42,7 @@ logger = logging.getLogger("stable_async")
 
 
 class Polling:
-    """Keeps the time between two looks at the same generation, whoever looks."""
+    """Keeps the time between two looks at the same generation, over all callers."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class Polling:
 
 @contextmanager
 def reported_when_cancelled(generation: str) -> Iterator[None]:
-    """Log the id of a paid generation that nobody waits for any longer, and has never seen."""
+    """Log the id of a paid generation when the wait for it is cancelled."""
     try:
         yield
     except asyncio.CancelledError:

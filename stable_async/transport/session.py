@@ -48,7 +48,7 @@ class Session:
         user_id: Returns the id that is sent for a tenant; `None` sends none.
         log_prompts: Whether prompts are logged with each request.
         proxy: The proxy to the API; `None` if there is none.
-        proxy_headers: What the proxy is told.
+        proxy_headers: Headers for the proxy.
         tls: The context for TLS; True is that of the connector.
     """
 

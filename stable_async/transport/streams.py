@@ -24,7 +24,7 @@ MediaT = TypeVar("MediaT", bound=Media)
 KeptT = TypeVar("KeptT")
 
 # A thread hop costs as much as writing a hundred KiB, so that this much is gathered for one: most
-# pictures are written, synced and renamed in a single hop.
+# images are written, synced and renamed in a single hop.
 WRITE_SIZE = 2 * 1024 * 1024
 
 
@@ -84,7 +84,7 @@ class MediaStream(Generic[MediaT]):
         return self._reader.request_id
 
     def of_kind(self, kind: type[MediaStream[MediaT]]) -> MediaStream[MediaT]:
-        """Give the same result as a stream of another kind, to be read instead of this one."""
+        """Return the same result as a stream of another kind, to be read instead of this one."""
         stream = kind(
             self._body, self._reader, credits=self.credits, generation_id=self.generation_id
         )
@@ -122,7 +122,7 @@ class MediaStream(Generic[MediaT]):
         return {name: str(value) for name, value in known.items() if value not in {None, ""}}
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Give the bytes as they come; the server waits while nobody takes them.
+        """Yield the bytes as they come; the server waits while they are not read.
 
         Raises:
             APIConnectionError: The connection broke before the end; what came is incomplete.
@@ -151,12 +151,12 @@ class MediaStream(Generic[MediaT]):
             raise
 
     async def read(self) -> MediaT:
-        """Give the whole result, held in memory.
+        """Return the whole result, held in memory.
 
         Raises:
             APIConnectionError, APITimeoutError, InvalidResponseError: As for iterating.
         """
-        buffer = BytesIO()  # gives its bytes away at the end without a second copy
+        buffer = BytesIO()  # hands its bytes over at the end without a second copy
         async for chunk in self:
             buffer.write(chunk)
         return self._reader.result(buffer.getvalue(), self.credits)
@@ -175,11 +175,11 @@ class MediaStream(Generic[MediaT]):
         return saved
 
     async def save_to(self, sink: Sink[KeptT]) -> KeptT:
-        """Write the result to `sink`, and give what its `commit` gives.
+        """Write the result to `sink`, and return what its `commit` returns.
 
         Raises:
-            APIConnectionError, APITimeoutError, InvalidResponseError: As for iterating; the sink
-                was told to discard what it has. So it is for errors of its own.
+            APIConnectionError, APITimeoutError, InvalidResponseError: As for iterating. `sink`
+                is then discarded, as it is after errors of its own.
         """
         try:
             gathered: list[bytes] = []

@@ -30,7 +30,7 @@ def client_timeout(limits: Timeouts) -> ClientTimeout:
     return ClientTimeout(
         total=None,
         connect=limits.connect,
-        # Without a limit to connect, nothing tells when the wait for the first byte begins.
+        # Without a limit to connect, it is not known when the wait for the first byte begins.
         sock_read=limits.first_byte if limits.connect is None else None,
     )
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stable_async.api.heads import FileHead
-from stable_async.api.images import PictureLimits
+from stable_async.api.images import ImageLimits
 from stable_async.image_header import ImageHeader, read_image_header
 from tests.samples import picture, png_header
 
@@ -87,7 +87,7 @@ def test_other_formats_are_none(kind: str) -> None:
     assert read_image_header(picture(kind=kind)) is None
 
 
-LIMITS = PictureLimits(min_side=64, max_side=2_000, max_pixels=1_000_000, aspect_ratio=(0.4, 2.5))
+LIMITS = ImageLimits(min_side=64, max_side=2_000, max_pixels=1_000_000, aspect_ratio=(0.4, 2.5))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stable_async.api.audio_files import SoundLimits, sound_format, wav_seconds
+from stable_async.api.audio_files import AudioLimits, audio_format, wav_seconds
 from stable_async.api.heads import FileHead
 from tests.samples import mp3, picture, wav
 
@@ -50,13 +50,13 @@ def test_a_stream_of_unknown_length_goes_by_the_size_of_the_file(length: int) ->
     ],
 )
 def test_the_format_is_told_by_content(data: bytes, kind: str | None) -> None:
-    assert sound_format(data) == kind
+    assert audio_format(data) == kind
 
 
 @given(st.binary(max_size=100), st.integers(0, 60))
 def test_damage_gives_a_length_or_none_and_no_other_error(noise: bytes, keep: int) -> None:
     data = wav(1)[:keep] + noise
-    limits = SoundLimits(6, 190)
+    limits = AudioLimits(6, 190)
     limits.problem("audio", head(data))
     try:
         limits.problem("audio", FileHead(data, complete=False, size=None))

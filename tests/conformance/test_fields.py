@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stable_async.api.base import ResultRequest
-from stable_async.api.images import PictureLimits
+from stable_async.api.images import ImageLimits
 from tests.conformance.facts import FACTS_YAML, KEYS, checks, operations, smallest
 from tests.conformance.harness import MODEL_CLASSES, MODELS, build
 from tests.operations_table import operations_of
@@ -68,12 +68,12 @@ def test_limits_of_pictures_are_those_of_the_facts_to_the_pixel(operation: str) 
     for fact in operations()[operation]["fields"]:
         if fact["type"] != "file" or "max_seconds" in fact:
             continue
-        limits = MODELS[operation].file_parts[fact["name"]].picture
+        limits = MODELS[operation].file_parts[fact["name"]].image
         if "formats" not in fact:
             assert limits is None
             continue
         ratios = fact.get("aspect_ratio_range")
-        assert limits == PictureLimits(
+        assert limits == ImageLimits(
             min_side=fact["min_side"],
             max_side=fact.get("max_side"),
             min_pixels=fact.get("min_pixels", 1),

@@ -131,7 +131,7 @@ async def test_what_was_sent_waited_paid_and_filtered_is_counted(telescope: Tele
     assert metrics["stable_async.quota.limit"] == [150]
     assert metrics["stable_async.quota.share"] == [1]
     assert metrics["stable_async.quota.waiting"] == [0]
-    assert metrics["stable_async.quota.shut_out"] == [0]
+    assert metrics["stable_async.quota.penalty"] == [0]
 
 
 async def test_a_shut_out_is_counted(telescope: Telescope) -> None:
