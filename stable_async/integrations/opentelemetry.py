@@ -15,7 +15,8 @@ from opentelemetry import context, metrics, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from stable_async._version import __version__
-from stable_async.errors import APIStatusError, RateLimitError
+from stable_async.api.texts import clean
+from stable_async.errors import APIConnectionError, APIStatusError, InvalidResponseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -169,7 +170,7 @@ class _Call:
         if price := self._request.credits:
             self._span.set_attribute("stable_async.credits", price)
             self._telemetry.credits.add(price, operation)
-        if (reason := headers.get("finish-reason")) is not None:
+        if reason := clean(headers.get("finish-reason", ""), limit=100):
             self._span.set_attribute("stable_async.finish_reason", reason)
             if reason == "CONTENT_FILTERED":
                 self._telemetry.filtered.add(1, operation)
@@ -178,7 +179,7 @@ class _Call:
         """End the attempt."""
         if isinstance(error, APIStatusError):
             self._outcome["http.response.status_code"] = error.status
-            if isinstance(error, RateLimitError):
+            if error.verdict.penalty:
                 self._telemetry.refusals.add(1, self._common)
         self._end_attempt(error)
 
@@ -204,6 +205,10 @@ class _Call:
 def _end(span: Span, error: BaseException | None) -> None:
     if error is not None:
         span.set_attribute("error.type", _error_type(error))
+        if isinstance(error, APIStatusError | APIConnectionError | InvalidResponseError):
+            span.set_attribute("stable_async.from_api", error.from_api)
+            span.set_attribute("stable_async.concerns", error.concerns)
+            span.set_attribute("stable_async.maybe_billed", error.maybe_billed)
         # A caller that goes away is no failure of the call.
         if not isinstance(error, asyncio.CancelledError | GeneratorExit):
             span.set_status(Status(StatusCode.ERROR))

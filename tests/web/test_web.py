@@ -163,6 +163,33 @@ def test_anything_else_is_refused(content: object) -> None:
         request_from_json(content)
 
 
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [
+        (api_error(401), True),
+        (api_error(402), True),
+        (api_error(403, "forbidden"), True),
+        (ConfigurationError("no key"), True),
+        (edge_error(401), False),
+        (edge_error(403), False),
+        (api_error(400), False),
+        (api_error(429), False),
+        (api_error(500), False),
+    ],
+    ids=str,
+)
+def test_what_only_the_operator_can_mend_is_logged_once(
+    error: StabilityError,
+    logged: bool,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stable_async.web._reported", set())
+    for _ in range(3):
+        to_http_answer(error)
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * logged
+
+
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
     async with Sandbox() as one:
