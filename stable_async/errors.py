@@ -166,7 +166,7 @@ class InvalidRequestError(StabilityError):
 
     def __init__(self, request: str, problems: Sequence[FieldProblem]) -> None:
         """Describe `problems` of a request of the class named `request`."""
-        self.problems = tuple(problems)
+        self.problems: tuple[FieldProblem, ...] = tuple(problems)
         super().__init__(f"{request}: " + "; ".join(map(str, self.problems)))
 
 
@@ -247,7 +247,7 @@ class APIStatusError(StabilityError, _Judged):
         self.verdict = verdict
         self.status = status
         self.name = name
-        self.errors = tuple(errors)
+        self.errors: tuple[str, ...] = tuple(errors)
         self.request_id = request_id
         self.attempts = attempts
         self.retry_after = retry_after

@@ -91,7 +91,7 @@ class AtomicFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Write to `path`; the file is created by the first `write`."""
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
         folder, name = os.path.split(self.path)
         # Named after its target, for the removal after a crash; names have at most 255 bytes.
         name = name[:MOST_NAME]

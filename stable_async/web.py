@@ -53,7 +53,7 @@ __all__ = [
     "to_http_status",
 ]
 
-logger = logging.getLogger("stable_async")
+logger: logging.Logger = logging.getLogger("stable_async")
 
 MAX_REPORTED = 100
 

@@ -37,7 +37,7 @@ __all__ = [
 
 ContentT = TypeVar("ContentT")
 
-logger = logging.getLogger("stable_async")
+logger: logging.Logger = logging.getLogger("stable_async")
 
 MAX_MESSAGES = 20
 # An answer must not be able to stop a client for good, or to set it racing.

@@ -121,7 +121,7 @@ class TextToAudio(_GenerateAudio):
         output_format: The API's default is mp3.
     """
 
-    operations: ClassVar = (
+    operations: ClassVar[tuple[Operation, Operation]] = (
         Operation(
             id="stable_audio_2_text_to_audio",
             path="/v2beta/audio/stable-audio-2/text-to-audio",
@@ -159,7 +159,7 @@ class AudioToAudio(_GenerateAudio):
             0.01 or more with stable-audio-2.5.
     """
 
-    operations: ClassVar = (
+    operations: ClassVar[tuple[Operation, Operation]] = (
         Operation(
             id="stable_audio_2_audio_to_audio",
             path="/v2beta/audio/stable-audio-2/audio-to-audio",
@@ -213,7 +213,7 @@ class AudioInpaint(MediaRequest[Audio]):
             API's defaults.
     """
 
-    operations: ClassVar = (
+    operations: ClassVar[tuple[Operation, Operation]] = (
         Operation(
             id="stable_audio_2_inpaint",
             path="/v2beta/audio/stable-audio-2/inpaint",

@@ -48,8 +48,8 @@ class MediaReader(Generic[MediaT]):
         self._family, self._names = _FAMILY[kind]
         self._kind = kind
         self._answer = answer
-        self.content_type = ""
-        self.recognised = False
+        self.content_type: str = ""
+        self.recognised: bool = False
         self.seed = parse_seed(answer.headers.get("seed"))
         self.finish_reason = self._word(answer.headers.get("finish-reason"))
         self._page = bytearray()  # what came before the result was recognised

@@ -45,7 +45,7 @@ CLOCK_SECONDS = 60.0
 CERTIFICATE_DAYS = 14
 FREE_BYTES = 2 << 30
 OPEN_FILES = 1024
-EXTRAS = {
+EXTRAS: dict[str, tuple[str, ...]] = {
     "cli": ("cyclopts", "rich"),
     "sandbox": ("PIL", "python_multipart", "tinytag", "yaml"),
     "export": ("pyarrow",),

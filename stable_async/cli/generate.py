@@ -25,7 +25,7 @@ JsonOption = Annotated[
     bool, Parameter(negative="", show_default=False, help="Print the facts as JSON.")
 ]
 
-app = App(name="generate", help="Make one image, audio or model.", help_format="plaintext")
+app: App = App(name="generate", help="Make one image, audio or model.", help_format="plaintext")
 
 
 def _command(model: type[MediaRequest[Media]]) -> Callable[..., int]:

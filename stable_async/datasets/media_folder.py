@@ -48,7 +48,7 @@ class MediaFolder:
         self._part = part
         self._kind = kind
         self._files = files
-        self.config_has_features = kind.feature is not None
+        self.config_has_features: bool = kind.feature is not None
 
     @property
     def data_files(self) -> Sequence[str]:

@@ -153,8 +153,8 @@ class Records:
         self._only_listed = only_listed
         self._left_out = left_out
         self.splits = splits
-        self.filtered = 0
-        self.unlisted = ledger.count_unlisted_images() if only_listed else 0
+        self.filtered: int = 0
+        self.unlisted: int = ledger.count_unlisted_images() if only_listed else 0
         kinds: set[MediaKind] = set()
         # By key of metadata.jsonl, and in the order in which columns appear.
         types: dict[str, set[ColumnType]] = {}
@@ -183,8 +183,9 @@ class Records:
         if len(kinds) > 1:
             several = " and ".join(sorted(kind.many for kind in kinds))
             raise JobError(f"{name} has {several}: a data set has one kind of media")
+        self.kind: MediaKind
         [self.kind] = kinds
-        self.columns = _columns(types, self.kind)
+        self.columns: list[Column] = _columns(types, self.kind)
 
     @property
     def count(self) -> int:

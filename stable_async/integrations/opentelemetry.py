@@ -52,28 +52,28 @@ class OpenTelemetry:
         self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
         meter = metrics.get_meter(SCOPE, __version__, meter_provider)
         self._clients: list[Callable[[], QuotaStatistics | None]] = []
-        self.duration = meter.create_histogram(
+        self.duration: metrics.Histogram = meter.create_histogram(
             "http.client.request.duration",
             "s",
             "Duration of HTTP client requests.",
             explicit_bucket_boundaries_advisory=DURATIONS,
         )
-        self.active = meter.create_up_down_counter(
+        self.active: metrics.UpDownCounter = meter.create_up_down_counter(
             "http.client.active_requests", "{request}", "Requests in flight."
         )
-        self.wait = meter.create_histogram(
+        self.wait: metrics.Histogram = meter.create_histogram(
             "stable_async.quota.wait",
             "s",
             "Wait for the quota's permit.",
             explicit_bucket_boundaries_advisory=WAITS,
         )
-        self.refusals = meter.create_counter(
+        self.refusals: metrics.Counter = meter.create_counter(
             "stable_async.quota.refusals", "{request}", "429 responses: the key is in its penalty."
         )
-        self.credits = meter.create_counter(
+        self.credits: metrics.Counter = meter.create_counter(
             "stable_async.credits", "{credit}", "List price of the successes."
         )
-        self.filtered = meter.create_counter(
+        self.filtered: metrics.Counter = meter.create_counter(
             "stable_async.results.filtered", "{result}", "Results blurred by the content filter."
         )
         for name, unit, description, value in (

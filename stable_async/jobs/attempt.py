@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Attempt", "RunContext"]
 
-logger = logging.getLogger("stable_async")
+logger: logging.Logger = logging.getLogger("stable_async")
 
 
 @dataclass(frozen=True, slots=True)

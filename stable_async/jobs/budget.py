@@ -47,7 +47,7 @@ class Budget:
     def __init__(self, limit: float | None, bill: Bill | None = None) -> None:
         """Begin with the `bill` of the runs before."""
         self.limit = limit
-        self.bill = bill or Bill()
+        self.bill: Bill = bill or Bill()
         self._settled = asyncio.Event()
 
     async def reserve(self, price: float) -> bool:

@@ -78,8 +78,8 @@ class PromptFileError(JobError):
 
     def __init__(self, name: str, problems: Sequence[RowProblem], count: int | None = None) -> None:
         """Describe the problems of the file called `name`."""
-        self.problems = tuple(problems)
-        self.count = len(problems) if count is None else count
+        self.problems: tuple[RowProblem, ...] = tuple(problems)
+        self.count: int = len(problems) if count is None else count
         lines = _grouped(self.problems)
         if len(lines) == 1 and self.count == len(self.problems):
             super().__init__(f"{name}: {lines[0]}")

@@ -55,7 +55,7 @@ class Gate:
         self._first_wait = first_wait
         self._clock = asyncio.get_running_loop().time
         self.error: JobError | None = None
-        self.stopping = False
+        self.stopping: bool = False
         self._waiting: set[asyncio.Timeout] = set()
         self._answered = False  # by the API, to anything
         self._refusals = 0

@@ -92,7 +92,7 @@ class Intake:
         self._positions = Positions(rules.shard, 0)
         self._source: ReadAhead[Row | RowProblem] | None = None
         self._has_rows = False
-        self.report = PlanReport()
+        self.report: PlanReport = PlanReport()
 
     def fingerprint(self) -> str | None:
         """Return a digest of the file and the rules; `None` for what can be read only once."""

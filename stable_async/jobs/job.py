@@ -86,9 +86,9 @@ class Job:
         self._task: asyncio.Task[object] | None = None
         self._cancelled_before = 0
         self.notes: list[str] = []
-        self.progress = Progress(0.0, budget=self._share_of_budget())
+        self.progress: Progress = Progress(0.0, budget=self._share_of_budget())
         self.estimate: Estimate | None = None
-        self.events = JobEvents()
+        self.events: JobEvents = JobEvents()
         self.refused: list[tuple[str, int, str | None]] = []
 
     @property

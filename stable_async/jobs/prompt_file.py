@@ -106,17 +106,17 @@ class PromptFile:
         self._files = FolderFiles(source) if path.is_dir() or is_pattern(source) else None
         self._source = source
         self._inputs: Path | None = None
-        self.name = "standard input" if source == STDIN else source
-        self.path = None if piped or self._files else path
-        self.folder = Path.cwd() if piped else path.absolute().parent
+        self.name: str = "standard input" if source == STDIN else source
+        self.path: Path | None = None if piped or self._files else path
+        self.folder: Path = Path.cwd() if piped else path.absolute().parent
         if self._files:
             self.folder = self._files.root.absolute()
         self.format: Format | Literal["folder"]
         self.format = "folder" if self._files else format or self._format_by_name()
         self.encoding = encoding
-        self.delimiter = DELIMITER_NAMES.get(delimiter or "", delimiter)
-        self.rules = rules or ColumnRules()
-        self.columns = ColumnReport()
+        self.delimiter: str | None = DELIMITER_NAMES.get(delimiter or "", delimiter)
+        self.rules: ColumnRules = rules or ColumnRules()
+        self.columns: ColumnReport = ColumnReport()
         self.notes: list[str] = []
         for problem in self._problems():
             raise self._unusable(0, problem)

@@ -35,7 +35,7 @@ class ReadAhead(Generic[T]):
         # Nothing ends a thread that waits for a pipe, so it must not keep the interpreter alive.
         self._thread = threading.Thread(target=self._read, name="prompts", daemon=True)
         self._thread.start()
-        self.exhausted = False
+        self.exhausted: bool = False
 
     def take(self, timeout: float) -> list[T]:
         """Give what has gathered, in order; wait up to `timeout` seconds for the first item.

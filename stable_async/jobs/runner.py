@@ -65,7 +65,7 @@ class Runner:
         self._resend_doubtful = resend_doubtful
         self._read_more = read_more
         self._on_result = on_result
-        self.over_budget = False
+        self.over_budget: bool = False
         self._out = 0
         self._landed = asyncio.Event()
         self._places = 0

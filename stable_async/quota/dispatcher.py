@@ -41,10 +41,10 @@ class Dispatcher:
         """Make an empty queue; dispatchers that several limiters share come from `join`."""
         self.home = home
         self.loop = loop
-        self.queue = FairQueue()
-        self.granted = 0
-        self.is_open = False
-        self.now = clock_of(loop)
+        self.queue: FairQueue = FairQueue()
+        self.granted: int = 0
+        self.is_open: bool = False
+        self.now: Callable[[], float] = clock_of(loop)
         self._identity: str | None = None
         self._users = 0
         self._opening = asyncio.Lock()

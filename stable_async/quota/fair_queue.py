@@ -40,10 +40,10 @@ class Waiter:
     ) -> None:
         """Make a waiter that is in no queue yet."""
         self.priority = priority
-        self.tenant = tenant
-        self.since = since
-        self.expires = expires
-        self.future = future
+        self.tenant: str | None = tenant
+        self.since: float = since
+        self.expires: float = expires
+        self.future: asyncio.Future[Slot] = future
 
 
 class _Line:

@@ -46,8 +46,8 @@ class JitterEstimator:
 
     def __init__(self, start: float, window: float) -> None:
         """Begin at `start` seconds; `window` is the server's, seconds."""
-        self.current = start
-        self.most = max(start, min(MOST, window / 4))
+        self.current: float = start
+        self.most: float = max(start, min(MOST, window / 4))
         self._start = start
         self._least = min(start, LEAST)
         self._round_trips = _Delays()

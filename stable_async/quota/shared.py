@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SHARED_QUOTA_VARIABLE", "KeyQuota", "SharedQuota", "quota_of"]
 
-logger = logging.getLogger("stable_async.quota")
+logger: logging.Logger = logging.getLogger("stable_async.quota")
 
 SHARED_QUOTA_VARIABLE = "STABILITY_SHARED_QUOTA"
 

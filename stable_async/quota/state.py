@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BULK_TURN", "Dump", "Key", "QuotaState", "Slot", "Snapshot", "terms_of"]
 
-logger = logging.getLogger("stable_async.quota")
+logger: logging.Logger = logging.getLogger("stable_async.quota")
 
 # A process and the number of one of its slots.
 Key = tuple[str, int]
@@ -82,7 +82,7 @@ class Slot:
 
     def __init__(self, number: int) -> None:
         """Make an open slot."""
-        self.number = number
+        self.number: int = number
         self.left: float | None = None
 
 
@@ -144,9 +144,9 @@ class QuotaState:
 
     def __init__(self, quota: Quota) -> None:
         """Start with nothing sent and no process."""
-        self.now = -inf
-        self.terms = terms_of(quota)
-        self.lease = min(LEASE, quota.window / 2)
+        self.now: float = -inf
+        self.terms: Quota = terms_of(quota)
+        self.lease: float = min(LEASE, quota.window / 2)
         self._jitter = JitterEstimator(quota.jitter, quota.window)
         self._rule = Rule(quota.requests, quota.window, quota.jitter, max_jitter=self._jitter.most)
         self._processes: dict[str, _Process] = {}

@@ -155,7 +155,7 @@ class Faults:
         self.scripts: _Rules[Scripted] = _Rules(rng, lock)
         self.outputs: _Rules[Given] = _Rules(rng, lock)
         self.looks: _Rules[int] = _Rules(rng, lock)
-        self.exhausted = False
+        self.exhausted: bool = False
 
     def clear(self) -> None:
         """Remove every rule."""

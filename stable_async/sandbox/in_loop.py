@@ -43,7 +43,7 @@ class Sandbox:
         """
         if settings is not None and options:
             raise TypeError("give settings, or single settings as keywords, not both")
-        self.settings = settings or SandboxSettings(**options)
+        self.settings: SandboxSettings = settings or SandboxSettings(**options)
         self._server: Server | None = None
 
     async def __aenter__(self) -> Self:

@@ -36,7 +36,7 @@ class SandboxProcess:
     def __init__(self, settings: SandboxSettings) -> None:
         """Prepare; entering the context starts it."""
         self.settings = settings
-        self.url = ""
+        self.url: str = ""
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:

@@ -99,8 +99,8 @@ class Server:
             ValueError: A setting names what there is not.
         """
         self.settings = settings
-        self.service = Service(settings)
-        self.url = ""
+        self.service: Service = Service(settings)
+        self.url: str = ""
         self._access = Access(settings)
         self._web = _WebServer(self._handle)
         self._web.clock = self.service.clock

@@ -58,7 +58,7 @@ SUBMIT_SHARE = 0.1
 LATENCY_VARIATION = 0.15
 THUMBNAILS = 64
 MAX_SEED = 4294967294
-USER = {
+USER: dict[str, object] = {
     "id": "user-sandbox",
     "email": "developer@example.com",
     "organizations": [
@@ -74,15 +74,15 @@ class Account:
         """Begin with a fresh quota and the settings' credits."""
         self.settings = settings
         self.clock = clock
-        self.faults = Faults(clock.now, settings.seed)
-        self.log = RequestLog()
-        self.counts = Counts()
-        self.bill = Bill(settings.credits, settings.balance_lag)
-        self.results = ResultStore()
+        self.faults: Faults = Faults(clock.now, settings.seed)
+        self.log: RequestLog = RequestLog()
+        self.counts: Counts = Counts()
+        self.bill: Bill = Bill(settings.credits, settings.balance_lag)
+        self.results: ResultStore = ResultStore()
         self.thumbnails: OrderedDict[int, bytes] = OrderedDict()
-        self.random = random.Random(settings.seed)  # noqa: S311
+        self.random: random.Random = random.Random(settings.seed)  # noqa: S311
         phase = self.random.uniform(0, settings.window)
-        self.quota = KeyQuotas(
+        self.quota: KeyQuotas = KeyQuotas(
             settings.counting, settings.requests, settings.window, settings.penalty, phase
         )
 
@@ -194,8 +194,8 @@ class Service:
         """
         self.settings = settings
         self.facts: Facts = load_facts(settings.facts)
-        self.clock = Clock()
-        self.account = Account(settings, self.clock)
+        self.clock: Clock = Clock()
+        self.account: Account = Account(settings, self.clock)
         self._edge_rates = [
             (Edge(fault, fault.reached), rate)
             for fault, rate in ((edge_fault(k), r) for k, r in settings.edge_rates.items())

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Call"]
 
-logger = logging.getLogger("stable_async")
+logger: logging.Logger = logging.getLogger("stable_async")
 
 # Error bodies are small; the page of a proxy is not worth more than this.
 MAX_ERROR_BODY = 64 * 1024

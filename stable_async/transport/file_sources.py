@@ -93,7 +93,7 @@ class PathSource:
     def __init__(self, path: Path, stat: os.stat_result) -> None:
         self._path = path
         self._stat = stat
-        self.filename = path.name
+        self.filename: str = path.name
         self.size: int | None = stat.st_size
 
     async def chunks(self) -> AsyncGenerator[bytes | memoryview, None]:
@@ -113,7 +113,7 @@ class SeekableSource:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.filename = file_name_of(file)
+        self.filename: str = file_name_of(file)
         with _SEEKING:
             self._start = file.tell()
             self.size: int | None = file.seek(0, os.SEEK_END) - self._start

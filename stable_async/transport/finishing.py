@@ -28,7 +28,7 @@ MediaT = TypeVar("MediaT", bound=Media)
 # How far the result may be ahead of a slow reader, chunks.
 AHEAD = 4
 
-logger = logging.getLogger("stable_async")
+logger: logging.Logger = logging.getLogger("stable_async")
 
 
 class FinishingStream(MediaStream[MediaT]):
@@ -39,7 +39,7 @@ class FinishingStream(MediaStream[MediaT]):
     """
 
     _chunks: asyncio.Queue[bytes | Exception | None] | None = None
-    taken = False
+    taken: bool = False
 
     async def pump(self, opened: asyncio.Future[None]) -> MediaT:
         """Read the result, pass it on to the consumer, and return all of it in the end."""

@@ -80,7 +80,7 @@ class MultipartForm:
         self._request = request
         self._limit = request.operation.max_bytes
         self._boundary = f"{getrandbits(128):032x}"  # need not be secret, must not occur in a file
-        self.content_type = f"multipart/form-data; boundary={self._boundary}"
+        self.content_type: str = f"multipart/form-data; boundary={self._boundary}"
         texts = (f"{self._opening(name)}\r\n\r\n{text}\r\n" for name, text in request.texts())
         self._texts = "".join(texts).encode()
         self._closing = f"--{self._boundary}--\r\n".encode()

@@ -38,7 +38,7 @@ FIRST_PAUSE = 0.01
 
 FoundT = TypeVar("FoundT")
 
-logger = logging.getLogger("stable_async")
+logger: logging.Logger = logging.getLogger("stable_async")
 
 
 class Polling:

@@ -27,8 +27,8 @@ class SendState:
 
     def __init__(self) -> None:
         """Start with a request that was not sent."""
-        self.sent = False
-        self.abandoned = False
+        self.sent: bool = False
+        self.abandoned: bool = False
 
 
 class LapsedPermitError(Exception):
@@ -49,8 +49,8 @@ class AttemptTrace:
         """Trace the attempt of `permit`; `state` is that of its call."""
         self._state = state
         self._clock = asyncio.get_running_loop().time
-        self.permit = permit
-        self.lapsed = False
+        self.permit: Permit = permit
+        self.lapsed: bool = False
         self._connecting = 0.0
         self._sent_at: float | None = None
 

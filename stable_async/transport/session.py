@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from ssl import SSLContext
 
+    from tenacity import AsyncRetrying
+
     from stable_async.api.base import Request
     from stable_async.config import RetryPolicy
     from stable_async.errors import APIStatusError
@@ -78,9 +80,9 @@ class Session:
         `headers` go with every request; `accept` and `organization` with the operations that take
         them. `connector` is that of a caller's session, which is never closed here.
         """
-        self.key = Secret(api_key)
+        self.key: Secret = Secret(api_key)
         self.limiter = limiter
-        self.retrying = make_retrying(retry, self._wait_after_penalty)
+        self.retrying: AsyncRetrying = make_retrying(retry, self._wait_after_penalty)
         self.polling = polling
         self.priority = priority
         self.telemetry = None if telemetry is None else GuardedTelemetry(telemetry)
@@ -88,8 +90,8 @@ class Session:
         self.log_prompts = log_prompts
         self.base_url = base_url
         self._penalty = penalty
-        self.proxy = proxy.url if proxy is not None else None
-        self.proxy_headers = proxy.headers if proxy is not None else None
+        self.proxy: str | None = proxy.url if proxy is not None else None
+        self.proxy_headers: dict[str, str] | None = proxy.headers if proxy is not None else None
         self.tls = tls if tls is not None else True
         self._connector = connector
         # With each request and not in the pool: aiohttp would send a pool's headers to the proxy.

@@ -64,6 +64,7 @@ class FolderFiles:
 
     def __init__(self, source: str) -> None:
         """Take a path or a pattern."""
+        self.root: Path
         self.root, self._pattern = Path(source), None
         if is_pattern(source):
             self.root, self._pattern = _parts(source)

@@ -48,7 +48,7 @@ class BucketStore:
         objects: What is in the bucket.
     """
 
-    names_in_job = ()
+    names_in_job: tuple[str, ...] = ()
     keeps_facts = True
 
     def __init__(self, objects: Objects, spool: Path | None = None) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Claims", "RowClaimedError"]
 
-log = logging.getLogger("stable_async.jobs")
+log: logging.Logger = logging.getLogger("stable_async.jobs")
 
 
 class RowClaimedError(Exception):

@@ -47,7 +47,7 @@ class FolderStore:
         self._job = folder
         self._kind = kind
         self._images = folder / kind.folder
-        self.names_in_job = (kind.folder,)
+        self.names_in_job: tuple[str, ...] = (kind.folder,)
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[_FolderWriter]:

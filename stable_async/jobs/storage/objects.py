@@ -69,8 +69,8 @@ class Objects:
             from obstore.store import from_url
         except ImportError:
             raise StorageError(f"{url} needs obstore: {install_command('storage')}") from None
-        self.url = url.rstrip("/")
-        self.conditional = True
+        self.url: str = url.rstrip("/")
+        self.conditional: bool = True
         self._obstore = obstore
         self._root = _folder_of(self.url)
         self._replaces_conditionally = self._root is None

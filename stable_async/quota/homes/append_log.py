@@ -44,8 +44,8 @@ class AppendLog:
         self._close = finalize(self, _close, descriptor)
         self._tail = b""
         self._read_last = b""
-        self.size = 0
-        self.cut = False
+        self.size: int = 0
+        self.cut: bool = False
 
     @classmethod
     def open(cls, path: Path, magic: bytes, *, create: bool = True) -> Self:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FileHome"]
 
-logger = logging.getLogger("stable_async.quota")
+logger: logging.Logger = logging.getLogger("stable_async.quota")
 
 MAGIC = "stable_async shared quota"
 FORMAT = 2

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalHome", "Store"]
 
-logger = logging.getLogger("stable_async.quota")
+logger: logging.Logger = logging.getLogger("stable_async.quota")
 
 # How often to look again while another process has an open slot, seconds: it may release it, or
 # may have been killed.

@@ -61,7 +61,7 @@ class RedisService:
             ConfigurationError: The URL is none of Redis.
         """
         self._url = check_url(url)
-        self.where = shown(self._url)
+        self.where: str = shown(self._url)
         # In braces: a cluster keeps all keys of one quota on one node.
         self._key = f"{{stable_async:{name}}}:quota"
         self._clients: list[Redis] = []

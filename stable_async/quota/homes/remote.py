@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteHome", "Service", "UnreachableError"]
 
-logger = logging.getLogger("stable_async.quota")
+logger: logging.Logger = logging.getLogger("stable_async.quota")
 
 # Seconds of the lease that are not used: timers are late, and so is the way to the wire.
 GUARD = 0.1

@@ -107,7 +107,7 @@ class Replica:
 
     def __init__(self, quota: Quota) -> None:
         """Begin with no entries."""
-        self.state = QuotaState(quota)
+        self.state: QuotaState = QuotaState(quota)
         self._last: dict[str, tuple[int, bool, float]] = {}
 
     def apply(self, entry: Entry) -> None:

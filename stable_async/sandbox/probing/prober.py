@@ -69,9 +69,9 @@ class Prober:
         self._progress = progress
         self._notes = Notes(claims(facts), key)
         self._mode = {"v1": POISONED, "v2": KEYLESS}
-        self.requests = 0
+        self.requests: int = 0
         self.accepted: list[str] = []
-        self.stopped = ""
+        self.stopped: str = ""
         self._purchases = Purchases(self._notes, self._send, credits, progress)
 
     async def run(self) -> list[Finding]:

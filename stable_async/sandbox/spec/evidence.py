@@ -6,7 +6,7 @@ import functools
 from datetime import date  # noqa: TC003 - pydantic reads the annotation
 from fnmatch import fnmatchcase
 from importlib import resources
-from typing import Literal
+from typing import ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict
@@ -17,13 +17,13 @@ Known = Literal["documented", "seen", "assumed"]
 
 
 class _Seen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
     claim: str
     when: date
 
 
 class _Assumed(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
     claim: str
     why: str
 
@@ -31,7 +31,7 @@ class _Assumed(BaseModel):
 class Evidence(BaseModel):
     """The marks of claims that are not simply documented."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
     assumed: tuple[_Assumed, ...]
     seen: tuple[_Seen, ...]
 

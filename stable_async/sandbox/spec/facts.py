@@ -10,7 +10,7 @@ import functools
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import yaml
 from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, ConfigDict
@@ -43,7 +43,9 @@ def _sizes(value: object) -> object:
 
 
 class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="ignore", populate_by_name=True
+    )
 
 
 class Limits(_Fact):
