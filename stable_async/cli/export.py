@@ -30,7 +30,7 @@ MB = 1_000_000
 
 
 def export(
-    folder: Annotated[Path, Parameter(name="DIR")],
+    folders: Annotated[list[str], Parameter(name="DIR", negative="")],
     /,
     *,
     format: ExportFormat,  # noqa: A002 - the name of the option
@@ -51,7 +51,7 @@ def export(
     damaged files were left out; 130 interrupted.
 
     Args:
-        folder: The folder of the job.
+        folders: The folder of the job, those of all its parts, or the URL of its images.
         format: imagefolder, audiofolder and parquet for Hugging Face datasets, webdataset for tar
             files, files for any kind of media with metadata.jsonl.
         to: The folder of the data set, new or of an earlier export.
@@ -73,7 +73,7 @@ def export(
     try:
         with _progress() as on_progress:
             summary = export_job(
-                folder,
+                folders,
                 to,
                 format,
                 selection=selection,

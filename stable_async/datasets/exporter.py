@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stable_async.datasets.card import Census, SplitFiles, card, with_edits
@@ -19,15 +20,15 @@ from stable_async.datasets.webdataset import WebDataset
 from stable_async.errors import ConfigurationError
 from stable_async.files import write_atomically
 from stable_async.jobs.errors import JobError
+from stable_async.jobs.job_view import reading_job
 from stable_async.jobs.kinds import AUDIO, IMAGE, MediaKind
-from stable_async.jobs.read_ledger import is_of_sandbox, reading
+from stable_async.jobs.read_ledger import is_of_sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from stable_async.datasets.records import Record, Shard
-    from stable_async.jobs.ledger import Ledger
+    from stable_async.jobs.job_view import JobView
 
 __all__ = ["DEFAULT_SHARD_SIZE", "ExportFormat", "ExportSummary", "Selection", "export_job"]
 
@@ -87,7 +88,7 @@ class ExportSummary:
 
 
 def export_job(
-    job: Path,
+    job: Path | str | Sequence[Path | str],
     target: Path,
     format: ExportFormat,  # noqa: A002 - the name of the option
     *,
@@ -104,7 +105,8 @@ def export_job(
     `drop_duplicates`.
 
     Args:
-        job: The folder of the job; it may be running.
+        job: The folder of the job, which may be running, or those of all its parts; or the URL of
+            its images.
         target: The folder of the data set; made if it is not there.
         format: `imagefolder` and `audiofolder` of Hugging Face, `files` of any kind, tar files, or
             parquet files.
@@ -122,31 +124,31 @@ def export_job(
     if shard_size < 1:
         raise ConfigurationError(f"shard_size is {shard_size}; allowed: 1 byte or more")
     splits = Splits.of(selection.splits)
-    with reading(job) as ledger:
-        return _export(job, target, format, ledger, selection, splits, shard_size, on_progress)
+    sources = [job] if isinstance(job, (str, Path)) else list(job)
+    with reading_job(sources) as view:
+        return _export(view, target, format, selection, splits, shard_size, on_progress)
 
 
 def _export(
-    job: Path,
+    view: JobView,
     target: Path,
     format_: ExportFormat,
-    ledger: Ledger,
     selection: Selection,
     splits: Splits,
     shard_size: int,
     on_progress: Callable[[int, int], None],
 ) -> ExportSummary:
     records = Records(
-        ledger,
-        str(job),
+        view.ledger,
+        " ".join(view.sources),
         include_filtered=selection.include_filtered,
         only_listed=selection.only_listed,
         splits=splits,
     )
     _check_kind(format_, records.kind)
     layout = {"format": format_, "splits": [list(share) for share in splits.shares]}
-    claim = claimed(target, job, layout, records.origins(), records.has_origin)
-    with claim, MediaFiles(job) as files:
+    claim = claimed(target, view.folders, layout, records.origins(), records.has_origin)
+    with claim, MediaFiles(view) as files:
         duplicates = frozenset[int]()
         if selection.drop_duplicates:
             hashes = target / STATE_FOLDER / "hashes.txt"
@@ -154,7 +156,7 @@ def _export(
             records = records.without(duplicates)
         export = _Export(records, files, target, format_, on_progress)
         export.summary.duplicates = len(duplicates)
-        return export.run(shard_size, sandbox=is_of_sandbox(ledger))
+        return export.run(shard_size, sandbox=is_of_sandbox(view.ledger))
 
 
 def _check_kind(format_: ExportFormat, kind: MediaKind) -> None:

@@ -15,7 +15,7 @@ from stable_async.jobs.errors import JobError
 from stable_async.jobs.lock import locked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from stable_async.datasets.records import Origin
@@ -84,7 +84,7 @@ class ShardReport:
 @contextmanager
 def claimed(
     target: Path,
-    job: Path,
+    folders: Sequence[Path],
     layout: Mapping[str, object],
     origins: list[Origin],
     is_of_job: Callable[[Origin], bool],
@@ -93,7 +93,7 @@ def claimed(
 
     Args:
         target: The folder; made if it is not there.
-        job: The folder of the job.
+        folders: Those of the job.
         layout: Format and splits of the data set.
         origins: Results that tell the job from others.
         is_of_job: Returns whether the job has, or had, a result.
@@ -102,7 +102,8 @@ def claimed(
         JobError: The folder belongs to something else.
         JobLockedError: Another process exports to it.
     """
-    if target.resolve() == job.resolve() or job.resolve() in target.resolve().parents:
+    place = target.resolve()
+    if any(place.is_relative_to(folder.resolve()) for folder in folders):
         raise JobError(f"{target} is in the job's own folder: choose another one")
     state = target / STATE_FOLDER
     if target.is_dir() and not state.is_dir() and any(target.iterdir()):

@@ -810,6 +810,31 @@ class Ledger:
         ).fetchone()
         return int(count)
 
+    def take_in(self, part: Ledger) -> None:
+        """Add all that another part of the job knows.
+
+        Raises:
+            sqlite3.IntegrityError: A row is in both.
+        """
+        for table in ("rows", "charges", "duplicates"):
+            rows = part._db.execute(f"SELECT * FROM {table}")  # noqa: S608
+            places = ", ".join("?" * len(rows.description))
+            self._db.executemany(f"INSERT INTO {table} VALUES ({places})", rows)  # noqa: S608
+        self._db.executemany(
+            f"INSERT INTO images ({IMAGE_COLUMNS}) "  # noqa: S608
+            f"VALUES ({', '.join('?' * (IMAGE_COLUMNS.count(',') + 1))})",
+            part._db.execute(f"SELECT {IMAGE_COLUMNS} FROM images ORDER BY number"),  # noqa: S608
+        )
+        self.count_departures({second: (sent, late) for second, sent, late in part.departures()})
+        self._db.executemany(
+            "INSERT OR IGNORE INTO job VALUES (?, ?)",
+            part._db.execute("SELECT name, value FROM job"),
+        )
+
+    def list_all(self) -> None:
+        """Note that the prompt file has every row: where there is no prompt file."""
+        self._db.execute("UPDATE rows SET listed = 1 WHERE id IS NOT NULL")
+
     def withdraw(self, row: Row) -> None:
         """Take back the claim of a row that was claimed elsewhere: nothing left."""
         self._flush()

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from stable_async.config import Quota
-from stable_async.datasets.media_files import path_inside
 from stable_async.datasets.near_duplicates import NearDuplicates
 from stable_async.files import write_atomically
 from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
+from stable_async.jobs.job_view import path_inside
 from stable_async.jobs.kinds import IMAGE, kind_of
 from stable_async.jobs.read_ledger import is_of_sandbox, reading
 from stable_async.jobs.row import to_json

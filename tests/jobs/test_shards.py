@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import shutil
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stable_async.datasets import export_job
 from stable_async.errors import ConfigurationError
 from stable_async.jobs import JobError, PromptFileError, PromptRules
 from stable_async.jobs.shard import Shard
@@ -179,3 +182,74 @@ def test_parts_together_are_the_whole(count: int, things: int, after: int) -> No
         found = part.next_position(after)
         assert part.has(found)
         assert after < found <= after + count
+
+
+async def test_the_parts_of_a_job_are_exported_as_one(bench: Bench, tmp_path: Path) -> None:
+    """From their folders, from the store of their images alone, and from both."""
+    url = (tmp_path / "images").as_uri()
+    path = bench.write(*ROWS)
+    kept_here = [bench.folder / f"3-{index}" for index in (1, 2, 3)]
+    await made(bench, path, 3)
+    kept_there = [bench.folder / f"2-{index}" for index in (1, 2)]
+    await made(bench, path, 2, images=url)
+    whole = bench.out
+    await bench.run(path)
+    sets = []
+    sources: list[list[str | Path]] = [
+        [whole], [*kept_here], [*kept_there], [url], [*kept_there, url], [kept_there[0], url],
+    ]  # fmt: skip
+    for number, source in enumerate(sources):
+        target = tmp_path / f"set-{number}"
+        summary = await asyncio.to_thread(export_job, source, target, "files")
+        assert (summary.media, summary.damaged) == (len(ROWS), 0)
+        lines = (target / "metadata.jsonl").read_text().splitlines()
+        facts = [json.loads(line) for line in lines]
+        sets.append({row["id"]: (row["text"], row["seed"], row["sha256"]) for row in facts})
+    assert all(found == sets[0] for found in sets)
+
+
+@pytest.mark.parametrize("which", ["the same twice", "two jobs", "another count", "no job"])
+async def test_what_are_no_parts_of_one_job_is_refused(
+    bench: Bench, which: str, tmp_path: Path
+) -> None:
+    path = bench.write("a", "b", "c")
+    await made(bench, path, 2)
+    await made(bench, path, 3)
+    await bench.run(path)
+    sources: dict[str, list[str | Path]] = {
+        "the same twice": [bench.folder / "2-1", bench.folder / "2-1"],
+        "two jobs": [bench.out, bench.folder / "2-1"],
+        "another count": [bench.folder / "2-1", bench.folder / "3-2"],
+        "no job": [tmp_path.as_uri()],
+    }
+    with pytest.raises(JobError, match=r"not parts of one job|has no images of a job"):
+        await asyncio.to_thread(export_job, sources[which], tmp_path / "set", "files")
+
+
+async def test_a_folder_from_elsewhere_cannot_have_other_files_exported(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Its ledger may name any place: only the job's own folder and store are read."""
+    path = bench.write(*"abcde")
+    await bench.run(path)
+    secret = tmp_path / "private" / "secret.png"
+    secret.parent.mkdir()
+    names = sorted(file.relative_to(bench.out) for file in bench.out.glob("images/*/*"))
+    data = (bench.out / names[0]).read_bytes()
+    secret.write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    (bench.out / names[1]).unlink()
+    (bench.out / names[1]).symlink_to(secret)
+    (bench.out / "link").symlink_to(secret.parent)
+    claims = [secret.as_uri(), names[1].as_posix(), "link/secret.png", "../private/secret.png"]
+    with sqlite3.connect(bench.out / "job.sqlite") as ledger:
+        for position, name in enumerate(claims, 1):
+            ledger.execute(
+                "UPDATE images SET file_name = ?, sha256 = ? WHERE position = ?",
+                (name, digest, position),
+            )
+        for name, value in (("images", secret.parent.as_uri()), ("job_id", "x")):
+            ledger.execute("INSERT OR REPLACE INTO job VALUES (?, ?)", (name, value))
+    ledger.close()
+    summary = await asyncio.to_thread(export_job, bench.out, tmp_path / "set", "files")
+    assert (summary.media, summary.damaged) == (1, 4)

@@ -14,6 +14,7 @@ from stable_async.jobs.storage.base import (
     HEAD_SIZE,
     SpooledError,
     StoredImage,
+    content_type_of,
     describe,
     file_stem,
     file_suffixes,
@@ -129,7 +130,7 @@ class BucketStore:
         if path is None or path.startswith(REPLACED):
             return file_name
         name = path.rpartition("/")[2]
-        moved = self.objects.move(path, REPLACED + name)
+        moved = self.objects.move(path, REPLACED + name, content_type_of(name))
         self._retire_facts(path, moved)
         return self.objects.name(moved)
 
@@ -200,7 +201,7 @@ class BucketStore:
         try:
             self.objects.create_now(path, data, sniff(data))
         except FileExistsError:
-            self.objects.move(path, REPLACED + path.rpartition("/")[2])
+            self.objects.move(path, REPLACED + path.rpartition("/")[2], content_type_of(path))
             self.objects.create_now(path, data, sniff(data))
 
 

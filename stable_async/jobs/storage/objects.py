@@ -21,7 +21,6 @@ from urllib.parse import unquote, urlsplit
 from stable_async.extras import install_command
 from stable_async.files import in_thread
 from stable_async.jobs.errors import StorageError
-from stable_async.jobs.storage.base import content_type_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -232,7 +231,7 @@ class Objects:
             for some in self._obstore.list(self._store):
                 yield from ((entry["path"], entry["size"]) for entry in some)
 
-    def move(self, old: str, new: str) -> str:
+    def move(self, old: str, new: str, content_type: str) -> str:
         """Move an object, if it is there, to a name that is free, and return that.
 
         Raises:
@@ -246,7 +245,7 @@ class Objects:
         while True:
             name = new if number == 1 else f"{stem}~{number}{dot}{suffix}"
             try:
-                self.create_now(name, data, _type_of(name))
+                self.create_now(name, data, content_type)
                 break
             except FileExistsError:
                 number += 1
@@ -313,10 +312,6 @@ def _folder_of(url: str) -> Path | None:
 def _version(facts: ObjectMeta | PutResult) -> Version:
     found = {"e_tag": facts.get("e_tag"), "version": facts.get("version")}
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _type_of(name: str) -> str:
-    return JSON if name.endswith(".json") else content_type_of(name)
 
 
 @contextmanager

@@ -1,0 +1,204 @@
+"""A job to read: one folder, the folders of all its parts, or the bucket of its images alone."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from stable_async.jobs.errors import JobError, StorageError
+from stable_async.jobs.ledger import Ledger
+from stable_async.jobs.read_ledger import reading
+from stable_async.jobs.shard import WHOLE, Shard
+from stable_async.jobs.storage.bucket import BucketStore
+from stable_async.jobs.storage.objects import Objects
+from stable_async.jobs.storage.record import read_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from stable_async.jobs.storage.record import JobRecord
+
+__all__ = ["JobView", "path_inside", "reading_job"]
+
+
+class JobView:
+    """A job that is only read.
+
+    Attributes:
+        ledger: What is known of its rows: as one, wherever they were made.
+        sources: Where it was read from, as given.
+        folders: Of its parts; none where the bucket alone is read.
+        name: For titles.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        sources: Sequence[str],
+        folders: Sequence[tuple[Shard, Path]],
+        stores: Sequence[Objects],
+    ) -> None:
+        """Show `ledger`; images are in `folders` and `stores`, and nowhere else."""
+        self.ledger = ledger
+        self.sources = tuple(sources)
+        self.folders = tuple(folder for _, folder in folders)
+        self.name = self.folders[0].resolve().name if folders else _last_part(stores[0].url)
+        self._parts = tuple(folders)
+        self._stores = tuple(stores)
+
+    def path(self, position: int, name: str) -> Path | None:
+        """Return where the file of a row is on this machine; `None` if it is in a bucket.
+
+        Args:
+            position: Of the row.
+            name: Of the file, from the ledger: one from elsewhere may say anything.
+        """
+        for shard, folder in self._parts:
+            if shard.has(position):
+                return path_inside(folder, name)
+        return None
+
+    def fetch(self, position: int, name: str) -> bytes:
+        """Return a file of the job. This blocks.
+
+        Raises:
+            FileNotFoundError: It is not there, or its name is not one of this job.
+            OSError: It cannot be read.
+            StorageError: The bucket cannot be read at all.
+        """
+        path = self.path(position, name)
+        if path is not None:
+            return path.read_bytes()
+        for store in self._stores:
+            inside = store.path(name)
+            if inside is not None:
+                try:
+                    data = store.read_now(inside)
+                except OSError as error:
+                    raise StorageError(f"{name}: {error.strerror or error}") from error
+                if data is not None:
+                    return data
+        raise FileNotFoundError(name)
+
+
+@contextmanager
+def reading_job(sources: Sequence[str | Path]) -> Iterator[JobView]:
+    """Open a job to read, as it is at this moment.
+
+    Args:
+        sources: Folders of the job, and URLs of where its images are. A bucket alone knows the
+            rows that were claimed.
+
+    Raises:
+        JobError: A source is no job, or they are not parts of one job.
+        LedgerError: A ledger cannot be read.
+        StorageError: A bucket cannot be read.
+    """
+    with ExitStack() as stack:
+        stores: dict[str, Objects] = {}
+        for source in sources:
+            if "://" in str(source):
+                store = Objects(str(source), prove=False)
+                stores[store.url] = store
+        folders = [Path(source) for source in sources if "://" not in str(source)]
+        ledgers = [stack.enter_context(reading(folder)) for folder in folders]
+        given = list(stores.values())
+        for ledger in ledgers:
+            for store in _own_stores(ledger):
+                stores.setdefault(store.url, store)
+        shards = _shards(folders, ledgers)
+        if len(ledgers) == 1 and not given:
+            whole = ledgers[0]
+            shards = [WHOLE]
+        else:
+            whole = Ledger.temporary()
+            stack.callback(whole.close)
+            _merge(whole, folders, ledgers, given)
+        yield JobView(
+            whole,
+            [str(source) for source in sources],
+            list(zip(shards, folders, strict=True)),
+            list(stores.values()),
+        )
+
+
+def path_inside(folder: Path, name: str) -> Path | None:
+    """Return the path of a file by its name; `None` for a URL, and for what is not in `folder`."""
+    place = PurePosixPath(name)
+    if "://" in name or "\0" in name or "\\" in name or place.is_absolute() or ".." in place.parts:
+        return None
+    path = folder / place
+    return path if path.resolve().is_relative_to(folder.resolve()) else None
+
+
+def _own_stores(ledger: Ledger) -> Iterator[Objects]:
+    """Return where a ledger says that its images are, if what is there says so as well.
+
+    A folder may come from anybody; what it names is not read for that alone.
+    """
+    url, job_id = ledger.get("images"), ledger.get("job_id")
+    if url and job_id:
+        store = Objects(str(url), prove=False)
+        record = _record(store)
+        if record is not None and record.id == job_id:
+            yield store
+
+
+def _record(store: Objects) -> JobRecord | None:
+    try:
+        return read_record(store)
+    except OSError as error:
+        raise JobError(f"{store.url}: {error.strerror or error}") from error
+
+
+def _shards(folders: Sequence[Path], ledgers: Sequence[Ledger]) -> list[Shard]:
+    """Return which part each folder is of one job.
+
+    Raises:
+        JobError: They are parts of several.
+    """
+    shards = [Shard.parse(str(ledger.get("shard") or WHOLE)) for ledger in ledgers]
+    if len(shards) > 1:
+        for folder, shard in zip(folders, shards, strict=True):
+            if shard.count != shards[0].count or shard.count == 1 or shards.count(shard) > 1:
+                names = ", ".join(map(str, folders))
+                raise JobError(f"{names} are not parts of one job: {folder} is part {shard}")
+    ids = {ledger.get("job_id") for ledger in ledgers} - {None}
+    if len(ids) > 1:
+        raise JobError(f"{', '.join(map(str, folders))} are parts of several jobs")
+    return shards
+
+
+def _merge(
+    whole: Ledger, folders: Sequence[Path], ledgers: Sequence[Ledger], stores: Sequence[Objects]
+) -> None:
+    with whole.transaction():
+        for folder, ledger in zip(folders, ledgers, strict=True):
+            try:
+                whole.take_in(ledger)
+            except sqlite3.IntegrityError as error:
+                raise JobError(f"{folder} is no part of the same job: {error}") from error
+        for store in stores:
+            _take_in_store(whole, store)
+        if not folders:
+            whole.list_all()
+        whole.take_fresh()
+
+
+def _take_in_store(whole: Ledger, store: Objects) -> None:
+    try:
+        found = 0
+        for facts, replaced in BucketStore(store).all_facts(lambda position: position > 0):
+            whole.adopt(facts, replaced=replaced)
+            found += 1
+        record = _record(store)
+    except OSError as error:
+        raise JobError(f"{store.url}: {error.strerror or error}") from error
+    if not found and record is None:
+        raise JobError(f"{store.url} has no images of a job with their facts")
+
+
+def _last_part(url: str) -> str:
+    return url.rstrip("/").rpartition("/")[2] or url
