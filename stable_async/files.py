@@ -89,15 +89,19 @@ class AtomicFile:
     Its methods block: call them from a worker thread, or use a `FileSink`.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Write to `path`; the file is created by the first `write`."""
+    def __init__(self, path: str | os.PathLike[str], *, owner: str = "") -> None:
+        """Write to `path`; the file is created by the first `write`.
+
+        `owner` becomes part of the temporary name.
+        """
         self.path: str = os.fspath(path)
         folder, name = os.path.split(self.path)
         # Named after its target, for the removal after a crash; names have at most 255 bytes.
         name = name[:MOST_NAME]
         while len(os.fsencode(name)) > MOST_NAME:
             name = name[:-1]
-        temporary = f".{name}.{getrandbits(64):016x}{TEMPORARY_SUFFIX}"
+        token = f"{owner}-" if owner else ""
+        temporary = f".{name}.{token}{getrandbits(64):016x}{TEMPORARY_SUFFIX}"
         self._temporary = os.path.join(folder, temporary)
         self._descriptor: int | None = None
         self._synced = False
@@ -125,6 +129,17 @@ class AtomicFile:
         """Start writing to the disk what was appended so far, without waiting."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._open(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def written(self, size: int) -> bytes:
+        """Return the first `size` bytes that were written.
+
+        Raises:
+            OSError: They cannot be read.
+        """
+        if not size:
+            return b""
+        with open(self._temporary, "rb") as file:
+            return file.read(size)
 
     def sync(self) -> None:
         """Wait until everything written is on the disk.

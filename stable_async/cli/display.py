@@ -185,6 +185,8 @@ def show_summary(summary: Summary, job: Job, folder: Path) -> None:
     if summary.rate_limited:
         facts.append(f"{summary.rate_limited:,} answers were 429")
     print(", ".join(facts))
+    if summary.missing:
+        print(f"{summary.missing:,} images were made and their files are missing")
     if summary.in_doubt or summary.credits_in_doubt:
         print(
             f"{summary.in_doubt:,} in doubt: {summary.credits_in_doubt:,g} credits may have been "

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,9 +26,19 @@ from stable_async.cli.options import Flag
 from stable_async.cli.preview import facts, preview, start_lines
 from stable_async.cli.prompt_options import PromptOptions, PromptsArgument
 from stable_async.errors import ConfigurationError, StabilityError
-from stable_async.jobs import Job, JobSettings, Progress, Summary
+from stable_async.jobs import (
+    Job,
+    JobChangedError,
+    JobSettings,
+    Progress,
+    PromptFile,
+    PromptRules,
+    Summary,
+)
+from stable_async.jobs.begun import SANDBOX
 from stable_async.jobs.estimate import Estimate
 from stable_async.jobs.events import EventFile, JobEvents
+from stable_async.jobs.recovery import read_begun
 from stable_async.jobs.row import Result, Row
 
 __all__ = ["run"]
@@ -44,7 +54,7 @@ STATUSES = {
 
 
 def run(
-    prompts: PromptsArgument,
+    prompts: PromptsArgument | None = None,
     /,
     *,
     out: Annotated[Path, Parameter(metavar="DIR")],
@@ -54,8 +64,10 @@ def run(
     max_in_flight: int = 256,
     budget: float | None = None,
     passes: int = 2,
-    retry: Literal["failed"] | None = None,
+    retry: Literal["failed", "filtered"] | None = None,
     resend_doubtful: Flag = False,
+    remake_missing: Flag = False,
+    change: Flag = False,
     replace_changed: Flag = False,
     no_check: Flag = False,
     dry_run: Flag = False,
@@ -72,7 +84,7 @@ def run(
 
     Args:
         prompts: A .jsonl, .json, .csv, .tsv, .txt or .parquet file, a folder of input files, a glob
-            pattern, or - for standard input.
+            pattern, or - for standard input. Without it a job goes on as it was begun.
         prompt_options: How prompts become requests.
         connection: Where requests go.
         out: The job's folder, new or of an earlier run: images/, metadata.jsonl, job.sqlite.
@@ -80,8 +92,11 @@ def run(
         max_in_flight: The most requests that are on their way at a time.
         budget: Credits that all runs of this job together may spend.
         passes: How often to go over rows that failed and were not billed, the first time included.
-        retry: Take up the rows of earlier runs that were refused for good as well.
+        retry: failed: take up the rows of earlier runs that were refused for good as well;
+            filtered: make blurred images anew, with other seeds.
         resend_doubtful: Send each row once more that may be billed and has no image.
+        remake_missing: Make images anew whose files are gone.
+        change: Go on with other words than the job was begun with.
         replace_changed: Make prompts anew whose content changed under the same id.
         events: Append one line of JSON for each event to a file or a named pipe.
         dry_run: Tell what the run would do and cost; nothing is sent or written, no key is needed.
@@ -90,9 +105,14 @@ def run(
         json_summary: Print the summary as one JSON object.
     """
     if dry_run:
+        if prompts is None:
+            raise UsageError("--dry-run needs PROMPTS")
         preview(prompts, prompt_options, out, as_json=json_summary, replace_changed=replace_changed)
         return OK
-    source, rules = prompt_options.read(prompts)
+    if prompts is None:
+        source, rules, connection = _as_begun(out, prompt_options, connection)
+    else:
+        source, rules = prompt_options.read(prompts)
     try:
         settings = JobSettings(
             folder=out,
@@ -100,7 +120,10 @@ def run(
             budget=budget,
             max_in_flight=max_in_flight,
             passes=passes,
-            retry_failed=retry == "failed",
+            retry=retry,
+            remake_missing=remake_missing,
+            change=change,
+            server=SANDBOX if connection.sandbox else None,
             resend_doubtful=resend_doubtful,
             outage_limit=outage_limit,
             replace_changed=replace_changed,
@@ -110,7 +133,10 @@ def run(
         raise UsageError(str(error)) from None
     job = Job(settings, source, rules)
     job.events = JobShow(job, events)
-    summary = asyncio.run(_run(job, connection))
+    try:
+        summary = asyncio.run(_run(job, connection))
+    except JobChangedError as error:
+        raise UsageError(str(error)) from None
     if json_summary:
         figures = asdict(summary)
         print(json.dumps({name: value for name, value in figures.items() if value is not None}))
@@ -119,6 +145,20 @@ def run(
     if summary.error:
         print(f"stable-async: {summary.error}", file=sys.stderr)
     return STATUSES[summary.ending]
+
+
+def _as_begun(
+    out: Path, options: PromptOptions, connection: Connection
+) -> tuple[PromptFile | None, PromptRules, Connection]:
+    """Return prompt file, rules and connection of a job, as it was begun."""
+    if replace(options, limit=None, sample=None) != PromptOptions():
+        raise UsageError("PROMPTS is missing; without it a job goes on as it was begun")
+    begun = read_begun(out)
+    if begun is None:
+        raise UsageError(f"{out} is no job that was begun; name PROMPTS")
+    if begun.server == SANDBOX:
+        connection = replace(connection, sandbox=True)
+    return begun.prompt_file(), begun.rules(options.limit, options.sample), connection
 
 
 async def _run(job: Job, connection: Connection) -> Summary:

@@ -1,6 +1,7 @@
 """Bulk jobs: files of prompts that become folders of images. Nothing lost, nothing paid twice."""
 
 from stable_async.jobs.errors import (
+    JobChangedError,
     JobError,
     JobLockedError,
     LedgerError,
@@ -16,6 +17,7 @@ from stable_async.jobs.settings import JobSettings
 
 __all__ = [
     "Job",
+    "JobChangedError",
     "JobError",
     "JobLockedError",
     "JobSettings",

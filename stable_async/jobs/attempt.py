@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stable_async.jobs.budget import Budget
     from stable_async.jobs.gate import Gate
     from stable_async.jobs.ledger_writer import LedgerWriter
+    from stable_async.jobs.lock import FolderLock
     from stable_async.jobs.progress import Departures, Progress
     from stable_async.jobs.row import ChargeState, Row
     from stable_async.jobs.storage.base import ImageWriter, StoredImage
@@ -51,6 +52,7 @@ class RunContext:
         gate: Whether they may leave.
         progress: Is kept up to date.
         departures: Counts what leaves.
+        lock: Of the job's folder.
         folder: What the input files of rows are relative to.
     """
 
@@ -61,6 +63,7 @@ class RunContext:
     gate: Gate
     progress: Progress
     departures: Departures
+    lock: FolderLock
     folder: Path
 
 
@@ -84,6 +87,7 @@ class Attempt:
         self._reserved = not self._accepted
         self._away = False
         self._sent_at: float | None = None
+        self._left_at: float | None = None
         # Has no end of its own: `Gate.stop` sets it while nothing of the row is on its way.
         self._scope = asyncio.timeout(None)
 
@@ -204,7 +208,7 @@ class Attempt:
                 await self._accept(generation_id)
             request = cast("MediaRequest[Media]", result(id=generation_id, paid=row.price))
         async with context.client.stream(request, priority="bulk", observer=self) as stream:
-            context.gate.answered()
+            context.gate.answered(self._left_at)
             filtered, seed = stream.filtered, row.seed if stream.seed is None else stream.seed
 
             def image_of(stored: StoredImage) -> ImageFacts:
@@ -237,7 +241,8 @@ class Attempt:
         context, row = self._context, self._row
         self._accepted = True
         row.generation_id = generation_id
-        context.gate.answered()
+        context.gate.answered(self._left_at)
+        self._left_at = None  # the looks at its result leave later
         claims = context.images.claims
         if claims is not None:
             claims.accept(self._stem, generation_id)
@@ -255,6 +260,7 @@ class Attempt:
         if not gate.lets_pass(self):
             raise _HeldError
         if not self._claimed and not self._accepted:
+            context.lock.check()
             self._claimed = True
             await self._claim()
             if gate.stopping:
@@ -264,7 +270,8 @@ class Attempt:
         self._landed()  # a permit may expire before its request is sent
         self._away = True
         self._sent_at = time.time()
-        context.progress.left(asyncio.get_running_loop().time())
+        self._left_at = asyncio.get_running_loop().time()
+        context.progress.left(self._left_at)
         context.departures.count(requests=1)
 
     async def _claim(self) -> None:
@@ -298,7 +305,7 @@ class Attempt:
         """Note that an attempt was answered with an error."""
         context = self._context
         if error.from_api:
-            context.gate.answered()
+            context.gate.answered(self._left_at)
         self._landed()
         if not self._accepted:
             context.gate.hold(self._scope)

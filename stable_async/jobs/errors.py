@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "JobChangedError",
     "JobError",
     "JobLockedError",
     "LedgerError",
@@ -30,6 +31,10 @@ class JobError(StabilityError):
 
 class JobLockedError(JobError):
     """Another process works on the same job."""
+
+
+class JobChangedError(JobError):
+    """A job was begun with other words than a run has; nothing was changed, and nothing sent."""
 
 
 class LedgerError(JobError):

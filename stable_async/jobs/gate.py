@@ -59,6 +59,7 @@ class Gate:
         self._waiting: set[asyncio.Timeout] = set()
         self._answered = False  # by the API, to anything
         self._refusals = 0
+        self._first_refusal = 0.0
         self._outage_began: float | None = None
         self._wait = first_wait
         self._probe: object = None
@@ -117,9 +118,16 @@ class Gate:
         """Return whether the request of `who` may leave now."""
         return self._outage_began is None or self._probe is who
 
-    def answered(self) -> None:
-        """Note an answer of the API: there is no outage, or it is over."""
+    def answered(self, left_at: float | None = None) -> None:
+        """Note an answer of the API: there is no outage, or it is over.
+
+        Args:
+            left_at: When its request left. An answer to one that left before the first refusal says
+                nothing about the network now. `None`: now.
+        """
         self._answered = True
+        if left_at is not None and left_at < self._first_refusal:
+            return
         self._refusals = 0
         if self._outage_began is not None:
             self._outage_began = None
@@ -129,8 +137,10 @@ class Gate:
 
     def refused(self, error: StabilityError) -> None:
         """Note that the network has not brought a request to the API, or not its answer back."""
-        self._refusals += 1
         now = self._clock()
+        if not self._refusals:
+            self._first_refusal = now
+        self._refusals += 1
         if self._outage_began is None and self._refusals >= REFUSALS:
             self._outage_began = now
             self._progress.outage = str(error)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import secrets
-import sqlite3
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,45 +12,28 @@ from stable_async.errors import ConfigurationError, StabilityError
 from stable_async.files import in_thread
 from stable_async.jobs.attempt import RunContext
 from stable_async.jobs.budget import Budget
-from stable_async.jobs.errors import JobError, LedgerError, StorageError
-from stable_async.jobs.estimate import describe
+from stable_async.jobs.errors import JobError
 from stable_async.jobs.events import JobEvents
+from stable_async.jobs.failure_file import FAILURES_NAME, write_failures
 from stable_async.jobs.gate import Gate
-from stable_async.jobs.intake import Intake
 from stable_async.jobs.kinds import kind_of_service
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.ledger_writer import LedgerWriter
-from stable_async.jobs.lock import locked
-from stable_async.jobs.metadata import MetadataFile
 from stable_async.jobs.open_files import make_room_for_files
+from stable_async.jobs.opening import open_job
 from stable_async.jobs.progress import Departures, Progress, Summary
-from stable_async.jobs.recovery import (
-    METADATA_NAME,
-    RUN,
-    SPOOLED,
-    is_outdated,
-    open_ledger,
-    repair,
-    restore,
-    retire_replaced,
-)
 from stable_async.jobs.runner import Runner
-from stable_async.jobs.storage.bucket import BucketStore
-from stable_async.jobs.storage.folder import FolderStore
-from stable_async.jobs.storage.objects import Objects
-from stable_async.jobs.storage.record import JobRecord, write_record
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from stable_async.client import StabilityClient
-    from stable_async.jobs.budget import Bill
     from stable_async.jobs.errors import RowProblem
     from stable_async.jobs.estimate import Estimate
+    from stable_async.jobs.intake import Intake
     from stable_async.jobs.ledger import Counts
+    from stable_async.jobs.opening import OpenJob
     from stable_async.jobs.progress import Ending
     from stable_async.jobs.prompt_file import PromptFile
-    from stable_async.jobs.row import Row, State
+    from stable_async.jobs.row import Row
     from stable_async.jobs.rules import PromptRules
     from stable_async.jobs.settings import JobSettings
     from stable_async.jobs.storage.base import Store
@@ -62,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["Job"]
 
 REFUSED_LISTED = 20
+# Image files that are looked for at a time.
+NAMES_AT_A_TIME = 1_000
 
 
 class Job:
@@ -75,8 +56,13 @@ class Job:
         refused: Id, row and error of the first prompts that failed; without error: filtered.
     """
 
-    def __init__(self, settings: JobSettings, prompts: PromptFile, rules: PromptRules) -> None:
-        """Prepare; nothing is read or written before `run`."""
+    def __init__(
+        self, settings: JobSettings, prompts: PromptFile | None, rules: PromptRules
+    ) -> None:
+        """Prepare; nothing is read or written before `run`.
+
+        Without `prompts` the job works from the rows that are in its ledger.
+        """
         self._settings = settings
         self._prompts = prompts
         self._rules = rules
@@ -127,7 +113,18 @@ class Job:
         make_room_for_files(self._settings.max_in_flight)
         stack = ExitStack()
         try:
-            summary = await self._run(client, await in_thread(self._open, stack))
+            opened = await in_thread(
+                open_job,
+                stack,
+                self._settings,
+                self._prompts,
+                self._rules,
+                server=self._settings.server or client.base_url,
+                on_rows=self._on_rows,
+                on_start=self._on_start,
+                notes=self.notes,
+            )
+            summary = await self._run(client, opened)
         except _InterruptedError:
             summary = self._summary("interrupted")
         except StabilityError as error:
@@ -138,7 +135,7 @@ class Job:
         self.events.ended(summary)
         return summary
 
-    async def _run(self, client: StabilityClient, opened: _Opened) -> Summary:
+    async def _run(self, client: StabilityClient, opened: OpenJob) -> Summary:
         settings, progress, store = self._settings, self.progress, opened.store
         budget = Budget(progress.budget, opened.bill)
         spent_before = opened.bill.spent
@@ -165,7 +162,8 @@ class Job:
                 gate=gate,
                 progress=progress,
                 departures=Departures(),
-                folder=self._prompts.folder,
+                lock=opened.lock,
+                folder=opened.folder,
             )
             runner = Runner(
                 context,
@@ -174,19 +172,25 @@ class Job:
                 passes=settings.passes,
                 resend_doubtful=settings.resend_doubtful,
                 read_more=None
-                if settings.check
+                if settings.check or opened.intake is None
                 else partial(self._read_more, opened.intake, writer),
                 on_result=self.events.settled,
             )
             if not gate.stopping:
                 progress.phase = "running"
+            files = asyncio.create_task(self._look_at_files(store, writer))
             try:
                 await runner.run()
+                await self._finish(files)
                 self.refused = await writer.do(partial(Ledger.refused, limit=REFUSED_LISTED))
+                await writer.do(self._write_failures)
                 self._settle(await writer.do(Ledger.counts))
                 progress.bill = await writer.do(Ledger.bill)
             except JobError as error:
                 gate.stop(error)
+            finally:
+                files.cancel()
+                await asyncio.gather(files, return_exceptions=True)
         ending: Ending = "complete"
         if self._interrupted.is_set():
             ending = "interrupted"
@@ -194,7 +198,7 @@ class Job:
             ending = "stopped"
         elif runner.over_budget:
             ending = "budget"
-        elif progress.failed or progress.again or progress.in_doubt or progress.filtered:
+        elif progress.without_image or progress.missing:
             ending = "incomplete"
         return self._summary(ending, gate.error, spent_before)
 
@@ -212,6 +216,7 @@ class Job:
             again=progress.again,
             in_doubt=progress.in_doubt,
             filtered=progress.filtered,
+            missing=progress.missing,
             credits=round(bill.spent - spent_before, 6),
             spent=round(bill.spent, 6),
             credits_in_doubt=round(bill.in_doubt, 6),
@@ -233,111 +238,44 @@ class Job:
         progress.filtered, progress.failed = counts.filtered, counts.failed
         progress.again, progress.in_doubt = counts.again, counts.in_doubt
 
-    def _open(self, stack: ExitStack) -> _Opened:
-        folder = self._settings.folder
+    async def _look_at_files(self, store: Store, writer: LedgerWriter) -> None:
+        """Clear away what a crash has left, and find images whose files are gone."""
+        await in_thread(store.tidy)
+        after, first, price = 0, "", 0.0
+        while some := await writer.do(
+            partial(Ledger.image_names, after=after, limit=NAMES_AT_A_TIME)
+        ):
+            after = some[-1][0]
+            missing = await in_thread(store.missing, [name for _, name, _ in some])
+            if missing:
+                gone = set(missing)
+                first = first or missing[0]
+                price += sum(cost or 0.0 for _, name, cost in some if name in gone)
+                self.progress.missing += len(missing)
+        if first:
+            self.notes.append(
+                f"{self.progress.missing:,} image files are missing, such as {first}; "
+                f"--remake-missing makes them anew, for {price:,g} credits"
+            )
+
+    def _write_failures(self, ledger: Ledger) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(folder))
-            return self._open_locked(folder, stack)
+            write_failures(self._settings.folder, ledger)
         except OSError as error:
-            where = error.filename or folder
-            raise StorageError(f"{where}: {error.strerror or error}") from error
-        except sqlite3.Error as error:
-            raise LedgerError(f"{folder}: the ledger cannot be used: {error}") from error
+            self.notes.append(f"{FAILURES_NAME} could not be written: {error.strerror or error}")
 
-    def _open_locked(self, folder: Path, stack: ExitStack) -> _Opened:
-        settings = self._settings
-        shard = self._rules.shard
-        store = self._open_store(folder)
-        ledger, rebuilt = open_ledger(folder, store, shard)
-        stack.callback(ledger.close)
-        self._keep_place(ledger)
-        self._keep_record(ledger, store)
-        if rebuilt:
-            self.notes.append(rebuilt)
-        elif is_outdated(ledger, folder, store, shard):
-            with ledger.transaction():
-                restored = restore(ledger, folder, store, shard)
-                ledger.set(prompts=None)  # the prompt file is to be compared anew
-            if restored:
-                self.notes.append(f"the ledger is an older copy: {restored} were found")
-        ledger.set(**{RUN: store.begin_run(shard)})
-        with ledger.transaction():
-            repaired = repair(ledger, store)
-        if repaired.adopted:
-            self.notes.append(f"{repaired.adopted:,} images were found that had just come")
-        if repaired.in_doubt:
-            self.notes.append(
-                f"{repaired.in_doubt:,} requests were in flight when the last run ended and may "
-                "have been billed; they are in doubt, and sent again only with --resend-doubtful"
-            )
-        if self._prompts.has_inputs_inside:
-            self._prompts.keep_inputs(folder)
-        intake = Intake(
-            ledger, self._prompts, self._rules, replace_changed=settings.replace_changed
-        )
-        stack.callback(intake.close)
-        again: list[State] = ["again", "failed"] if settings.retry_failed else ["again"]
-        with ledger.transaction():
-            if settings.check:
-                report = intake.run(self._on_rows)
-                ledger.take_up(*again)
-                self.notes += self._prompts.notes
-                self.estimate = describe(ledger, self._prompts.columns, changed=report.changed)
-                self.events.started(self.estimate)
-            else:
-                ledger.take_up(*again, gone=True)
-                intake.begin_unchecked()
-        with ledger.transaction():
-            retire_replaced(ledger, store)
-        metadata = MetadataFile(folder / METADATA_NAME, ledger)
-        stack.callback(metadata.close)
-        return _Opened(ledger, metadata, store, intake, ledger.counts(), ledger.bill())
-
-    def _open_store(self, folder: Path) -> Store:
-        if self._settings.images is None:
-            return FolderStore(folder, self._kind)
-        objects = Objects(self._settings.images)
-        if not objects.conditional:
-            self.notes.append(
-                f"{objects.url} cannot refuse to overwrite an object, so each name is looked up "
-                "first: let no two processes work on the same rows"
-            )
-        store = BucketStore(objects, spool=folder / SPOOLED)
-        if count := store.bring_over():
-            self.notes.append(f"{count:,} spooled images were put into the bucket")
-        return store
-
-    def _keep_place(self, ledger: Ledger) -> None:
-        """Hold the job to the place where its images are."""
-        wanted = self._settings.images or ""
-        present = ledger.get("images")
-        if present is None:
-            ledger.set(images=wanted)
-        elif present != wanted:
-            raise JobError(
-                f"{self._settings.folder}: this job keeps its images in "
-                f"{present or 'its folder'}, not in {wanted or 'its folder'}"
-            )
-
-    def _keep_record(self, ledger: Ledger, store: Store) -> None:
-        """Hold the job to its number of parts, and to the record of it in the bucket."""
-        shard, folder = self._rules.shard, self._settings.folder
-        present = ledger.get("shard")
-        if present not in {None, str(shard)}:
-            raise JobError(f"{folder}: this is part {present} of a job, not {shard}")
-        if not isinstance(store, BucketStore):
-            ledger.set(shard=str(shard))
+    async def _finish(self, files: asyncio.Task[None]) -> None:
+        """Wait for the look at the files, unless the user has waited long enough."""
+        if self._interrupted.is_set():
             return
-        begun = json.loads(str(ledger.get("begun") or "{}"))
-        own = ledger.get("job_id") or secrets.token_hex(16)
-        record = write_record(store.objects, JobRecord(str(own), shard.count, begun))
-        where = store.objects.url
-        if record.shards != shard.count:
-            raise JobError(f"{where}: the job there has {record.shards} parts, not {shard.count}")
-        if ledger.get("job_id") not in {None, record.id}:
-            raise JobError(f"{where} has the images of another job than {folder}")
-        ledger.set(shard=str(shard), job_id=record.id)
+        try:
+            await files
+        except OSError as error:
+            self.notes.append(f"the image files could not be looked at: {error}")
+
+    def _on_start(self, estimate: Estimate) -> None:
+        self.estimate = estimate
+        self.events.started(estimate)
 
     def _share_of_budget(self) -> float | None:
         budget, shard = self._settings.budget, self._rules.shard
@@ -374,13 +312,3 @@ class Job:
 
 class _InterruptedError(Exception):
     """The user does not want to go on, while prompts are still being checked."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    ledger: Ledger
-    metadata: MetadataFile
-    store: Store
-    intake: Intake
-    counts: Counts
-    bill: Bill

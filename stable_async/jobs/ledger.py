@@ -692,7 +692,61 @@ class Ledger:
             (json.dumps(states), gone),
         ).rowcount
 
+    def remake(self, row: Row, seed: int | None) -> None:
+        """Let a row be made anew with another seed, under its id; its image is replaced."""
+        self._db.execute(
+            "UPDATE rows SET id = NULL, listed = 0 WHERE position = ?", (row.position,)
+        )
+        self._db.execute(
+            "INSERT INTO rows (position, id, content, row, service, parameters, metadata, seed, "
+            "price, copy, remake) SELECT (SELECT max(position) + 1 FROM rows), ?, content, row, "
+            "service, parameters, metadata, ?, price, copy, remake + 1 FROM rows "
+            "WHERE position = ?",
+            (row.id, seed, row.position),
+        )
+        self.rewrite_metadata()
+
+    def forget_images(self, positions: Sequence[int]) -> None:
+        """Let rows wait again whose images are gone; what was paid for them stays paid."""
+        if positions:
+            named = (json.dumps(positions),)
+            self._db.execute(f"DELETE FROM images WHERE {NAMED}", named)  # noqa: S608
+            self._db.execute(f"UPDATE rows SET state = 'waiting' WHERE {NAMED}", named)  # noqa: S608
+            self.rewrite_metadata()
+
+    def has_charges(self) -> bool:
+        """Return whether anything was paid for, or may be."""
+        found = self._db.execute("SELECT 1 FROM charges WHERE state <> 'returned' LIMIT 1")
+        return found.fetchone() is not None
+
+    def price_after(self, position: int) -> tuple[int, float]:
+        """Return how many rows wait beyond a position, and their price."""
+        found: tuple[int, float] = self._db.execute(
+            "SELECT count(*), total(price) FROM rows WHERE position > ?", (position,)
+        ).fetchone()
+        return found
+
+    def failures(self) -> Iterator[tuple[Row, State, str | None, str | None, float]]:
+        """Return listed rows without a good image: state, reason, error and credits in doubt."""
+        found = self._db.execute(
+            f"SELECT {ROW_COLUMNS}, state, reason, error, (SELECT total(price) "  # noqa: S608
+            "FROM charges AS c WHERE c.position = rows.position AND c.state = 'in doubt') "
+            "FROM rows WHERE state IN ('failed', 'again', 'in doubt', 'filtered') AND listed "
+            "ORDER BY position"
+        )
+        width = ROW_COLUMNS.count(",") + 1
+        for values in found:
+            yield (_row(values[:width]), *values[width:])
+
     # Images that came.
+
+    def image_names(self, after: int, limit: int) -> list[tuple[int, str, float | None]]:
+        """Return position, name and price of images beyond a position, in its order."""
+        return self._db.execute(
+            "SELECT position, file_name, price FROM images JOIN rows USING (position) "
+            "WHERE position > ? AND id IS NOT NULL ORDER BY position LIMIT ?",
+            (after, limit),
+        ).fetchall()
 
     def has_image(self, position: int) -> bool:
         """Return whether the row at a position has its image."""

@@ -2,50 +2,97 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
+import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stable_async.jobs.errors import JobLockedError
+from stable_async.jobs.errors import JobError, JobLockedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["is_locked", "locked"]
+__all__ = ["FolderLock", "is_locked", "locked"]
 
 LOCK_NAME = ".lock"
+# The holder's name is padded to this, so that nothing has to be cut off.
+NAME_LENGTH = 200
+HOLDER = b"process "
+
+
+class FolderLock:
+    """The lock of a folder, which is held.
+
+    Attributes:
+        path: Its file.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        """Describe the open file of a lock."""
+        self.path = path
+        self._identity = _identity(os.fstat(descriptor))
+
+    def check(self) -> None:
+        """Check that another process would meet this lock.
+
+        Raises:
+            JobError: Its file was removed or replaced, so that another run may work here.
+        """
+        try:
+            held = _identity(os.lstat(self.path)) == self._identity
+        except OSError:
+            held = False
+        if not held:
+            raise JobError(
+                f"{self.path} was removed while this run held it: another run may have begun here, "
+                "so that nothing more is sent"
+            )
 
 
 @contextmanager
-def locked(folder: Path, doing: str = "works on this job") -> Iterator[None]:
+def locked(folder: Path, doing: str = "works on this job") -> Iterator[FolderLock]:
     """Hold the lock of a folder. The system lets go of it when the process ends, however it ends.
 
     Args:
         folder: Where the lock is.
-        doing: What whoever holds it does, for the message.
+        doing: What its holder does, for the message.
 
     Raises:
         JobLockedError: Another process holds it; the message names it.
+        JobError: The lock is a link, or a file of something else.
         OSError: The folder cannot be written.
     """
-    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    path = folder / LOCK_NAME
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
+        descriptor = os.open(path, flags, 0o644)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.EMLINK}:
+            raise JobError(f"{path} is a symbolic link; remove it") from None
+        raise
+    try:
+        # A lock is never truncated: whatever this file is, its content stays.
+        status = os.fstat(descriptor)
+        before = os.pread(descriptor, NAME_LENGTH, 0)
+        foreign = bool(before.strip()) and not before.startswith(HOLDER)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or foreign:
+            raise JobError(f"{path} is no lock of a job; remove it")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+            holder = os.pread(descriptor, NAME_LENGTH, 0).decode(errors="replace").strip()
             raise JobLockedError(
                 f"{folder}: another process {doing}: {holder or 'it gives no name'}"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        _write_name(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
         try:
-            yield
+            yield FolderLock(path, descriptor)
         finally:
-            os.ftruncate(descriptor, 0)
+            _write_name(descriptor, "")
     finally:
         # The file stays: to remove it would let a third process lock another one.
         os.close(descriptor)
@@ -54,7 +101,7 @@ def locked(folder: Path, doing: str = "works on this job") -> Iterator[None]:
 def is_locked(folder: Path) -> bool:
     """Return whether another process holds the lock of a folder. Nothing is written."""
     try:
-        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return False
     try:
@@ -64,3 +111,11 @@ def is_locked(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _write_name(descriptor: int, name: str) -> None:
+    os.pwrite(descriptor, name.encode()[: NAME_LENGTH - 1].ljust(NAME_LENGTH - 1) + b"\n", 0)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

@@ -37,6 +37,7 @@ class Summary:
         again: Failed on the way without being billed: the next run sends them.
         in_doubt: May be billed, and have no image: sent again only when asked for.
         filtered: Blurred by the content filter.
+        missing: Images that came and whose files are gone.
         credits: Spent by this run.
         spent: Credits spent by all runs of the job.
         credits_in_doubt: Credits of all runs that may have been billed without an image coming.
@@ -55,6 +56,7 @@ class Summary:
     again: int
     in_doubt: int
     filtered: int
+    missing: int
     credits: float
     spent: float
     credits_in_doubt: float
@@ -79,6 +81,7 @@ class Progress:
         bill: The charges of the whole job, the runs before included.
         budget: Credits it may spend; `None` is no limit.
         failures: Rows without an image, by reason.
+        missing: As in `Summary`, as far as the files were looked at.
         outage: The last thing that came back from the network while nothing leaves; else `None`.
     """
 
@@ -98,14 +101,20 @@ class Progress:
     bill: Bill = field(default_factory=Bill)
     budget: float | None = None
     failures: Counter[str] = field(default_factory=Counter)
+    missing: int = 0
     outage: str | None = None
     _departures: deque[float] = field(default_factory=deque)
     _results: deque[float] = field(default_factory=deque)
 
     @property
+    def without_image(self) -> int:
+        """How many rows are decided and have no good image."""
+        return self.failed + self.again + self.in_doubt + self.filtered
+
+    @property
     def settled(self) -> int:
         """How many rows are decided."""
-        return self.done + self.skipped + self.failed + self.again + self.in_doubt + self.filtered
+        return self.done + self.skipped + self.without_image
 
     def left(self, now: float) -> None:
         """Count a request that leaves."""

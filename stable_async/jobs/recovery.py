@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stable_async.api.services import SERVICES
+from stable_async.jobs.begun import Begun
 from stable_async.jobs.errors import JobError, LedgerError
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.metadata import Mark, find_mark
 from stable_async.jobs.row import FACTS, ImageFacts, Result
 from stable_async.jobs.shard import WHOLE
 from stable_async.jobs.storage.base import content_type_of, file_stem, parse_stem
+from stable_async.jobs.storage.spool import SPOOLED
 from stable_async.media import CONTENT_FILTERED
 
 if TYPE_CHECKING:
@@ -28,11 +31,11 @@ if TYPE_CHECKING:
 __all__ = [
     "METADATA_NAME",
     "RUN",
-    "SPOOLED",
     "Repair",
     "Restored",
     "is_outdated",
     "open_ledger",
+    "read_begun",
     "repair",
     "restore",
     "retire_replaced",
@@ -45,8 +48,6 @@ SUCCESS = "SUCCESS"
 RUN = "run"
 SQLITE_FILES = ("", "-wal", "-shm")
 CORRUPT = ".corrupt-"
-# Images that could not be stored where they belong, below the job's folder.
-SPOOLED = "spooled"
 
 
 def open_ledger(folder: Path, store: Store, shard: Shard = WHOLE) -> tuple[Ledger, str | None]:
@@ -100,6 +101,24 @@ def open_ledger(folder: Path, store: Store, shard: Shard = WHOLE) -> tuple[Ledge
         f"{what}; rebuilt from {METADATA_NAME} and files: {restored}. What failed before, "
         "and what may have been billed without an image coming, is not known any more"
     )
+
+
+def read_begun(folder: Path) -> Begun | None:
+    """Return what the job in a folder was begun with; `None` if there is none, or not known.
+
+    Raises:
+        LedgerError: The ledger cannot be read.
+    """
+    path = folder / LEDGER_NAME
+    if not path.is_file() or not path.stat().st_size:
+        return None
+    try:
+        with closing(Ledger.open(path)) as ledger:
+            return Begun.load(ledger)
+    except sqlite3.OperationalError as error:
+        raise LedgerError(f"{path}: {error}") from None
+    except sqlite3.DatabaseError as error:
+        raise LedgerError(f"{path}: {error}; name PROMPTS, and the run repairs it") from None
 
 
 def _remove(path: Path) -> None:

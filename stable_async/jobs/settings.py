@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stable_async.errors import ConfigurationError
 
@@ -24,8 +24,12 @@ class JobSettings:
         max_in_flight: The most rows that are worked on at a time.
         passes: How often a run goes over the rows that failed on the way and were not billed, the
             first time included.
-        retry_failed: Take up the rows that were refused in earlier runs as well.
+        retry: Rows of earlier runs to take up as well: `failed`, which were refused for good, or
+            `filtered`, which are made anew with other seeds.
         resend_doubtful: Send the rows that may be billed already once more.
+        remake_missing: Make images anew whose files are gone.
+        change: Go on with other words than the job was begun with.
+        server: What to call the server in the ledger; `None`: by its address.
         replace_changed: Make rows anew whose content changed under the same id.
         check: Check the whole prompt file before anything is sent.
         outage_limit: Seconds after which an outage of the network ends the job.
@@ -38,8 +42,11 @@ class JobSettings:
     budget: float | None = None
     max_in_flight: int = 256
     passes: int = 2
-    retry_failed: bool = False
+    retry: Literal["failed", "filtered"] | None = None
     resend_doubtful: bool = False
+    remake_missing: bool = False
+    change: bool = False
+    server: str | None = None
     replace_changed: bool = False
     check: bool = True
     outage_limit: float = 120.0

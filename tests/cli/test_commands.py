@@ -36,6 +36,7 @@ SUMMARY = {
     "in_doubt",
     "spent",
     "credits_in_doubt",
+    "missing",
     "seconds",
     "peak_in_flight",
 }
@@ -122,7 +123,7 @@ async def test_wrong_rows_are_listed_and_nothing_is_sent(command: Command, shop:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["run"], "PROMPTS"),
+        (["run"], "--out"),
         (["run", "-"], "--out"),
         (["run", "none.jsonl", "--out", "x"], "none.jsonl: no such file"),
         (["run", __file__, "--out", "x"], "unknown format"),

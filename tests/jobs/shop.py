@@ -17,7 +17,7 @@ from aiohttp import web
 from tests.samples import png_header
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 IMAGES = "/v2beta/stable-image"
 REFUSALS = {
@@ -47,6 +47,7 @@ class Shop:
         opened: Set, or else `slow` requests wait.
         edge: What stands before the shop answers every request with this status, or `cut` cuts the
             connection; `None`: nothing does.
+        on_request: Called for each request.
         edge_sells: How likely the shop got the request all the same.
         generations: Asynchronous ones by id: prompt, seed, and how often they are not ready yet.
     """
@@ -67,6 +68,7 @@ class Shop:
         self.most_in_shop = 0
         self.opened = asyncio.Event()
         self.edge: int | str | None = None
+        self.on_request: Callable[[], object] = lambda: None
         self.edge_sells = 0.0
         self.generations: dict[str, list[object]] = {}
         self.not_ready = 1
@@ -109,6 +111,7 @@ class Shop:
             name: value.filename if isinstance(value, web.FileField) else str(value)
             for name, value in (await request.post()).items()
         }
+        self.on_request()
         async with self.arrived:
             self.asked.append(form.get("prompt", ""))
             self.forms.append(form)

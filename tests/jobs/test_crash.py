@@ -43,6 +43,7 @@ def put_in_flight(path: Path) -> None:
     )
 
 
+@pytest.mark.timeout(240)  # many starts of the command, which a busy machine makes slow
 async def test_kill_9_at_random_moments_sends_nothing_twice_that_may_be_paid(bench: Bench) -> None:
     rows = 150
     shop = bench.shop

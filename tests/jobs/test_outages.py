@@ -176,6 +176,23 @@ async def test_an_answer_between_refusals_is_no_outage() -> None:
 
 
 @virtual_time
+async def test_an_answer_to_what_left_before_the_first_refusal_ends_no_outage() -> None:
+    """A slow answer says nothing about the network now."""
+    one = gate(Progress(0.0))
+    before = asyncio.get_running_loop().time()
+    await asyncio.sleep(1)
+    for _ in range(REFUSALS):
+        one.refused(refusal())
+        one.answered(before)
+    assert not one.lets_pass(object())
+    await asyncio.sleep(1)
+    one.answered(before)
+    assert not one.lets_pass(object())
+    one.answered(asyncio.get_running_loop().time())
+    assert one.lets_pass(object())
+
+
+@virtual_time
 async def test_a_probe_that_is_cancelled_lets_another_one_probe() -> None:
     one = gate(Progress(0.0))
     for _ in range(REFUSALS):

@@ -94,7 +94,7 @@ async def test_a_refusal_is_final_and_told(bench: Bench, status: int) -> None:
     assert bench.shop.asked.count("bad") == 1
     again = await bench.run(path)
     assert (again.ending, again.requests, again.failed) == ("incomplete", 0, 1)
-    retried = await bench.run(path, retry_failed=True)
+    retried = await bench.run(path, retry="failed")
     assert (retried.ending, retried.done) == ("complete", 1)
 
 
@@ -166,7 +166,7 @@ async def test_a_filtered_picture_is_kept_and_is_no_success(bench: Bench) -> Non
     [line] = [line for line in bench.lines() if line["text"] == "a"]
     assert line["finish_reason"] == "CONTENT_FILTERED"
     assert line["file_name"].endswith(".filtered.png")
-    again = await bench.run(path, retry_failed=True)
+    again = await bench.run(path, retry="failed")
     assert (again.requests, again.filtered, again.skipped) == (0, 1, 1)
 
 
@@ -620,7 +620,7 @@ async def test_an_expired_generation_fails_and_may_be_bought_again(bench: Bench)
     ledger.close()
     summary = await bench.run(path)
     assert (summary.failed, summary.spent, summary.requests) == (1, 60.0, 0)
-    summary = await bench.run(path, retry_failed=True)
+    summary = await bench.run(path, retry="failed")
     assert (summary.ending, summary.done, summary.spent) == ("complete", 1, 120.0)
     with sqlite3.connect(bench.out / "job.sqlite") as ledger:
         ids = [id_ for (id_,) in ledger.execute("SELECT generation_id FROM charges")]

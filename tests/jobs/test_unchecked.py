@@ -230,7 +230,7 @@ async def test_a_wrong_row_is_never_sent(bench: Bench, service: str) -> None:
     rules = PromptRules(service=service)
     for retry_failed in (False, True, True):
         async with bench.client() as client:
-            job = bench.job(path, rules, check=False, retry_failed=retry_failed)
+            job = bench.job(path, rules, check=False, retry="failed" if retry_failed else None)
             summary = await job.run(client)
         assert (summary.ending, summary.total, summary.failed) == ("incomplete", 2, 1)
         [(_, row, error)] = job.refused

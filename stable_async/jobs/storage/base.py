@@ -97,6 +97,8 @@ class ImageWriter(Protocol):
     ) -> Sink[ImageFacts]:
         """Return a sink that stores one image durably: a power cut takes nothing.
 
+        What cannot be stored is spooled, and its `commit` raises `SpooledError`.
+
         Args:
             row: Whose image it is.
             content_type: Media type.
@@ -122,8 +124,25 @@ class Store(Protocol):
     def writing(self) -> AbstractAsyncContextManager[ImageWriter]:
         """Give what new images are written with, for one event loop."""
 
+    def prove(self) -> None:
+        """Write, sync, rename and remove a probe: better now than after the first image.
+
+        Raises:
+            OSError: Images could not be stored.
+        """
+
+    def tidy(self) -> None:
+        """Remove half-written files whose writer is gone."""
+
+    def missing(self, file_names: Iterable[str]) -> list[str]:
+        """Return which of these images are not there."""
+
     def find(self, stem: str) -> StoredImage | None:
-        """Give the image of a stem if there is one, and clear away what is half written."""
+        """Return the image of a stem if there is one; one that is spooled is put in its place.
+
+        Raises:
+            OSError: It cannot be put there.
+        """
 
     def facts(self, stems: Iterable[str]) -> Iterator[RowFacts | None]:
         """Return how rows stand when nobody works on them; `None` where nothing is known.

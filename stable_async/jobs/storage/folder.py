@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from stable_async.api.media_types import sniff
-from stable_async.files import TEMPORARY_SUFFIX, AtomicFile, in_thread
+from stable_async.files import AtomicFile, in_thread, write_atomically
 from stable_async.jobs.batch_thread import BatchThread
 from stable_async.jobs.kinds import IMAGE, MediaKind
 from stable_async.jobs.storage.base import (
     FILTERED,
     HEAD_SIZE,
+    SpooledError,
     StoredImage,
     describe,
     file_stem,
     file_suffixes,
     parse_stems,
 )
+from stable_async.jobs.storage.owner import owner, remove_left_over
+from stable_async.jobs.storage.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FolderStore"]
 
+PROBE = ".probe"
 
 T = TypeVar("T")
 
@@ -43,27 +47,60 @@ class FolderStore:
     keeps_facts = False
 
     def __init__(self, folder: Path, kind: MediaKind = IMAGE) -> None:
-        """Keep images below `folder`, the job's."""
+        """Store images below `folder`, the job's."""
         self._job = folder
         self._kind = kind
         self._images = folder / kind.folder
+        self._spool = Spool(folder)
         self.names_in_job: tuple[str, ...] = (kind.folder,)
+
+    def prove(self) -> None:
+        self._images.mkdir(exist_ok=True)
+        probe = AtomicFile(self._images / PROBE)
+        try:
+            probe.write([b"probe"])
+            probe.commit()
+            (self._images / PROBE).unlink()
+            _sync_folder(self._images)
+        finally:
+            probe.discard()
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[_FolderWriter]:
-        writer = _FolderWriter(self._job, self._kind.folder)
-        async with writer.thread:
-            yield writer
+        self._images.mkdir(parents=True, exist_ok=True)
+        with owner(self._images) as token:
+            writer = _FolderWriter(self._job, self._kind.folder, self._spool, token)
+            async with writer.thread:
+                yield writer
+
+    def tidy(self) -> None:
+        folders = [entry for entry in self._images.glob("*") if entry.is_dir()]
+        remove_left_over(self._images, [self._images, *folders])
+
+    def missing(self, file_names: Iterable[str]) -> list[str]:
+        listed: dict[Path, frozenset[str]] = {}
+        missing = []
+        for name in file_names:
+            path = self._job / name
+            if path.parent not in listed:
+                try:
+                    listed[path.parent] = frozenset(os.listdir(path.parent))  # noqa: PTH208 - names alone are enough
+                except (FileNotFoundError, NotADirectoryError):
+                    listed[path.parent] = frozenset()
+            if path.name not in listed[path.parent]:
+                missing.append(name)
+        return missing
 
     def find(self, stem: str) -> StoredImage | None:
         path = self._images / stem
+        found: Path | None = None
+        for suffix in file_suffixes():
+            if spooled := self._spool.find(stem + suffix):
+                self._bring_over(spooled, stem + suffix)
         if not path.parent.is_dir():
             return None
-        found: Path | None = None
         for entry in path.parent.iterdir():
-            if entry.name.startswith(f".{path.name}") and entry.name.endswith(TEMPORARY_SUFFIX):
-                entry.unlink()
-            elif entry.stem.removesuffix(FILTERED) == path.name:
+            if entry.stem.removesuffix(FILTERED) == path.name:
                 found = entry
         if found is None:
             return None
@@ -81,6 +118,14 @@ class FolderStore:
             filtered=found.stem.endswith(FILTERED),
         )
 
+    def _bring_over(self, spooled: Path, name: str) -> None:
+        """Move an image that was spooled to its place."""
+        target = self._images / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, [spooled.read_bytes()])
+        _sync_folder(target.parent)
+        spooled.unlink()
+
     def owns(self, file_name: str) -> bool:
         return "://" not in file_name
 
@@ -91,7 +136,8 @@ class FolderStore:
             return None
 
     def images(self) -> Iterator[tuple[int, str]]:
-        return parse_stems(path.name for path in self._images.glob("*/*"))
+        yield from parse_stems(self._spool.names())
+        yield from parse_stems(path.name for path in self._images.glob("*/*"))
 
     def retire(self, file_name: str) -> str:
         old = self._job / file_name
@@ -126,8 +172,10 @@ class _FolderWriter:
 
     claims: Claims | None = None
 
-    def __init__(self, job: Path, name: str) -> None:
+    def __init__(self, job: Path, name: str, spool: Spool, token: str) -> None:
         self.thread = BatchThread(self._keep, name="images")
+        self.spool = spool
+        self.token = token
         self._job = job
         self._name = name
         self._folders: set[str] = set()
@@ -141,8 +189,10 @@ class _FolderWriter:
         facts: Callable[[StoredImage], ImageFacts],
     ) -> _Image:
         (suffix,) = file_suffixes(content_type, filtered=filtered)
-        name = f"{self._name}/{file_stem(row.position, row.id)}{suffix}"
-        return _Image(self, f"{self._job}/{name}", name, content_type, facts, filtered=filtered)
+        spooled = file_stem(row.position, row.id) + suffix
+        name = f"{self._name}/{spooled}"
+        path = f"{self._job}/{name}"
+        return _Image(self, path, name, spooled, content_type, facts, filtered=filtered)
 
     def make_folder(self, folder: str) -> None:
         """Make a folder of images, for good."""
@@ -171,7 +221,10 @@ class _FolderWriter:
             if isinstance(stored, StoredImage)
         }:
             _sync_folder(folder)
-        return kept
+        return [
+            image.divert(error) if isinstance(error, OSError) else error
+            for image, error in zip(images, kept, strict=True)
+        ]
 
 
 class _Image:
@@ -182,6 +235,7 @@ class _Image:
         writer: _FolderWriter,
         path: str,
         name: str,
+        spool_name: str,
         content_type: str,
         facts: Callable[[StoredImage], ImageFacts],
         *,
@@ -190,10 +244,12 @@ class _Image:
         self.folder = path.rpartition("/")[0]
         self._writer = writer
         self._name = name
+        self._spool_name = spool_name
+        self._failure: OSError | None = None
         self._content_type = content_type
         self._facts = facts
         self._filtered = filtered
-        self._file = AtomicFile(path)
+        self._file = AtomicFile(path, owner=writer.token)
         self._digest = hashlib.sha256()
         self._size = 0
         self._head = b""
@@ -231,6 +287,8 @@ class _Image:
             self._file.discard()
             return None
         self._file.commit()
+        if self._failure is not None:
+            raise SpooledError(self._failure.errno, self._failure.strerror) from self._failure
         return describe(
             self._name,
             self._content_type,
@@ -240,14 +298,38 @@ class _Image:
             filtered=self._filtered,
         )
 
+    def divert(self, error: OSError) -> OSError:
+        """Spool an image that could not be stored, and return the error that says so."""
+        if isinstance(error, SpooledError) or self._discarded:
+            return error
+        try:
+            self._spool([], error)
+            self._file.commit()
+        except OSError:
+            return error
+        return SpooledError(error.errno, error.strerror)
+
     def _write(self, chunks: Sequence[bytes]) -> None:
-        self._writer.make_folder(self.folder)
-        self._file.write(chunks)
+        try:
+            if self._failure is None:
+                self._writer.make_folder(self.folder)
+            self._file.write(chunks)
+        except OSError as error:
+            if self._failure is not None:
+                raise
+            self._spool(chunks, error)
         for chunk in chunks:
             self._digest.update(chunk)
             self._size += len(chunk)
             if len(self._head) < HEAD_SIZE:
                 self._head += chunk[: HEAD_SIZE - len(self._head)]
+
+    def _spool(self, chunks: Sequence[bytes], error: OSError) -> None:
+        """Go on in the spool, with what was written so far."""
+        data = b"".join([self._file.written(self._size), *chunks])
+        file = self._writer.spool.open(self._spool_name, data)
+        self._file.discard()
+        self._file, self._failure = file, error
 
 
 def _attempt(step: Callable[[_Image], T], image: _Image) -> T | Exception:

@@ -1,0 +1,144 @@
+"""What a job was begun with: another run with other words would buy other images."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from stable_async.jobs.columns import ColumnRules
+from stable_async.jobs.prompt_file import STDIN, PromptFile
+from stable_async.jobs.rules import PromptRules
+from stable_async.jobs.shard import WHOLE, Shard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stable_async.jobs.ledger import Ledger
+
+__all__ = ["SANDBOX", "Begun"]
+
+SANDBOX = "sandbox"
+"""The server of jobs whose images a sandbox has drawn."""
+
+NAME = "begun"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """What a job was begun with, in values of JSON.
+
+    Attributes:
+        server: Address of the API, or `SANDBOX`.
+        prompts: Absolute path of the prompt file; `-` for what can be read only once.
+        folder: What input files are relative to.
+        service: Of rows that name none.
+        set: Values that replace those of every row.
+        vary: Values of which every row is made with each.
+        reading: How the prompt file is read; see `PromptFile.reading`.
+        allow_duplicates: Whether the same request with the same seed is made more than once.
+        shard: Which part of the rows the job makes; empty: all.
+    """
+
+    server: str
+    prompts: str
+    folder: str
+    service: str
+    set: Mapping[str, str]
+    vary: Mapping[str, list[str]]
+    reading: Mapping[str, object]
+    allow_duplicates: bool = False
+    shard: str = ""
+
+    @classmethod
+    def of(cls, prompts: PromptFile, rules: PromptRules, *, server: str) -> Begun:
+        """Return what a run is to be made with."""
+        once = prompts.path is None and prompts.format != "folder"
+        return cls(
+            server=server,
+            prompts=STDIN if once else os.path.abspath(prompts.name),  # noqa: PTH100 - as given
+            folder=str(prompts.folder),
+            service=rules.service,
+            set=dict(rules.set),
+            vary={name: list(values) for name, values in rules.vary.items()},
+            reading=prompts.reading,
+            allow_duplicates=rules.allow_duplicates,
+            shard="" if rules.shard == WHOLE else str(rules.shard),
+        )
+
+    @classmethod
+    def load(cls, ledger: Ledger) -> Begun | None:
+        """Return what the job of a ledger was begun with; `None` if that is not known."""
+        text = ledger.get(NAME)
+        return cls.parse(json.loads(text)) if isinstance(text, str) else None
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Begun:
+        """Return what was stored; names of newer versions are left out."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+    def store(self, ledger: Ledger) -> None:
+        """Note in a ledger what its job is made with."""
+        ledger.set(**{NAME: json.dumps(asdict(self))})
+
+    def differences(self, now: Begun) -> list[str]:
+        """Return what another run has in other words; not the name of the prompt file."""
+        found = []
+        for name in ("server", "service", "set", "vary", "shard"):
+            before, after = getattr(self, name), getattr(now, name)
+            if before != after:
+                found.append(f"{name} was {_shown(before)} and is {_shown(after)}")
+        found += [
+            f"{name.replace('_', '-')} was {_shown(before)} and is {_shown(now.reading[name])}"
+            for name, before in self.reading.items()
+            if name in now.reading and now.reading[name] != before
+        ]
+        return found
+
+    def mixes_sandbox(self, now: Begun) -> bool:
+        """Return whether one of two runs is of a sandbox, and the other is not."""
+        return (self.server == SANDBOX) is not (now.server == SANDBOX)
+
+    def prompt_file(self) -> PromptFile | None:
+        """Return the prompt file, to be read again; `None` if it could be read only once.
+
+        Raises:
+            PromptFileError: It is not there any more.
+        """
+        if self.prompts == STDIN:
+            return None
+        reading = dict(self.reading)
+        rules = ColumnRules(
+            service=self.service,
+            given=frozenset((*self.set, *self.vary)),
+            **{name: reading.pop(name) for name in ("prompt_column", "map", "keep", "drop")},  # type: ignore[arg-type]  # as it was stored
+        )
+        if reading["format"] == "folder":
+            del reading["format"]
+        return PromptFile(self.prompts, rules=rules, **reading)  # type: ignore[arg-type]
+
+    def rules(self, limit: int | None = None, sample: int | None = None) -> PromptRules:
+        """Return how rows become images."""
+        return PromptRules(
+            service=self.service,
+            set=self.set,
+            vary={name: tuple(values) for name, values in self.vary.items()},
+            limit=limit,
+            sample=sample,
+            allow_duplicates=self.allow_duplicates,
+            shard=Shard.parse(self.shard) if self.shard else WHOLE,
+        )
+
+
+def _shown(value: object) -> str:
+    if not value:
+        return "nothing"
+    match value:
+        case dict():
+            return ", ".join(f"{key}={_shown(item)}" for key, item in value.items())
+        case list():
+            return ",".join(map(str, value))
+        case _:
+            return str(value)

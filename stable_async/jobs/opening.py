@@ -1,0 +1,364 @@
+"""A job's folder opened for a run: locked, repaired, proved, and the prompt file read into it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stable_async.jobs.begun import Begun
+from stable_async.jobs.errors import JobChangedError, JobError, LedgerError, StorageError
+from stable_async.jobs.estimate import describe
+from stable_async.jobs.intake import Intake
+from stable_async.jobs.kinds import kind_of_service
+from stable_async.jobs.lock import locked
+from stable_async.jobs.metadata import MetadataFile
+from stable_async.jobs.recovery import (
+    METADATA_NAME,
+    RUN,
+    is_outdated,
+    open_ledger,
+    repair,
+    restore,
+    retire_replaced,
+)
+from stable_async.jobs.row import derive_seed, to_json
+from stable_async.jobs.storage.bucket import BucketStore
+from stable_async.jobs.storage.folder import FolderStore
+from stable_async.jobs.storage.objects import Objects
+from stable_async.jobs.storage.record import JobRecord, write_record
+from stable_async.jobs.storage.spool import SPOOLED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import ExitStack
+
+    from stable_async.jobs.budget import Bill
+    from stable_async.jobs.estimate import Estimate
+    from stable_async.jobs.kinds import MediaKind
+    from stable_async.jobs.ledger import Counts, Ledger
+    from stable_async.jobs.lock import FolderLock
+    from stable_async.jobs.prompt_file import PromptFile
+    from stable_async.jobs.row import State
+    from stable_async.jobs.rules import PromptRules
+    from stable_async.jobs.settings import JobSettings
+    from stable_async.jobs.shard import Shard
+    from stable_async.jobs.storage.base import Store
+
+__all__ = ["OpenJob", "open_job"]
+
+NAMES_AT_A_TIME = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class OpenJob:
+    """A job that is ready to be run.
+
+    Attributes:
+        lock: Of its folder.
+        ledger: Every row is in it, unless the prompt file is read during the run.
+        metadata: Up to date.
+        store: Has been proved.
+        intake: Reads the prompt file; `None`: the run works from the ledger.
+        counts: Rows by state, as the run begins.
+        bill: Charges, as the run begins.
+        folder: What input files of rows are relative to.
+    """
+
+    lock: FolderLock
+    ledger: Ledger
+    metadata: MetadataFile
+    store: Store
+    intake: Intake | None
+    counts: Counts
+    bill: Bill
+    folder: Path
+
+
+def open_job(
+    stack: ExitStack,
+    settings: JobSettings,
+    prompts: PromptFile | None,
+    rules: PromptRules,
+    *,
+    server: str,
+    on_rows: Callable[[int], None],
+    on_start: Callable[[Estimate], None],
+    notes: list[str],
+) -> OpenJob:
+    """Open a job's folder. All this blocks.
+
+    Args:
+        stack: Closes what is opened.
+        settings: How the job is run.
+        prompts: The prompt file; `None` works from the ledger.
+        rules: How its rows become images.
+        server: Address of the API, or `SANDBOX`.
+        on_rows: As for `Intake.run`.
+        on_start: Called with what the run does, once the prompt file is checked.
+        notes: Gets what a user should be told, in whole sentences.
+
+    Raises:
+        PromptFileError: The prompts cannot be used as they are; nothing was changed.
+        JobChangedError: The job was begun with other words.
+        JobLockedError: Another process works on the job.
+        JobError: The job cannot begin.
+    """
+    folder = settings.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = stack.enter_context(locked(folder))
+        now = None
+        if prompts is not None:
+            if prompts.has_inputs_inside:
+                prompts.keep_inputs(folder)
+            now = Begun.of(prompts, rules, server=server)
+        opening = _Opening(stack, settings, rules, now, notes)
+        begun = opening.begun(now, server)
+        opening.plan(prompts, rules, begun, on_rows)
+        opening.take_up()
+        if opening.intake is not None and prompts is not None and settings.check:
+            changed = opening.intake.report.changed
+            on_start(describe(opening.ledger, prompts.columns, changed=changed))
+        metadata = MetadataFile(folder / METADATA_NAME, opening.ledger)
+        stack.callback(metadata.close)
+    except OSError as error:
+        where = error.filename or folder
+        raise StorageError(f"{where}: {error.strerror or error}") from error
+    except sqlite3.Error as error:
+        raise LedgerError(f"{folder}: the ledger cannot be used: {error}") from error
+    ledger = opening.ledger
+    return OpenJob(
+        lock,
+        ledger,
+        metadata,
+        opening.store,
+        opening.intake,
+        ledger.counts(),
+        ledger.bill(),
+        Path(begun.folder),
+    )
+
+
+class _Opening:
+    """The steps of opening a job, in their order."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        settings: JobSettings,
+        rules: PromptRules,
+        begun: Begun | None,
+        notes: list[str],
+    ) -> None:
+        """Open ledger and store, and settle what the last run has left half done."""
+        folder = settings.folder
+        self._stack = stack
+        self._settings = settings
+        self._notes = notes
+        self.intake: Intake | None = None
+        self._record: JobRecord | None = None
+        shard = rules.shard
+        self.store = self._open_store(kind_of_service(rules.service))
+        self.ledger, rebuilt = open_ledger(folder, self.store, shard)
+        stack.callback(self.ledger.close)
+        self._keep_place()
+        self._keep_record(shard, begun)
+        self.store.prove()
+        if rebuilt:
+            notes.append(rebuilt)
+        elif is_outdated(self.ledger, folder, self.store, shard):
+            with self.ledger.transaction():
+                restored = restore(self.ledger, folder, self.store, shard)
+                self.ledger.set(prompts=None)  # the prompt file is to be compared anew
+            if restored:
+                notes.append(f"the ledger is an older copy: {restored} were found")
+        self.ledger.set(**{RUN: self.store.begin_run(shard)})
+        with self.ledger.transaction():
+            repaired = repair(self.ledger, self.store)
+        if repaired.adopted:
+            notes.append(f"{repaired.adopted:,} images were found that had just come")
+        if repaired.in_doubt:
+            notes.append(
+                f"{repaired.in_doubt:,} requests were in flight when the last run ended and may "
+                "have been billed; they are in doubt, and sent again only with --resend-doubtful"
+            )
+
+    def _open_store(self, kind: MediaKind) -> Store:
+        settings = self._settings
+        if settings.images is None:
+            return FolderStore(settings.folder, kind)
+        objects = Objects(settings.images)
+        if not objects.conditional:
+            self._notes.append(
+                f"{objects.url} cannot refuse to overwrite an object, so each name is looked up "
+                "first: let no two processes work on the same rows"
+            )
+        store = BucketStore(objects, spool=settings.folder / SPOOLED)
+        if count := store.bring_over():
+            self._notes.append(f"{count:,} spooled images were put into the bucket")
+        return store
+
+    def _keep_place(self) -> None:
+        """Hold the job to the place where its images are."""
+        wanted = self._settings.images or ""
+        present = self.ledger.get("images")
+        if present is None:
+            self.ledger.set(images=wanted)
+        elif present != wanted:
+            raise JobError(
+                f"{self._settings.folder}: this job keeps its images in "
+                f"{present or 'its folder'}, not in {wanted or 'its folder'}"
+            )
+
+    def _keep_record(self, shard: Shard, begun: Begun | None) -> None:
+        """Hold the job to its number of parts, and to the record of it in the bucket."""
+        ledger, folder = self.ledger, self._settings.folder
+        present = ledger.get("shard")
+        if present not in {None, str(shard)}:
+            raise JobError(f"{folder}: this is part {present} of a job, not {shard}")
+        if not isinstance(self.store, BucketStore):
+            ledger.set(shard=str(shard))
+            return
+        known = Begun.load(ledger) or begun
+        words = {} if known is None else _words(known)
+        own = ledger.get("job_id") or secrets.token_hex(16)
+        record = write_record(self.store.objects, JobRecord(str(own), shard.count, words))
+        where = self.store.objects.url
+        if record.shards != shard.count:
+            raise JobError(f"{where}: the job there has {record.shards} parts, not {shard.count}")
+        if ledger.get("job_id") not in {None, record.id}:
+            raise JobError(f"{where} has the images of another job than {folder}")
+        ledger.set(shard=str(shard), job_id=record.id)
+        self._record = record
+        if record.begun and Begun.load(ledger) is None and begun is not None:
+            # The folder is gone, and the bucket remembers.
+            Begun.parse({**record.begun, "shard": begun.shard}).store(ledger)
+
+    def _remember(self, begun: Begun) -> None:
+        """Note what the job is made with, in the ledger and in the bucket."""
+        begun.store(self.ledger)
+        record = self._record
+        if record is not None and isinstance(self.store, BucketStore):
+            words = _words(begun)
+            if words != record.begun:
+                self._record = replace(record, begun=words)
+                write_record(self.store.objects, self._record, replaces=True)
+
+    def begun(self, now: Begun | None, server: str) -> Begun:
+        """Return what this run is made with: without words of its own, those of the job."""
+        before = Begun.load(self.ledger)
+        if now is not None:
+            return now
+        if before is None:
+            raise JobError(f"{self._settings.folder} is no job yet: name its prompts")
+        return replace(before, server=server)
+
+    def plan(
+        self,
+        prompts: PromptFile | None,
+        rules: PromptRules,
+        begun: Begun,
+        on_rows: Callable[[int], None],
+    ) -> None:
+        """Read the prompt file into the ledger, unless the job was begun with other words."""
+        ledger, settings = self.ledger, self._settings
+        before = Begun.load(ledger)
+        differences: list[str] = []
+        if before is not None and ledger.has_charges():
+            differences = before.differences(begun)
+            if differences and before.mixes_sandbox(begun):
+                raise JobChangedError(
+                    f"{settings.folder}: {'; '.join(differences)}: images of the sandbox and of "
+                    "the API do not go into one job; choose another folder"
+                )
+        if prompts is None or not settings.check:
+            if differences and not settings.change:
+                raise self._changed(differences)
+            with ledger.transaction():
+                self._remember(begun)
+        if prompts is None:
+            return
+        self.intake = Intake(ledger, prompts, rules, replace_changed=settings.replace_changed)
+        self._stack.callback(self.intake.close)
+        with ledger.transaction():
+            if not settings.check:
+                self.intake.begin_unchecked()
+                return
+            last = ledger.last_position()
+            self.intake.run(on_rows)
+            if differences and not settings.change:
+                # Which also undoes what was read.
+                raise self._changed(differences, *ledger.price_after(last))
+            self._remember(begun)
+        self._notes += prompts.notes
+
+    def _changed(
+        self, differences: Sequence[str], count: int | None = None, price: float = 0.0
+    ) -> JobChangedError:
+        folder = self._settings.folder
+        cost = ""
+        if count is not None:
+            cost = f" With these words {count:,} images would be new, for {price:,g} credits."
+        return JobChangedError(
+            f"{folder} was begun with other words: {'; '.join(differences)}.{cost} "
+            f"`run --out {folder}` goes on as before; --change accepts the new words"
+        )
+
+    def take_up(self) -> None:
+        """Let rows wait again that this run is to make, and say what that costs."""
+        ledger, settings = self.ledger, self._settings
+        states: list[State] = ["again"]
+        if settings.retry == "failed":
+            states.append("failed")
+        with ledger.transaction():
+            ledger.take_up(*states, gone=not settings.check)
+            if settings.retry == "filtered":
+                self._remake_filtered()
+            if settings.remake_missing:
+                self._remake_missing()
+        with ledger.transaction():
+            retire_replaced(ledger, self.store)
+        in_doubt = ledger.counts().in_doubt
+        if in_doubt and settings.resend_doubtful:
+            price = sum(row.price or 0.0 for row in ledger.rows("in doubt"))
+            self._notes.append(
+                f"{in_doubt:,} rows in doubt are sent once more, for {price:,g} credits; they may "
+                "be billed already"
+            )
+
+    def _remake_filtered(self) -> None:
+        rows = self.ledger.rows("filtered")
+        for row in rows:
+            remake = row.remake + 1
+            seed = None if row.seed is None else derive_seed(row.id, row.copy, remake)
+            self.ledger.remake(row, seed)
+        if rows:
+            price = sum(row.price or 0.0 for row in rows)
+            self._notes.append(
+                f"{len(rows):,} filtered images are made anew with other seeds, also where the row "
+                f"names one, for {price:,g} credits; the images they replace go to replaced/"
+            )
+
+    def _remake_missing(self) -> None:
+        after, count, price = 0, 0, 0.0
+        while some := self.ledger.image_names(after, NAMES_AT_A_TIME):
+            after = some[-1][0]
+            missing = set(self.store.missing([name for _, name, _ in some]))
+            gone = [(position, cost) for position, name, cost in some if name in missing]
+            self.ledger.forget_images([position for position, _ in gone])
+            count += len(gone)
+            price += sum(cost or 0.0 for _, cost in gone)
+        if count:
+            self._notes.append(
+                f"{count:,} images whose files are missing are made anew, for {price:,g} credits"
+            )
+
+
+def _words(begun: Begun) -> dict[str, object]:
+    """Return what is the same for all parts of a job, in values of JSON."""
+    words: dict[str, object] = json.loads(to_json({**asdict(begun), "shard": ""}))
+    return words
