@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
 
-.PHONY: help demo test lint types typing lowest docs package check soak browser live bench clean
+.PHONY: help demo test test-ray lint types typing lowest docs package check soak browser live bench clean
 
 help:
 	@echo "make demo   prompts into pictures on this machine: no key, no network beyond the package index"
 	@echo "make test   the tests"
+	@echo "make test-ray  those of pipelines of Ray, which is large (600 MB), in a venv of its own"
 	@echo "make check  lint, types, documentation and tests"
 	@echo "make docs   the site, in build/site; a broken link or an unknown name is an error"
 	@echo "make package  sdist and wheel, in build/dist, checked and tried without the checkout"
@@ -39,6 +40,15 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-dev
 	"$(BIN)/python" -m pytest -n 2
+
+# Ray is not installed for everybody: half a minute, 600 MB.
+$(VENV)-ray/.installed: pyproject.toml | $(BIN)/python
+	"$(BIN)/python" -m venv "$(VENV)-ray"
+	"$(VENV)-ray/bin/python" -m pip install --quiet --editable ".[all,ray]" pytest pytest-asyncio pytest-timeout
+	@touch $@
+
+test-ray: $(VENV)-ray/.installed
+	"$(VENV)-ray/bin/python" -m pytest tests-ray --timeout 150
 
 lint: $(VENV)/.installed-dev
 	"$(BIN)/ruff" check .
@@ -82,10 +92,12 @@ lowest:
 		--constraint "$(VENV)-lowest/constraints.txt"
 	"$(VENV)-lowest/bin/python" -m pytest -n 2
 
-check: lint types docs package test
+check: lint types docs package test test-ray
 
 soak: $(VENV)/.installed-dev
 	"$(BIN)/python" -m tests.quota.soak
+	"$(BIN)/python" -m tests.machines.exchanges 100
+	"$(BIN)/python" -m tests.machines.bad_network 0 200
 	"$(BIN)/python" -m tests.jobs.soak
 
 live: $(VENV)/.installed-demo
@@ -102,4 +114,4 @@ bench: $(VENV)/.installed-bench
 	"$(BIN)/python" -m benchmarks
 
 clean:
-	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-ray demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

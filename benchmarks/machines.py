@@ -190,13 +190,13 @@ async def _log(http: object, url: str) -> list[float]:
 
 async def kill_often(scene: Scene) -> None:
     """Kill ten processes, one after the other, and start another for each."""
-    for number in range(10):
+    for _ in range(10):
         await asyncio.sleep(3.0)
         victims = scene.fleet.running()
         if not victims:
             return
         random.choice(victims).kill()
-        await scene.fleet.start(scene.server.port, scene.share, name=f"again{number}")
+        await scene.fleet.start(scene.server.port, scene.share, limiter="stable_async")
 
 
 async def stop_often(scene: Scene) -> None:

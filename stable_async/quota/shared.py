@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -114,6 +115,27 @@ class SharedQuota(ABC):
         return RedisQuota(url=check_url(url), name=name, quota=quota)
 
     @staticmethod
+    def ray(
+        name: str,
+        quota: Quota = Quota(),  # noqa: B008 - frozen
+    ) -> RayQuota:
+        """Share `quota` with every process of a Ray cluster that uses the same name.
+
+        A named actor keeps it. It is detached: it outlives the program, and a quota that was used
+        by one a moment ago is known to the next. `ray.init()` must have been called.
+
+        Args:
+            name: Of the quota in the cluster.
+            quota: What the server allows; equal in all processes, but for `burst`.
+
+        Raises:
+            ConfigurationError: Ray is not installed, or the quota has the scope "client".
+        """
+        if find_spec("ray") is None:
+            raise ConfigurationError(f"a quota in Ray needs Ray: {install_command('ray')}")
+        return RayQuota(name=name, quota=quota)
+
+    @staticmethod
     def parse(
         text: str,
         quota: Quota = Quota(),  # noqa: B008 - frozen
@@ -200,6 +222,29 @@ class RedisQuota(SharedQuota):
                 "SharedQuota.redis(url, name)"
             )
         return RemoteHome(self.quota, RedisService(self.url, self.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayQuota(SharedQuota):
+    """A quota in an actor of Ray.
+
+    Attributes:
+        name: Of the quota in the cluster.
+    """
+
+    name: str
+
+    @property
+    def identity(self) -> str:
+        """What it has in common with the same quota elsewhere in this process."""
+        return f"ray {self.name}"
+
+    def home(self) -> QuotaHome:
+        """Return a home of this quota, for one event loop."""
+        from stable_async.quota.homes.ray import RayService
+        from stable_async.quota.homes.remote import RemoteHome
+
+        return RemoteHome(self.quota, RayService(self.name))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Random exchanges with the script and with its twin in Python, which must answer alike.
 
-`python -m tests.machines.exchanges URL RUNS [STEPS]` compares more of them than the tests do.
+`python -m tests.machines.exchanges RUNS [STEPS]` compares more of them than the tests do.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import json
 import random
 import sys
 import time
-from typing import cast
-
-from redis import Redis
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, cast
 
 from stable_async.quota.homes.central import (
     LEASE,
@@ -24,6 +24,10 @@ from stable_async.quota.homes.central import (
 )
 from stable_async.quota.homes.script import script
 from stable_async.quota.rule import BINS
+from tests.machines.servers import running
+
+if TYPE_CHECKING:
+    from redis import Redis
 
 # JSON of the script has 14 digits; times are up to some thousand seconds.
 PRECISION = 5e-9
@@ -190,13 +194,13 @@ def _differ(left: object, right: object) -> bool:
     return left != right
 
 
-def main(url: str, runs: int, steps: int = 200) -> None:
+def main(runs: int = 100, steps: int = 200) -> None:
     began = time.monotonic()
-    with Redis.from_url(url) as server:
-        count = sum(compare(server, seed, steps) for seed in range(runs))
+    with TemporaryDirectory() as folder, running(Path(folder)) as server, server.client() as client:
+        count = sum(compare(client, seed, steps) for seed in range(runs))
     took = time.monotonic() - began
     print(f"{count:,} exchanges equal, {took / count * 1e6:.0f} microseconds each with the twin")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    main(*map(int, sys.argv[1:]))

@@ -40,8 +40,8 @@ PATIENCE = 1.5
 CLOCK_SLACK = 0.25
 
 # How much of a delay is made up, seconds. Messages of many processes are late by more than the
-# timers of one.
-CATCH_UP = 0.5
+# timers of one. Much more would leave less room for requests that arrive late.
+CATCH_UP = 0.15
 
 # Nobody is told to come back later than this, seconds.
 LOOK = 1.0

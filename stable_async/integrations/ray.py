@@ -1,0 +1,180 @@
+"""Images in pipelines of Ray Data: rows in, facts and paths out; see docs/machines.md."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow as pa
+import ray
+
+from stable_async.client import StabilityClient
+from stable_async.jobs.budget import Budget
+from stable_async.jobs.maker import ImageMaker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from stable_async.jobs.maker import Made
+    from stable_async.jobs.row import ChargeState
+    from stable_async.quota import Quota, SharedQuota
+
+__all__ = ["ClusterBudget", "MakeImages"]
+
+NAMESPACE = "stable_async"
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("state", pa.string()),
+        ("made", pa.bool_()),
+        ("file_name", pa.string()),
+        ("service", pa.string()),
+        ("seed", pa.int64()),
+        ("finish_reason", pa.string()),
+        ("sha256", pa.string()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("credits", pa.float64()),
+        ("request_id", pa.string()),
+        ("reason", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+
+class MakeImages:
+    """Makes the images of rows: `dataset.map_batches(MakeImages, fn_constructor_kwargs=...)`.
+
+    Rows have an `id`, fields of the API, and anything else. What comes out is one row for each,
+    `stable_async.jobs.maker.Made`, as it finishes: there is no barrier at the end of a batch. What
+    is there already is found; what was in flight when an actor was killed is `in doubt`.
+    """
+
+    def __init__(
+        self,
+        images: str,
+        *,
+        quota: Quota | SharedQuota,
+        service: str = "core",
+        budget: ClusterBudget | None = None,
+        resend_doubtful: bool = False,
+        max_in_flight: int = 256,
+        base_url: str | None = None,
+    ) -> None:
+        """Prepare; the first batch opens the client.
+
+        Args:
+            images: A URL such as `s3://bucket/name`, or a folder that all machines see.
+            quota: `SharedQuota.ray(name)` or `SharedQuota.redis(url)`; the same in all actors.
+            service: The service of rows that name none.
+            budget: Credits that all actors together may spend; `None`: no limit.
+            resend_doubtful: Send rows again that are in doubt, which may pay twice.
+            max_in_flight: The most rows that are out at a time in one actor.
+            base_url: The API's address; the key is that of `STABILITY_API_KEY` on each machine.
+        """
+        self._client = StabilityClient(base_url=base_url, quota=quota, priority="bulk")
+        self._maker = ImageMaker(
+            self._client,
+            images,
+            service=service,
+            budget=budget,
+            resend_doubtful=resend_doubtful,
+            max_in_flight=max_in_flight,
+        )
+        self._opening: asyncio.Task[None] | None = None
+
+    async def __call__(self, batch: Mapping[str, Any]) -> AsyncIterator[pa.Table]:
+        """Yield the facts of each row of a batch, as it finishes."""
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._open())
+        await asyncio.shield(self._opening)
+        makes = [asyncio.ensure_future(self._maker.make(row)) for row in _rows(batch)]
+        try:
+            for made in asyncio.as_completed(makes):
+                yield _table(await made)
+        finally:
+            for make in makes:
+                make.cancel()
+
+    async def _open(self) -> None:
+        await self._client.open()
+        await self._maker.open()
+
+
+class ClusterBudget:
+    """A limit of credits for all actors of a cluster that name it.
+
+    A named actor keeps it, and it is detached as `SharedQuota.ray` is: the next program goes on
+    with what this one has spent. What was reserved by an actor that was killed stays reserved, for
+    it may have been billed.
+    """
+
+    def __init__(self, name: str, limit: float) -> None:
+        """Name the budget.
+
+        Args:
+            name: Of the budget in the cluster.
+            limit: Credits. That of the first use holds until `ray.kill` ends the actor.
+        """
+        self._name = f"{NAMESPACE}.budget.{name}"
+        self._limit = limit
+        self._actor: Any = None
+
+    def __getstate__(self) -> tuple[str, float]:
+        """Return what other processes need."""
+        return self._name, self._limit
+
+    def __setstate__(self, state: tuple[str, float]) -> None:
+        """Take what `__getstate__` returned."""
+        self._name, self._limit = state
+        self._actor = None
+
+    async def reserve(self, price: float) -> bool:
+        """Reserve `price` and return whether it fits."""
+        return bool(await self._keeper().reserve.remote(price))
+
+    async def settle(self, price: float, charge: ChargeState) -> None:
+        """Turn what was reserved into what it became."""
+        await self._keeper().settle.remote(price, charge)
+
+    def _keeper(self) -> Any:  # noqa: ANN401 - Ray's handles have no type
+        if self._actor is None:
+            remote = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=1000)(_BudgetKeeper)
+            options = {"name": self._name, "namespace": NAMESPACE, "lifetime": "detached"}
+            self._actor = remote.options(get_if_exists=True, **options).remote(self._limit)
+        return self._actor
+
+
+class _BudgetKeeper:
+    """The actor."""
+
+    def __init__(self, limit: float) -> None:
+        self._budget = Budget(limit)
+
+    async def reserve(self, price: float) -> bool:
+        return await self._budget.reserve(price)
+
+    async def settle(self, price: float, charge: ChargeState) -> None:
+        self._budget.settle(price, charge)
+
+
+def _rows(batch: Mapping[str, Any]) -> list[dict[str, object]]:
+    """Return the rows of a batch, with values as Python has them."""
+    columns = {
+        name: values.tolist() if hasattr(values, "tolist") else list(values)
+        for name, values in batch.items()
+    }
+    return [
+        {name: value for name, value in zip(columns, values, strict=True) if not _is_missing(value)}
+        for values in zip(*columns.values(), strict=True)
+    ]
+
+
+def _is_missing(value: object) -> bool:
+    """Return whether an engine writes this where a row has no value."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _table(made: Made) -> pa.Table:
+    return pa.Table.from_pylist([cast("dict[str, object]", made)], schema=SCHEMA)
