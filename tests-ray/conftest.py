@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+KEY = "sk-ray-0123456789"
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     # By default Ray listens on the machine's own address.
@@ -21,6 +24,7 @@ def cluster() -> Iterator[None]:
         num_cpus=4,
         log_to_driver=False,
         configure_logging=False,
+        runtime_env={"env_vars": {"STABILITY_API_KEY": KEY}},
     )
     yield
     ray.shutdown()

@@ -28,19 +28,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-KEY = "sk-ray-0123456789"
+KEY = "sk-ray-0123456789"  # as in conftest.py
 QUOTA = Quota(requests=20, window=0.3, jitter=0.02, adaptive=False)
-ROWS = 40
+ROWS = 20
 
 # Ray warns of its own settings.
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.filterwarnings("default")]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def key() -> Iterator[None]:
-    os.environ["STABILITY_API_KEY"] = KEY
-    yield
-    del os.environ["STABILITY_API_KEY"]
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STABILITY_API_KEY", KEY)
 
 
 @pytest.fixture
