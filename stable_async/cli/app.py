@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from stable_async._version import __version__
+from stable_async.cli.defaults import NAME, Defaults, split_profile
 from stable_async.cli.failures import CANNOT_WORK, INTERRUPTED, OK, WRONG_USAGE, UsageError
 from stable_async.errors import StabilityError
 
@@ -45,6 +46,10 @@ COMMANDS = {
         "doctor:doctor",
         "Check key, network, quota and machine; with --probe, the known facts against the API.",
     ),
+    "completion": (
+        "completion:completion",
+        "Print the completion script of a shell.",
+    ),
     "sandbox": (
         "sandbox:sandbox",
         "Serve the API on this machine, without a key and without cost, until Ctrl-C.",
@@ -52,13 +57,19 @@ COMMANDS = {
 }
 
 
-def make_app(called: str | None = None) -> App:
-    """Return the command line; `called` is the command whose own help may be asked for."""
+def make_app(called: str | None = None, defaults: Defaults | None = None) -> App:
+    """Return the command line.
+
+    Args:
+        called: The command whose own help may be asked for.
+        defaults: Of options.
+    """
     app = App(
         name="stable-async",
         help="Images, audio and 3D models from the Stability AI API: one, or a million.",
         version=__version__,
         help_format="plaintext",
+        config=None if defaults is None else defaults.config,
     )
     for name, (place, summary) in COMMANDS.items():
         listed = None if name == called else summary
@@ -69,7 +80,13 @@ def make_app(called: str | None = None) -> App:
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit status."""
     try:
-        status = make_app(arguments[0] if arguments else None)(
+        arguments, profile = split_profile(arguments)
+        called = arguments[0] if arguments else None
+        defaults = Defaults(profile)
+        if called in defaults.commands:
+            # What changes what is bought is not silent.
+            _say(f"{NAME}: defaults for {called}{f', profile {profile}' if profile else ''}")
+        status = make_app(called, defaults)(
             arguments, exit_on_error=False, print_error=False, result_action="return_value"
         )
     except (CycloptsError, UsageError) as error:
@@ -92,9 +109,11 @@ def _one_line(error: Exception) -> str:
 
 
 def _complain(message: str, status: int) -> int:
+    _say(f"stable-async: {message}")
+    return status
+
+
+def _say(message: str) -> None:
     from rich.console import Console
 
-    Console(stderr=True, soft_wrap=True, highlight=False).print(
-        f"stable-async: {message}", markup=False
-    )
-    return status
+    Console(stderr=True, soft_wrap=True, highlight=False).print(message, markup=False)

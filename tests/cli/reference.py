@@ -24,6 +24,12 @@ Exit statuses: 0 done; 1 could not work, or not go on; 2 wrong usage; 3 some pic
 filtered; 4 the budget is spent; 130 interrupted.
 
 What `run` makes, and what it does when things break, is told in [jobs.md](jobs.md).
+
+Defaults of options stand in `stable-async.toml` in the current folder, as `[defaults.run]` with
+`service = "ultra"`; `[profiles.draft.run]` is used with `--profile draft`, or with
+`STABLE_ASYNC_PROFILE=draft`. What is given on the command line is stronger. The key is not kept
+there. `stable-async completion bash` (zsh, fish) prints what a shell needs to complete commands and
+options.
 """
 GENERATE = """## stable-async generate
 

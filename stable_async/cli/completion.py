@@ -1,0 +1,25 @@
+"""`stable-async completion`: what a shell needs to complete commands and options."""
+
+from typing import Literal
+
+from stable_async.cli.failures import OK
+
+__all__ = ["completion"]
+
+
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
+    """Print the completion script of a shell.
+
+    bash: stable-async completion bash > ~/.local/share/bash-completion/completions/stable-async
+
+    zsh: stable-async completion zsh > ~/.zfunc/_stable-async (with ~/.zfunc in fpath)
+
+    fish: stable-async completion fish > ~/.config/fish/completions/stable-async.fish
+
+    Args:
+        shell: The shell.
+    """
+    from stable_async.cli.app import make_app
+
+    print(make_app().generate_completion(shell=shell))
+    return OK

@@ -1,0 +1,85 @@
+"""`stable-async.toml` in the current folder: defaults of options, and profiles of them."""
+
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from cyclopts.config import Dict
+
+from stable_async.cli.failures import UsageError
+
+__all__ = ["NAME", "Defaults", "split_profile"]
+
+NAME = "stable-async.toml"
+PROFILE = "STABLE_ASYNC_PROFILE"
+TABLES = {"defaults", "profiles"}
+
+
+class Defaults:
+    """What the file says for a profile.
+
+    Attributes:
+        commands: Commands that it has defaults for.
+        config: For cyclopts, the stronger first.
+    """
+
+    def __init__(self, profile: str | None) -> None:
+        """Read the file, if there is one.
+
+        Raises:
+            UsageError: It is not TOML, has other tables, or no such profile.
+        """
+        path = Path(NAME)
+        try:
+            given: dict[str, object] = tomllib.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            given = {}
+        except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(f"{NAME}: {error}") from None
+        if others := sorted(given.keys() - TABLES):
+            raise UsageError(
+                f"{NAME}: {', '.join(others)}; allowed: [defaults.COMMAND] and "
+                "[profiles.NAME.COMMAND]"
+            )
+        profiles = _table(given.get("profiles"), "profiles")
+        if profile is not None and profile not in profiles:
+            names = ", ".join(profiles) or "none"
+            raise UsageError(f"there is no profile {profile!r} in {NAME}; there are: {names}")
+        layers = [_table(given.get("defaults"), "defaults")]
+        if profile is not None:
+            layers.insert(0, _table(profiles[profile], f"profiles.{profile}"))
+        self.commands = {command for layer in layers for command in layer}
+        self.config = [Dict(layer, source=str(path.absolute())) for layer in layers if layer]
+
+
+def split_profile(arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return the arguments without `--profile NAME`, and the name.
+
+    Raises:
+        UsageError: The name is missing.
+    """
+    profile = os.environ.get(PROFILE) or None
+    rest: list[str] = []
+    pending = iter(arguments)
+    for argument in pending:
+        if argument == "--":
+            rest += [argument, *pending]
+        elif argument == "--profile":
+            profile = next(pending, None)
+            if profile is None:
+                raise UsageError(f"--profile needs the name of a profile of {NAME}")
+        elif argument.startswith("--profile="):
+            profile = argument.partition("=")[2]
+        else:
+            rest.append(argument)
+    return rest, profile
+
+
+def _table(value: object, name: str) -> dict[str, object]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(one, dict) for one in value.values()):
+        raise UsageError(f"{NAME}: {name}: allowed: tables, such as [{name}.run]")
+    return cast("dict[str, object]", value)
