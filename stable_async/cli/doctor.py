@@ -237,7 +237,8 @@ async def _account(target: Target, connection: Connection) -> list[Check]:
             await limiter.open()
             used = limiter.statistics()
             state = f"{_home(kept)}; {used.in_window} of {used.requests} in use"
-            checks.append(Check("quota", state))
+            wait = f"a penalty lasts {used.penalty_left:.0f} s more" if used.penalty_left else ""
+            checks.append(Check("quota", state, wait))
         async with _sending(target, limiter) as send:
             from stable_async.sandbox.probing.wire import ProbeRequest
 

@@ -19,8 +19,9 @@ from stable_async.sandbox.edge import EDGE_FAULTS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stable_async.sandbox.account import Account
     from stable_async.sandbox.request_log import RequestRecord
-    from stable_async.sandbox.service import Account, Service
+    from stable_async.sandbox.service import Service
 
 __all__ = ["control", "is_control", "needs_token"]
 

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, Unpack
 
+    from stable_async.sandbox.account import Account
     from stable_async.sandbox.answers import Drop
     from stable_async.sandbox.billing import Charges
     from stable_async.sandbox.faults import Predicate
     from stable_async.sandbox.request_log import RequestLog, Statistics
     from stable_async.sandbox.server import Server
-    from stable_async.sandbox.service import Account
     from stable_async.sandbox.settings import SandboxOptions
 
 __all__ = ["Sandbox", "serve", "serve_until_signal"]

@@ -15,11 +15,12 @@ from stable_async.sandbox.control import MAX_BODY, control, is_control, needs_to
 from stable_async.sandbox.forms import BodyError
 from stable_async.sandbox.refusals import ErrorBody
 from stable_async.sandbox.request_log import RequestRecord
-from stable_async.sandbox.service import CLIENT_HEADERS, Account, Call, Service
+from stable_async.sandbox.service import CLIENT_HEADERS, Call, Service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from stable_async.sandbox.account import Account
     from stable_async.sandbox.answers import Answer
     from stable_async.sandbox.clock import Clock
     from stable_async.sandbox.settings import SandboxSettings

@@ -8,31 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stable_async.sandbox import v1
+from stable_async.sandbox.account import Account
 from stable_async.sandbox.answers import (
     Answer,
     json_answer,
     output_answer,
     v1_answer,
-    wants_json,
 )
-from stable_async.sandbox.billing import Bill, Caller
+from stable_async.sandbox.billing import Caller
+from stable_async.sandbox.checks import (
+    body_limit,
+    header_problems,
+    moderate,
+    path_problems,
+    too_large,
+)
 from stable_async.sandbox.clock import Clock
-from stable_async.sandbox.counting import KeyQuotas
 from stable_async.sandbox.edge import edge_fault
-from stable_async.sandbox.faults import Edge, Faults
+from stable_async.sandbox.faults import Edge
 from stable_async.sandbox.forms import BodyError, BodyTooLargeError, Form, read_form, read_json
 from stable_async.sandbox.refusals import RefusalError
 from stable_async.sandbox.render import output
 from stable_async.sandbox.render.edits import UnreadableError
-from stable_async.sandbox.request_log import Counts, RequestLog, RequestRecord, Statistics
-from stable_async.sandbox.results import Result, ResultStore
+from stable_async.sandbox.results import Result
 from stable_async.sandbox.spec.facts import load_facts
 from stable_async.sandbox.spec.fields import Parameters, read_parameters
 from stable_async.sandbox.spec.prices import price
@@ -44,10 +47,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from stable_async.sandbox.answers import Drop
+    from stable_async.sandbox.request_log import RequestRecord
     from stable_async.sandbox.settings import SandboxSettings
     from stable_async.sandbox.spec.facts import Facts, Operation
 
-__all__ = ["Account", "Call", "Service"]
+__all__ = ["Call", "Service", "fingerprint"]
 
 MIRROR_PREFIX = "/sd"
 CLIENT_HEADERS = ("stability-client-id", "stability-client-user-id", "stability-client-version")
@@ -56,7 +60,6 @@ UNTIMED = 10.0
 # Of the 45.7 s of a creative upscale, the submit took 4.5 s (live, 2026-09-22).
 SUBMIT_SHARE = 0.1
 LATENCY_VARIATION = 0.15
-THUMBNAILS = 64
 MAX_SEED = 4294967294
 USER: dict[str, object] = {
     "id": "user-sandbox",
@@ -65,75 +68,6 @@ USER: dict[str, object] = {
         {"id": "org-sandbox", "name": "Sandbox", "role": "ADMIN", "is_default": True}
     ],
 }
-
-
-class Account:
-    """One pretended account: its quota, bill, results, faults and log. A reset makes a new one."""
-
-    def __init__(self, settings: SandboxSettings, clock: Clock) -> None:
-        """Begin with a fresh quota and the settings' credits."""
-        self.settings = settings
-        self.clock = clock
-        self.faults: Faults = Faults(clock.now, settings.seed)
-        self.log: RequestLog = RequestLog()
-        self.counts: Counts = Counts()
-        self.bill: Bill = Bill(settings.credits, settings.balance_lag)
-        self.results: ResultStore = ResultStore()
-        self.thumbnails: OrderedDict[int, bytes] = OrderedDict()
-        self.random: random.Random = random.Random(settings.seed)  # noqa: S311
-        phase = self.random.uniform(0, settings.window)
-        self.quota: KeyQuotas = KeyQuotas(
-            settings.counting, settings.requests, settings.window, settings.penalty, phase
-        )
-
-    def balance(self) -> float:
-        """Return the credits that the balance endpoint shows."""
-        return 0.0 if self.faults.exhausted else self.bill.balance(self.clock.now())
-
-    def left(self) -> float:
-        """Return the credits that are left."""
-        return 0.0 if self.faults.exhausted else self.bill.left
-
-    def statistics(self) -> Statistics:
-        """Return the figures since the start or the last reset."""
-        counts = self.counts
-        return Statistics(
-            requests=counts.requests,
-            answered=dict(sorted(counts.answered.items())),
-            refused=counts.refused,
-            dropped=counts.dropped,
-            broken_off=counts.broken_off,
-            edge_faults=dict(sorted(counts.edge_faults.items())),
-            in_flight=counts.in_flight,
-            peak_in_flight=counts.peak_in_flight,
-            most_in_window=self.quota.most(),
-            polls=counts.polls,
-            polls_too_soon=counts.polls_too_soon,
-            credits_spent=self.bill.spent,
-            credits_left=self.left(),
-        )
-
-    def penalty(self, seconds: float) -> None:
-        """Refuse the requests of every key for so many seconds from now."""
-        if not 0 <= seconds < float("inf"):
-            raise ValueError(f"seconds is {seconds!r}; allowed: 0 or more")
-        self.quota.penalize_all(self.clock.now() + seconds)
-
-    def clear(self) -> None:
-        """Remove every fault, the penalty of all keys included."""
-        self.faults.clear()
-        self.quota.penalize_all(float("-inf"))
-
-    def keep_thumbnail(self, number: int, thumbnail: bytes) -> None:
-        """Keep the thumbnail of a request for the page."""
-        if thumbnail:
-            self.thumbnails[number] = thumbnail
-            while len(self.thumbnails) > THUMBNAILS:
-                self.thumbnails.popitem(last=False)
-
-    def draw_id(self, length: int) -> str:
-        """Return a random hexadecimal id."""
-        return f"{self.random.getrandbits(length * 4):0{length}x}"
 
 
 @dataclass(slots=True)
@@ -330,8 +264,8 @@ class Service:
             v1.check_files(form)
         parameters, problems = read_parameters(operation, form, mirror=mirror)
         problems += broken_rules(operation, parameters)
-        problems += _path_problems(operation, variables)
-        problems = _header_problems(self.facts, operation, call.headers) + problems
+        problems += path_problems(operation, variables)
+        problems = header_problems(self.facts, operation, call.headers) + problems
         if problems:
             raise RefusalError(400, *problems, name="bad_request")
         if is_v1 and "engine_id" in variables:
@@ -381,7 +315,7 @@ class Service:
         if cost > account.left():
             raise RefusalError(402)
         words = triggered(parameters)
-        _moderate(operation, words)
+        moderate(operation, words)
         if "error" in words or account.random.random() < self.settings.fail_rate:
             raise RefusalError(500)
         try:
@@ -491,7 +425,7 @@ async def _read(facts: Facts, operation: Operation, call: Call) -> Form:
     Raises:
         RefusalError: It cannot be read, or is too large.
     """
-    limit = _body_limit(facts, operation)
+    limit = body_limit(facts, operation)
     try:
         if call.length is not None and call.length > limit:
             raise BodyTooLargeError
@@ -504,81 +438,12 @@ async def _read(facts: Facts, operation: Operation, call: Call) -> Form:
     except BodyError as error:
         raise RefusalError(400, str(error), name="bad_request") from error
     except BodyTooLargeError:
-        raise _too_large(facts, operation, limit) from None
-
-
-def _moderate(operation: Operation, words: set[str]) -> None:
-    """Refuse what the trigger words ask to be refused."""
-    if operation.api == "v1":
-        if "moderated" in words:
-            text = "One of the prompts contains filtered words."
-            raise RefusalError(400, text, name="invalid_prompts")
-        return
-    audio = operation.id.startswith("stable_audio")
-    if "moderated" in words:
-        raise RefusalError(403)
-    for word, name, applies in (
-        ("language", "invalid_language", True),
-        ("public-figure", "public_figure", not audio),
-        ("copyrighted", "copyrighted_content", audio),
-    ):
-        if word in words and applies:
-            raise RefusalError(422, name=name)
+        raise too_large(facts, operation, limit) from None
 
 
 def fingerprint(key: str) -> str:
     """Return what stands for a key in logs and bills; empty for no key."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:12] if key else ""
-
-
-def _body_limit(facts: Facts, operation: Operation) -> int:
-    """Return the most bytes that a request of `operation` may have."""
-    if "request at most 50Mb" in operation.rules:
-        return facts.max_request("stable_audio_2")
-    if "request at most 100Mb" in operation.rules:
-        return facts.max_request("stable_audio_3")
-    return facts.max_request()
-
-
-def _too_large(facts: Facts, operation: Operation, limit: int) -> RefusalError:
-    if operation.api == "v1":
-        return RefusalError(400, "request is too large", name="invalid_file_size")
-    if limit == facts.max_request():
-        return RefusalError(413)
-    text = f"body: payloads cannot be larger than {limit // 1_000_000}MB in size"
-    return RefusalError(413, text)
-
-
-def _header_problems(facts: Facts, operation: Operation, headers: Mapping[str, str]) -> list[str]:
-    problems = []
-    accept = headers.get("accept", "").strip().lower()
-    # v1's GETs answer with JSON whatever is accepted, as curl's samples for them show.
-    judged = operation.accept and not (operation.api == "v1" and operation.method == "GET")
-    anything = not judged or "*/*" in operation.accept
-    # v1 was written for clients that do not say what they accept, as curl does not.
-    allowed = {"", *operation.accept, *(["*/*"] if operation.api == "v1" else [])}
-    media = "application/json" if wants_json(accept) else accept
-    if not anything and media not in allowed:
-        problems.append(f"accept: must be one of: {', '.join(operation.accept)}")
-    problems += [
-        f"{one.name}: must be at most {one.max_length} characters long"
-        for one in facts.meta.request_headers
-        if operation.api == "v2"
-        and one.max_length is not None
-        and len(headers.get(one.name, "")) > one.max_length
-    ]
-    return problems
-
-
-def _path_problems(operation: Operation, variables: Mapping[str, str]) -> list[str]:
-    """Return what is wrong with the parts of the path, as `field: problem`."""
-    return [
-        f"{field.name}: must be {field.min_length} characters long"
-        for field in operation.fields
-        if field.place == "path"
-        and field.max_length is not None
-        and len(variables[field.name]) != field.max_length
-    ]
 
 
 def _fits(look_up: Operation, submit: str) -> bool:

@@ -1,0 +1,90 @@
+"""One pretended account: its quota, bill, results, faults and log."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from stable_async.sandbox.billing import Bill
+from stable_async.sandbox.counting import KeyQuotas
+from stable_async.sandbox.faults import Faults
+from stable_async.sandbox.request_log import Counts, RequestLog, Statistics
+from stable_async.sandbox.results import ResultStore
+
+if TYPE_CHECKING:
+    from stable_async.sandbox.clock import Clock
+    from stable_async.sandbox.settings import SandboxSettings
+
+__all__ = ["Account"]
+
+THUMBNAILS = 64
+
+
+class Account:
+    """What belongs to an account. A reset makes a new one."""
+
+    def __init__(self, settings: SandboxSettings, clock: Clock) -> None:
+        """Begin with a fresh quota and the settings' credits."""
+        self.settings = settings
+        self.clock = clock
+        self.faults: Faults = Faults(clock.now, settings.seed)
+        self.log: RequestLog = RequestLog()
+        self.counts: Counts = Counts()
+        self.bill: Bill = Bill(settings.credits, settings.balance_lag)
+        self.results: ResultStore = ResultStore()
+        self.thumbnails: OrderedDict[int, bytes] = OrderedDict()
+        self.random: random.Random = random.Random(settings.seed)  # noqa: S311
+        phase = self.random.uniform(0, settings.window)
+        self.quota: KeyQuotas = KeyQuotas(
+            settings.counting, settings.requests, settings.window, settings.penalty, phase
+        )
+
+    def balance(self) -> float:
+        """Return the credits that the balance endpoint shows."""
+        return 0.0 if self.faults.exhausted else self.bill.balance(self.clock.now())
+
+    def left(self) -> float:
+        """Return the credits that are left."""
+        return 0.0 if self.faults.exhausted else self.bill.left
+
+    def statistics(self) -> Statistics:
+        """Return the figures since the start or the last reset."""
+        counts = self.counts
+        return Statistics(
+            requests=counts.requests,
+            answered=dict(sorted(counts.answered.items())),
+            refused=counts.refused,
+            dropped=counts.dropped,
+            broken_off=counts.broken_off,
+            edge_faults=dict(sorted(counts.edge_faults.items())),
+            in_flight=counts.in_flight,
+            peak_in_flight=counts.peak_in_flight,
+            most_in_window=self.quota.most(),
+            polls=counts.polls,
+            polls_too_soon=counts.polls_too_soon,
+            credits_spent=self.bill.spent,
+            credits_left=self.left(),
+        )
+
+    def penalty(self, seconds: float) -> None:
+        """Refuse the requests of every key for so many seconds from now."""
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"seconds is {seconds!r}; allowed: 0 or more")
+        self.quota.penalize_all(self.clock.now() + seconds)
+
+    def clear(self) -> None:
+        """Remove every fault, the penalty of all keys included."""
+        self.faults.clear()
+        self.quota.penalize_all(float("-inf"))
+
+    def keep_thumbnail(self, number: int, thumbnail: bytes) -> None:
+        """Keep the thumbnail of a request for the page."""
+        if thumbnail:
+            self.thumbnails[number] = thumbnail
+            while len(self.thumbnails) > THUMBNAILS:
+                self.thumbnails.popitem(last=False)
+
+    def draw_id(self, length: int) -> str:
+        """Return a random hexadecimal id."""
+        return f"{self.random.getrandbits(length * 4):0{length}x}"
