@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from stable_async.api.base64_json import Base64Field
-from stable_async.api.media_types import ENOUGH, describe, sniff
+from stable_async.api.media_types import ENOUGH, describe, is_whole, sniff
 from stable_async.api.parsing import parse_seed
 from stable_async.api.texts import clean
 from stable_async.media import Audio, Image, Media, Model3D
@@ -29,6 +30,9 @@ _FAMILY: dict[type[Media], tuple[str, tuple[str, ...]]] = {
 _ARTICLE = {Image: "an image", Audio: "audio", Model3D: "a model"}
 
 WHITESPACE = b"\xef\xbb\xbf \t\r\n"
+PARTIAL_CONTENT = 206
+# Where the end of a file is looked for.
+TAIL = 64
 # A page that is no result is read this far, to see what it is.
 MAX_PAGE = 64 * 1024
 
@@ -55,6 +59,9 @@ class MediaReader(Generic[MediaT]):
         self._page = bytearray()  # what came before the result was recognised
         self._data = bytearray()  # the first bytes of what is, maybe, the result
         self._json: Base64Field | None = None
+        # A body that ends with its connection may have been cut anywhere.
+        self._framed = "Content-Length" in answer.headers or "Transfer-Encoding" in answer.headers
+        self._ending: _Ending | None = None
 
     @property
     def content_length(self) -> int | None:
@@ -78,7 +85,10 @@ class MediaReader(Generic[MediaT]):
             InvalidResponseError: It is no result of this kind.
         """
         if self.recognised:
-            return chunk if self._json is None else self._decoded(self._json, chunk)
+            data = chunk if self._json is None else self._decoded(self._json, chunk)
+            if self._ending is not None:
+                self._ending.feed(data)
+            return data
         if len(self._page) <= MAX_PAGE:
             self._page += chunk
         if self._json is None:
@@ -105,6 +115,8 @@ class MediaReader(Generic[MediaT]):
             self.finish_reason = self._word(fields.get("finish_reason"))
         if not self.recognised:
             raise self._unreadable()
+        if self._is_part() or (self._ending is not None and not self._ending.whole()):
+            raise self._answer.unreadable(f"a part of {_ARTICLE[self._kind]}")
 
     def result(self, data: bytes, credits: float | None) -> MediaT:  # noqa: A002 - the API's word
         """Return the result of all its bytes, after `finish`."""
@@ -125,6 +137,8 @@ class MediaReader(Generic[MediaT]):
         if media_type.startswith(self._family):
             self.content_type, self.recognised = media_type, True
             data = bytes(held)
+            if not self._framed:
+                self._ending = _Ending(media_type, data)
             self._data, self._page = bytearray(), bytearray()
             return data
         # A page is read on for its title, or for the API's envelope.
@@ -151,5 +165,32 @@ class MediaReader(Generic[MediaT]):
             f"{what}{labelled} instead of {_ARTICLE[self._kind]}"
         )
 
+    def _is_part(self) -> bool:
+        """Return whether the answer says that it is a part, as 206 may."""
+        ranged = re.fullmatch(
+            r"bytes (\d{1,12})-(\d{1,12})/(\d{1,12})", self._answer.headers.get("Content-Range", "")
+        )
+        if self._answer.status != PARTIAL_CONTENT or ranged is None:
+            return False
+        first, last, size = map(int, ranged.groups())
+        return first > 0 or last + 1 < size
+
     def _word(self, text: object) -> str | None:
         return clean(text, limit=100, key=self._answer.key) if isinstance(text, str) else None
+
+
+class _Ending:
+    """Remembers what shows whether a result has its end."""
+
+    def __init__(self, media_type: str, data: bytes) -> None:
+        self._media_type = media_type
+        self._head = data[:ENOUGH]
+        self._tail = data[-TAIL:]
+        self._size = len(data)
+
+    def feed(self, data: bytes) -> None:
+        self._tail = (self._tail + data[-TAIL:])[-TAIL:]
+        self._size += len(data)
+
+    def whole(self) -> bool:
+        return is_whole(self._media_type, self._head, self._tail, self._size)

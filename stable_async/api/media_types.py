@@ -8,7 +8,7 @@ import re
 from stable_async.api.parsing import parse_json
 from stable_async.api.texts import clean
 
-__all__ = ["ENOUGH", "describe", "page_title", "sniff"]
+__all__ = ["ENOUGH", "describe", "is_whole", "page_title", "sniff"]
 
 # So many bytes show every format below.
 ENOUGH = 16
@@ -50,6 +50,28 @@ def sniff(data: bytes | bytearray) -> str:
     if len(data) > 1 and data[0] == 0xFF and data[1] & 0xE6 == 0xE2:
         return "audio/mpeg"
     return UNKNOWN
+
+
+def is_whole(media_type: str, head: bytes, tail: bytes, size: int) -> bool:
+    """Return whether a file has its end, as far as its format shows it.
+
+    Args:
+        media_type: What `sniff` says.
+        head: Its first 16 bytes.
+        tail: Its last bytes, 64 or more unless it is shorter.
+        size: Its length, bytes.
+    """
+    match media_type:
+        case "image/png":
+            return b"IEND\xaeB`\x82" in tail
+        case "image/jpeg":
+            return b"\xff\xd9" in tail
+        case "image/webp":
+            return size >= int.from_bytes(head[4:8], "little") + 8
+        case "model/gltf-binary":
+            return size >= int.from_bytes(head[8:12], "little")
+        case _:
+            return True  # audio is written as it is made, without its length
 
 
 def describe(data: bytes, key: str = "") -> str:

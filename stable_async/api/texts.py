@@ -22,6 +22,7 @@ _V1_ECHO = re.compile(r"(?<=API key provided: )\S+(?=\.(?:\s|$))")
 _KEY_LIKE = re.compile(r"\bsk-[\w*-]{6,}")
 # Base64 text of the first eight characters is as good as the key is hard to guess from it.
 _LEAST_BASE64 = 8
+SHORTEST_FORM = 8
 
 
 def clean(text: str, *, limit: int = MAX_TEXT, key: str = "") -> str:
@@ -49,10 +50,13 @@ def redact(text: str, key: str) -> str:
 
     Forms: plain, masked, percent-encoded, as entities or backslash escapes, hexadecimal, base64.
     """
-    text = _V1_ECHO.sub("[key]", text)
+    if len(text) < SHORTEST_FORM or (len(text) < len(key) and text.isalnum()):
+        return text  # such as a finish reason, or the id of a request
+    if "API key provided" in text:
+        text = _V1_ECHO.sub("[key]", text)
     if len(key) > 3:
         text = _forms_of(key).sub("[key]", text)
-    return _KEY_LIKE.sub("[key]", text)
+    return _KEY_LIKE.sub("[key]", text) if "sk-" in text else text
 
 
 @lru_cache(maxsize=16)

@@ -89,6 +89,7 @@ class Call:
         self._attempts = 0
         self._ends_at: float | None = None
         self._response: aiohttp.ClientResponse | None = None
+        self._head: Answer | None = None
         self._telemetry: CallTelemetry | None = None
         if session.telemetry is not None:
             self._telemetry = session.telemetry.call(request, self._url, self._priority)
@@ -118,7 +119,9 @@ class Call:
     @property
     def head(self) -> Answer:
         """The response without its body."""
-        return self._answer(self._open_response)
+        if self._head is None:
+            self._head = self._answer(self._open_response)
+        return self._head
 
     def chunks(self) -> AsyncGenerator[bytes, None]:
         """Return the body as it comes.
@@ -126,7 +129,7 @@ class Call:
         Raises:
             APIConnectionError, APITimeoutError, InvalidResponseError: As for `read_body`.
         """
-        return self._body(self._open_response)
+        return self._body(self._open_response, self.head)
 
     async def read(self) -> Answer:
         """Return the response with its whole body.
@@ -145,10 +148,10 @@ class Call:
     def _answer(self, response: aiohttp.ClientResponse, body: bytes = b"") -> Answer:
         return Answer(response.status, response.headers, body, self._asked, self._session.key)
 
-    def _body(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    def _body(self, response: aiohttp.ClientResponse, head: Answer) -> AsyncGenerator[bytes, None]:
         return read_body(
             response,
-            self._answer(response),
+            head,
             stall_limit=self._limits.between_bytes,
             ends_at=self._ends_at,
         )
@@ -293,7 +296,7 @@ class Call:
         patience = PENALTY_BODY_LIMIT if response.status == TOO_MANY_REQUESTS else None
         try:
             async with asyncio.timeout(patience):
-                async with aclosing(self._body(response)) as chunks:
+                async with aclosing(self._body(response, self._answer(response))) as chunks:
                     async for chunk in chunks:
                         body += chunk
                         if len(body) > MAX_ERROR_BODY:

@@ -299,6 +299,45 @@ async def test_an_image_where_json_was_asked_for_is_kept() -> None:
     assert (image.data, image.seed) == (PNG, 5)
 
 
+WHOLE = [picture(), picture(kind="jpeg"), picture(kind="webp"), GLB]
+
+
+@pytest.mark.parametrize("content", WHOLE, ids=["png", "jpeg", "webp", "glb"])
+@pytest.mark.parametrize("cut", [0, 1, 20])
+async def test_an_answer_that_ends_with_its_connection_is_whole_or_in_doubt(
+    content: bytes, cut: int
+) -> None:
+    body = content[: len(content) - cut]
+
+    async def closes(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        await connection.send(body)
+        connection.writer.close()
+
+    request: Request[object] = GenerateCore(prompt="x")
+    if content == GLB:
+        request = StableFast3D(image=PNG)
+    async with raw_server(closes) as url, client(url) as one:
+        if not cut:
+            assert getattr(await one.send(request), "data", None) == content
+            return
+        with pytest.raises(InvalidResponseError, match="a part of") as caught:
+            await one.send(request)
+    assert caught.value.verdict.job == "doubt"
+
+
+@pytest.mark.parametrize(
+    ("content_range", "whole"),
+    [("bytes 0-99/100", True), ("bytes 0-99/200", False), ("bytes 9-99/100", False), ("?", True)],
+)
+async def test_a_part_is_no_result(content_range: str, whole: bool) -> None:
+    reply = answer(PNG, status="206 x", headers=f"Content-Range: {content_range}\r\n")
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        result = await outcome(one.generate.core("x"))
+    assert isinstance(result, Image if whole else InvalidResponseError)
+
+
 statuses = st.integers(200, 999).map(lambda status: f"{status} x") | st.sampled_from(
     ["100 Continue", "101 Switching Protocols", "103 Early Hints", "199 x", "200", "200 caf\xe9"]
 )
