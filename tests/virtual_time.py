@@ -51,6 +51,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Give the virtual time, seconds."""
         return self._jumping.now
 
+    def stand_still(self, seconds: float) -> None:
+        """Let the time pass as a callback does that keeps the loop busy for so long."""
+        self._jumping.now += seconds
+
     def call_at(
         self,
         when: float,

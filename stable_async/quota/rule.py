@@ -132,7 +132,8 @@ class Rule:
         self._cached = None
         if now > self._latest:
             time = now + self._bin
-            self._advance(time)
+            self._move_on(time)
+            self._forget(now)
             before = self._sent
             oldest = self._recent[0].before if self._recent else before
             if oldest < before:
@@ -216,12 +217,19 @@ class Rule:
         return best
 
     def _advance(self, now: float) -> None:
-        """Turn departures that are out of the last window into lines; drop what no longer binds."""
+        self._move_on(now)
+        self._forget(now)
+
+    def _move_on(self, now: float) -> None:
+        """Turn departures that are out of the last window into lines."""
         while self._recent and self._recent[0].time + self._window <= now:
             time, before = self._recent.popleft()
             boundary = time + self._window
             departed = self._sent if self._latest < boundary else self._before
             self._add_line(boundary, departed, departed - before)
+
+    def _forget(self, now: float) -> None:
+        """Drop lines that no longer bind."""
         lines = self._lines
         while lines and lines[0].boundary + self._memory + MARGIN <= now:
             lines.popleft()

@@ -13,7 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, cast
 
 from stable_async.config import Quota
-from stable_async.quota.jitter import JitterEstimator
+from stable_async.quota.jitter import JitterDump, JitterEstimator
 from stable_async.quota.rule import Rule, RuleState
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ BULK_TURN = 8
 # How long the first request after a penalty goes alone, seconds: a refusal comes back within it.
 PROBE = 1.0
 
-# How much of a delay is made up, seconds: timers and busy event loops are late by less.
-CATCH_UP = 0.05
+# How much of what a late event loop has lost is made up at most, in windows. The rule holds all the
+# same.
+MAKE_UP = 1.0
 
 # How far bulk requests may be ahead of the even flow while interactive ones are about, as a part
 # of a window. The others may be locked out for that long at its end: after a burst of the whole
@@ -153,6 +154,9 @@ class QuotaState:
         self._interval = (quota.window + quota.jitter) / quota.requests
         # When the next of those who wait may leave.
         self._next = -inf
+        # When one that had waited left last, from when on it could have, and whether it had waited
+        # for the quota or only for others.
+        self._turn = -inf, -inf, False
         # The penalty: until when; nobody has left since it began; the first that did.
         self._penalty_until = -inf
         self._probe_due = False
@@ -243,10 +247,17 @@ class QuotaState:
             others_wait = self._others_wait(process, now, bulk=not bulk)
             if others_wait and bulk != (self._passed_over >= BULK_TURN - 1):
                 return now + self._interval
-        return self._bulk_due if bulk and now < self._company_until else when
+        return max(when, self._bulk_due) if bulk and now < self._company_until else when
 
     def reserve(
-        self, process: str, number: int, now: float, *, bulk: bool = False, waited: bool = False
+        self,
+        process: str,
+        number: int,
+        now: float,
+        *,
+        bulk: bool = False,
+        waited: bool = False,
+        yielded: bool = False,
     ) -> bool:
         """Open a slot, if a request of this process may leave now.
 
@@ -255,13 +266,15 @@ class QuotaState:
             number: A number for the slot, new in that process.
             now: The time, seconds.
             bulk: The request leaves room for interactive ones, if there are any.
-            waited: It has had to wait.
+            waited: It has had to wait for the quota.
+            yielded: It has had to wait, if only for others.
         """
         found = self._note(process, now)
         now = self.now
         if not bulk:
             self._company_until = now + COMPANY * self.terms.window
-        if self.due(process, now, bulk=bulk) > now:
+        could_leave = self.due(process, now, bulk=bulk)
+        if could_leave > now:
             return False
         self._rule.open += 1
         found.open.add(number)
@@ -273,11 +286,18 @@ class QuotaState:
         if self._probe_due:
             self._probe = process, number
             self._next = now + PROBE
-        elif waited:
-            self._next = max(self._next, now - CATCH_UP) + self._interval
+        # All that leave at one moment have waited if the first of them has. What a busy event loop
+        # has lost since that one could have left is made up.
+        if waited or yielded:
+            self._turn = now, max(could_leave, now - MAKE_UP * self.terms.window), waited
+        at, since, for_quota = self._turn
+        late = at == now
+        if late and for_quota and not self._probe_due:
+            self._next = max(self._next, since) + self._interval
         self._probe_due = False
-        bulk_burst = BULK_BURST * self.terms.window
-        self._bulk_due = max(self._bulk_due, now - bulk_burst) + self._interval
+        ahead = BULK_BURST if bulk else 1.0
+        floor = (since if late else now) - ahead * self.terms.window
+        self._bulk_due = max(self._bulk_due, floor) + self._interval
         return True
 
     def mark_sent(self, process: str, number: int, now: float) -> bool:
@@ -339,7 +359,7 @@ class QuotaState:
         """Add a measured delay, seconds; ignored unless the terms are adaptive."""
         self.advance(now)
         if self.terms.adaptive:
-            self._jitter.observe(delay, set_up=set_up)
+            self._jitter.observe(now, delay, set_up=set_up)
             self._use_jitter()
 
     # ---- figures
@@ -378,6 +398,7 @@ class QuotaState:
             "jitter": self._jitter.dump(),
             "share": [self._share, self._share_since],
             "flow": [self._next, self._bulk_due, self._company_until, self._passed_over],
+            "turn": self._turn,
             "penalty": [self._penalty_until, self._probe_due, self._probe, self._refusals],
             "processes": {
                 name: [
@@ -401,13 +422,13 @@ class QuotaState:
         state.now = _number(dump["now"])
         state._rule.restore(_rule_state(dump["rule"]))
         state._rule.limit = cast("int", dump["limit"])
-        state._jitter.load(
-            cast("tuple[float, float, float, list[float], list[float]]", dump["jitter"])
-        )
+        state._jitter.load(cast("JitterDump", dump["jitter"]))
         state._share, state._share_since = cast("list[float]", dump["share"])
         state._next, state._bulk_due, state._company_until, state._passed_over = cast(
             "tuple[float, float, float, int]", dump["flow"]
         )
+        late, since, waited = cast("tuple[float, float, bool]", dump["turn"])
+        state._turn = late, since, waited
         state._penalty_until, state._probe_due, probe, state._refusals = cast(
             "tuple[float, bool, list[object] | None, int]", dump["penalty"]
         )

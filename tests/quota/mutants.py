@@ -72,7 +72,7 @@ class _ItselfForgotten(Rule):
 class _OnlyBelowDepartures(Rule):
     """No boundaries just below `W` after a departure, neither past nor to come."""
 
-    def _advance(self, now: float) -> None:
+    def _move_on(self, now: float) -> None:
         while self._recent and self._recent[0].time + self._window <= now:
             self._recent.popleft()
 

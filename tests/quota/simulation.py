@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Scenario",
     "breaches",
-    "delays_of_a_bad_network",
     "demand",
     "draw",
     "leave",
@@ -139,12 +138,6 @@ def travel(left: Times, scenario: Scenario, rng: np.random.Generator) -> Times:
         part = (np.sin(left * (np.pi / period)) > 0).astype(float)
     # A little less, since the sum is rounded.
     return np.sort(left + 0.05 + part * scenario.jitter * (1 - 1e-9))
-
-
-def delays_of_a_bad_network(rng: np.random.Generator, count: int) -> Times:
-    """Return delays, lognormal, median 0.1 s; one in a hundred is 0.2 to 1 s later still."""
-    late = np.where(rng.random(count) < 0.01, rng.uniform(0.2, 1.0, count), 0.0)
-    return rng.lognormal(np.log(0.1), 0.6, count) + late
 
 
 def breaches(arrivals: Times, scenario: Scenario, rng: np.random.Generator) -> list[str]:

@@ -59,6 +59,12 @@ MOST_AHEAD = 0.25
 # come a moment later.
 BULK_PART = 0.05
 
+# How much of a delay is made up, seconds: timers and busy event loops are late by less.
+CATCH_UP = 0.05
+
+# The measured jitter is raised by this factor: the worst is yet to be seen.
+FACTOR = 1.1
+
 # What quota.lua needs to know, named as there.
 CONSTANTS: dict[str, float] = {
     "FORMAT": FORMAT,
@@ -82,7 +88,7 @@ CONSTANTS: dict[str, float] = {
     "LEAST_JITTER": jitter.LEAST,
     "MOST_JITTER": jitter.MOST,
     "ENOUGH": jitter.ENOUGH,
-    "FACTOR": jitter.FACTOR,
+    "FACTOR": FACTOR,
     "CUSHION": jitter.CUSHION,
 }
 
@@ -507,7 +513,7 @@ class CentralState:
             _range((delays["lowest"], delays["highest"]) for delays in self._delays(kind))
             for kind in ("round_trips", "set_ups")
         )
-        wanted = max(measured * jitter.FACTOR + jitter.CUSHION, least)
+        wanted = max(measured * FACTOR + jitter.CUSHION, least)
         self._rule.jitter = min(wanted, self._most_jitter)
 
     def _widen(self) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from stable_async.errors import ConfigurationError
-from stable_async.quota.homes.replica import Entry
+from stable_async.quota.homes.replica import WAITED, YIELDED, Entry
 from stable_async.quota.state import Slot, terms_of
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ class LocalHome:
         self._process = ""
         self._pid = 0
         self._number = 0
-        self._waited = False
+        # What the request at the head has waited for; see `Entry.value`.
+        self._waited = 0.0
         self._heartbeat_at = -inf
         self._closed = True
 
@@ -150,12 +151,12 @@ class LocalHome:
             while True:
                 when = self._due(state, now, bulk=bulk)
                 if when > now:
-                    # Bulk requests that make room for others did not wait for the quota.
-                    self._waited = self._waited or state.earliest() > now
+                    for_quota = state.earliest() > now
+                    self._waited = max(self._waited, WAITED if for_quota else YIELDED)
                     self._say_waiting(now, bulk=bulk)
                     return when
-                if self._enter("reserve", now, value=float(self._waited), bulk=bulk):
-                    self._waited = False
+                if self._enter("reserve", now, value=self._waited, bulk=bulk):
+                    self._waited = 0.0
                     self._heartbeat_at = -inf
                     return Slot(self._number)
 

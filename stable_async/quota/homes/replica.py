@@ -16,7 +16,9 @@ from stable_async.quota.state import FORGET, Dump, QuotaState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Entry", "Kind", "Replica", "apply"]
+__all__ = ["WAITED", "YIELDED", "Entry", "Kind", "Replica", "apply"]
+
+YIELDED, WAITED = 1.0, 2.0
 
 Kind = Literal[
     "join",
@@ -43,7 +45,8 @@ class Entry(NamedTuple):
         kind: What happened.
         time: When, seconds.
         slot: The number of the slot it is about: that of the entry that reserved it.
-        value: `reserve`: 1 if the request had to wait. `observe`: the delay, seconds. `penalise`:
+        value: `reserve`: `WAITED` if the request had to wait for the quota, `YIELDED` if only for
+            others, 0 if for nothing. `observe`: the delay, seconds. `penalise`:
             what the server asked for, seconds, or `None`. `expire`: when the other was last seen.
             `departed`: how many requests left that no other entry says of.
         left: `penalise`: when the refused request left, seconds.
@@ -69,8 +72,9 @@ def apply(state: QuotaState, entry: Entry) -> bool:
     process, now, slot = entry.process, entry.time, entry.slot
     match entry.kind:
         case "reserve":
+            waited, yielded = entry.value == WAITED, entry.value == YIELDED
             return state.reserve(
-                process, entry.number, now, bulk=entry.bulk, waited=bool(entry.value)
+                process, entry.number, now, bulk=entry.bulk, waited=waited, yielded=yielded
             )
         case "mark_sent":
             return state.mark_sent(process, slot or 0, now)
