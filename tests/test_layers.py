@@ -69,14 +69,9 @@ def imported_modules(path: Path) -> set[Path]:
     return found - {path}
 
 
-# Rooms that still have a cycle of their own.
-CYCLIC = {"quota"}
-
-
 def test_no_module_imports_itself_through_others() -> None:
     graph = {path: imported_modules(path) for path in ROOT.rglob("*.py")}
-    knots = {path.relative_to(ROOT) for path in graph if reaches(graph, path, path)}
-    assert not {path for path in knots if path.parts[0] not in CYCLIC}
+    assert not {path.relative_to(ROOT) for path in graph if reaches(graph, path, path)}
 
 
 def reaches(graph: dict[Path, set[Path]], start: Path, end: Path) -> bool:

@@ -308,6 +308,58 @@ async def test_a_connection_that_breaks_while_polling_costs_nothing() -> None:
     assert script.requests == [SUBMIT, POLL, POLL, POLL]
 
 
+PAGES = [
+    answer(b"<html>no</html>", status=f"{status} x", content_type="text/html")
+    for status in (
+        200,
+        301,
+        401,
+        403,
+        404,
+        407,
+        408,
+        425,
+        451,
+        500,
+        502,
+        503,
+        504,
+        520,
+        521,
+        522,
+        523,
+        524,
+        525,
+        526,
+        530,
+        599,
+        999,
+    )
+]
+OTHERS = [
+    BROKEN,
+    TORN,
+    PICTURE,  # no HTTP
+    answer(b"", status="204 x"),
+    answer(PICTURE, headers="Content-Encoding: br\r\n"),
+    answer(envelope("internal_error"), status="500 x"),
+    answer(envelope("internal_error"), status="200 x"),
+    answer(envelope("rate_limit_exceeded"), status="429 x"),
+]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_nothing_that_the_way_says_ends_a_generation_or_buys_it_again(streams: bool) -> None:
+    # A stream that has begun cannot begin again by itself: its error says to look again.
+    answers = [*PAGES, *(one for one in OTHERS if one != TORN or not streams), RUNNING]
+    script = Script(SUBMITTED, *answers, FINISHED)
+    async with raw_server(script) as url, client_of(url) as client:
+        client._session.polling = VirtualTime().polling()
+        image = await (streamed(client) if streams else client.send(REQUEST))
+    assert image.data == PICTURE
+    assert script.requests == [SUBMIT, *[POLL] * (len(answers) + 1)]
+
+
 async def test_a_submission_that_breaks_is_never_sent_again() -> None:
     script = Script(BROKEN)
     async with raw_server(script) as url, client_of(url) as client:
