@@ -7,6 +7,7 @@ which says what is allowed. Settings turn that into a `ConfigurationError`, call
 
 from __future__ import annotations
 
+import os
 from functools import wraps
 from inspect import Parameter, signature
 from math import isfinite
@@ -17,12 +18,16 @@ from typing import TYPE_CHECKING, TypeVar
 from stable_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
+    from pathlib import Path
 
 __all__ = [
     "UnfitError",
+    "a_path",
     "above_zero",
+    "amount",
     "at_least",
+    "check_fields",
     "checked_keywords",
     "checked_setting",
     "choice",
@@ -30,6 +35,7 @@ __all__ = [
     "or_none",
     "printable",
     "seconds",
+    "some_text",
     "unknown_word",
 ]
 
@@ -45,6 +51,14 @@ def seconds(value: object) -> float:
     number = _number(value)
     if number is None or number < 0:
         raise UnfitError("a number of seconds, 0 or more")
+    return number
+
+
+def amount(value: object) -> float:
+    """Take a number, 0 or more."""
+    number = _number(value)
+    if number is None or number < 0:
+        raise UnfitError("a number, 0 or more")
     return number
 
 
@@ -81,6 +95,22 @@ def choice(*words: str) -> Callable[[object], str]:
         raise UnfitError(" or ".join(map(repr, words)) + near)
 
     return rule
+
+
+def a_path(value: object) -> Path:
+    """Take a path, as text or as a path object."""
+    from pathlib import Path  # half a millisecond of the import of the package
+
+    if isinstance(value, str | os.PathLike) and not isinstance(text := os.fspath(value), bytes):
+        return Path(text)
+    raise UnfitError("a path, as text or a path object")
+
+
+def some_text(value: object) -> str:
+    """Take text."""
+    if isinstance(value, str):
+        return value
+    raise UnfitError("text")
 
 
 def flag(value: object) -> bool:
@@ -131,6 +161,19 @@ def checked_setting(name: str, value: object, rule: Callable[[object], T]) -> T:
     except UnfitError as error:
         shown = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
         raise ConfigurationError(f"{name} is {shown[:80]}; allowed: {error}") from None
+
+
+def check_fields(
+    settings: object, rules: Mapping[str, Callable[[object], object]], prefix: str = ""
+) -> None:
+    """Store each field of a frozen dataclass as its rule takes it.
+
+    Raises:
+        ConfigurationError: One breaks its rule; it is named after `prefix`.
+    """
+    for name, rule in rules.items():
+        value = checked_setting(prefix + name, getattr(settings, name), rule)
+        object.__setattr__(settings, name, value)
 
 
 def unknown_word(word: str, known: Collection[str]) -> str:

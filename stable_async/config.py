@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from stable_async.arguments import (
     UnfitError,
     above_zero,
     at_least,
+    check_fields,
     checked_keywords,
     checked_setting,
     choice,
@@ -19,9 +20,6 @@ from stable_async.arguments import (
     seconds,
 )
 from stable_async.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["API_KEY_VARIABLE", "BASE_URL_VARIABLE", "Quota", "RetryPolicy", "Timeouts"]
 
@@ -35,13 +33,6 @@ DEFAULT_BASE_URL = "https://api.stability.ai"
 DOCUMENTED_REQUESTS = 150
 DOCUMENTED_WINDOW = 10.0
 DOCUMENTED_PENALTY = 60.0
-
-
-def _check(settings: object, **rules: Callable[[object], object]) -> None:
-    """Store each field as its rule takes it, or raise `ConfigurationError`."""
-    for name, rule in rules.items():
-        value = checked_setting(f"{type(settings).__name__}.{name}", getattr(settings, name), rule)
-        object.__setattr__(settings, name, value)
 
 
 @checked_keywords
@@ -75,15 +66,18 @@ class Quota:
 
     def __post_init__(self) -> None:
         """Refuse values that would mean no limit, or no progress."""
-        _check(
+        check_fields(
             self,
-            requests=at_least(1),
-            window=above_zero,
-            penalty=seconds,
-            jitter=seconds,
-            adaptive=flag,
-            burst=or_none(at_least(1)),
-            scope=choice("key", "client"),
+            {
+                "requests": at_least(1),
+                "window": above_zero,
+                "penalty": seconds,
+                "jitter": seconds,
+                "adaptive": flag,
+                "burst": or_none(at_least(1)),
+                "scope": choice("key", "client"),
+            },
+            "Quota.",
         )
         if self.jitter > self.window:
             raise ConfigurationError(f"Quota.jitter is {self.jitter}; allowed: 0 to {self.window}")
@@ -114,7 +108,8 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         """Refuse values that could not mean anything."""
-        _check(self, attempts=at_least(1), initial_backoff=seconds, max_backoff=seconds)
+        rules = {"attempts": at_least(1), "initial_backoff": seconds, "max_backoff": seconds}
+        check_fields(self, rules, "RetryPolicy.")
 
     @classmethod
     def of(cls, value: object) -> RetryPolicy:
@@ -155,7 +150,8 @@ class Timeouts:
     def __post_init__(self) -> None:
         """Refuse zero: it would look like a limit and mean none."""
         limit = or_none(above_zero)
-        _check(self, connect=limit, first_byte=limit, between_bytes=limit, total=limit)
+        limits = ("connect", "first_byte", "between_bytes", "total")
+        check_fields(self, dict.fromkeys(limits, limit), "Timeouts.")
 
     @classmethod
     def of(cls, value: object) -> Timeouts:

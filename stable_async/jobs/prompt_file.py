@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import weakref
@@ -9,6 +10,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
+from stable_async.arguments import a_path, checked_keywords, checked_setting
 from stable_async.jobs.columns import ColumnError, ColumnReport, ColumnRules, folded
 from stable_async.jobs.errors import PromptFileError, RowProblem
 from stable_async.jobs.formats.base import UnreadableError
@@ -54,6 +56,7 @@ class SuspiciousFileError(PromptFileError):
         self.columns = columns
 
 
+@checked_keywords
 class PromptFile:
     """A prompt file: `.jsonl`, `.json`, `.csv`, `.tsv`, `.txt` or `.parquet`, `-`, or a folder.
 
@@ -81,7 +84,7 @@ class PromptFile:
 
     def __init__(
         self,
-        source: str,
+        source: str | os.PathLike[str],
         *,
         format: Format | None = None,  # noqa: A002 - the option's name
         encoding: str | None = None,
@@ -101,7 +104,8 @@ class PromptFile:
         Raises:
             PromptFileError: There is nothing to read, or an argument makes no sense.
         """
-        path = Path(source)
+        path = checked_setting("source", source, a_path)
+        source = os.fspath(source)
         piped = source == STDIN or path.is_fifo() or path.is_char_device()
         self._files = FolderFiles(source) if path.is_dir() or is_pattern(source) else None
         self._source = source

@@ -5,14 +5,46 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from stable_async.arguments import (
+    a_path,
+    amount,
+    at_least,
+    check_fields,
+    checked_keywords,
+    choice,
+    flag,
+    or_none,
+    seconds,
+    some_text,
+)
 from stable_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 __all__ = ["JobSettings"]
 
 
+_RULES: dict[str, Callable[[object], object]] = {
+    "folder": a_path,
+    "images": or_none(some_text),
+    "budget": or_none(amount),
+    "max_in_flight": at_least(1),
+    "passes": at_least(1),
+    "retry": or_none(choice("failed", "filtered")),
+    "resend_doubtful": flag,
+    "remake_missing": flag,
+    "change": flag,
+    "server": or_none(some_text),
+    "replace_changed": flag,
+    "check": flag,
+    "outage_limit": seconds,
+    "probe_after": seconds,
+}
+
+
+@checked_keywords
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSettings:
     """How a job is run.
@@ -58,16 +90,7 @@ class JobSettings:
         Raises:
             ConfigurationError: Names the setting, its value, and what is allowed.
         """
-        for name in ("max_in_flight", "passes"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
+        check_fields(self, _RULES)
         for name in ("replace_changed", "resend_doubtful"):
             if getattr(self, name) and not self.check:
                 raise ConfigurationError(f"{name} needs the check of the prompt file")
-        if self.budget is not None and not 0 <= self.budget < float("inf"):
-            raise ConfigurationError(f"budget is {self.budget}; allowed: 0 or more credits")
-        for name in ("outage_limit", "probe_after"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigurationError(
-                    f"{name} is {getattr(self, name)}; allowed: 0 or more seconds"
-                )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from stable_async.arguments import a_path, checked_setting
 from stable_async.config import Quota, Secret
 from stable_async.errors import ConfigurationError
 from stable_async.extras import install_command
@@ -54,6 +55,10 @@ class SharedQuota(ABC):
 
     def __post_init__(self) -> None:
         """Refuse a quota that is not to be shared."""
+        if not isinstance(self.quota, Quota):
+            raise ConfigurationError(
+                f"quota is a {type(self.quota).__name__}; allowed in a SharedQuota: a Quota"
+            )
         if self.quota.scope == "client":
             raise ConfigurationError(
                 'Quota.scope is "client"; allowed in a SharedQuota: "key", since it is there to be '
@@ -80,7 +85,7 @@ class SharedQuota(ABC):
         """
         if os.name != "posix":
             raise ConfigurationError("a quota can be shared by a file on Linux, macOS and BSD only")
-        return FileQuota(path=Path(path).absolute(), quota=quota)
+        return FileQuota(path=checked_setting("path", path, a_path).absolute(), quota=quota)
 
     @staticmethod
     def redis(

@@ -1,0 +1,60 @@
+"""Settings of a job take what is clear; the rest is one error that names what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stable_async import ConfigurationError, Quota, SharedQuota
+from stable_async.jobs import JobSettings, PromptFile
+
+
+def test_paths_may_be_text_or_path_objects(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a lighthouse\n")
+    kinds: tuple[Any, ...] = (str, Path)
+    for kind in kinds:
+        assert JobSettings(**{"folder": kind("out")}).folder == Path("out")
+        prompts = PromptFile(kind(tmp_path / "prompts.txt"))
+        assert (prompts.path, prompts.name) == (
+            tmp_path / "prompts.txt",
+            str(tmp_path / "prompts.txt"),
+        )
+        assert SharedQuota.file(kind(tmp_path / "quota")).path == tmp_path / "quota"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"folder": 7},
+        {"folder": b"out"},
+        {"foldr": "out"},
+        {"budget": "3"},
+        {"budget": -1},
+        {"max_in_flight": "3"},
+        {"max_in_flight": 0},
+        {"passes": 1.5},
+        {"retry": "filterd"},
+        {"resend_doubtful": "yes"},
+        {"outage_limit": "120"},
+    ],
+    ids=str,
+)
+def test_a_setting_of_a_job_that_means_nothing_is_a_configuration_error(
+    settings: dict[str, Any],
+) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(settings))):
+        JobSettings(**{"folder": "out", **settings})
+
+
+def test_wrong_words_and_values_of_other_settings_too() -> None:
+    with pytest.raises(ConfigurationError, match=r"delimitr: .*did you mean delimiter"):
+        PromptFile("x.csv", delimitr=";")  # type: ignore[call-arg]
+    with pytest.raises(ConfigurationError, match="source is 7"):
+        PromptFile(7)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="path is 7"):
+        SharedQuota.file(7)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="quota is a int"):
+        SharedQuota.file("quota", 150)  # type: ignore[arg-type]
+    assert SharedQuota.file("quota", Quota(requests=100)).quota.requests == 100
