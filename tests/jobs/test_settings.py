@@ -15,7 +15,7 @@ def test_paths_may_be_text_or_path_objects(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a lighthouse\n")
     kinds: tuple[Any, ...] = (str, Path)
     for kind in kinds:
-        assert JobSettings(**{"folder": kind("out")}).folder == Path("out")
+        assert JobSettings(folder=kind("out")).folder == Path("out")
         prompts = PromptFile(kind(tmp_path / "prompts.txt"))
         assert (prompts.path, prompts.name) == (
             tmp_path / "prompts.txt",
