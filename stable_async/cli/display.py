@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from stable_async.cli.texts import duration
+from stable_async.cli.texts import count, duration
 from stable_async.client import StabilityClient
 from stable_async.config import Quota
 from stable_async.jobs import Job, Progress, Summary
+from stable_async.jobs.kinds import IMAGE, MediaKind
+from stable_async.jobs.progress import Left
 
 __all__ = ["progress_line", "progress_panel", "show_progress", "show_summary"]
 
@@ -172,28 +174,47 @@ def show_summary(summary: Summary, job: Job, folder: Path) -> None:
     more = without - len(job.refused)
     if more > 0:
         print(f"... and {more:,} more", file=sys.stderr)
-    facts = [f"{summary.done:,} made"]
-    if summary.skipped:
-        facts.append(f"{summary.skipped:,} were there")
-    facts += [
-        f"{summary.failed + summary.again:,} failed",
-        f"{summary.filtered:,} filtered",
-        f"{summary.credits:,g} credits",
-        f"{summary.requests:,} requests",
-        duration(summary.seconds),
-    ]
+    for line in summary_lines(summary, job.left, kind=job.kind):
+        print(line)
+    print(f"{job.kind.many}: {job.images}, their data: {folder / 'metadata.jsonl'}")
+
+
+def summary_lines(summary: Summary, left: Left, *, kind: MediaKind = IMAGE) -> Iterator[str]:
+    """Yield what became of a run: what it made, what that cost, and what is to be done now."""
+    made = [f"{kind.count(summary.done)} made"]
+    for number, what in (
+        (summary.skipped, "there before"),
+        (summary.failed, "failed"),
+        (summary.again, "to be tried again"),
+        (summary.filtered, "filtered"),
+        (summary.in_doubt, "in doubt"),
+        (summary.missing, "with their files missing"),
+    ):
+        if number:
+            made.append(f"{number:,} {what}")
+    yield ", ".join(made)
+    spent = f"{count(summary.credits, 'credit')} spent"
+    if summary.spent != summary.credits:
+        spent += f" ({summary.spent:,g} by all runs)"
+    requests = count(summary.requests, "request")
     if summary.rate_limited:
-        facts.append(f"{summary.rate_limited:,} answers were 429")
-    print(", ".join(facts))
-    if summary.missing:
-        print(f"{summary.missing:,} images were made and their files are missing")
+        requests += f", {summary.rate_limited:,} of them answered with 429"
+    yield f"{spent}, {requests}, {duration(summary.seconds)}"
     if summary.in_doubt or summary.credits_in_doubt:
-        print(
-            f"{summary.in_doubt:,} in doubt: {summary.credits_in_doubt:,g} credits may have been "
-            "billed without an image; --resend-doubtful sends these rows once more, and may cost "
-            "as much again"
+        yield (
+            f"in doubt: {count(summary.credits_in_doubt, 'credit')} may have been billed without "
+            "a result; --resend-doubtful sends these rows once more, and may cost as much again"
         )
-    left = summary.total - summary.done - summary.skipped - without
-    if left:
-        print(f"{left:,} of {summary.total:,} are still to be made: run the same command again")
-    print(f"images: {job.images}, their data: {folder / 'metadata.jsonl'}")
+    if summary.filtered:
+        yield "--retry filtered makes blurred ones anew, with other seeds, and costs as much again"
+    if left.rows and summary.ending == "budget":
+        yield (
+            f"the budget is reached: {count(left.rows, 'row')} left, for "
+            f"{count(left.credits, 'credit')}; --budget "
+            f"{summary.spent + summary.credits_in_doubt + left.credits:g} is enough for all"
+        )
+    elif left.rows:
+        yield (
+            f"{count(left.rows, 'row')} left, for {count(left.credits, 'credit')}: run the same "
+            "command again"
+        )

@@ -34,5 +34,6 @@ def estimate(
         out: The folder of a job: then only what it does not have yet is priced.
         json_summary: Print one JSON object.
     """
-    preview(prompts, prompt_options, out, as_json=json_summary)
+    source, rules = prompt_options.read(prompts)
+    preview(source, rules, out, as_json=json_summary)
     return OK

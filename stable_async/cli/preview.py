@@ -8,10 +8,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from stable_async.cli.prompt_options import PromptOptions
+from stable_async.cli.failures import UsageError
 from stable_async.cli.texts import count, duration
 from stable_async.config import Quota
+from stable_async.jobs import PromptFile, PromptRules
 from stable_async.jobs.columns import ColumnReport
+from stable_async.jobs.errors import JobChangedError
 from stable_async.jobs.estimate import Estimate, estimate_run
 from stable_async.jobs.prompt_file import SuspiciousFileError
 
@@ -19,21 +21,24 @@ __all__ = ["column_lines", "facts", "preview", "start_lines"]
 
 
 def preview(
-    prompts: str,
-    options: PromptOptions,
+    source: PromptFile,
+    rules: PromptRules,
     folder: Path | None,
     *,
     as_json: bool,
     replace_changed: bool = False,
+    change: bool = False,
 ) -> None:
     """Print what a run does, to stdout.
 
     Raises:
         PromptFileError: The file would be refused.
+        UsageError: The job was begun with other words.
     """
-    source, rules = options.read(prompts)
     try:
-        found = estimate_run(source, rules, folder, replace_changed=replace_changed)
+        found = estimate_run(source, rules, folder, replace_changed=replace_changed, change=change)
+    except JobChangedError as error:
+        raise UsageError(str(error)) from None
     except SuspiciousFileError as error:
         if as_json:
             print(json.dumps(_columns(error.columns)))

@@ -104,15 +104,22 @@ def run(
         outage_limit: Seconds after which an outage of the network ends the job.
         json_summary: Print the summary as one JSON object.
     """
-    if dry_run:
-        if prompts is None:
-            raise UsageError("--dry-run needs PROMPTS")
-        preview(prompts, prompt_options, out, as_json=json_summary, replace_changed=replace_changed)
-        return OK
     if prompts is None:
         source, rules, connection = _as_begun(out, prompt_options, connection)
     else:
         source, rules = prompt_options.read(prompts)
+    if dry_run:
+        if source is None:
+            raise UsageError("--dry-run needs PROMPTS: the job's could be read only once")
+        preview(
+            source,
+            rules,
+            out,
+            as_json=json_summary,
+            replace_changed=replace_changed,
+            change=change,
+        )
+        return OK
     try:
         settings = JobSettings(
             folder=out,

@@ -3,9 +3,10 @@
 __all__ = ["count", "duration"]
 
 
-def count(number: int, noun: str, plural: str | None = None) -> str:
-    """Return `1 image`, `0 images`, `1,234 images`."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+def count(number: float, noun: str) -> str:
+    """Return `1 image`, `0 images`, `1,234 images`, `2.5 credits`."""
+    text = f"{number:,}" if isinstance(number, int) else f"{round(number, 6):,.10g}"
+    return f"{text} {noun if number == 1 else noun + 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -8,16 +8,18 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from stable_async.jobs.columns import ColumnRules
+from stable_async.jobs.errors import JobChangedError
 from stable_async.jobs.prompt_file import STDIN, PromptFile
 from stable_async.jobs.rules import PromptRules
 from stable_async.jobs.shard import WHOLE, Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from stable_async.jobs.ledger import Ledger
 
-__all__ = ["SANDBOX", "Begun"]
+__all__ = ["SANDBOX", "Begun", "changed_error"]
 
 SANDBOX = "sandbox"
 """The server of jobs whose images a sandbox has drawn."""
@@ -130,6 +132,26 @@ class Begun:
             allow_duplicates=self.allow_duplicates,
             shard=Shard.parse(self.shard) if self.shard else WHOLE,
         )
+
+
+def changed_error(
+    folder: Path, differences: Sequence[str], count: int | None = None, price: float = 0.0
+) -> JobChangedError:
+    """Return the error of a run in other words than those the job was begun with.
+
+    Args:
+        folder: Of the job.
+        differences: Between the words.
+        count: How many rows would be new; `None`: not known.
+        price: Of them, credits.
+    """
+    cost = ""
+    if count is not None:
+        cost = f" With these words {count:,} images would be new, for {price:,g} credits."
+    return JobChangedError(
+        f"{folder} was begun with other words: {'; '.join(differences)}.{cost} "
+        f"`run --out {folder}` goes on as before; --change accepts the new words"
+    )
 
 
 def _shown(value: object) -> str:

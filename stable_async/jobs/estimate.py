@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from stable_async.api.services import SERVICES
+from stable_async.jobs.begun import Begun, changed_error
 from stable_async.jobs.columns import ColumnReport
 from stable_async.jobs.errors import LedgerError
 from stable_async.jobs.intake import Intake
@@ -113,6 +114,7 @@ def estimate_run(
     folder: Path | None = None,
     *,
     replace_changed: bool = False,
+    change: bool = False,
 ) -> Estimate:
     """Read and check a whole prompt file, and return what a run of it does. Nothing is written.
 
@@ -121,9 +123,11 @@ def estimate_run(
         rules: How its rows become requests.
         folder: Of the job, which may have been begun; `None`: a new one.
         replace_changed: As in `JobSettings`.
+        change: As in `JobSettings`.
 
     Raises:
         PromptFileError: The prompts cannot be used as they are.
+        JobChangedError: The job was begun with other words, and a run would be refused.
         LedgerError: The job's ledger cannot be read.
     """
     with (
@@ -132,7 +136,13 @@ def estimate_run(
         ledger.transaction(),
     ):
         intake = Intake(ledger, prompts, rules, replace_changed=replace_changed, only_look=True)
+        last = ledger.last_position()
         intake.run()
+        before = Begun.load(ledger)
+        if folder is not None and before is not None and ledger.has_charges() and not change:
+            now = Begun.of(prompts, rules, server=before.server)
+            if differences := before.differences(now):
+                raise changed_error(folder, differences, *ledger.price_after(last))
         return describe(ledger, prompts.columns, changed=intake.report.changed)
 
 

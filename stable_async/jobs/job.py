@@ -21,7 +21,7 @@ from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.ledger_writer import LedgerWriter
 from stable_async.jobs.open_files import make_room_for_files
 from stable_async.jobs.opening import open_job
-from stable_async.jobs.progress import Departures, Progress, Summary
+from stable_async.jobs.progress import Departures, Left, Progress, Summary
 from stable_async.jobs.runner import Runner
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class Job:
         notes: What a user should be told about the start, in whole sentences.
         estimate: What it does, known once the prompt file is checked; `None` without a check.
         events: Receives what happens.
+        kind: Of the media that it makes.
+        left: What is left to the next run; known at the end.
         refused: Id, row and error of the first prompts that failed; without error: filtered.
     """
 
@@ -66,7 +68,7 @@ class Job:
         self._settings = settings
         self._prompts = prompts
         self._rules = rules
-        self._kind = kind_of_service(rules.service)
+        self.kind = kind_of_service(rules.service)
         self._gate: Gate | None = None
         self._interrupted = threading.Event()
         self._task: asyncio.Task[object] | None = None
@@ -76,11 +78,12 @@ class Job:
         self.estimate: Estimate | None = None
         self.events: JobEvents = JobEvents()
         self.refused: list[tuple[str, int, str | None]] = []
+        self.left = Left()
 
     @property
     def images(self) -> str:
         """Where the images are."""
-        return self._settings.images or str(self._settings.folder / self._kind.folder)
+        return self._settings.images or str(self._settings.folder / self.kind.folder)
 
     @property
     def interrupted(self) -> bool:
@@ -183,6 +186,11 @@ class Job:
                 await runner.run()
                 await self._finish(files)
                 self.refused = await writer.do(partial(Ledger.refused, limit=REFUSED_LISTED))
+                outstanding = await writer.do(Ledger.outstanding)
+                self.left = Left(
+                    sum(rows for _, _, rows, _ in outstanding),
+                    sum(price or 0.0 for *_, price in outstanding),
+                )
                 await writer.do(self._write_failures)
                 self._settle(await writer.do(Ledger.counts))
                 progress.bill = await writer.do(Ledger.bill)

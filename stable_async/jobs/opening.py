@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stable_async.jobs.begun import Begun
+from stable_async.jobs.begun import Begun, changed_error
 from stable_async.jobs.errors import JobChangedError, JobError, LedgerError, StorageError
 from stable_async.jobs.estimate import describe
 from stable_async.jobs.intake import Intake
@@ -299,14 +299,7 @@ class _Opening:
     def _changed(
         self, differences: Sequence[str], count: int | None = None, price: float = 0.0
     ) -> JobChangedError:
-        folder = self._settings.folder
-        cost = ""
-        if count is not None:
-            cost = f" With these words {count:,} images would be new, for {price:,g} credits."
-        return JobChangedError(
-            f"{folder} was begun with other words: {'; '.join(differences)}.{cost} "
-            f"`run --out {folder}` goes on as before; --change accepts the new words"
-        )
+        return changed_error(self._settings.folder, differences, count, price)
 
     def take_up(self) -> None:
         """Let rows wait again that this run is to make, and say what that costs."""

@@ -12,7 +12,7 @@ from stable_async.jobs.budget import Bill
 if TYPE_CHECKING:
     from stable_async.jobs.row import Result
 
-__all__ = ["Departures", "Ending", "Progress", "Summary"]
+__all__ = ["Departures", "Ending", "Left", "Progress", "Summary"]
 
 Ending = Literal["complete", "incomplete", "budget", "stopped", "interrupted"]
 
@@ -65,6 +65,19 @@ class Summary:
     seconds: float
     peak_in_flight: int
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a run left to be sent by the next one.
+
+    Attributes:
+        rows: How many.
+        credits: Their price, as far as it is known.
+    """
+
+    rows: int = 0
+    credits: float = 0.0
 
 
 @dataclass(slots=True)

@@ -60,7 +60,7 @@ async def test_status_3_and_the_rows_that_failed(
     (tmp_path / "p.txt").write_text("good\nbad\nblurred\n")
     ended = await command("run", "p.txt", "--out", "job", "--base-url", shop.url)
     assert ended.status == 3
-    assert "1 made, 1 failed, 1 filtered" in ended.output
+    assert "1 image made, 1 failed, 1 filtered" in ended.output
     assert "row 2 (" in ended.errors
     assert "400 bad_request: prompt: is not nice" in ended.errors
     assert "row 3 (" in ended.errors
@@ -72,7 +72,10 @@ async def test_status_4_when_the_budget_is_spent(
     (tmp_path / "p.txt").write_text("a\nb\nc\n")
     ended = await command("run", "p.txt", "--out", "job", "--base-url", shop.url, "--budget", "6")
     assert ended.status == 4
-    assert "1 of 3 are still to be made" in ended.output
+    assert (
+        "the budget is reached: 1 row left, for 3 credits; --budget 9 is enough for all"
+        in ended.output
+    )
     assert sum(shop.sold.values()) == 2
 
 
@@ -231,7 +234,7 @@ async def test_ctrl_c_in_a_terminal_ends_with_status_130_and_a_picture_of_the_pr
     assert await asyncio.to_thread(process.wait) == 130
     assert "4 of 40" in screen
     assert "4 done, 0 failed, 0 filtered, 0 in flight" in screen
-    assert "36 of 40 are still to be made" in screen
+    assert "36 rows left, for 108 credits" in screen
     assert sum(shop.sold.values()) == 4
 
 

@@ -12,6 +12,7 @@ from stable_async.cli.app import run
 from stable_async.config import Quota
 from stable_async.jobs import PromptFile, PromptRules
 from stable_async.jobs.estimate import estimate_run
+from tests import needs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -180,3 +181,22 @@ def test_one_problem_of_many_rows_is_one_line(
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert "rows 1, 2, 3, 4, 5 and 495 more: score: no such parameter" in told
+
+
+def test_other_words_than_the_jobs_are_refused_before_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs.module("PIL")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("a fox\na hare\n")
+    words = ["run", "p.txt", "--out", "out", "--sandbox"]
+    assert run([*words, "--set", "aspect_ratio=16:9"]) == 0
+    capsys.readouterr()
+    assert run([*words, "--dry-run"]) == 2
+    told = capsys.readouterr().err
+    assert "set was aspect_ratio=16:9 and is nothing" in told
+    assert "2 images would be new, for 6 credits" in told
+    assert run([*words, "--dry-run", "--change"]) == 0
+    assert "2 rows to make: 6 credits" in capsys.readouterr().out
+    assert run(["run", "--out", "out", "--dry-run"]) == 0
+    assert "0 rows to make; 2 there" in capsys.readouterr().out
