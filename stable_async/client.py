@@ -201,9 +201,11 @@ class StabilityClient(Groups):
         max_waiting = checked_setting("max_waiting", max_waiting, or_none(at_least(0)))
         key, url = resolve_api_key(api_key), resolve_base_url(base_url)
         self._limiter: QuotaLimiter | None = None
+        self._shared_quota: SharedQuota | None = None
         if quota is not None:
             kept = quota_of(checked_setting("quota", quota, _quota), key, url)
             self._limiter = QuotaLimiter(kept, max_waiting=max_waiting)
+            self._shared_quota = kept if isinstance(kept, SharedQuota) else None
         self._session = Session(
             api_key=key,
             base_url=url,
@@ -282,6 +284,11 @@ class StabilityClient(Groups):
     def base_url(self) -> str:
         """Address of the API, with any path prefix."""
         return self._session.base_url
+
+    @property
+    def shared_quota(self) -> SharedQuota | None:
+        """The shared quota that this client was given; `None`: that of its key, or none."""
+        return self._shared_quota
 
     def quota_statistics(self) -> QuotaStatistics | None:
         """Return the figures of the quota at this moment; `None` when the limiter is off."""

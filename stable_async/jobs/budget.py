@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING
+from sys import float_info
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from stable_async.jobs.row import ChargeState
 
-__all__ = ["Bill", "Budget"]
+__all__ = ["Bill", "Budget", "BudgetHome"]
 
 # Prices have at most two decimals; sums of floats may be off by far less than this.
 TOLERANCE = 1e-6
@@ -36,31 +37,91 @@ class Bill:
         return self.spent + self.in_doubt + self.reserved
 
 
+class BudgetHome(Protocol):
+    """Where the parts of a job share a budget."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has lost what the parts hold."""
+
+    async def hold(self, total: float, limit: float, otherwise: float) -> bool:
+        """Hold credits for this part, and return whether all parts together fit the limit."""
+
+    async def aclose(self) -> None:
+        """Disconnect."""
+
+
 class Budget:
     """What a job may spend: `limit >= spent + in doubt + reserved` at any time.
 
     Attributes:
         limit: Credits; `None` is no limit.
-        bill: The charges so far.
+        bill: The charges so far, of this part of the job.
     """
 
-    def __init__(self, limit: float | None, bill: Bill | None = None) -> None:
-        """Begin with the `bill` of the runs before."""
+    def __init__(
+        self,
+        limit: float | None,
+        bill: Bill | None = None,
+        *,
+        shared: BudgetHome | None = None,
+        share: float | None = None,
+    ) -> None:
+        """Begin with the `bill` of the runs before.
+
+        Args:
+            limit: Credits; `None` is no limit.
+            bill: The charges so far.
+            shared: Where the parts of the job share `limit`; `None`: it is this part's alone.
+            share: What this part may spend at the most once `shared` is lost.
+        """
         self.limit = limit
+        self._shared = shared
+        self._share = share
         self.bill: Bill = bill or Bill()
         self._settled = asyncio.Event()
 
     async def reserve(self, price: float) -> bool:
-        """Reserve `price` and return whether it fits, which may take what is on its way to tell."""
-        limit = inf if self.limit is None else self.limit + TOLERANCE
+        """Reserve `price` and return whether it fits, which may take what is on its way to tell.
+
+        Raises:
+            JobError: A shared budget cannot be reached.
+        """
         bill = self.bill
-        while bill.total + price > limit:
-            if bill.spent + bill.in_doubt + price > limit:
-                return False
+        while True:
             self._settled.clear()
+            if bill.total + price <= self._limit and await self._fits_all(price):
+                bill.reserved += price
+                return True
+            if not bill.reserved or bill.spent + bill.in_doubt + price > self._limit:
+                return False
             await self._settled.wait()
-        bill.reserved += price
-        return True
+
+    async def aclose(self) -> None:
+        """Tell the other parts what this one has spent, and disconnect.
+
+        Raises:
+            JobError: A shared budget cannot be reached.
+        """
+        if self._shared is not None:
+            try:
+                await self._shared.hold(self.bill.total, float_info.max, self.bill.total)
+            finally:
+                await self._shared.aclose()
+
+    @property
+    def _limit(self) -> float:
+        limit = inf if self.limit is None else self.limit + TOLERANCE
+        if self._shared is not None and self._shared.lost and self._share is not None:
+            limit = min(limit, self._share + TOLERANCE)
+        return limit
+
+    async def _fits_all(self, price: float) -> bool:
+        if self._shared is None or self.limit is None:
+            return True
+        total = self.bill.total
+        fits = await self._shared.hold(total + price, self.limit + TOLERANCE, total)
+        return fits and self.bill.total + price <= self._limit
 
     def settle(self, price: float, charge: ChargeState) -> None:
         """Turn what was reserved into what it became."""

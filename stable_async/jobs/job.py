@@ -23,6 +23,7 @@ from stable_async.jobs.open_files import make_room_for_files
 from stable_async.jobs.opening import open_job
 from stable_async.jobs.progress import Departures, Left, Progress, Summary
 from stable_async.jobs.runner import Runner
+from stable_async.quota.shared import RedisQuota
 
 if TYPE_CHECKING:
     from stable_async.client import StabilityClient
@@ -74,7 +75,7 @@ class Job:
         self._task: asyncio.Task[object] | None = None
         self._cancelled_before = 0
         self.notes: list[str] = []
-        self.progress: Progress = Progress(0.0, budget=self._share_of_budget())
+        self.progress: Progress = Progress(0.0, budget=self._settings.budget)
         self.estimate: Estimate | None = None
         self.events: JobEvents = JobEvents()
         self.refused: list[tuple[str, int, str | None]] = []
@@ -140,7 +141,7 @@ class Job:
 
     async def _run(self, client: StabilityClient, opened: OpenJob) -> Summary:
         settings, progress, store = self._settings, self.progress, opened.store
-        budget = Budget(progress.budget, opened.bill)
+        budget = self._budget(client, opened)
         spent_before = opened.bill.spent
         self._count(opened.counts)
         progress.bill = budget.bill
@@ -194,6 +195,7 @@ class Job:
                 await writer.do(self._write_failures)
                 self._settle(await writer.do(Ledger.counts))
                 progress.bill = await writer.do(Ledger.bill)
+                await budget.aclose()
             except JobError as error:
                 gate.stop(error)
             finally:
@@ -285,13 +287,25 @@ class Job:
         self.estimate = estimate
         self.events.started(estimate)
 
-    def _share_of_budget(self) -> float | None:
-        budget, shard = self._settings.budget, self._rules.shard
-        if budget is None or shard.count == 1:
-            return budget
-        share = budget / shard.count
-        self.notes.append(f"part {shard} may spend {share:g} of the {budget:g} credits of the job")
-        return share
+    def _budget(self, client: StabilityClient, opened: OpenJob) -> Budget:
+        """Return what this part of the job may spend.
+
+        That of the whole job stands where the parts meet: beside their quota, under the id that
+        they have in common. Without such a place each has its share.
+        """
+        limit, shard = self._settings.budget, self._rules.shard
+        if limit is None or shard.count == 1:
+            return Budget(limit, opened.bill)
+        share = limit / shard.count
+        quota = client.shared_quota
+        if isinstance(quota, RedisQuota) and opened.id is not None:
+            from stable_async.jobs.redis_budget import RedisBudget
+
+            shared = RedisBudget(quota.url, opened.id, shard)
+            return Budget(limit, opened.bill, shared=shared, share=share)
+        self.progress.budget = share
+        self.notes.append(f"part {shard} may spend {share:g} of the {limit:g} credits of the job")
+        return Budget(share, opened.bill)
 
     def _on_rows(self, count: int) -> None:
         self.progress.total = count

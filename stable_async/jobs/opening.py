@@ -66,6 +66,7 @@ class OpenJob:
         counts: Rows by state, as the run begins.
         bill: Charges, as the run begins.
         folder: What input files of rows are relative to.
+        id: What the parts of the job have in common; `None` where no bucket has its record.
     """
 
     lock: FolderLock
@@ -76,6 +77,7 @@ class OpenJob:
     counts: Counts
     bill: Bill
     folder: Path
+    id: str | None
 
 
 def open_job(
@@ -140,6 +142,7 @@ def open_job(
         ledger.counts(),
         ledger.bill(),
         Path(begun.folder),
+        opening.id,
     )
 
 
@@ -186,6 +189,11 @@ class _Opening:
                 f"{repaired.in_doubt:,} requests were in flight when the last run ended and may "
                 "have been billed; they are in doubt, and sent again only with --resend-doubtful"
             )
+
+    @property
+    def id(self) -> str | None:
+        """Id of the job in the bucket of its images."""
+        return None if self._record is None else self._record.id
 
     def _open_store(self, kind: MediaKind) -> Store:
         settings = self._settings

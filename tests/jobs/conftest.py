@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from stable_async.config import Quota
+    from stable_async import Quota, SharedQuota
 
 
 @pytest.fixture
@@ -52,7 +52,9 @@ class Bench:
         }
         return Job(JobSettings(**given), PromptFile(str(path)), rules or PromptRules())
 
-    def client(self, *, quota: Quota | None = None, url: str | None = None) -> StabilityClient:
+    def client(
+        self, *, quota: Quota | SharedQuota | None = None, url: str | None = None
+    ) -> StabilityClient:
         return StabilityClient(
             "sk-test",
             base_url=url or self.shop.url,

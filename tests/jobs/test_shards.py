@@ -13,18 +13,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stable_async import Quota, SharedQuota
 from stable_async.datasets import export_job
 from stable_async.errors import ConfigurationError
 from stable_async.jobs import JobError, PromptFileError, PromptRules
+from stable_async.jobs.budget import Budget
+from stable_async.jobs.redis_budget import RedisBudget
 from stable_async.jobs.shard import Shard
 from tests import needs
+from tests.machines.servers import running
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from stable_async.jobs import Summary
     from tests.jobs.conftest import Bench
+    from tests.machines.servers import Server
 
 obstore = needs.module("obstore")
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
 
 ROWS: list[str | dict[str, Any]] = [
     "a", "b", "a", {"id": "x", "prompt": "c"}, "a", {"prompt": "d", "seed": 5}, "b", "e", "f", "a",
@@ -253,3 +267,56 @@ async def test_a_folder_from_elsewhere_cannot_have_other_files_exported(
     ledger.close()
     summary = await asyncio.to_thread(export_job, bench.out, tmp_path / "set", "files")
     assert (summary.media, summary.damaged) == (1, 4)
+
+
+async def test_the_parts_share_one_budget_in_redis(
+    bench: Bench, redis: Server, tmp_path: Path
+) -> None:
+    """A part that finds nothing to do leaves its share to the others."""
+    url = (tmp_path / "images").as_uri()
+    path = bench.write(*map(str, range(40)))
+    generous = Quota(requests=10_000, window=0.5)
+    quota = SharedQuota.redis(redis.url, tmp_path.name, generous)
+    bench.shop.script = {"3": ["drop"], "4": [500, 500], "5": [400]}
+
+    async def run(index: int) -> Summary:
+        async with bench.client(quota=quota) as client:
+            return await bench.job(
+                path,
+                PromptRules(shard=Shard(index, 3), limit=None if index == 1 else 12),
+                folder=bench.folder / str(index),
+                images=url,
+                budget=45.0,
+                max_in_flight=4,
+            ).run(client)
+
+    summaries = [await run(2)]
+    summaries += await asyncio.gather(run(1), run(3))
+    spent = sum(summary.spent + summary.credits_in_doubt for summary in summaries)
+    assert spent == 45.0
+    assert "budget" in {summary.ending for summary in summaries}
+    assert 3 * sum(bench.shop.sold.values()) <= 45
+    again = await run(1)
+    assert (again.ending, again.requests) == ("budget", 0)
+
+
+async def test_a_budget_that_redis_has_lost_leaves_each_part_its_share(
+    redis: Server,
+) -> None:
+    homes = [RedisBudget(redis.url, "lost", Shard(index, 2)) for index in (1, 2)]
+    budgets = [Budget(20.0, shared=home, share=10.0) for home in homes]
+    assert await budgets[0].reserve(8.0)
+    assert await budgets[1].reserve(8.0)
+    assert not await homes[1].hold(13.0, 20.0, 8.0)
+    with redis.client() as client:
+        client.delete("{stable_async:lost}:budget")
+    assert not await asyncio.wait_for(_tried(budgets[1], 4.0), 10)
+    assert homes[1].lost
+    assert await budgets[1].reserve(2.0)
+    for home in homes:
+        await home.aclose()
+
+
+async def _tried(budget: Budget, price: float) -> bool:
+    budget.settle(8.0, "spent")
+    return await budget.reserve(price)

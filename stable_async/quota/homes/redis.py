@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from stable_async.quota.homes.central import Answer, Message
 
-__all__ = ["SCHEMES", "RedisService", "check_url", "shown"]
+__all__ = ["SCHEMES", "RedisService", "check_url", "clients_of", "shown"]
 
 SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys", "redis+sentinel", "rediss+sentinel")
 SENTINEL_PORT = 26379
@@ -78,7 +78,7 @@ class RedisService:
         if self._connected:
             return
         async with self._translated(CONNECTING), asyncio.timeout(CONNECTING):
-            self._clients = _clients(self._url)
+            self._clients = clients_of(self._url)
             self._digest = str(await self._clients[0].script_load(script()))
         self._connected = True
 
@@ -161,7 +161,7 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _clients(url: str) -> list[Redis]:
+def clients_of(url: str) -> list[Redis]:
     """Return a client of the server, followed by those of Sentinels that it asks."""
     parts = urlsplit(url)
     options = _parsed(parts)
