@@ -18,7 +18,7 @@ def main(prompts: str, images: str, made: str) -> None:
     settings = {"images": images, "quota": SharedQuota.ray("stability")}
     pool = ray.data.ActorPoolStrategy(size=2)
     rows = ray.data.read_parquet(prompts)
-    facts = rows.map_batches(MakeImages, fn_constructor_kwargs=settings, compute=pool)
+    facts = rows.map_batches(MakeImages, fn_constructor_kwargs=settings, compute=pool, num_cpus=0.1)
     facts.write_parquet(made)
 
 

@@ -67,6 +67,7 @@ def pipeline(
         fn_constructor_kwargs=arguments,
         compute=ray.data.ActorPoolStrategy(size=2),
         batch_size=10,
+        num_cpus=0.1,
     )
 
 
@@ -152,7 +153,7 @@ def test_what_was_in_flight_when_actors_and_driver_were_killed_is_in_doubt(
             "settings = dict(images=sys.argv[1], quota=quota, base_url=sys.argv[2])\n"
             "settings['resend_doubtful'] = len(sys.argv) > 4\n"
             "made = ray.data.from_items(rows).map_batches(MakeImages,\n"
-            "    fn_constructor_kwargs=settings, batch_size=10,\n"
+            "    fn_constructor_kwargs=settings, batch_size=10, num_cpus=0.1,\n"
             "    compute=ray.data.ActorPoolStrategy(size=2))\n"
             "print(*(one['state'] for one in made.iter_rows()), sep='\\n', flush=True)\n"
         )

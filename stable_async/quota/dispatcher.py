@@ -242,7 +242,7 @@ class Dispatcher:
         """Refuse `waiter` if it may not wait, else note when to tell it that it is too late."""
         if waiter.expires <= now:
             reason = _too_late(self.home.earliest(now) - now)
-        elif waiter.priority == "interactive" and self.queue.count("interactive") > max_waiting:
+        elif self._must_not_wait(waiter, now, max_waiting):
             ahead = self.queue.ahead(waiter.priority, waiter.tenant) - 1
             retry_after = max(self.home.earliest(now, ahead) - now, 0.0)
             reason = QuotaTimeoutError(
@@ -255,6 +255,16 @@ class Dispatcher:
             return
         self._remove(waiter)
         raise reason
+
+    def _must_not_wait(self, waiter: Waiter, now: float, max_waiting: float) -> bool:
+        """Return whether too many interactive calls wait already."""
+        if waiter.priority != "interactive" or self.queue.count("interactive") <= max_waiting:
+            return False
+        if self._earliest < inf or (self._burst is not None and not self._burst.ready()):
+            return True
+        # A home elsewhere has been asked. Those whom it can serve at once do not count.
+        ahead = self.queue.ahead(waiter.priority, waiter.tenant) - 1
+        return self.home.earliest(now, ahead) > now
 
     def _note_deadline(self, waiter: Waiter) -> None:
         if len(self._deadlines) > 2 * len(self.queue) + 64:

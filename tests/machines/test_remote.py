@@ -341,6 +341,22 @@ async def test_closing_tells_what_was_sent_and_gives_back_what_was_not() -> None
 
 
 @virtual_time
+async def test_calls_that_can_be_served_at_once_do_not_count_as_waiting() -> None:
+    """The home has not answered yet, but what it said last leaves room for them."""
+    home = RemoteHome(QUOTA, Link(central(), 0.005))
+    limiter = QuotaLimiter(QUOTA, home=home, max_waiting=5)
+    await limiter.open()
+    await asyncio.sleep(2 * HOLD)
+    await take(limiter, 1)
+    await asyncio.sleep(WINDOW)
+    await take(limiter, 100)
+    results = await asyncio.gather(*(take(limiter, 1) for _ in range(100)), return_exceptions=True)
+    refused = [result for result in results if isinstance(result, QuotaTimeoutError)]
+    assert 45 <= len(refused) <= 51
+    await limiter.aclose()
+
+
+@virtual_time
 async def test_a_closed_limiter_leaves_no_task_behind() -> None:
     machines = await Machines.settled(Link(central(), 0.005))
     await take(machines.limiters[0], 3)

@@ -245,7 +245,7 @@ class RemoteHome:
             return max(self._hand[ahead][0], now)
         answer = self._answer
         if not answer:
-            return now
+            return now + ahead // self._quota.requests * self._quota.window
         start = max(self._heard_at + answer["next"], self._penalty_ends, now)
         free = answer["requests"] - answer["in_window"]
         if start == now and ahead < free:
