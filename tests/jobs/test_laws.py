@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import string
+from dataclasses import replace
+from random import Random
 from typing import TYPE_CHECKING, ClassVar
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stable_async.jobs.budget import Budget
 from stable_async.jobs.intake import Intake
 from stable_async.jobs.ledger import Ledger
-from stable_async.jobs.row import Row
+from stable_async.jobs.plan import Plan
+from stable_async.jobs.row import Result, Row
 from stable_async.jobs.rules import PromptRules
 from stable_async.jobs.storage.base import file_stem, parse_stem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from stable_async.jobs.row import ChargeState, State
 
 prices = st.sampled_from([2.0, 2.5, 3.0, 3.5, 4.0, 6.5, 8.0, 40.0, 60.0])
 
@@ -109,3 +115,130 @@ def test_a_changed_file_adds_only_what_was_not_there_before(
         assert ledger.counts().total == len(second)
     finally:
         ledger.close()
+
+
+class Charges:
+    """A ledger and the budget of a run, under one random operation after the other."""
+
+    def __init__(self, path: Path, rows: int) -> None:
+        self.random = Random(13)
+        self.limit = 700.0
+        self.over_budget = 0
+        self.runner = asyncio.Runner()
+        self.ledger = Ledger.open(path)
+        prices = [2.0, 3.5, 6.5, 8.0]
+        with self.ledger.transaction():
+            self.ledger.begin_plan()
+            self.ledger.apply(
+                Plan(
+                    add=[
+                        Row(n, {}, id=f"r{n}", price=self.random.choice(prices), position=n)
+                        for n in range(1, rows + 1)
+                    ]
+                )
+            )
+        self.begin()
+
+    def begin(self) -> None:
+        self.budget = Budget(self.limit, self.ledger.bill())
+        self.free = {row.position: row for row in self.ledger.rows("waiting", gone=True)}
+        self.reserved: dict[int, Row] = {}
+        self.claimed: dict[int, Row] = {}
+        self.accepted: dict[int, Row] = {}
+
+    def take(self, rows: dict[int, Row]) -> Row | None:
+        return rows.pop(self.random.choice(list(rows))) if rows else None
+
+    def settle(self, row: Row, state: State, charge: ChargeState) -> None:
+        self.ledger.settle(row, Result(state, charge))
+        if row.generation_id is None:
+            self.budget.settle(row.price or 0.0, charge)
+
+    def reserve(self) -> None:
+        if row := self.take(self.free):
+            fits = self.runner.run(_try_to_reserve(self.budget, row.price or 0.0))
+            (self.reserved if fits else self.free)[row.position] = row
+            self.over_budget += not fits
+
+    def claim(self) -> None:
+        if row := self.take(self.reserved):
+            self.ledger.claim(row)
+            self.claimed[row.position] = row
+
+    def accept(self) -> None:
+        if row := self.take(self.claimed):
+            self.ledger.accept(row, "generation")
+            self.budget.settle(row.price or 0.0, "spent")
+            row.generation_id = "generation"
+            self.accepted[row.position] = row
+
+    def spend(self) -> None:
+        if row := self.take(self.claimed) or self.take(self.accepted):
+            self.settle(row, "failed", "spent")
+            self.ledger.take_up("failed", gone=True)
+            self.free[row.position] = replace(row, generation_id=None)
+
+    def give_back(self) -> None:
+        if row := self.take(self.claimed):
+            self.settle(row, "waiting", "returned")
+            self.free[row.position] = row
+
+    def doubt(self) -> None:
+        if row := self.take(self.claimed):
+            self.settle(row, "in doubt", "in doubt")
+
+    def resend(self) -> None:
+        for row in self.ledger.rows("in doubt", gone=True):
+            self.free.setdefault(row.position, row)
+
+    def crash(self) -> None:
+        """End without a word; `recovery.repair` settles what was in flight."""
+        if self.random.random() > 0.05:
+            return
+        for row in self.ledger.rows("in flight", gone=True):
+            if row.generation_id is None:
+                self.ledger.settle(row, Result("in doubt", "in doubt"))
+            else:  # a generation that the API does not have any more
+                self.ledger.settle(row, Result("failed", "spent"))
+        self.ledger.take_up("failed", gone=True)
+        self.begin()
+
+    def raise_limit(self) -> None:
+        if self.random.random() < 0.02:
+            self.limit += 40.0
+            self.budget.limit = self.limit
+
+    def close(self) -> None:
+        self.runner.close()
+        self.ledger.close()
+
+
+def test_a_budget_holds_through_10000_charges_in_any_order(tmp_path: Path) -> None:
+    """`budget >= spent + reserved + in doubt`, in memory and in the ledger, crashes included."""
+    charges = Charges(tmp_path / "job.sqlite", rows=60)
+    operations = (
+        charges.reserve, charges.claim, charges.accept, charges.spend, charges.give_back,
+        charges.doubt, charges.resend, charges.crash, charges.raise_limit,
+    )  # fmt: skip
+    for _ in range(10_000):
+        with charges.ledger.transaction():
+            charges.random.choice(operations)()
+        bill, budget = charges.ledger.bill(), charges.budget.bill
+        assert bill.total <= charges.limit + 1e-6
+        assert budget.total <= charges.limit + 1e-6
+        assert bill.spent == pytest.approx(budget.spent)
+        assert bill.in_doubt == pytest.approx(budget.in_doubt)
+        assert bill.reserved <= budget.reserved + 1e-6
+    bill = charges.ledger.bill()
+    assert charges.over_budget > 100
+    assert min(bill.spent, bill.in_doubt) > 100
+    charges.close()
+
+
+async def _try_to_reserve(budget: Budget, price: float) -> bool:
+    """Reserve without waiting for what is on its way."""
+    try:
+        async with asyncio.timeout(0):
+            return await budget.reserve(price)
+    except TimeoutError:
+        return False
