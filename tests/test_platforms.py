@@ -100,6 +100,12 @@ def interpreter_for_all() -> str | None:
     return found[0] if found else None
 
 
+def test_what_needs_posix_says_so_when_it_is_imported() -> None:
+    program = "try:\n    import stable_async.jobs\nexcept ImportError as error:\n    print(error)"
+    output = run(f"import asyncio\n{WITHOUT_POSIX}\n{program}")
+    assert output.startswith("stable_async.jobs needs POSIX")
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
 @pytest.mark.parametrize("home", [None, "/nonexistent"])
 def test_the_client_works_for_an_unknown_user_without_a_home(

@@ -1,5 +1,13 @@
 """Bulk jobs: files of prompts that become folders of images. Nothing lost, nothing paid twice."""
 
+try:
+    import fcntl  # noqa: F401 - what the lock of a folder needs
+except ImportError:
+    raise ImportError(
+        "stable_async.jobs needs POSIX (Linux, macOS, BSD): it locks its folder with flock; "
+        "the client itself works without"
+    ) from None
+
 from stable_async.jobs.errors import (
     JobChangedError,
     JobError,
