@@ -14,7 +14,7 @@ __all__ = ["report"]
 def report(folder: Annotated[Path, Parameter(name="DIR")], /) -> int:
     """Write report.html into the folder of a job: its images, requests, failures and costs.
 
-    It is one file that needs no server; pictures are shown from images/ beside it.
+    It is one file that needs no server; images are shown from images/ beside it.
 
     Args:
         folder: The folder of the job.

@@ -132,7 +132,7 @@ class MediaFolder:
 
 
 def _link(source: Path, path: Path) -> bool:
-    """Give a file another name, and return whether that could be done."""
+    """Link a file to another name, and return whether that could be done."""
     temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
     try:
         os.link(source, temporary)

@@ -35,7 +35,7 @@ class Run:
 
 
 def runs(seconds: Iterable[tuple[int, int, int]], window: int) -> list[Run]:
-    """Give the runs of a job.
+    """Return the runs of a job.
 
     Args:
         seconds: Second since 1970, requests that left in it and 429 answers; in order.
