@@ -277,6 +277,16 @@ async def test_what_is_paid_for_stays_within_the_credits() -> None:
         assert sum(finding.verdict == "agrees" for finding in paid) >= 3
 
 
+async def test_a_purchase_whose_answer_is_lost_counts_as_spent() -> None:
+    async with second(None) as (sandbox, send):
+        asked = frozenset({"generate_core"})
+        prober = Prober(load_facts(), send, key=KEY, credits=5, operations=asked)
+        when = {"authorization": f"Bearer {KEY}"}
+        sandbox.edge("bad_gateway", operation="generate_core", headers=when)
+        await prober.run()
+        assert prober.spent == sandbox.charges().credits == 3
+
+
 async def test_where_the_key_comes_first_probes_are_broken_twice_and_cost_nothing() -> None:
     def keyless(record: RequestRecord) -> bool:
         return record.key == "" and record.path.startswith("/v2")
