@@ -10,11 +10,14 @@ import pytest
 from stable_async.errors import APIConnectionError, APIStatusError, Verdict
 from stable_async.jobs.gate import REFUSALS, Gate
 from stable_async.jobs.progress import Progress
+from tests.raw_server import answer, raw_server
+from tests.samples import picture
 from tests.virtual_time import virtual_time
 
 if TYPE_CHECKING:
     from stable_async.jobs import Summary
     from tests.jobs.conftest import Bench
+    from tests.raw_server import Connection
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
@@ -88,6 +91,40 @@ async def test_an_outage_that_does_not_end_stops_the_job_and_names_address_and_a
     assert summary.requests < 8 + REFUSALS + 8
     bench.shop.edge = None
     assert (await bench.run(path)).ending == "complete"
+
+
+async def test_whatever_the_way_says_to_looks_every_generation_is_fetched(bench: Bench) -> None:
+    (bench.folder / "fox.png").write_bytes(picture())
+    rows = [
+        {"service": "upscale-creative", "prompt": f"p{number}", "image": "fox.png"}
+        for number in range(8)
+    ]
+    statuses = ("404 x", "502 x", "503 x", "504 x", "521 x", "524 x", "403 x", "200 x", "500 x")
+    image = answer(picture())
+    ways = [*(answer(b"<html>", status=status) for status in statuses), b"", image[:-9]]
+    looks: dict[str, int] = {}
+    submitted = 0
+
+    async def serve(connection: Connection) -> None:
+        nonlocal submitted
+        head = await connection.head()
+        length = head.lower().partition("content-length: ")[2].partition("\r\n")[0]
+        await connection.reader.readexactly(int(length or 0))
+        if head.startswith("POST"):
+            submitted += 1
+            reply = answer(b'{"id": "g%d"}' % submitted, content_type="application/json")
+        else:
+            generation = head.partition(" HTTP")[0]
+            looks[generation] = looks.get(generation, -1) + 1
+            reply = ([*ways, image])[min(looks[generation], len(ways))]
+        await connection.send(reply.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+
+    path = bench.write(*rows)
+    async with raw_server(serve) as url, bench.client(url=url) as client:
+        summary = await bench.job(path).run(client)
+    assert (summary.ending, summary.done, summary.in_doubt) == ("complete", 8, 0)
+    assert submitted == 8
+    assert set(looks.values()) == {len(ways)}
 
 
 async def test_a_page_of_a_firewall_refuses_no_row_for_good(bench: Bench) -> None:
