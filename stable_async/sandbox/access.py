@@ -69,7 +69,7 @@ class Access:
         if self._token is None:
             return None
         given = headers.get(TOKEN_HEADER) or query.get("token", "")
-        if hmac.compare_digest(given.encode(), self._token.encode()):
+        if hmac.compare_digest(given.encode(errors="surrogateescape"), self._token.encode()):
             return None
         text = f"{TOKEN_HEADER}: must be the token of the sandbox"
         return json_answer(401, {"errors": [text], "name": "unauthorized"})
@@ -79,9 +79,10 @@ class Access:
         if method != "OPTIONS" or "access-control-request-method" not in headers:
             return None
         answer = Answer(204, "", b"")
+        wanted = headers.get("access-control-request-headers", "")
         answer.headers += [
             ("access-control-allow-methods", "GET, POST"),
-            ("access-control-allow-headers", headers.get("access-control-request-headers", "*")),
+            ("access-control-allow-headers", wanted if wanted.isascii() and wanted else "*"),
             ("access-control-max-age", str(CORS_SECONDS)),
         ]
         return answer

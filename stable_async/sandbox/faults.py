@@ -252,6 +252,9 @@ class Faults:
         """Answer with exactly this; nothing is checked or charged."""
         _check_status(status, 200)
         named = {name.lower(): value for name, value in (headers or {}).items()}
+        for name, value in named.items():
+            if not name.isascii() or not (name + str(value)).isprintable():
+                raise ValueError(f"header {name!r} is {value!r}; allowed: printable text")
         if isinstance(body, Mapping | list):
             named.setdefault("content-type", "application/json")
             body = json.dumps(body)

@@ -111,6 +111,8 @@ async def test_beyond_this_machine_the_control_addresses_ask_for_the_token(
     public: Caller,
 ) -> None:
     wrong = {"x-sandbox-token": "other"}
+    assert (await public.send("GET", "/_sandbox/state?token=%ff%fe")).status == 401
+    assert await raw_status(public.url, "\udcff\udcfe") == 401
     body = json.dumps({"exhaust_credits": None}).encode()
     kind = {"content-type": "application/json"}
     for path in PATHS[1:4]:
@@ -124,6 +126,17 @@ async def test_beyond_this_machine_the_control_addresses_ask_for_the_token(
     assert (await public.send("GET", f"/_sandbox/state?token={TOKEN}")).status == 200
     assert (await public.send("POST", "/_sandbox/faults", body, {**kind, **right})).status == 200
     assert (await public.core()).status == 402
+
+
+async def raw_status(url: str, token: str) -> int:
+    """Send a token of odd bytes, which no client library would."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"GET /_sandbox/state HTTP/1.1\r\nHost: {host}\r\nX-Sandbox-Token: {token}\r\n\r\n"
+    writer.write(head.encode(errors="surrogateescape"))
+    status = int((await reader.readline()).split()[1])
+    writer.close()
+    return status
 
 
 async def test_services_of_docker_have_names_without_dots(public: Caller) -> None:

@@ -179,3 +179,5 @@ async def test_a_fraction_is_no_retry_after_and_an_operation_must_exist(sandbox:
         sandbox.unreachable(0)
     with pytest.raises(ValueError, match="looks"):
         sandbox.keep_running(0)
+    with pytest.raises(ValueError, match="printable"):
+        sandbox.respond(headers={"x-odd": "one\r\ntwo: three"})
