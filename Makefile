@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
 
-.PHONY: help demo test test-ray lint types typing lowest docs package check soak browser live bench clean
+.PHONY: help demo test test-ray lint types typing lowest wasm docs package check soak browser live bench clean
 
 help:
 	@echo "make demo   prompts into pictures on this machine: no key, no network beyond the package index"
@@ -16,6 +16,7 @@ help:
 	@echo "make docs   the site, in build/site; a broken link or an unknown name is an error"
 	@echo "make package  sdist and wheel, in build/dist, checked and tried without the checkout"
 	@echo "make lowest the tests, on the oldest dependencies that pyproject.toml allows"
+	@echo "make wasm   the modules and request models on Python 3.14, in WebAssembly (needs node and npm)"
 	@echo "make typing programs of users, by mypy, pyright, ty and pyrefly (needs node)"
 	@echo "make soak   the long versions of the quota and crash tests"
 	@echo "make browser  the pages, in a real browser (Debian: chromium, chromium-driver)"
@@ -91,6 +92,16 @@ lowest:
 	"$(VENV)-lowest/bin/python" -m pip install --quiet --editable ".[all]" --group dev \
 		--constraint "$(VENV)-lowest/constraints.txt"
 	"$(VENV)-lowest/bin/python" -m pytest -n 2
+
+# Python 3.14, compiled to WebAssembly, from the npm registry: all modules compile there without a
+# warning, and the request models work. It has no sockets and no aiohttp.
+wasm: $(BIN)/python
+	rm -rf build/wasm && mkdir -p build/wasm/site
+	npm install --silent --no-fund --prefix build/wasm pyodide@314
+	"$(BIN)/python" -m pip install --quiet --no-deps --target build/wasm/site --only-binary=:all: \
+		--python-version 3.14 --implementation cp --abi cp314 --platform pyemscripten_2026_0_wasm32 \
+		pydantic==2.14.4 pydantic-core==2.50.5 typing-extensions annotated-types typing-inspection
+	cp tests/wasm.mjs build/wasm/ && cd build/wasm && node wasm.mjs "$(CURDIR)" site
 
 check: lint types docs package test test-ray
 
