@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -53,12 +54,18 @@ class OutputFile:
     as_json: bool
 
     async def prove(self) -> None:
-        """Check that the file can be written, before anything is sent.
+        """Make the file's folder and check that the file can be written, before anything is sent.
 
         Raises:
             OSError: It cannot.
         """
-        await in_thread(prove_writable, self.path)
+
+        def prove() -> None:
+            with suppress(FileExistsError, NotADirectoryError):  # which the next line names better
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            prove_writable(self.path)
+
+        await in_thread(prove)
 
     def output_format(self, kind: type[Media]) -> str:
         """Return the format that the suffix of the file asks for.

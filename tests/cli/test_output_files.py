@@ -43,10 +43,11 @@ class Server:
         await connection.send(reply.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
 
 
-@pytest.mark.parametrize("target", ["nowhere/x.png", "folder.png", "pipe.png"])
+@pytest.mark.parametrize("target", ["file/x.png", "folder.png", "pipe.png"])
 async def test_a_file_that_cannot_be_written_is_known_before_anything_is_sent(
     target: str, command: Command, tmp_path: Path
 ) -> None:
+    (tmp_path / "file").write_text("no folder")
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     server = Server(answer(PNG))
@@ -57,6 +58,14 @@ async def test_a_file_that_cannot_be_written_is_known_before_anything_is_sent(
     assert target in made.errors
     assert target in got.errors
     assert server.requests == []
+
+
+async def test_a_folder_that_is_missing_is_made(command: Command, tmp_path: Path) -> None:
+    async with raw_server(Server(answer(PNG))) as url:
+        made = await command("generate", "core", "a fox", "-o", "a/b/x.png", "--base-url", url)
+        got = await command("results", "get", ID, "-o", "c/y.png", "--base-url", url)
+    assert (made.status, got.status) == (0, 0)
+    assert (tmp_path / "a/b/x.png").read_bytes() == (tmp_path / "c/y.png").read_bytes() == PNG
 
 
 async def test_a_result_that_cannot_be_written_any_more_is_kept_elsewhere(
