@@ -69,7 +69,7 @@ class RowProblem:
     text: str
 
     def __str__(self) -> str:
-        """Give `row 3: ...`."""
+        """Return `row 3: ...`."""
         return f"row {self.row}: {self.text}" if self.row else self.text
 
 

@@ -150,7 +150,7 @@ class PlanReport:
 
 
 def name_rows(rows: Iterable[Row]) -> list[Row]:
-    """Give rows without an id the one that their content makes, and return them."""
+    """Name rows without an id by their content, and return them."""
     unnamed = [row for row in rows if not row.id]
     for row in unnamed:
         row.id = _derived_id(row)

@@ -38,7 +38,7 @@ class ReadAhead(Generic[T]):
         self.exhausted: bool = False
 
     def take(self, timeout: float) -> list[T]:
-        """Give what has gathered, in order; wait up to `timeout` seconds for the first item.
+        """Return what has gathered, in order; wait up to `timeout` seconds for the first item.
 
         Raises:
             Exception: What the iterator raised after all that was taken before.

@@ -244,7 +244,7 @@ def _restore_line(ledger: Ledger, line: dict[str, Any], position: int, size: int
 
 
 def _lines(path: Path, after: int = 0) -> Iterator[dict[str, Any]]:
-    """Give the lines that can be read, beyond a place in the file."""
+    """Return the lines that can be read, beyond a place in the file."""
     if not path.exists():
         return
     with path.open("rb") as file:

@@ -122,7 +122,7 @@ class Store(Protocol):
     def keeps_facts(self) -> bool: ...
 
     def writing(self) -> AbstractAsyncContextManager[ImageWriter]:
-        """Give what new images are written with, for one event loop."""
+        """Return what new images are written with, for one event loop."""
 
     def prove(self) -> None:
         """Write, sync, rename and remove a probe: better now than after the first image.
@@ -171,23 +171,23 @@ class Store(Protocol):
         """Store the facts of an image that was found without them."""
 
     def owns(self, file_name: str) -> bool:
-        """Tell whether an image of this name would be here."""
+        """Return whether an image of this name would be here."""
 
     def size_of(self, file_name: str) -> int | None:
-        """Give the length of an image by its name; `None` if there is none."""
+        """Return the length of an image by its name; `None` if there is none."""
 
     def images(self) -> Iterator[tuple[int, str]]:
-        """Give position and id of every image whose name tells them."""
+        """Return position and id of every image whose name tells them."""
 
     def retire(self, file_name: str) -> str:
         """Put an image that was replaced out of the way, and give its new name."""
 
     def free_space(self) -> int | None:
-        """Give the bytes that are left; `None` when that is not known."""
+        """Return the bytes that are left; `None` when that is not known."""
 
 
 def file_stem(position: int, identity: str) -> str:
-    """Give folder and name of an image, without extension.
+    """Return folder and name of an image, without extension.
 
     The position keeps folders small and names apart on any disk; the id is for the reader, and to
     know the image again if the ledger is lost.
@@ -196,7 +196,7 @@ def file_stem(position: int, identity: str) -> str:
 
 
 def parse_stem(name: str) -> tuple[int, str | None] | None:
-    """Give position and id of an image by its path; `None` where that does not tell them."""
+    """Return position and id of an image by its path; `None` where that does not tell them."""
     match = re.fullmatch(
         r"(?:.*/)?(\d{6,})-(.+?)(?:\.filtered)?\.(?:png|jpg|webp|mp3|wav|glb)", name
     )
@@ -213,7 +213,7 @@ def parse_stem(name: str) -> tuple[int, str | None] | None:
 
 
 def parse_stems(names: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Give position and id of each image whose name tells them both."""
+    """Return position and id of each image whose name tells them both."""
     for name in names:
         match parse_stem(name):
             case int(position), str(identity):
@@ -221,7 +221,7 @@ def parse_stems(names: Iterable[str]) -> Iterator[tuple[int, str]]:
 
 
 def _escape(identity: str) -> str:
-    """Give an id as part of a file name, reversibly unless it is very long."""
+    """Return an id as part of a file name, reversibly unless it is very long."""
     name = re.sub(
         r"[^A-Za-z0-9._-]",
         lambda hit: "".join(f"={byte:02X}" for byte in hit[0].encode()),
@@ -236,7 +236,7 @@ def _escape(identity: str) -> str:
 
 
 def content_type_of(name: str) -> str:
-    """Give the media type of an image by its name."""
+    """Return the media type of an image by its name."""
     extension = name.rpartition(".")[2]
     return {known: media for media, known in EXTENSIONS.items()}.get(extension, "image/png")
 
@@ -244,7 +244,7 @@ def content_type_of(name: str) -> str:
 def file_suffixes(
     content_type: str | None = None, *, filtered: bool | None = None
 ) -> tuple[str, ...]:
-    """Give the ends that the name of such an image may have; `None` is any.
+    """Return the ends that the name of such an image may have; `None` is any.
 
     That of a filtered image says so, should the ledger be lost.
     """
@@ -256,14 +256,14 @@ def file_suffixes(
 
 
 def extension(content_type: str) -> str:
-    """Give the end of names of this media type."""
+    """Return the end of names of this media type."""
     return EXTENSIONS.get(content_type, "png")
 
 
 def describe(
     file_name: str, content_type: str, size: int, sha256: str, head: bytes, *, filtered: bool
 ) -> StoredImage:
-    """Give what is known of an image that is kept; `head` is its beginning."""
+    """Return what is known of an image that is kept; `head` is its beginning."""
     try:
         image = read_image_header(head)
     except EOFError:

@@ -168,7 +168,7 @@ class FolderStore:
 
 
 class _FolderWriter:
-    """Keeps images for good, many at a time: one thread is enough to keep a disk busy."""
+    """Stores images durably, many at a time: one thread is enough to keep a disk busy."""
 
     claims: Claims | None = None
 
@@ -195,7 +195,7 @@ class _FolderWriter:
         return _Image(self, path, name, spooled, content_type, facts, filtered=filtered)
 
     def make_folder(self, folder: str) -> None:
-        """Make a folder of images, for good."""
+        """Make a folder of images, durably."""
         if folder not in self._folders:
             path = Path(folder)
             path.mkdir(parents=True, exist_ok=True)
@@ -204,7 +204,7 @@ class _FolderWriter:
             self._folders.add(folder)
 
     def _keep(self, images: Sequence[_Image]) -> list[StoredImage | Exception | None]:
-        """Keep images, unless they were discarded.
+        """Store images, unless they were discarded.
 
         Step by step for all of them: a file system that is changed between two syncs has its
         journal to write at the second one as well, which takes most of the time.
@@ -271,7 +271,7 @@ class _Image:
     # The steps, which block.
 
     def finish_writing(self) -> None:
-        """Give the disk all there is."""
+        """Write the last bytes."""
         if not self._discarded:
             self._write(self._last)
             self._file.begin_sync()
@@ -282,7 +282,7 @@ class _Image:
             self._file.sync()
 
     def keep(self) -> StoredImage | None:
-        """Give it its name; or remove what was discarded."""
+        """Rename it to its name, or remove what was discarded."""
         if self._discarded:
             self._file.discard()
             return None
