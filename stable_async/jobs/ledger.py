@@ -13,6 +13,7 @@ import sqlite3
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from stable_async.jobs.budget import Bill
@@ -136,6 +137,7 @@ IMAGE_COLUMNS = (
     "position, file_name, content_type, bytes, sha256, width, height, seed, finish_reason, "
     "request_id, credits, sent_at, finished_at"
 )
+_ALL_FACTS = attrgetter(*(name.strip() for name in IMAGE_COLUMNS.split(",")))
 # What has cost, or may have, is not made again without a word.
 PAID = (
     "(r.state IN ('done', 'filtered', 'in doubt') OR r.generation_id IS NOT NULL OR EXISTS "
@@ -631,7 +633,7 @@ class Ledger:
         self._db.executemany(
             f"INSERT INTO images (number, {IMAGE_COLUMNS}) "  # noqa: S608
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(number, *_astuple(image)) for number, image in enumerate(images, first)],
+            [(number, *_image_values(image)) for number, image in enumerate(images, first)],
         )
         return first
 
@@ -1132,8 +1134,17 @@ def _row(values: Sequence[Any]) -> Row:
     )
 
 
-def _astuple(image: ImageFacts) -> tuple[object, ...]:
-    return tuple(_storable(getattr(image, name)) for name in ImageFacts.__slots__)
+def _image_values(image: ImageFacts) -> tuple[object, ...]:
+    (*facts, seed, finish_reason, request_id, price, sent_at, finished_at) = _ALL_FACTS(image)
+    return (
+        *facts,
+        _storable(seed),
+        _storable(finish_reason),
+        _storable(request_id),
+        price,
+        sent_at,
+        finished_at,
+    )
 
 
 def _storable(value: object) -> object:
