@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import platform
 import random
 import shutil
 import signal
@@ -19,13 +21,14 @@ import tempfile
 import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from redis.asyncio import Redis
 
-from benchmarks.quota import Run, arrivals, machine, serving, session
+from benchmarks.quota import Run, arrivals, serving, session
 from benchmarks.relay import Relay
 
 if TYPE_CHECKING:
@@ -349,7 +352,7 @@ def _calls(stats: dict[str, dict[str, float]], requests: int) -> str:
 
 PAGE = """# One quota for many processes in Redis, measured
 
-Written by `python -m benchmarks.machines` on {machine}; Redis {redis}.
+Written by `python -m benchmarks.machines` on {machine}.
 
 {count} requests of 8 processes unless it says otherwise, all wanted at once; 150 are allowed in
 10 s. The server, in another process, logs when requests arrive: a network delay of up to 0.1 s
@@ -393,14 +396,22 @@ def main() -> None:
         return
     waits = next(waits for one, waits in seen if one.case.interactive)
     page = PAGE.format(
-        machine=machine(),
-        redis=_redis_version(),
+        machine=_machine(),
         count=COUNT,
         rows="\n".join(one.row() for one, _ in seen),
         median=float(np.median(waits)),
         worst=max(waits),
     )
     (DOCS / "machines-benchmark.md").write_text(page, encoding="utf-8")
+
+
+def _machine() -> str:
+    packages = ("redis", "limits", "throttled-py", "pyrate-limiter")
+    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    return (
+        f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()}, "
+        f"Python {platform.python_version()}, Redis {_redis_version()}, {versions}"
+    )
 
 
 def _redis_version() -> str:

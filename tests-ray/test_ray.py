@@ -163,6 +163,9 @@ def test_what_was_in_flight_when_actors_and_driver_were_killed_is_in_doubt(
         def facts() -> list[dict[str, object]]:
             return [json.loads(path.read_text()) for path in images.glob("*/*.json")]
 
+        def charged() -> int:
+            return int(str(sandbox.bill()["requests"]))
+
         with subprocess.Popen(
             arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         ) as killed:
@@ -178,8 +181,10 @@ def test_what_was_in_flight_when_actors_and_driver_were_killed_is_in_doubt(
         states = second.stdout.split()
         assert states.count("in doubt") == claimed - there
         assert states.count("done") == count - (claimed - there)
-        assert sandbox.charges().requests == claimed + states.count("done") - there
+        # A claim may be of a request that did not leave any more.
+        assert states.count("done") <= charged() <= count
         third = subprocess.run(
             [*arguments, "resend"], capture_output=True, text=True, check=True, timeout=120
         )
         assert third.stdout.split() == ["done"] * count
+        assert count <= charged() <= count + claimed - there
