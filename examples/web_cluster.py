@@ -69,7 +69,9 @@ async def start_address(port: int) -> asyncio.subprocess.Process:
     """Start the workers of one address."""
     uvicorn = ["-m", "uvicorn", "examples.fastapi_app:app", "--log-level", "warning"]
     where = ["--host", HOST, "--port", str(port), "--workers", str(WORKERS_EACH)]
-    return await asyncio.create_subprocess_exec(sys.executable, *uvicorn, *where)
+    # A worker on a busy machine is not a dead one.
+    patience = ["--timeout-worker-healthcheck", "60"]
+    return await asyncio.create_subprocess_exec(sys.executable, *uvicorn, *where, *patience)
 
 
 async def main(port: int) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -164,7 +164,8 @@ def test_what_was_in_flight_when_actors_and_driver_were_killed_is_in_doubt(
             return [json.loads(path.read_text()) for path in images.glob("*/*.json")]
 
         def charged() -> int:
-            return int(str(sandbox.bill()["requests"]))
+            callers = cast("list[dict[str, int]]", sandbox.bill()["callers"])
+            return sum(caller["requests"] for caller in callers)
 
         with subprocess.Popen(
             arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True

@@ -113,7 +113,6 @@ class Process:
             if rng.random() < 0.5:
                 low, more, most = rng.uniform(0, 0.2), rng.uniform(0, 0.3), rng.uniform(0, 1)
                 self.delays[kind] = {
-                    "samples": rng.choice([1, 30, 200]),
                     "lowest": low,
                     "highest": low + more,
                     "straggler": low + more + most,

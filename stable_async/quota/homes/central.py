@@ -59,9 +59,6 @@ MOST_AHEAD = 0.25
 # come a moment later.
 BULK_PART = 0.05
 
-# How much of a delay is made up, seconds: timers and busy event loops are late by less.
-CATCH_UP = 0.05
-
 # The measured jitter is raised by this factor: the worst is yet to be seen.
 FACTOR = 1.1
 
@@ -85,9 +82,7 @@ CONSTANTS: dict[str, float] = {
     "CUT": state.CUT,
     "LEAST_SHARE": state.LEAST_SHARE,
     "REGAINED": state.REGAINED,
-    "LEAST_JITTER": jitter.LEAST,
     "MOST_JITTER": jitter.MOST,
-    "ENOUGH": jitter.ENOUGH,
     "FACTOR": FACTOR,
     "CUSHION": jitter.CUSHION,
 }
@@ -266,7 +261,6 @@ class CentralState:
         self.terms = terms
         self._most_jitter = max(terms["jitter"], min(jitter.MOST, window / 4))
         self._start_jitter = terms["jitter"]
-        self._least_jitter = min(terms["jitter"], jitter.LEAST)
         self._rule = Rule(requests, window, terms["jitter"], max_jitter=self._most_jitter)
         self._interval = (window + terms["jitter"]) / requests
         # When the next of those who wait may leave; the one that leaves next has had to wait.
@@ -507,13 +501,12 @@ class CentralState:
     def _use_delays(self) -> None:
         if not self.terms["adaptive"]:
             return
-        enough = sum(delays["samples"] for delays in self._delays("round_trips")) >= jitter.ENOUGH
-        least = self._least_jitter if enough else self._start_jitter
         measured = max(
             _range((delays["lowest"], delays["highest"]) for delays in self._delays(kind))
             for kind in ("round_trips", "set_ups")
         )
-        wanted = max(measured * FACTOR + jitter.CUSHION, least)
+        # Never below the start: a quiet network has its stalls.
+        wanted = max(measured * FACTOR + jitter.CUSHION, self._start_jitter)
         self._rule.jitter = min(wanted, self._most_jitter)
 
     def _widen(self) -> bool:
@@ -524,7 +517,7 @@ class CentralState:
         needed = min(needed, self._most_jitter)
         if not self.terms["adaptive"] or needed <= self._rule.jitter:
             return False
-        self._rule.jitter = self._start_jitter = self._least_jitter = needed
+        self._rule.jitter = self._start_jitter = needed
         return True
 
     def _delays(self, kind: Literal["round_trips", "set_ups"]) -> list[Delays]:

@@ -17,14 +17,12 @@ class Delays(TypedDict):
     """The measured delays of one kind in one process, seconds.
 
     Attributes:
-        samples: How many are remembered.
         lowest: The shortest.
         highest: The longest that two delays in succession reached: a single late request does no
             harm, since the others of its window were on time.
         straggler: The longest of all.
     """
 
-    samples: int
     lowest: float
     highest: float
     straggler: float
@@ -52,7 +50,6 @@ class RecentDelays:
             delays = [delay for _, delay in self._latest]
             lowest = min(delays)
             self._summary = Delays(
-                samples=len(delays),
                 lowest=lowest,
                 highest=max((min(pair) for pair in pairwise(delays)), default=lowest),
                 straggler=max(delays),

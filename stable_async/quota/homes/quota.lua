@@ -94,7 +94,6 @@ if lost then
     log = {}, open = 0, number = 0, ready = micros / 1000000 + C.LEASE,
     share = 1, share_since = 0, limit = N,
     jitter = terms.jitter, start_jitter = terms.jitter,
-    least_jitter = min(terms.jitter, C.LEAST_JITTER),
     flow = { ends = NEVER, probe_due = false, next = NEVER, waiting = false, bulk_due = NEVER },
     passed_over = 0, probe = -1, refusals = 0, processes = {},
   }
@@ -231,20 +230,16 @@ end
 
 local function use_delays()
   if not terms.adaptive then return end
-  local samples = 0
-  for _, other in pairs(state.processes) do
-    if other.delays.round_trips then samples = samples + other.delays.round_trips.samples end
-  end
   local measured = max(pooled('round_trips', 'highest'), pooled('set_ups', 'highest'))
-  local least = samples >= C.ENOUGH and state.least_jitter or state.start_jitter
-  state.jitter = min(max(measured * C.FACTOR + C.CUSHION, least), most_jitter)
+  -- Never below the start: a quiet network has its stalls.
+  state.jitter = min(max(measured * C.FACTOR + C.CUSHION, state.start_jitter), most_jitter)
 end
 
 local function widen()
   local needed = max(pooled('round_trips', 'straggler'), pooled('set_ups', 'straggler'))
   needed = min(needed, most_jitter)
   if not terms.adaptive or needed <= state.jitter then return false end
-  state.jitter, state.start_jitter, state.least_jitter = needed, needed, needed
+  state.jitter, state.start_jitter = needed, needed
   return true
 end
 
