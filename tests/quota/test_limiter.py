@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import quota_counting as counting
 from stable_async.errors import ConfigurationError, QuotaTimeoutError, WrongEventLoopError
-from stable_async.quota import Permit, Quota, QuotaLimiter
+from stable_async.quota import Permit, ProcessHome, Quota, QuotaLimiter, Slot
 from stable_async.quota.jitter import LEAST
 from stable_async.quota.state import BULK_BURST, BULK_TURN
 from tests.virtual_time import VirtualTimeLoop, virtual_time
@@ -288,6 +288,30 @@ async def test_bulk_gets_its_floor_however_many_interactive_requests_wait() -> N
     await sent.done()
     first = sent.names()[:80]
     assert first == ("i" * (BULK_TURN - 1) + "b") * (80 // BULK_TURN)
+
+
+@virtual_time
+async def test_a_bulk_request_whose_turn_it_is_leaves_no_room_for_those_it_waits_with() -> None:
+    """Nor do other processes hear that only bulk requests wait here."""
+    asked: list[tuple[int, bool]] = []
+
+    class Recording(ProcessHome):
+        def reserve(self, now: float, *, bulk: bool = False) -> Slot | float:
+            assert self.waiters is not None
+            asked.append((self.waiters.waiting("interactive"), bulk))
+            return super().reserve(now, bulk=bulk)
+
+    limiter = QuotaLimiter(QUOTA, home=Recording(QUOTA))
+    await use_up(limiter)
+    sent = Sent(limiter)
+    sent.begin("b", 3, "bulk")
+    sent.begin("i", 20)
+    await sent.done()
+    assert sent.names().index("b") < 20
+    assert [bulk for waiting, bulk in asked if waiting] == [False] * sum(
+        waiting > 0 for waiting, _ in asked
+    )
+    assert asked[-1] == (0, True)
 
 
 @virtual_time

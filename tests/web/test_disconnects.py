@@ -189,6 +189,31 @@ async def test_a_call_refused_after_its_caller_has_gone_is_not_sent_again(
     assert kept == []
 
 
+async def test_a_call_that_was_refused_is_cut_while_it_waits_to_be_sent_again() -> None:
+    """What was refused is not on its way any more: nobody waits for the end of the penalty."""
+    asked, kept = asyncio.Event(), Kept()
+
+    async def refuse(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(
+            answer(b"{}", status="429 Too Many Requests", headers="Retry-After: 3000\r\n")
+        )
+        asked.set()
+
+    async with raw_server(refuse) as url:
+        client = await StabilityClient(KEY, base_url=url).open()
+        task = asyncio.ensure_future(send(client, **finishing(kept)))
+        await asked.wait()
+        while not (statistics := client.quota_statistics()) or not statistics.waiting:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(30):
+            await client.aclose()
+    assert kept == []
+
+
 async def test_an_asynchronous_operation_is_fetched_for_whoever_keeps_it(
     sandbox: Sandbox, nothing_leaks: None
 ) -> None:
