@@ -111,8 +111,9 @@ class MediaReader(Generic[MediaT]):
                 fields = self._json.finish()
             except ValueError:
                 raise self._unreadable() from None
-            self.seed = parse_seed(fields.get("seed"))
-            self.finish_reason = self._word(fields.get("finish_reason"))
+            if (seed := parse_seed(fields.get("seed"))) is not None:
+                self.seed = seed
+            self.finish_reason = self._word(fields.get("finish_reason")) or self.finish_reason
         if not self.recognised:
             raise self._unreadable()
         if self._is_part() or (self._ending is not None and not self._ending.whole()):
@@ -153,6 +154,8 @@ class MediaReader(Generic[MediaT]):
             raise self._unreadable() from None
 
     def _unreadable(self) -> InvalidResponseError:
+        if self.recognised:
+            return self._answer.unreadable(f"a part of {_ARTICLE[self._kind]}, in base64")
         held = bytes(self._page)
         what = (
             f"JSON with {describe(bytes(self._data), self._answer.key)}"

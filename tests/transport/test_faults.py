@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from base64 import b64encode
 from typing import TYPE_CHECKING
 
 import pytest
@@ -169,6 +170,8 @@ async def test_a_server_that_takes_no_upload_times_out() -> None:
         b'{"image": "aGVsbG8=", "seed": 1',
         b'{"image": "aGVs',
         b'{"image": "???", "seed": 1}',
+        b'{"image": "%b?", "seed": 1}' % b64encode(png(900)),
+        b'{"image": "%b' % b64encode(png(900)),
         b'{"seed": 1}',
         b"[]",
         b"",
