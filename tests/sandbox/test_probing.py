@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from stable_async.sandbox.probing.wire import Finding
+    from stable_async.sandbox.probing.wire import Finding, ProbeAnswer, ProbeRequest
     from stable_async.sandbox.request_log import RequestRecord
 
 KEY = "sk-of-the-test"
@@ -367,3 +367,32 @@ def test_every_mark_of_evidence_marks_a_claim() -> None:
     known = [claim.id for claim in claims(load_facts())]
     for form in [mark.claim for mark in evidence.assumed] + [mark.claim for mark in evidence.seen]:
         assert any(fnmatchcase(claim, form) for claim in known), form
+
+
+async def test_no_request_with_the_key_is_broken_only_once() -> None:
+    """Every keyed POST lacks a required field or an engine, and has an impossible value besides."""
+    keyed: list[ProbeRequest] = []
+
+    async with second(None) as (sandbox, send):
+        keyless = {"errors": ["authorization: no"], "id": "x", "name": "unauthorized"}
+
+        async def watch(request: ProbeRequest) -> ProbeAnswer:
+            if request.keyed and request.method == "POST":
+                keyed.append(request)
+            return await send(request)
+
+        for key_first in (False, True):
+            if key_first:
+                sandbox.respond(
+                    None, 401, body=keyless, times=None, when=lambda record: record.key == ""
+                )
+            await Prober(load_facts(), watch, key=KEY).run()
+    assert len(keyed) > 1_000
+    for request in keyed:
+        values = {**request.texts, **(request.json or {})}
+        impossible = sum(value in ("banana", "no-such-value") for value in values.values())
+        known = load_facts().operations
+        operation = next(one for one in known if one.pattern().fullmatch(request.path))
+        required = {one.name for one in operation.fields if one.required and one.place == "body"}
+        sent = {name.partition("[")[0] for name in [*values, *request.files]}
+        assert impossible + len(required - sent) >= 2, request

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stable_async.sandbox.probing.claims import Claim
     from stable_async.sandbox.probing.wire import ProbeAnswer, Verdict
 
-__all__ = ["Notes"]
+__all__ = ["PAID", "Notes"]
 
 UNDECIDABLE = {
     "quota.requests": "showing it would breach the quota",

@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 from stable_async.sandbox.probing.claims import Claim, claims
-from stable_async.sandbox.probing.notes import Notes
+from stable_async.sandbox.probing.notes import PAID, Notes
 from stable_async.sandbox.probing.probes import Probe, probes
 from stable_async.sandbox.probing.purchases import Purchases
 from stable_async.sandbox.probing.requests import request_for, smallest
@@ -191,11 +191,17 @@ class Prober:
         answer = await self._send(ProbeRequest("GET", "/v1/no-such-path"))
         self._status("behaviours.unknown_v1_path", answer, 401)
         text = next((o for o in self._facts.operations if o.id == "v1_text_to_image"), None)
-        if text is not None:
-            request = request_for(text, {}, keyed=True, engine="no-such-engine")
+        if text is not None and (broken := _poison(text, "", ())):
+            request = request_for(text, broken, keyed=True, engine="no-such-engine")
             answer = await self._send(request)
-            self._status("errors.404.v1.not_found", answer, 404)
-            self._error_name(answer, "v1")
+            if answer.status < 300:
+                self._accepted(text, "an engine that does not exist")
+            if answer.status == 404:
+                self._status("errors.404.v1.not_found", answer, 404)
+                self._error_name(answer, "v1")
+            else:
+                reason = "the fields are looked at before the engine"
+                self._notes.note("errors.404.v1.not_found", "undecided", reason)
 
     def _status(self, name: str, answer: ProbeAnswer, status: int) -> None:
         if not answer.from_api:
@@ -302,6 +308,10 @@ class Prober:
     async def _baseline(self, operation: Operation, mode: str) -> set[str] | None:
         """Return the fields that the unchanged request is refused for; `None` ends the probing."""
         broken = _poison(operation, "", ()) if mode == POISONED else {}
+        if mode == POISONED and not broken:
+            # It would be valid, and paid for.
+            self._notes.note(f"{operation.id}.path", "undecided", PAID)
+            return None
         answer = await self._send(request_for(operation, broken, keyed=mode == POISONED))
         place = f"{operation.id}.path"
         if not answer.from_api:
