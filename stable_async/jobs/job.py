@@ -264,8 +264,8 @@ class Job:
                 self.progress.missing += len(missing)
         if first:
             self.notes.append(
-                f"{self.progress.missing:,} image files are missing, such as {first}; "
-                f"--remake-missing makes them anew, for {price:,g} credits"
+                f"missing: {self.progress.missing:,} of the image files, such as {first}; "
+                f"--remake-missing makes these anew, for {price:,g} credits"
             )
 
     def _write_failures(self, ledger: Ledger) -> None:

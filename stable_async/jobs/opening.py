@@ -183,11 +183,11 @@ class _Opening:
         with self.ledger.transaction():
             repaired = repair(self.ledger, self.store)
         if repaired.adopted:
-            notes.append(f"{repaired.adopted:,} images were found that had just come")
+            notes.append(f"found: {_count(repaired.adopted, 'image')} that had just come")
         if repaired.in_doubt:
             notes.append(
-                f"{repaired.in_doubt:,} requests were in flight when the last run ended and may "
-                "have been billed; they are in doubt, and sent again only with --resend-doubtful"
+                f"in doubt: {_count(repaired.in_doubt, 'request')} in flight when the last run "
+                "ended, which may have been billed; sent again only with --resend-doubtful"
             )
 
     @property
@@ -327,7 +327,7 @@ class _Opening:
         if in_doubt and settings.resend_doubtful:
             price = sum(row.price or 0.0 for row in ledger.rows("in doubt"))
             self._notes.append(
-                f"{in_doubt:,} rows in doubt are sent once more, for {price:,g} credits; they may "
+                f"{_count(in_doubt, 'row')} in doubt: sent once more, for {price:,g} credits; may "
                 "be billed already"
             )
 
@@ -340,8 +340,8 @@ class _Opening:
         if rows:
             price = sum(row.price or 0.0 for row in rows)
             self._notes.append(
-                f"{len(rows):,} filtered images are made anew with other seeds, also where the row "
-                f"names one, for {price:,g} credits; the images they replace go to replaced/"
+                f"{_count(len(rows), 'filtered image')}: made anew with another seed, also where "
+                f"the row names one, for {price:,g} credits; what is replaced goes to replaced/"
             )
 
     def _remake_missing(self) -> None:
@@ -355,8 +355,12 @@ class _Opening:
             price += sum(cost or 0.0 for _, cost in gone)
         if count:
             self._notes.append(
-                f"{count:,} images whose files are missing are made anew, for {price:,g} credits"
+                f"{_count(count, 'missing image file')}: made anew, for {price:,g} credits"
             )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _words(begun: Begun) -> dict[str, object]:
