@@ -50,8 +50,10 @@ class Defaults:
         layers = [_table(given.get("defaults"), "defaults")]
         if profile is not None:
             layers.insert(0, _table(profiles[profile], f"profiles.{profile}"))
-        self.commands = {command for layer in layers for command in layer}
-        self.config = [Dict(layer, source=str(path.absolute())) for layer in layers if layer]
+        self.commands: set[str] = {command for layer in layers for command in layer}
+        self.config: list[Dict] = [
+            Dict(layer, source=str(path.absolute())) for layer in layers if layer
+        ]
 
 
 def split_profile(arguments: Sequence[str]) -> tuple[list[str], str | None]:

@@ -16,7 +16,7 @@ from stable_async.transport.polling import RESULT_TIMEOUT
 
 __all__ = ["app"]
 
-app = App(name="results", help="Fetch what was paid for before.", help_format="plaintext")
+app: App = App(name="results", help="Fetch what was paid for before.", help_format="plaintext")
 
 
 @app.command

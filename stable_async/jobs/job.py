@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stable_async.jobs.errors import RowProblem
     from stable_async.jobs.estimate import Estimate
     from stable_async.jobs.intake import Intake
+    from stable_async.jobs.kinds import MediaKind
     from stable_async.jobs.ledger import Counts
     from stable_async.jobs.opening import OpenJob
     from stable_async.jobs.progress import Ending
@@ -69,7 +70,7 @@ class Job:
         self._settings = settings
         self._prompts = prompts
         self._rules = rules
-        self.kind = kind_of_service(rules.service)
+        self.kind: MediaKind = kind_of_service(rules.service)
         self._gate: Gate | None = None
         self._interrupted = threading.Event()
         self._task: asyncio.Task[object] | None = None
@@ -79,7 +80,7 @@ class Job:
         self.estimate: Estimate | None = None
         self.events: JobEvents = JobEvents()
         self.refused: list[tuple[str, int, str | None]] = []
-        self.left = Left()
+        self.left: Left = Left()
 
     @property
     def images(self) -> str:

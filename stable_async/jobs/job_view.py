@@ -42,9 +42,9 @@ class JobView:
     ) -> None:
         """Show `ledger`; images are in `folders` and `stores`, and nowhere else."""
         self.ledger = ledger
-        self.sources = tuple(sources)
-        self.folders = tuple(folder for _, folder in folders)
-        self.name = self.folders[0].resolve().name if folders else _last_part(stores[0].url)
+        self.sources: tuple[str, ...] = tuple(sources)
+        self.folders: tuple[Path, ...] = tuple(folder for _, folder in folders)
+        self.name: str = self.folders[0].resolve().name if folders else _last_part(stores[0].url)
         self._parts = tuple(folders)
         self._stores = tuple(stores)
 

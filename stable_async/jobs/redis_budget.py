@@ -58,7 +58,7 @@ class RedisBudget:
         self._part = str(shard)
         self._held = False
         self._client: Redis | None = None
-        self.lost = False
+        self.lost: bool = False
 
     async def hold(self, total: float, limit: float, otherwise: float) -> bool:
         """Hold credits for this part, and return whether all parts together fit the limit.

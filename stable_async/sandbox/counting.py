@@ -182,7 +182,7 @@ class Quota:
         self._penalty = penalty
         self._penalty_until = float("-inf")
         self._now = float("-inf")
-        self.peak = PeakUsage(requests, window)
+        self.peak: PeakUsage = PeakUsage(requests, window)
 
     def admit(self, now: float) -> bool:
         """Count an arrival; false when it is refused with 429."""

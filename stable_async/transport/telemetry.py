@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CallTelemetry", "GuardedTelemetry", "Telemetry"]
 
-logger = logging.getLogger("stable_async")
+logger: logging.Logger = logging.getLogger("stable_async")
 
 
 class CallTelemetry(Protocol):

@@ -31,7 +31,7 @@ class Spool:
         """Spool for the job in the folder `job`; nothing is created before it is needed."""
         digest = sha256(os.fsencode(job.absolute())).hexdigest()[:16]
         elsewhere = Path(tempfile.gettempdir(), f"stable-async-{SPOOLED}-{digest}")
-        self.folders = (job / SPOOLED, elsewhere)
+        self.folders: tuple[Path, Path] = (job / SPOOLED, elsewhere)
 
     def open(self, name: str, data: bytes = b"") -> AtomicFile:
         """Return a file for an image, with `data` in it already.

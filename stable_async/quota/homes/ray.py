@@ -41,7 +41,7 @@ class RayService:
 
     def __init__(self, name: str) -> None:
         """Prepare; the actor is made by the first `connect`."""
-        self.where = f"Ray actor {name}"
+        self.where: str = f"Ray actor {name}"
         self._name = f"stable_async.quota.{name}"
         self._actor: Any = None
 

@@ -51,7 +51,7 @@ class Notes:
 
     def __init__(self, claims: Iterable[Claim], key: str) -> None:
         """Take the claims, and the key that no finding may show."""
-        self.claims = {claim.id: claim for claim in claims}
+        self.claims: dict[str, Claim] = {claim.id: claim for claim in claims}
         self._key = key
         self._found: dict[str, Finding] = {}
 

@@ -36,7 +36,7 @@ class Purchases:
         self._send = send
         self._left = credits
         self._progress = progress
-        self.spent = 0.0
+        self.spent: float = 0.0
 
     async def run(self, operations: Iterable[Operation]) -> None:
         """Make the cheapest things that the credits allow, one of each operation."""

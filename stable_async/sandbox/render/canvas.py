@@ -40,9 +40,10 @@ class Canvas:
     def __init__(
         self, image: Image.Image, palette: Palette, rng: random.Random, *, outlined: bool
     ) -> None:
-        self.draw = ImageDraw.Draw(image)
-        self.width, self.height = image.size
-        self.unit = min(image.size)
+        self.draw: ImageDraw.ImageDraw = ImageDraw.Draw(image)
+        self.width: int = image.width
+        self.height: int = image.height
+        self.unit: int = min(image.size)
         self.palette = palette
         self.rng = rng
         self._pen = max(1, self.unit // 300) if outlined else 0
