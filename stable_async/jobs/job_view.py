@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from stable_async.jobs.errors import JobError, StorageError
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.read_ledger import reading
+from stable_async.jobs.row import to_json
 from stable_async.jobs.shard import WHOLE, Shard
 from stable_async.jobs.storage.bucket import BucketStore
 from stable_async.jobs.storage.objects import Objects
@@ -198,6 +199,8 @@ def _take_in_store(whole: Ledger, store: Objects) -> None:
         raise JobError(f"{store.url}: {error.strerror or error}") from error
     if not found and record is None:
         raise JobError(f"{store.url} has no images of a job with their facts")
+    if record is not None and whole.get("begun") is None:
+        whole.set(begun=to_json(record.begun), job_id=record.id)
 
 
 def _last_part(url: str) -> str:

@@ -404,9 +404,9 @@ class Ledger:
         return dict(found)
 
     def taken(self, positions: Collection[int]) -> dict[int, str | None]:
-        """Return which of some positions are taken, and the ids of their rows."""
+        """Return which of some positions are taken, and by which ids; `None`: by a remake."""
         found = self._db.execute(
-            f"SELECT position, id FROM rows WHERE {NAMED}",  # noqa: S608
+            f"SELECT position, iif(remake, NULL, id) FROM rows WHERE {NAMED}",  # noqa: S608
             (json.dumps(list(positions)),),
         )
         return dict(found)
@@ -694,17 +694,23 @@ class Ledger:
             (json.dumps(states), gone),
         ).rowcount
 
-    def remake(self, row: Row, seed: int | None) -> None:
-        """Let a row be made anew with another seed, under its id; its image is replaced."""
+    def remake(self, row: Row, seed: int | None, position: int) -> None:
+        """Let a row be made anew with another seed, under its id; its image is replaced.
+
+        Args:
+            row: As it was made.
+            seed: Of the new image.
+            position: Of the new image.
+        """
         self._db.execute(
             "UPDATE rows SET id = NULL, listed = 0 WHERE position = ?", (row.position,)
         )
         self._db.execute(
             "INSERT INTO rows (position, id, content, row, service, parameters, metadata, seed, "
-            "price, copy, remake) SELECT (SELECT max(position) + 1 FROM rows), ?, content, row, "
+            "price, copy, remake) SELECT ?, ?, content, row, "
             "service, parameters, metadata, ?, price, copy, remake + 1 FROM rows "
             "WHERE position = ?",
-            (row.id, seed, row.position),
+            (position, row.id, seed, row.position),
         )
         self.rewrite_metadata()
 

@@ -164,7 +164,7 @@ class _Opening:
         self._notes = notes
         self.intake: Intake | None = None
         self._record: JobRecord | None = None
-        shard = rules.shard
+        shard = self._shard = rules.shard
         self.store = self._open_store(kind_of_service(rules.service))
         self.ledger, rebuilt = open_ledger(folder, self.store, shard)
         stack.callback(self.ledger.close)
@@ -336,7 +336,8 @@ class _Opening:
         for row in rows:
             remake = row.remake + 1
             seed = None if row.seed is None else derive_seed(row.id, row.copy, remake)
-            self.ledger.remake(row, seed)
+            position = self._shard.next_position(self.ledger.last_position())
+            self.ledger.remake(row, seed, position)
         if rows:
             price = sum(row.price or 0.0 for row in rows)
             self._notes.append(

@@ -297,7 +297,7 @@ async def test_a_pod_that_is_killed_and_loses_its_folder_buys_nothing_again(
         assert asked.done(), (await ended)[1].decode()
         process.kill()
         await ended
-        now = {name: data for name, data in stored(place).items() if name.endswith(".png")}
+        now = images_in(place)
         assert images.items() <= now.items(), "an image was written over"
         images = now
         if turn % 2:
@@ -326,6 +326,41 @@ async def test_a_pod_that_is_killed_and_loses_its_folder_buys_nothing_again(
     after = stored(place)
     assert all(after[f"{stem}.png"] == objects[f"{stem}.png"] for stem in there)
     assert len(bench.lines()) == rows
+
+
+async def test_what_was_made_anew_is_moved_with_its_facts(bench: Bench, place: str) -> None:
+    """So the bill of a job that was lost is whole, replaced images and missing ones included."""
+    bench.shop.script = {"b": ["filtered", "filtered"], "c": ["filtered"]}
+    path = bench.write("a", {"prompt": "b", "id": "b"}, "c")
+    await bench.run(path, images=place)
+    await bench.run(path, images=place, retry="filtered")
+    summary = await bench.run(path, images=place, retry="filtered")
+    assert (summary.ending, summary.spent) == ("complete", 18.0)
+    lines, costs, objects = bench.lines(), bill(bench.out), images_in(place)
+    assert sum(name.startswith("replaced/") for name in objects) == 3
+
+    shutil.rmtree(bench.out)
+    assert (await bench.run(path, images=place)).requests == 0
+    assert bill(bench.out) == costs
+    assert sorted(map(str, bench.lines())) == sorted(map(str, lines))
+    assert images_in(place) == objects
+
+    gone = next(name for name in objects if name.startswith("0000/000001-"))
+    obstore.delete(obstore.store.from_url(place), gone)
+    job = bench.job(path, images=place)
+    async with bench.client() as client:
+        assert (await job.run(client)).requests == 0
+    assert any("1 image files are missing" in note for note in job.notes)
+    summary = await bench.run(path, images=place, remake_missing=True)
+    assert (summary.ending, summary.done, summary.spent) == ("complete", 1, 21.0)
+    shutil.rmtree(bench.out)
+    summary = await bench.run(path, images=place)
+    assert (summary.ending, summary.requests, summary.spent) == ("complete", 0, 21.0)
+    assert 3 * sum(bench.shop.sold.values()) == 21
+
+
+def images_in(url: str) -> dict[str, bytes]:
+    return {name: data for name, data in stored(url).items() if name.endswith(".png")}
 
 
 class _Forgetful:

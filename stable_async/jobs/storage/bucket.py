@@ -182,7 +182,16 @@ class BucketStore:
         pass
 
     def missing(self, file_names: Iterable[str]) -> list[str]:
-        return []
+        listed: dict[str, frozenset[str]] = {}
+        missing = []
+        for name in file_names:
+            path = self.objects.path(name) or ""
+            folder = path.rpartition("/")[0]
+            if folder not in listed:
+                listed[folder] = frozenset(path for path, _ in self.objects.entries(folder))
+            if path not in listed[folder]:
+                missing.append(name)
+        return missing
 
     def bring_over(self) -> int:
         """Put what was spooled into the bucket, facts before images; count the images.

@@ -116,12 +116,13 @@ class RowFacts:
         return replace(self, charges=self._last("spent", generation_id))
 
     def made(self, image: ImageFacts) -> RowFacts:
-        """Return the facts once the image has come."""
+        """Return the facts once the image has come, which proves that it was paid for."""
         filtered = image.finish_reason == CONTENT_FILTERED
+        paid = tuple(replace(charge, state="spent") for charge in self.charges[-1:])
         return replace(
             self,
             state="filtered" if filtered else "done",
-            charges=self._last("spent"),
+            charges=(*self.charges[:-1], *paid),
             image=image,
             reason=None,
             error=None,

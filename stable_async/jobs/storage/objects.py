@@ -225,10 +225,10 @@ class Objects:
         except FileNotFoundError:
             return None
 
-    def entries(self) -> Iterator[tuple[str, int]]:
-        """Return path and length of every object."""
+    def entries(self, folder: str = "") -> Iterator[tuple[str, int]]:
+        """Return path and length of every object, or of those in a folder."""
         with _translated():
-            for some in self._obstore.list(self._store):
+            for some in self._obstore.list(self._store, folder or None):
                 yield from ((entry["path"], entry["size"]) for entry in some)
 
     def move(self, old: str, new: str, content_type: str) -> str:
