@@ -56,6 +56,9 @@ COMMANDS = {
     ),
 }
 
+# Commands that send what costs.
+PAYING = ("run", "generate", "doctor")
+
 
 def make_app(called: str | None = None, defaults: Defaults | None = None) -> App:
     """Return the command line.
@@ -69,6 +72,7 @@ def make_app(called: str | None = None, defaults: Defaults | None = None) -> App
         help="Images, audio and 3D models from the Stability AI API: one, or a million.",
         version=__version__,
         help_format="plaintext",
+        suppress_keyboard_interrupt=False,
         config=None if defaults is None else defaults.config,
     )
     for name, (place, summary) in COMMANDS.items():
@@ -100,7 +104,9 @@ def run(arguments: Sequence[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}", CANNOT_WORK)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        return _complain("given up; what was in flight may have been billed", INTERRUPTED)
+        pays = any(command in arguments for command in PAYING)
+        what = "given up; what was in flight may have been billed" if pays else "interrupted"
+        return _complain(what, INTERRUPTED)
     return status if isinstance(status, int) else OK
 
 

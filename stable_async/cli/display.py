@@ -167,16 +167,21 @@ def _shut_out(client: StabilityClient) -> str:
 def show_summary(summary: Summary, job: Job, folder: Path) -> None:
     """Print what became of a job, and the first of its failures."""
     for identity, row, error in job.refused:
-        print(
-            f"row {row} ({identity}): {error or 'blurred by the content filter'}", file=sys.stderr
-        )
+        # A row that is no request has no id of its own.
+        name = "" if identity == f"row\u00a0{row}" else f" ({identity})"
+        what = error or "blurred by the content filter"
+        print(f"row {row}{name}: {what}", file=sys.stderr)
     without = summary.failed + summary.again + summary.in_doubt + summary.filtered
     more = without - len(job.refused)
     if more > 0:
         print(f"... and {more:,} more", file=sys.stderr)
+    if summary.ending == "interrupted" and job.estimate is None and not summary.requests:
+        print("interrupted while the prompt file was read: nothing was sent")
+        return
     for line in summary_lines(summary, job.left, kind=job.kind):
         print(line)
-    print(f"{job.kind.many}: {job.images}, their data: {folder / 'metadata.jsonl'}")
+    if summary.done or summary.skipped or summary.filtered:
+        print(f"{job.kind.many}: {job.images}, their data: {folder / 'metadata.jsonl'}")
 
 
 def summary_lines(summary: Summary, left: Left, *, kind: MediaKind = IMAGE) -> Iterator[str]:
