@@ -85,7 +85,9 @@ class Session:
         self.retrying: AsyncRetrying = make_retrying(retry, self._wait_after_penalty)
         self.polling = polling
         self.priority = priority
-        self.telemetry = None if telemetry is None else GuardedTelemetry(telemetry)
+        self.telemetry: GuardedTelemetry | None = (
+            None if telemetry is None else GuardedTelemetry(telemetry)
+        )
         self.user_id = user_id
         self.log_prompts = log_prompts
         self.base_url = base_url
