@@ -224,6 +224,6 @@ def _is_permanent(error: BaseException) -> bool:
         temporary = (
             ClusterDownError | NoScriptError | OutOfMemoryError | ReadOnlyError | TryAgainError
         )
-        return not isinstance(error, temporary) and not str(error).startswith("MISCONF")
+        return not isinstance(error, temporary) and not str(error).startswith(("MISCONF", "BUSY"))
     causes = (error, error.__cause__, error.__context__)
     return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes)

@@ -60,6 +60,7 @@ TRIP_GROWTH = 1.02
 # No message leaves earlier than this ahead of its time, seconds.
 MOST_EARLY = 0.25
 
+# Not at once again, seconds: a home that grants a part has others to serve in between.
 NEXT_TURN = 0.001
 
 WHY_LOST = {
