@@ -149,7 +149,7 @@ class Aiometer(Contender):
 
 
 def contenders() -> list[Contender]:
-    """Give all limiters, ours first."""
+    """Return all limiters, ours first."""
     return [
         Ours(),
         Contender("aiolimiter 150/10 s", "aiolimiter", functools.partial(_aiolimiter, 150, 10)),

@@ -114,7 +114,7 @@ def _panel(left: float, top: float, name: str, arrivals: Times) -> list[str]:
 
 
 def _two_counters(arrivals: Times, times: Times) -> Times:
-    """Give the estimate of two counters at each of `times`, at the phase that shows most."""
+    """Return the estimate of two counters at each of `times`, at the phase that shows most."""
     most = np.zeros(len(times))
     total = _up_to(arrivals, times)
     for elapsed in np.arange(0, WINDOW, STEP):

@@ -31,7 +31,7 @@ class Book:
         self.shut_until = 0.0
 
     def arrive(self, now: float) -> float:
-        """Log one request; give the seconds that are left of the shut-out, 0 when it is let in."""
+        """Log one request; return the seconds left of the penalty, 0 if it is let in."""
         self.arrivals.append(now)
         if not self.penalty:
             return 0.0

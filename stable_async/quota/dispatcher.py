@@ -152,7 +152,7 @@ class Dispatcher:
         return may_leave
 
     def release(self, slot: Slot) -> None:
-        """Give the slot back: its request never left."""
+        """Return the slot: its request never left."""
         self.home.release(slot, self.now())
         if self._burst is not None:
             self._burst.give_back()
@@ -193,18 +193,18 @@ class Dispatcher:
         now = self.now()
         earliest = -inf
         while self.queue:
-            if self._burst is not None and not self._burst.ready():
-                earliest = self.home.earliest(now)
-                if earliest <= now:
-                    earliest = inf
-                    self._burst.call()
-                break
             priority = self.queue.next_priority()
             waiter = self.queue.head(priority)
             if waiter.future.done():
                 self.queue.remove(waiter)
                 continue
             try:
+                if self._burst is not None and not self._burst.ready():
+                    earliest = self.home.earliest(now)
+                    if earliest <= now:
+                        earliest = inf
+                        self._burst.call()
+                    break
                 # While interactive requests wait here, a bulk one whose turn it is has the floor's
                 # right, and need not leave room for those of other processes.
                 slot = self.home.reserve(now, bulk=not self.queue.count("interactive"))
@@ -284,7 +284,13 @@ class Dispatcher:
             waiter = heappop(deadlines)[2]
             if not waiter.future.done():
                 self.queue.remove(waiter)
-                waiter.future.set_exception(_too_late(self.home.earliest(now) - now))
+                waiter.future.set_exception(_too_late(self._time_left(now)))
+
+    def _time_left(self, now: float) -> float:
+        try:
+            return self.home.earliest(now) - now
+        except StabilityError:
+            return 0.0  # a home that cannot be read any more; those who wait on are told so
 
     def _set_timer(self) -> None:
         """Have the one timer fire when a slot or a deadline is due next."""

@@ -87,7 +87,7 @@ class Permit:
         return self._dispatcher.mark_sent(self._slot)
 
     def release(self) -> None:
-        """Give the permit back: the request never left. After `mark_sent` this does nothing."""
+        """Return the permit: the request never left. After `mark_sent` this does nothing."""
         if self._open:
             self._open = False
             self._dispatcher.release(self._slot)

@@ -38,7 +38,7 @@ class _NoPhases(Rule):
 
 
 class _OpenIgnored(Rule):
-    """Open slots do not count until they are stamped."""
+    """Open slots do not count until they are marked."""
 
     def earliest(self, now: float, ahead: int = 0) -> float:
         held, self.open = self.open, 0

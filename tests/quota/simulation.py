@@ -89,7 +89,7 @@ def demand(scenario: Scenario, rng: np.random.Generator) -> Times:
 
 
 def leave(rule: Rule, scenario: Scenario, rng: np.random.Generator) -> Times:
-    """Let all requests leave as early as `rule` allows, and give the times, in order."""
+    """Let all requests leave as early as `rule` allows, and return the times, in order."""
     due = demand(scenario, rng).tolist()
     opening = (rng.random(len(due)) * scenario.setup).tolist()
     lost = (rng.random(len(due)) < scenario.lost).tolist()

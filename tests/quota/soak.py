@@ -16,7 +16,7 @@ from tests.quota import simulation
 
 
 def main(minutes: float = 10.0, seed: int = 0) -> int:
-    """Run for `minutes`; give the exit status."""
+    """Run for `minutes`; return the exit status."""
     rng = np.random.default_rng(seed)
     end = time.monotonic() + 60 * minutes
     sent = scenarios = 0

@@ -1,4 +1,4 @@
-"""The books in a file: many processes, one quota, and nobody who can block the others."""
+"""The state in a file: many processes, one quota, and nobody who can block the others."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def path(tmp_path: Path) -> Path:
 
 @contextmanager
 def homes(path: Path, clock: Clock, count: int, quota: Quota = QUOTA) -> Iterator[list[FileHome]]:
-    """Open the same books as so many processes would."""
+    """Open the same file as so many processes would."""
     with ExitStack() as stack:
         opened = []
         for _ in range(count):
@@ -84,7 +84,7 @@ def take(one: FileHome, clock: Clock) -> Slot:
 
 
 def alone(*departures: float) -> float:
-    """Return when the next may leave, as the books of one process say."""
+    """Return when the next may leave, as the state of one process says."""
     memory = ProcessHome(QUOTA)
     memory.open_now()
     for time_ in departures:
@@ -117,7 +117,7 @@ def test_a_slot_given_back_is_free_for_the_others(path: Path, clock: Clock) -> N
         leave(other, clock)
 
 
-def test_a_shut_out_holds_for_everybody_and_one_goes_ahead_after_it(
+def test_a_penalty_holds_for_everybody_and_one_goes_ahead_after_it(
     path: Path, clock: Clock
 ) -> None:
     with homes(path, clock, 2) as (one, other):
@@ -241,7 +241,7 @@ def test_every_process_comes_to_the_same_state_and_the_rule_holds(
             assert list(Path(folder).iterdir()) == [path]
 
 
-def test_the_books_go_on_in_a_new_file_before_they_are_long(
+def test_the_state_goes_on_in_a_new_file_before_the_old_one_is_long(
     path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file, "ROTATE_AT", 4000)
@@ -336,7 +336,7 @@ def test_processes_that_take_all_they_can_do_not_breach(path: Path) -> None:
 def test_workers_killed_or_stopped_at_any_moment_block_nobody(
     path: Path, blow: signal.Signals
 ) -> None:
-    """Each of six is hit somewhere in reading or writing the books; one goes on all the time."""
+    """Each of six is hit somewhere in reading or writing the file; one goes on all the time."""
     steady = Worker(path, 2.4)
     steady.ready()
     rng = np.random.default_rng(7)
@@ -355,7 +355,7 @@ def test_workers_killed_or_stopped_at_any_moment_block_nobody(
         departures += [victim.departures() for victim in victims]
     own = steady.departures()
     check([own, *departures])
-    # Nobody had to wait for longer than the lapse of a slot and a window after it.
+    # Nobody had to wait for longer than the expiry of a slot and a window after it.
     assert max(np.diff(own)) < 0.25 + 0.55 + 0.5
 
 
@@ -459,7 +459,7 @@ def test_another_version_is_refused(
         pass
 
 
-def test_after_a_reboot_the_books_begin_anew(
+def test_after_a_reboot_the_state_begins_anew(
     path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with homes(path, clock, 1) as (one,):
@@ -565,7 +565,7 @@ def test_a_folder_that_is_missing_is_said_so(path: Path, clock: Clock) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_those_who_wait_are_told_when_the_books_cannot_be_kept(
+def test_those_who_wait_are_told_when_the_file_cannot_be_written(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def acquire() -> None:

@@ -188,10 +188,10 @@ async def test_released_slots_can_all_be_used_again_at_once() -> None:
 @virtual_time
 async def test_a_permit_may_be_closed_again_and_the_first_word_counts() -> None:
     limiter = QuotaLimiter(QUOTA)
-    stamped, released = await limiter.acquire(), await limiter.acquire()
-    stamped.mark_sent()
-    stamped.release()
-    stamped.mark_sent()
+    marked, released = await limiter.acquire(), await limiter.acquire()
+    marked.mark_sent()
+    marked.release()
+    marked.mark_sent()
     released.release()
     released.mark_sent()
     assert (limiter.statistics().in_window, limiter.statistics().open) == (1, 0)
@@ -400,7 +400,7 @@ async def test_a_deadline_that_is_missed_by_surprise_is_told_when_it_passes() ->
 
 
 @virtual_time
-async def test_a_shut_out_is_told_at_once_to_those_whose_deadline_it_breaks() -> None:
+async def test_a_penalty_is_told_at_once_to_those_whose_deadline_it_breaks() -> None:
     limiter = QuotaLimiter(QUOTA)
     await use_up(limiter)
     hopeless = asyncio.create_task(limiter.acquire(deadline=20.0))
@@ -500,7 +500,7 @@ async def test_a_permit_given_to_a_call_that_is_cancelled_meanwhile_comes_back()
 
 
 @virtual_time
-async def test_cancelling_anybody_at_any_turn_keeps_the_books_right() -> None:
+async def test_cancelling_anybody_at_any_turn_keeps_the_state_right() -> None:
     rng = np.random.default_rng(7)
     limiter = QuotaLimiter(QUOTA)
     left: list[float] = []
@@ -534,7 +534,7 @@ async def test_cancelling_anybody_at_any_turn_keeps_the_books_right() -> None:
 
 
 @virtual_time
-async def test_nobody_leaves_during_a_shut_out_and_one_goes_ahead_after_it() -> None:
+async def test_nobody_leaves_during_a_penalty_and_one_goes_ahead_after_it() -> None:
     limiter = QuotaLimiter(QUOTA)
     sent = Sent(limiter)
     limiter.penalise(permit=(await use_up(limiter, 1))[0])
@@ -562,7 +562,7 @@ async def test_the_server_s_own_waiting_time_is_kept() -> None:
 
 
 @virtual_time
-async def test_refusals_of_one_breach_are_one_shut_out_and_one_cut() -> None:
+async def test_refusals_of_one_breach_are_one_penalty_and_one_cut() -> None:
     limiter = QuotaLimiter(QUOTA)
     permits = await use_up(limiter)
     for permit in permits:

@@ -359,6 +359,21 @@ async def _use(limiter: QuotaLimiter) -> None:
     (await limiter.acquire()).mark_sent()
 
 
+async def test_calls_that_wait_are_told_when_the_last_limiter_closes() -> None:
+    limiters = [QuotaLimiter(KeyQuota("quota-closing", ONE)) for _ in range(2)]
+    for limiter in limiters:
+        await limiter.open()
+    permit = await limiters[0].acquire()
+    waiting = asyncio.create_task(limiters[1].acquire())
+    await asyncio.sleep(0)
+    await limiters[0].aclose()
+    assert not waiting.done()
+    await limiters[1].aclose()
+    with pytest.raises(ConfigurationError, match="was closed"):
+        await waiting
+    permit.release()
+
+
 def test_a_closed_limiter_may_be_opened_in_another_loop() -> None:
     limiter = QuotaLimiter(Quota(requests=2))
 
