@@ -49,7 +49,7 @@ $(VENV)-ray/.installed: pyproject.toml | $(BIN)/python
 	@touch $@
 
 test-ray: $(VENV)-ray/.installed
-	"$(VENV)-ray/bin/python" -m pytest tests-ray --timeout 150
+	"$(VENV)-ray/bin/python" -m pytest tests-ray --timeout 300
 
 lint: $(VENV)/.installed-dev
 	"$(BIN)/ruff" check .

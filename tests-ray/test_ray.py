@@ -132,7 +132,7 @@ def test_the_example_makes_what_a_table_asks_for(sandbox: SandboxProcess, tmp_pa
     command += [str(tmp_path / name) for name in ("prompts.parquet", "images", "made")]
     environment = {**os.environ, "STABILITY_BASE_URL": sandbox.url}
     environment.pop("RAY_ADDRESS", None)
-    subprocess.run(command, env=environment, check=True, timeout=120)
+    subprocess.run(command, env=environment, check=True, timeout=280)
     made = pq.read_table(tmp_path / "made").to_pylist()
     assert [one["state"] for one in made] == ["done"] * 6
 
@@ -178,14 +178,14 @@ def test_what_was_in_flight_when_actors_and_driver_were_killed_is_in_doubt(
         time.sleep(2.0)
         claimed = len(facts())
         there = len(list(images.glob("*/*.png")))
-        second = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=120)
+        second = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=280)
         states = second.stdout.split()
         assert states.count("in doubt") == claimed - there
         assert states.count("done") == count - (claimed - there)
         # A claim may be of a request that did not leave any more.
         assert states.count("done") <= charged() <= count
         third = subprocess.run(
-            [*arguments, "resend"], capture_output=True, text=True, check=True, timeout=120
+            [*arguments, "resend"], capture_output=True, text=True, check=True, timeout=280
         )
         assert third.stdout.split() == ["done"] * count
         assert count <= charged() <= count + claimed - there
