@@ -131,7 +131,7 @@ class Attempt:
         return Result(facts.state, charge, reason=facts.reason, error=facts.error)
 
     async def _result(self) -> Result:
-        gate, row = self._context.gate, self._row
+        gate = self._context.gate
         try:
             with gate.passage(self):
                 async with self._scope:
@@ -140,8 +140,11 @@ class Attempt:
                         return await self._bring_through_outages()
                     finally:
                         gate.let_go(self._scope)
-        except (TimeoutError, StoppedError):
+        except StoppedError:
             return self._unsent()
+        except TimeoutError as error:
+            # Only the scope says that nothing has left; another time-out says nothing.
+            return self._unsent() if self._scope.expired() else self._unexpected(error)
         except StorageError as error:
             gate.stop(error)
             # It stays in flight: the next run finds the image, wherever it got to.
@@ -155,16 +158,17 @@ class Attempt:
             if meaning(error) == "stop":
                 gate.stop(JobError(str(error)))
             return result_of(error, accepted=self._accepted)
-        except Exception as error:
-            # No error of ours, so from a callback or a bug: what was paid for is not to be lost.
-            logger.exception("row %d (%s)", row.number, row.id)
-            gate.stop(JobError(f"row {row.number} ({row.id}): {type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001 - what was paid for is not to be lost
             return self._unexpected(error)
         finally:
             self._landed()
 
     def _unexpected(self, error: Exception) -> Result:
+        """Settle a row after an error of a callback or a bug, and stop the job."""
         text, reason = f"{type(error).__name__}: {error}", "unexpected error"
+        row = f"row {self._row.number} ({self._row.id})"
+        logger.error(row, exc_info=error)
+        self._context.gate.stop(JobError(f"{row}: {text}"))
         if self._accepted:
             return Result("again", "spent", reason=reason, error=text)
         if self._claimed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from contextlib import aclosing
 from functools import partial
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from stable_async.jobs.row import Result, Row
 
 __all__ = ["Runner"]
+
+logger = logging.getLogger("stable_async")
 
 READ_AHEAD = 256
 # Room kept on the disk for ledger and metadata, and for each image on its way before the first one
@@ -123,7 +126,10 @@ class Runner:
             self._landed.set()
         if result is not None:
             progress.settle(result, self._clock())
-            self._on_result(row, result)
+            try:
+                self._on_result(row, result)
+            except Exception:  # other rows are in flight, and paid for
+                logger.exception("a receiver of results has failed")
             if result.image is not None:
                 self._largest = max(self._largest or 0, result.image.bytes)
 

@@ -262,3 +262,41 @@ def test_without_its_packages_the_command_says_what_to_install() -> None:
     assert ended.stderr == (
         'stable-async: the command line needs: pip install ".[cli]" (in a clone of stable_async)\n'
     )
+
+
+async def test_a_job_goes_on_as_it_was_begun_and_refuses_other_words(
+    command: Command, shop: Shop, tmp_path: Path
+) -> None:
+    (tmp_path / "p.txt").write_text("a\nb\n")
+    where = ("--out", "job", "--base-url", shop.url)
+    ended = await command("run", "p.txt", *where, "--set", "aspect_ratio=16:9", "--budget", "3")
+    assert ended.status == 4
+    ended = await command("run", "p.txt", *where)
+    assert ended.status == 2
+    assert "set was aspect_ratio=16:9 and is nothing" in ended.errors
+    assert "for 6 credits" in ended.errors
+    ended = await command("run", *where)
+    assert ended.status == 0, ended.errors
+    assert {form["aspect_ratio"] for form in shop.forms} == {"16:9"}
+    assert shop.sold.total() == 2
+    ended = await command("run", *where, "--service", "ultra")
+    assert ended.status == 2
+    assert "PROMPTS is missing" in ended.errors
+    ended = await command("run", "--out", "nothing", "--base-url", shop.url)
+    assert (ended.status, "name PROMPTS" in ended.errors) == (2, True)
+
+
+async def test_status_3_for_rows_in_doubt_with_their_price(
+    command: Command, shop: Shop, tmp_path: Path
+) -> None:
+    shop.script = {"a": ["drop"], "b": [500] * 8}
+    (tmp_path / "p.txt").write_text("a\nb\nc\n")
+    where = ("--out", "job", "--base-url", shop.url, "--no-quota")
+    ended = await command("run", "p.txt", *where, "--json")
+    summary = json.loads(ended.output)
+    assert (ended.status, summary["in_doubt"], summary["again"]) == (3, 1, 1)
+    assert (summary["spent"], summary["credits_in_doubt"]) == (3.0, 3.0)
+    ended = await command("run", "--resend-doubtful", *where)
+    assert ended.status == 0, ended.errors
+    assert "sent once more, for 3 credits" in ended.errors
+    assert shop.sold.total() == 4

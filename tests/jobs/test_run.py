@@ -16,6 +16,7 @@ import pytest
 
 from stable_async import ConfigurationError, Quota
 from stable_async.jobs import JobError, JobLockedError, PromptFileError, PromptRules
+from stable_async.jobs.events import JobEvents
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.lock import locked
 from stable_async.jobs.row import derive_seed
@@ -23,6 +24,7 @@ from tests.jobs.shop import make_picture
 from tests.samples import picture
 
 if TYPE_CHECKING:
+    from stable_async.jobs.row import Result, Row
     from tests.jobs.conftest import Bench
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
@@ -711,3 +713,30 @@ async def test_a_bug_or_a_callback_that_raises_leaves_no_row_in_flight(
     ledger.close()
     assert "in flight" not in states
     assert (await bench.run(path, resend_doubtful=True)).ending == "complete"
+
+
+async def test_a_receiver_of_events_that_raises_ends_no_run(bench: Bench) -> None:
+    class Broken(JobEvents):
+        def settled(self, row: Row, result: Result) -> None:
+            raise ZeroDivisionError("broken receiver")
+
+    path = bench.write("a", "b", "c")
+    async with bench.client() as client:
+        job = bench.job(path)
+        job.events = Broken()
+        summary = await job.run(client)
+    assert (summary.ending, summary.done, summary.in_doubt) == ("complete", 3, 0)
+
+
+async def test_a_time_out_that_is_not_ours_is_no_word_that_nothing_left(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise TimeoutError("of a callback")
+
+    path = bench.write("a")
+    with monkeypatch.context() as patch:
+        patch.setattr("stable_async.jobs.progress.Departures.count", fail)
+        summary = await bench.run(path)
+    assert (summary.ending, summary.in_doubt) == ("stopped", 1)
+    assert (await bench.run(path)).requests == 0
