@@ -289,14 +289,14 @@ async def test_a_job_goes_on_as_it_was_begun_and_refuses_other_words(
 async def test_status_3_for_rows_in_doubt_with_their_price(
     command: Command, shop: Shop, tmp_path: Path
 ) -> None:
-    shop.script = {"a": ["drop"], "b": [500] * 8}
-    (tmp_path / "p.txt").write_text("a\nb\nc\n")
+    shop.script = {"a": ["drop"]}
+    (tmp_path / "p.txt").write_text("a\nb\n")
     where = ("--out", "job", "--base-url", shop.url, "--no-quota")
     ended = await command("run", "p.txt", *where, "--json")
     summary = json.loads(ended.output)
-    assert (ended.status, summary["in_doubt"], summary["again"]) == (3, 1, 1)
+    assert (ended.status, summary["in_doubt"], summary["again"]) == (3, 1, 0)
     assert (summary["spent"], summary["credits_in_doubt"]) == (3.0, 3.0)
     ended = await command("run", "--resend-doubtful", *where)
     assert ended.status == 0, ended.errors
     assert "sent once more, for 3 credits" in ended.errors
-    assert shop.sold.total() == 4
+    assert shop.sold.total() == 3
