@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stable_async.cli.failures import OK
+from stable_async.cli.failures import OK, UsageError
 from stable_async.cli.options import Flag
 from stable_async.cli.texts import count, duration
 from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
@@ -19,32 +19,32 @@ REASONS_SHOWN = 5
 
 
 def status(
-    folder: Annotated[Path, Parameter(name="DIR")],
-    /,
-    *,
+    *folders: Annotated[Path, Parameter(name="DIR")],
     json_summary: Annotated[Flag, Parameter(name="--json")] = False,
 ) -> int:
     """Tell how far a job is, running or not, from its ledger alone.
 
     Args:
-        folder: The folder of the job.
+        folders: The folder of the job, or those of all its parts.
         json_summary: Print one JSON object.
     """
-    found = job_status(folder)
+    if not folders:
+        raise UsageError("status needs the folder of a job: DIR")
+    found = job_status(*folders)
     if json_summary:
         facts = asdict(found)
         print(json.dumps(facts.pop("counts") | {"total": found.counts.total} | facts))
         return OK
-    for line in _lines(folder, found):
+    for line in _lines(", ".join(map(str, folders)), found):
         print(line)
     return OK
 
 
-def _lines(folder: Path, found: JobStatus) -> list[str]:
+def _lines(name: str, found: JobStatus) -> list[str]:
     counts = found.counts
     left = counts.waiting + counts.in_flight + counts.again
     share = f" ({100 * counts.done // counts.total} %)" if counts.total else ""
-    lines = [f"{folder}: {'running' if found.running else 'not running'}"]
+    lines = [f"{name}: {'running' if found.running else 'not running'}"]
     lines.append(f"{counts.done:,} of {count(counts.total, 'row')} done{share}, {left:,} left")
     others = [
         f"{number:,} {what}"

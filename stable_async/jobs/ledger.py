@@ -1094,7 +1094,8 @@ class Ledger:
             SELECT p.id, p.service,
                    iif(p.state IN ('again', 'in doubt'), 'failed', p.state),
                    p.parameters, p.metadata, p.error, p.reason,
-                   i.file_name, i.width, i.height, coalesce(i.seed, p.seed), i.credits, i.sha256
+                   i.file_name, i.width, i.height, coalesce(i.seed, p.seed), i.credits, i.sha256,
+                   p.position
             FROM rows AS p LEFT JOIN images AS i USING (position)
             WHERE p.id IS NOT NULL
                 AND p.state IN ('done', 'filtered', 'failed', 'again', 'in doubt')

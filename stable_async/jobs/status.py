@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stable_async.jobs.job_view import reading_job
 from stable_async.jobs.lock import is_locked
-from stable_async.jobs.read_ledger import reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,14 +50,15 @@ class JobStatus:
     failures: Mapping[str, int]
 
 
-def job_status(folder: Path) -> JobStatus:
-    """Return how far the job in `folder` is. Nothing of it is changed.
+def job_status(*folders: Path) -> JobStatus:
+    """Return how far the job in a folder, or in those of all its parts, is. Nothing is changed.
 
     Raises:
-        JobError: The folder is no job, or its ledger cannot be read.
+        JobError: A folder is no job, or they are not parts of one; a ledger cannot be read.
     """
-    running = is_locked(folder)
-    with reading(folder) as ledger:
+    running = any(map(is_locked, folders))
+    with reading_job(folders) as view:
+        ledger = view.ledger
         counts, bill, departures = ledger.counts(), ledger.bill(), ledger.departures()
         failures = ledger.failures_by_reason()
         left = sum(price or 0.0 for *_, price in ledger.outstanding())

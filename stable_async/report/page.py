@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import time
 from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
 from importlib import resources
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from stable_async.config import Quota
 from stable_async.datasets.near_duplicates import NearDuplicates
+from stable_async.errors import ConfigurationError
 from stable_async.files import write_atomically
 from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
-from stable_async.jobs.job_view import path_inside
+from stable_async.jobs.job_view import JobView, reading_job
 from stable_async.jobs.kinds import IMAGE, kind_of
-from stable_async.jobs.read_ledger import is_of_sandbox, reading
+from stable_async.jobs.read_ledger import is_of_sandbox
 from stable_async.jobs.row import to_json
 from stable_async.report.thumbnails import Thumbnail, thumbnails
 from stable_async.report.timeline import runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
-
-    from stable_async.jobs.ledger import Ledger
 
 __all__ = ["MOST_ROWS", "REPORT_NAME", "write_report"]
 
@@ -40,25 +40,35 @@ THUMBNAILS = 500
 ROWS_AT_A_TIME = 100
 
 
-def write_report(folder: Path, *, most_rows: int = MOST_ROWS) -> Path:
-    """Write `report.html` into the folder of a job, and return its path.
+def write_report(*sources: str | Path, to: Path | None = None, most_rows: int = MOST_ROWS) -> Path:
+    """Write the report of a job, and return its path.
 
-    Images are shown from `images/` beside it, the first ones from thumbnails inside it if Pillow is
-    installed; with ImageHash, these are grouped by how they look. All this blocks.
+    Images are shown from where they are on this machine, the first ones from thumbnails inside the
+    page if Pillow is installed; with ImageHash, these are grouped by how they look. All this
+    blocks.
 
     Args:
-        folder: Of the job; it may be running.
+        sources: The folder of the job, those of all its parts, or where its images are. The job may
+            be running.
+        to: The file; `None`: `report.html` in the folder, if there is one only.
         most_rows: Rows in the contact sheet, at the most. The figures are always of all.
 
     Raises:
-        JobError: The folder is no job.
+        ConfigurationError: `to` is missing.
+        JobError: A source is no job, or they are not parts of one job.
         OSError: The report cannot be written.
     """
-    with reading(folder) as ledger:
-        return write_atomically(folder / REPORT_NAME, _page(ledger, folder, most_rows))
+    with reading_job(sources) as view:
+        if to is None:
+            if len(sources) != 1 or not view.folders:
+                raise ConfigurationError(
+                    "to is missing: a report of several folders, or of a bucket, needs a file"
+                )
+            to = view.folders[0] / REPORT_NAME
+        return write_atomically(to, _page(view, to, most_rows))
 
 
-def _page(ledger: Ledger, folder: Path, most_rows: int) -> Iterator[bytes]:
+def _page(view: JobView, to: Path, most_rows: int) -> Iterator[bytes]:
     page, style, script = _part("page.html"), _part("page.css"), _part("page.js")
     policy = (
         "default-src 'none'; img-src 'self' file: data:; media-src 'self' file:; "
@@ -71,21 +81,21 @@ def _page(ledger: Ledger, folder: Path, most_rows: int) -> Iterator[bytes]:
             case "POLICY" | "STYLE" | "SCRIPT":
                 yield fixed[text].encode()
             case "FACTS":
-                yield _json(_facts(ledger, folder)).encode()
+                yield _json(_facts(view)).encode()
             case "ROWS":
-                yield from _rows(ledger, folder, most_rows)
+                yield from _rows(view, to, most_rows)
             case _:
                 yield text.encode()
 
 
-def _facts(ledger: Ledger, folder: Path) -> dict[str, object]:
-    quota = Quota()
+def _facts(view: JobView) -> dict[str, object]:
+    quota, ledger = Quota(), view.ledger
     first = next(ledger.images(), None)
     kind = IMAGE if first is None else kind_of(first[2].content_type)
     bill = ledger.bill()
     departures = ledger.departures()
     return {
-        "title": folder.resolve().name,
+        "title": view.name,
         "written": int(time.time()),
         "counts": ledger.report_counts(),
         "credits": bill.spent,
@@ -110,14 +120,14 @@ def _facts(ledger: Ledger, folder: Path) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _rows(ledger: Ledger, folder: Path, most: int) -> Iterator[bytes]:
+def _rows(view: JobView, to: Path, most: int) -> Iterator[bytes]:
     """Yield a JSON array of rows; a value that repeats that of the row before is `0`."""
-    rows = ledger.report_rows(most)
+    rows, beside = view.ledger.report_rows(most), to.absolute().parent
     separator, left, number = "[", THUMBNAILS, 0
     before: tuple[object, ...] = (None, None)
     alike = _Alike()
     while some := list(islice(rows, ROWS_AT_A_TIME)):
-        paths = [path_inside(folder, row[7]) if row[7] else None for row in some]
+        paths = [view.path(row[-1], row[7]) if row[7] else None for row in some]
         wanted = [path for path in paths[:left] if path is not None]
         left -= len(wanted)
         small = dict(zip(wanted, thumbnails(wanted), strict=True))
@@ -126,11 +136,11 @@ def _rows(ledger: Ledger, folder: Path, most: int) -> Iterator[bytes]:
             fields = {**json.loads(parameters), **json.loads(metadata or "{}")}
             text = fields.pop("prompt", None)
             more = {name: _shown(value) for name, value in fields.items()}
-            _, width, height, seed, cost, sha256 = facts
+            _, width, height, seed, cost, sha256, _ = facts
             thumbnail = small.get(path) if path else None
             link = None
             if path is not None:
-                link = quote(path.relative_to(folder).as_posix())
+                link = quote(Path(os.path.relpath(path.absolute(), beside)).as_posix())
             now = (text, more)
             said = [0 if value == last else value for value, last in zip(now, before, strict=True)]
             values = [

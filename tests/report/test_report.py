@@ -6,14 +6,16 @@ import sqlite3
 from contextlib import closing
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stable_async.cli.app import run
 from stable_async.jobs import JobError
 from stable_async.jobs.recovery import LEDGER_NAME
-from stable_async.report import write_report
+from stable_async.report import MOST_ROWS, write_report
 from stable_async.report.timeline import PAUSE, POINTS, runs
 from tests import needs
 from tests.job_folder import JobFolder, png
@@ -64,8 +66,8 @@ class Page(HTMLParser):
         return rows
 
 
-def report(job: JobFolder, **options: int) -> Page:
-    path = write_report(job.folder, **options)
+def report(job: JobFolder, most_rows: int = MOST_ROWS) -> Page:
+    path = write_report(job.folder, most_rows=most_rows)
     assert path == job.folder / "report.html"
     return Page(path.read_text("utf-8"))
 
@@ -264,3 +266,20 @@ def test_a_long_pause_divides_runs() -> None:
 def test_a_long_job_has_no_more_points_than_a_screen() -> None:
     made = runs([(second, 15, 0) for second in range(100_000)], WINDOW)
     assert sum(len(run.points) for run in made) <= POINTS + 1
+
+
+def test_parts_of_a_job_have_one_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs.module("PIL")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("a\nb\nc\n")
+    for part in (1, 2):
+        words = ["run", "p.txt", "--out", f"part {part}", "--shard", f"{part}/2", "--sandbox"]
+        assert run(words) == 0
+    assert run(["report", "part 1", "part 2"]) == 2
+    assert run(["report", "part 1", "part 2", "--to", "whole.html"]) == 0
+    page = Page((tmp_path / "whole.html").read_text())
+    assert page.facts["counts"]["done"] == 3
+    for row in page.rows():
+        assert (tmp_path / unquote(row["file"])).is_file()
+    assert run(["status", "part 1", "part 2"]) == 0
+    assert run(["report"]) == 2
