@@ -277,7 +277,7 @@ async def test_the_parts_share_one_budget_in_redis(
     path = bench.write(*map(str, range(40)))
     generous = Quota(requests=10_000, window=0.5)
     quota = SharedQuota.redis(redis.url, tmp_path.name, generous)
-    bench.shop.script = {"3": ["drop"], "4": [500, 500], "5": [400]}
+    bench.shop.script = {"3": ["drop"], "4": [500, 500]}
 
     async def run(index: int) -> Summary:
         async with bench.client(quota=quota) as client:
