@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, Unpack, cast
 
@@ -406,7 +406,7 @@ class StabilityClient(Groups):
         limit = self._max_in_flight
         if max_in_flight is not None:
             limit = checked_setting("max_in_flight", max_in_flight, at_least(1))
-        return self._map(requests, limit, replace(checked, priority=checked.priority or "bulk"))
+        return self._map(requests, limit, checked._replace(priority=checked.priority or "bulk"))
 
     async def _map(
         self,

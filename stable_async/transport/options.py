@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypedDict, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Protocol, TypedDict, TypeVar
 
 from stable_async.arguments import (
     UnfitError,
@@ -85,9 +85,8 @@ class CallOptions(TypedDict, Generic[ResultT], total=False):
     on_finished: Callable[[ResultT], Awaitable[None]] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The options of one call, complete and checked; see `CallOptions`.
+class Options(NamedTuple):
+    """The options of one call, checked; see `CallOptions`. A named tuple is cheap to copy.
 
     Attributes:
         timeouts: Time limits of one attempt.
@@ -95,7 +94,7 @@ class Options:
         priority: `None` leaves it to the client, and to `map`.
     """
 
-    timeouts: Timeouts = Timeouts()  # noqa: RUF009 - frozen
+    timeouts: Timeouts = Timeouts()
     attempts: int | None = None
     deadline: float | None = None
     priority: Priority | None = None
@@ -118,7 +117,7 @@ class Options:
         Its submission was sent: neither its observer nor its deadline apply to the looks. They are
         not retried: there is another look later.
         """
-        return replace(self, observer=None, deadline=None, attempts=1)
+        return self._replace(observer=None, deadline=None, attempts=1)
 
 
 # RFC 9110, sections 5.1 and 5.5: names are tokens; values have no control characters.
@@ -226,7 +225,7 @@ def read_options(
             values[attribute] = rule(value)
         except UnfitError as error:
             problems.append(FieldProblem(word, _shown(value), str(error)))
-    options = defaults if problems else replace(defaults, **values)  # type: ignore[arg-type]
+    options = defaults if problems else defaults._replace(**values)  # type: ignore[arg-type]
     if options.on_disconnect == "finish" and options.on_finished is None:
         allowed = "a function that receives the result, as on_disconnect='finish' requires"
         problems.append(FieldProblem("on_finished", "not given", allowed))
