@@ -78,7 +78,8 @@ class Answer:
     @property
     def request_id(self) -> str | None:
         """The answer's `x-request-id`, cleaned."""
-        return clean(self.headers.get("x-request-id", ""), limit=100, key=self.key) or None
+        sent = self.headers.get("x-request-id")
+        return clean(sent, limit=100, key=self.key) or None if sent else None
 
     def unreadable(self, what: str) -> InvalidResponseError:
         """Return the error of a success that is not what it should be."""

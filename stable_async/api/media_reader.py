@@ -10,7 +10,7 @@ from stable_async.api.base64_json import Base64Field
 from stable_async.api.media_types import ENOUGH, describe, is_whole, sniff
 from stable_async.api.parsing import parse_seed
 from stable_async.api.texts import clean
-from stable_async.media import Audio, Image, Media, Model3D
+from stable_async.media import CONTENT_FILTERED, Audio, Image, Media, Model3D
 
 if TYPE_CHECKING:
     from stable_async.api.answers import Answer
@@ -30,6 +30,7 @@ _FAMILY: dict[type[Media], tuple[str, tuple[str, ...]]] = {
 _ARTICLE = {Image: "an image", Audio: "audio", Model3D: "a model"}
 
 WHITESPACE = b"\xef\xbb\xbf \t\r\n"
+DOCUMENTED_REASONS = ("SUCCESS", CONTENT_FILTERED)
 PARTIAL_CONTENT = 206
 # Where the end of a file is looked for.
 TAIL = 64
@@ -179,6 +180,8 @@ class MediaReader(Generic[MediaT]):
         return first > 0 or last + 1 < size
 
     def _word(self, text: object) -> str | None:
+        if text is None or text in DOCUMENTED_REASONS:
+            return text
         return clean(text, limit=100, key=self._answer.key) if isinstance(text, str) else None
 
 
