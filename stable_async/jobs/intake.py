@@ -14,7 +14,7 @@ from functools import partial
 from hashlib import blake2b, file_digest
 from typing import TYPE_CHECKING
 
-from stable_async.api.services import service_name
+from stable_async.api.services import SERVICES, service_name
 from stable_async.jobs.errors import PromptFileError, RowProblem
 from stable_async.jobs.inputs import InputFiles
 from stable_async.jobs.plan import (
@@ -45,6 +45,12 @@ BATCH = 1_000
 KEPT_PROBLEMS = 1_000
 # Seconds to wait for rows before looking whether they are still wanted.
 LOOK = 0.1
+
+
+# Services whose requests have no seed.
+SEEDLESS = frozenset(
+    name for name, service in SERVICES.items() if "seed" not in service.model.model_fields
+)
 
 
 class Intake:
@@ -92,6 +98,7 @@ class Intake:
         self._positions = Positions(rules.shard, 0)
         self._source: ReadAhead[Row | RowProblem] | None = None
         self._has_rows = False
+        self._may_repeat = False
         self.report: PlanReport = PlanReport()
 
     def fingerprint(self) -> str | None:
@@ -143,7 +150,7 @@ class Intake:
         ledger, rules = self._ledger, self._rules
         gone = ledger.unlist_unseen()
         ledger.list_seen()
-        if not rules.allow_duplicates:
+        if self._may_repeat and not rules.allow_duplicates:
             self.report.duplicates = ledger.merge_duplicates()
             self.report.added -= self.report.duplicates
         if rules.sample is not None:
@@ -219,6 +226,10 @@ class Intake:
         ledger = self._ledger
         rows = [row for row in found if isinstance(row, Row)]
         problems = [problem for problem in found if isinstance(problem, RowProblem)]
+        # A seed that is derived is of its row alone.
+        self._may_repeat = self._may_repeat or any(
+            "seed" in row.fields or row.service in SEEDLESS for row in rows
+        )
         if self._inputs is not None:
             self._inputs.add_to_content(rows)
         unnamed = name_rows(rows)
