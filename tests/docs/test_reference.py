@@ -33,6 +33,12 @@ def test_every_public_name_is_in_the_reference(module: str) -> None:
     assert names - set(SHOWN) - REPEATED - {f"{module}.__version__"} == set()
 
 
+@pytest.mark.parametrize("name", SHOWN)
+def test_every_name_in_the_reference_exists(name: str) -> None:
+    module, _, attribute = name.rpartition(".")
+    assert hasattr(import_module(module), attribute)
+
+
 def test_the_reference_shows_each_name_once() -> None:
     assert len(SHOWN) == len(set(SHOWN))
 
