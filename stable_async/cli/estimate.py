@@ -9,6 +9,7 @@ from stable_async.cli.failures import OK
 from stable_async.cli.options import Flag
 from stable_async.cli.preview import preview
 from stable_async.cli.prompt_options import PromptOptions, PromptsArgument
+from stable_async.jobs import JobSettings
 
 __all__ = ["estimate"]
 
@@ -35,5 +36,6 @@ def estimate(
         json_summary: Print one JSON object.
     """
     source, rules = prompt_options.read(prompts)
-    preview(source, rules, out, as_json=json_summary)
+    settings = None if out is None else JobSettings(folder=out)
+    preview(source, rules, settings, as_json=json_summary)
     return OK

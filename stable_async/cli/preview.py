@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -11,7 +10,7 @@ from rich.table import Table
 from stable_async.cli.failures import UsageError
 from stable_async.cli.texts import count, duration
 from stable_async.config import Quota
-from stable_async.jobs import PromptFile, PromptRules
+from stable_async.jobs import JobSettings, PromptFile, PromptRules
 from stable_async.jobs.columns import ColumnReport
 from stable_async.jobs.errors import JobChangedError
 from stable_async.jobs.estimate import Estimate, estimate_run
@@ -21,13 +20,7 @@ __all__ = ["column_lines", "facts", "preview", "start_lines"]
 
 
 def preview(
-    source: PromptFile,
-    rules: PromptRules,
-    folder: Path | None,
-    *,
-    as_json: bool,
-    replace_changed: bool = False,
-    change: bool = False,
+    source: PromptFile, rules: PromptRules, settings: JobSettings | None, *, as_json: bool
 ) -> None:
     """Print what a run does, to stdout.
 
@@ -36,7 +29,7 @@ def preview(
         UsageError: The job was begun with other words.
     """
     try:
-        found = estimate_run(source, rules, folder, replace_changed=replace_changed, change=change)
+        found = estimate_run(source, rules, settings)
     except JobChangedError as error:
         raise UsageError(str(error)) from None
     except SuspiciousFileError as error:

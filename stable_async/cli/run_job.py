@@ -108,18 +108,6 @@ def run(
         source, rules, connection = _as_begun(out, prompt_options, connection)
     else:
         source, rules = prompt_options.read(prompts)
-    if dry_run:
-        if source is None:
-            raise UsageError("--dry-run needs PROMPTS: the job's could be read only once")
-        preview(
-            source,
-            rules,
-            out,
-            as_json=json_summary,
-            replace_changed=replace_changed,
-            change=change,
-        )
-        return OK
     try:
         settings = JobSettings(
             folder=out,
@@ -138,6 +126,11 @@ def run(
         )
     except ConfigurationError as error:
         raise UsageError(str(error)) from None
+    if dry_run:
+        if source is None:
+            raise UsageError("--dry-run needs PROMPTS: the job's could be read only once")
+        preview(source, rules, settings, as_json=json_summary)
+        return OK
     job = Job(settings, source, rules)
     job.events = JobShow(job, events)
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -12,23 +14,33 @@ from typing import TYPE_CHECKING
 from stable_async.api.services import SERVICES
 from stable_async.jobs.begun import Begun, changed_error
 from stable_async.jobs.columns import ColumnReport
-from stable_async.jobs.errors import LedgerError
+from stable_async.jobs.errors import LedgerError, StorageError
 from stable_async.jobs.intake import Intake
+from stable_async.jobs.kinds import kind_of_service
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.recovery import LEDGER_NAME
+from stable_async.jobs.storage.bucket import BucketStore
+from stable_async.jobs.storage.folder import FolderStore
+from stable_async.jobs.storage.objects import Objects
+from stable_async.jobs.take_up import take_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from stable_async.config import Quota
     from stable_async.jobs.prompt_file import PromptFile
+    from stable_async.jobs.row import State
     from stable_async.jobs.rules import PromptRules
+    from stable_async.jobs.settings import JobSettings
 
 __all__ = ["DOLLARS_PER_CREDIT", "Estimate", "Share", "describe", "estimate_run"]
 
 # https://platform.stability.ai/pricing, read 2026-09-22: one credit is one US cent.
 DOLLARS_PER_CREDIT = 0.01
 FIRST_REQUESTS = 3
+WAITING: tuple[State, ...] = ("waiting", "again")
+# Claimed, without a result: what was in flight when a run was killed becomes a doubt of the next.
+IN_DOUBT: tuple[State, ...] = ("in doubt", "in flight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,7 @@ class Estimate:
         there: Rows that have their result, filtered ones included.
         changed: Known rows that have other content now, and are made from it.
         gone: Results of the job that the prompt file does not have any more.
-        in_doubt: Rows that may be billed already, and are sent again only when told.
+        in_doubt: Rows that may be billed already; `shares` has them only where they are resent.
         failed: Rows that were refused for good in earlier runs.
         duplicates: Rows that ask for the same as one before, seed included; made once.
         columns: What is done with the columns of the file.
@@ -109,54 +121,74 @@ class Estimate:
 
 
 def estimate_run(
-    prompts: PromptFile,
-    rules: PromptRules,
-    folder: Path | None = None,
-    *,
-    replace_changed: bool = False,
-    change: bool = False,
+    prompts: PromptFile, rules: PromptRules, settings: JobSettings | None = None
 ) -> Estimate:
     """Read and check a whole prompt file, and return what a run of it does. Nothing is written.
 
     Args:
         prompts: The file.
         rules: How its rows become requests.
-        folder: Of the job, which may have been begun; `None`: a new one.
-        replace_changed: As in `JobSettings`.
-        change: As in `JobSettings`.
+        settings: Of the run, whose job may have been begun; `None`: a new one.
 
     Raises:
         PromptFileError: The prompts cannot be used as they are.
         JobChangedError: The job was begun with other words, and a run would be refused.
         LedgerError: The job's ledger cannot be read.
+        StorageError: The bucket of its images cannot be read.
     """
     with (
         TemporaryDirectory(prefix="stable-async-") as temporary,
-        closing(_copy_of_ledger(folder, Path(temporary))) as ledger,
+        closing(_copy_of_ledger(settings, Path(temporary))) as ledger,
         ledger.transaction(),
     ):
+        replace_changed = settings is not None and settings.replace_changed
         intake = Intake(ledger, prompts, rules, replace_changed=replace_changed, only_look=True)
         last = ledger.last_position()
         intake.run()
         before = Begun.load(ledger)
-        if folder is not None and before is not None and ledger.has_charges() and not change:
-            now = Begun.of(prompts, rules, server=before.server)
-            if differences := before.differences(now):
-                raise changed_error(folder, differences, *ledger.price_after(last))
-        return describe(ledger, prompts.columns, changed=intake.report.changed)
+        if settings is not None:
+            if before is not None and ledger.has_charges() and not settings.change:
+                now = Begun.of(prompts, rules, server=before.server)
+                if differences := before.differences(now):
+                    raise changed_error(settings.folder, differences, *ledger.price_after(last))
+            missing = partial(_missing, ledger, settings, rules)
+            prompts.notes += take_up(ledger, settings, rules.shard, missing)
+        return describe(
+            ledger,
+            prompts.columns,
+            changed=intake.report.changed,
+            resends=settings is not None and settings.resend_doubtful,
+        )
 
 
-def describe(ledger: Ledger, columns: ColumnReport, *, changed: int = 0) -> Estimate:
+def _missing(
+    ledger: Ledger, settings: JobSettings, rules: PromptRules, names: Iterable[str]
+) -> list[str]:
+    """Return which image files of a job are gone."""
+    url = ledger.get("images") or settings.images
+    if not url:
+        return FolderStore(settings.folder, kind_of_service(rules.service)).missing(names)
+    try:
+        return BucketStore(Objects(str(url), prove=False)).missing(names)
+    except OSError as error:
+        raise StorageError(f"{url}: {error.strerror or error}") from error
+
+
+def describe(
+    ledger: Ledger, columns: ColumnReport, *, changed: int = 0, resends: bool = False
+) -> Estimate:
     """Return what a run does that has read its prompt file into a ledger.
 
     Args:
         ledger: Of the job.
         columns: Of the prompt file.
         changed: Known rows that have other content now.
+        resends: It sends the rows that are in doubt as well.
     """
     counts = ledger.counts()
+    states = (*IN_DOUBT, *WAITING) if resends else WAITING
     return Estimate(
-        shares=tuple(Share(*values) for values in ledger.outstanding()),
+        shares=tuple(Share(*values) for values in ledger.outstanding(*states)),
         there=counts.done + counts.filtered,
         changed=changed,
         gone=ledger.count_gone(),
@@ -164,21 +196,23 @@ def describe(ledger: Ledger, columns: ColumnReport, *, changed: int = 0) -> Esti
         failed=counts.failed,
         duplicates=ledger.count_duplicates(),
         columns=columns,
-        first_requests=tuple(_first_requests(ledger)),
+        first_requests=tuple(islice(_requests(ledger, states), FIRST_REQUESTS)),
     )
 
 
-def _first_requests(ledger: Ledger) -> Iterator[dict[str, object]]:
-    for row in ledger.rows("waiting", limit=FIRST_REQUESTS):
-        request: dict[str, object] = {"id": row.id, "service": row.service, **row.fields}
-        if row.seed is not None:
-            request["seed"] = row.seed
-        yield request | {"credits": row.price}
+def _requests(ledger: Ledger, states: Iterable[State]) -> Iterator[dict[str, object]]:
+    """Yield the first requests of a run, in the order in which it sends them."""
+    for state in states:
+        for row in ledger.rows(state, limit=FIRST_REQUESTS):
+            request: dict[str, object] = {"id": row.id, "service": row.service, **row.fields}
+            if row.seed is not None:
+                request["seed"] = row.seed
+            yield request | {"credits": row.price}
 
 
-def _copy_of_ledger(folder: Path | None, temporary: Path) -> Ledger:
+def _copy_of_ledger(settings: JobSettings | None, temporary: Path) -> Ledger:
     """Return a copy of the ledger of a job, or an empty one."""
-    path = None if folder is None else folder / LEDGER_NAME
+    path = None if settings is None else settings.folder / LEDGER_NAME
     if path is None or not path.exists() or not path.stat().st_size:
         return Ledger.temporary()
     copy = temporary / LEDGER_NAME

@@ -309,11 +309,16 @@ class Ledger:
             reserved=sums.get("reserved", 0.0),
         )
 
-    def outstanding(self) -> list[tuple[str, str | None, int, float | None]]:
-        """Return service, model, number and price of the listed rows that a run sends."""
+    def outstanding(self, *states: State) -> list[tuple[str, str | None, int, float | None]]:
+        """Return service, model, number and price of the listed rows in some states.
+
+        Without `states` these are the ones that a run sends.
+        """
         return self._db.execute(
             "SELECT service, json_extract(parameters, '$.model') AS model, count(*), sum(price) "
-            "FROM rows WHERE listed AND state IN ('waiting', 'again') GROUP BY 1, 2 ORDER BY 3 DESC"
+            "FROM rows WHERE listed AND state IN (SELECT value FROM json_each(?)) "
+            "GROUP BY 1, 2 ORDER BY 3 DESC",
+            (json.dumps(states or ("waiting", "again")),),
         ).fetchall()
 
     def count_gone(self) -> int:

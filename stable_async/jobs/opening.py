@@ -25,12 +25,13 @@ from stable_async.jobs.recovery import (
     restore,
     retire_replaced,
 )
-from stable_async.jobs.row import derive_seed, to_json
+from stable_async.jobs.row import to_json
 from stable_async.jobs.storage.bucket import BucketStore
 from stable_async.jobs.storage.folder import FolderStore
 from stable_async.jobs.storage.objects import Objects
 from stable_async.jobs.storage.record import JobRecord, write_record
 from stable_async.jobs.storage.spool import SPOOLED
+from stable_async.jobs.take_up import counted, take_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,15 +43,12 @@ if TYPE_CHECKING:
     from stable_async.jobs.ledger import Counts, Ledger
     from stable_async.jobs.lock import FolderLock
     from stable_async.jobs.prompt_file import PromptFile
-    from stable_async.jobs.row import State
     from stable_async.jobs.rules import PromptRules
     from stable_async.jobs.settings import JobSettings
     from stable_async.jobs.shard import Shard
     from stable_async.jobs.storage.base import Store
 
 __all__ = ["OpenJob", "open_job"]
-
-NAMES_AT_A_TIME = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,14 @@ def open_job(
         opening.take_up()
         if opening.intake is not None and prompts is not None and settings.check:
             changed = opening.intake.report.changed
-            on_start(describe(opening.ledger, prompts.columns, changed=changed))
+            on_start(
+                describe(
+                    opening.ledger,
+                    prompts.columns,
+                    changed=changed,
+                    resends=settings.resend_doubtful,
+                )
+            )
         metadata = MetadataFile(folder / METADATA_NAME, opening.ledger)
         stack.callback(metadata.close)
     except OSError as error:
@@ -183,10 +188,10 @@ class _Opening:
         with self.ledger.transaction():
             repaired = repair(self.ledger, self.store)
         if repaired.adopted:
-            notes.append(f"found: {_count(repaired.adopted, 'image')} that had just come")
+            notes.append(f"found: {counted(repaired.adopted, 'image')} that had just come")
         if repaired.in_doubt:
             notes.append(
-                f"in doubt: {_count(repaired.in_doubt, 'request')} in flight when the last run "
+                f"in doubt: {counted(repaired.in_doubt, 'request')} in flight when the last run "
                 "ended, which may have been billed; sent again only with --resend-doubtful"
             )
 
@@ -312,56 +317,17 @@ class _Opening:
     def take_up(self) -> None:
         """Let rows wait again that this run is to make, and say what that costs."""
         ledger, settings = self.ledger, self._settings
-        states: list[State] = ["again"]
-        if settings.retry == "failed":
-            states.append("failed")
         with ledger.transaction():
-            ledger.take_up(*states, gone=not settings.check)
-            if settings.retry == "filtered":
-                self._remake_filtered()
-            if settings.remake_missing:
-                self._remake_missing()
+            self._notes += take_up(ledger, settings, self._shard, self.store.missing)
         with ledger.transaction():
             retire_replaced(ledger, self.store)
         in_doubt = ledger.counts().in_doubt
         if in_doubt and settings.resend_doubtful:
             price = sum(row.price or 0.0 for row in ledger.rows("in doubt"))
             self._notes.append(
-                f"{_count(in_doubt, 'row')} in doubt: sent once more, for {price:,g} credits; may "
+                f"{counted(in_doubt, 'row')} in doubt: sent once more, for {price:,g} credits; may "
                 "be billed already"
             )
-
-    def _remake_filtered(self) -> None:
-        rows = self.ledger.rows("filtered")
-        for row in rows:
-            remake = row.remake + 1
-            seed = None if row.seed is None else derive_seed(row.id, row.copy, remake)
-            position = self._shard.next_position(self.ledger.last_position())
-            self.ledger.remake(row, seed, position)
-        if rows:
-            price = sum(row.price or 0.0 for row in rows)
-            self._notes.append(
-                f"{_count(len(rows), 'filtered image')}: made anew with another seed, also where "
-                f"the row names one, for {price:,g} credits; what is replaced goes to replaced/"
-            )
-
-    def _remake_missing(self) -> None:
-        after, count, price = 0, 0, 0.0
-        while some := self.ledger.image_names(after, NAMES_AT_A_TIME):
-            after = some[-1][0]
-            missing = set(self.store.missing([name for _, name, _ in some]))
-            gone = [(position, cost) for position, name, cost in some if name in missing]
-            self.ledger.forget_images([position for position, _ in gone])
-            count += len(gone)
-            price += sum(cost or 0.0 for _, cost in gone)
-        if count:
-            self._notes.append(
-                f"{_count(count, 'missing image file')}: made anew, for {price:,g} credits"
-            )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _words(begun: Begun) -> dict[str, object]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from stable_async.cli.app import run
 from stable_async.config import Quota
-from stable_async.jobs import PromptFile, PromptRules
+from stable_async.jobs import JobSettings, PromptFile, PromptRules
 from stable_async.jobs.estimate import estimate_run
 from tests import needs
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from tests.jobs.conftest import Bench
 
 
-def estimate(path: Path, folder: Path | None = None, **rules: object) -> Estimate:
-    return estimate_run(PromptFile(str(path)), PromptRules(**rules), folder)  # type: ignore[arg-type]
+def estimate(path: Path, settings: JobSettings | None = None, **rules: object) -> Estimate:
+    return estimate_run(PromptFile(str(path)), PromptRules(**rules), settings)  # type: ignore[arg-type]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -47,12 +47,12 @@ async def test_it_tells_what_is_new_there_changed_gone_and_in_doubt(bench: Bench
     await bench.run(path, passes=1)
     path = bench.write(*rows[:-1], {"prompt": "new", "id": "new"})
     before = contents(bench.out)
-    found = estimate(path, bench.out)
+    found = estimate(path, JobSettings(folder=bench.out))
     assert contents(bench.out) == before
     assert (found.new, found.there, found.in_doubt) == (2, 3, 1)
     assert (found.gone, found.failed, found.changed) == (1, 1, 0)
     assert found.credits == 6
-    assert [request["id"] for request in found.first_requests] == ["new"]
+    assert [request["id"] for request in found.first_requests] == ["late", "new"]
     shop.asked.clear()
     shop.script.clear()
     async with bench.client() as client:
@@ -63,12 +63,45 @@ async def test_it_tells_what_is_new_there_changed_gone_and_in_doubt(bench: Bench
     assert sorted(shop.asked) == ["late", "new"]
 
 
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"resend_doubtful": True}, ["dropped", "late"]),
+        ({"retry": "failed"}, ["refused", "late"]),
+        ({"retry": "filtered"}, ["late", "blurred"]),
+        ({"remake_missing": True}, ["a", "late"]),
+    ],
+)
+async def test_it_prices_what_options_make_again(
+    bench: Bench, options: dict[str, Any], names: list[str]
+) -> None:
+    """A dry run and the start of the run have the same figures, and the server charges them."""
+    shop = bench.shop
+    shop.script = {"dropped": ["drop"], "refused": [400], "blurred": ["filtered"]}
+    shop.script["late"] = [500, 500, 500, 500]
+    path = bench.write(*("a", "b", "dropped", "refused", "blurred", "late"))
+    await bench.run(path, passes=1)
+    bench.images()[0].unlink()
+    before = contents(bench.out)
+    found = estimate(path, JobSettings(folder=bench.out, **options))
+    assert contents(bench.out) == before
+    assert (found.new, found.credits) == (2, 6.0)
+    assert sorted(str(request["prompt"]) for request in found.first_requests) == sorted(names)
+    shop.asked.clear()
+    shop.script.clear()
+    async with bench.client() as client:
+        job = bench.job(path, **options)
+        await job.run(client)
+    assert job.estimate == found
+    assert sorted(shop.asked) == sorted(names)
+
+
 async def test_changed_rows_are_told(bench: Bench) -> None:
     bench.shop.script["b"] = [500] * 8
     path = bench.write({"prompt": "a", "id": "1"}, {"prompt": "b", "id": "2"})
     await bench.run(path, passes=1)
     path = bench.write({"prompt": "a", "id": "1"}, {"prompt": "c", "id": "2"})
-    found = estimate(path, bench.out)
+    found = estimate(path, JobSettings(folder=bench.out))
     assert (found.new, found.there, found.changed) == (1, 1, 1)
 
 

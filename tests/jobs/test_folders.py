@@ -240,10 +240,10 @@ async def test_an_input_that_changed_is_noticed(bench: Bench) -> None:
     data = (photos / "b.png").read_bytes()
     (photos / "b.png").write_bytes(data[:-1] + b"!")
     with pytest.raises(PromptFileError, match=r"'b\.png' was made from other content"):
-        estimate_run(prompts(), rules, bench.out)
+        estimate_run(prompts(), rules, JobSettings(folder=bench.out))
     with pytest.raises(PromptFileError, match=r"'b\.png' was made from other content"):
         await run()
-    found = estimate_run(prompts(), rules, bench.out, replace_changed=True)
+    found = estimate_run(prompts(), rules, JobSettings(folder=bench.out, replace_changed=True))
     assert (found.new, found.there, found.changed) == (2, 1, 1)
     summary = await run(replace_changed=True)
     assert (summary.done, summary.skipped) == (2, 1)

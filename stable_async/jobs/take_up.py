@@ -1,0 +1,80 @@
+"""Rows of earlier runs that a run makes again: let them wait, and tell what that costs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stable_async.jobs.row import derive_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from stable_async.jobs.ledger import Ledger
+    from stable_async.jobs.row import State
+    from stable_async.jobs.settings import JobSettings
+    from stable_async.jobs.shard import Shard
+
+__all__ = ["counted", "take_up"]
+
+NAMES_AT_A_TIME = 1_000
+
+
+def take_up(
+    ledger: Ledger,
+    settings: JobSettings,
+    shard: Shard,
+    missing: Callable[[Iterable[str]], Sequence[str]],
+) -> Iterator[str]:
+    """Let rows wait that a run is to make again. Inside a transaction; blocks.
+
+    Args:
+        ledger: Of the job; the prompt file is in it.
+        settings: Which rows are to be made again.
+        shard: The part of the job.
+        missing: Returns which of some image files are gone.
+
+    Yields:
+        What that does and costs, in whole sentences.
+    """
+    states: list[State] = ["again"]
+    if settings.retry == "failed":
+        states.append("failed")
+    ledger.take_up(*states, gone=not settings.check)
+    if settings.retry == "filtered":
+        yield from _remake_filtered(ledger, shard)
+    if settings.remake_missing:
+        yield from _remake_missing(ledger, missing)
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things, in words."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _remake_filtered(ledger: Ledger, shard: Shard) -> Iterator[str]:
+    rows = ledger.rows("filtered")
+    for row in rows:
+        remake = row.remake + 1
+        seed = None if row.seed is None else derive_seed(row.id, row.copy, remake)
+        ledger.remake(row, seed, shard.next_position(ledger.last_position()))
+    if rows:
+        price = sum(row.price or 0.0 for row in rows)
+        yield (
+            f"{counted(len(rows), 'filtered image')}: made anew with another seed, also where "
+            f"the row names one, for {price:,g} credits; what is replaced goes to replaced/"
+        )
+
+
+def _remake_missing(
+    ledger: Ledger, missing: Callable[[Iterable[str]], Sequence[str]]
+) -> Iterator[str]:
+    after, count, price = 0, 0, 0.0
+    while some := ledger.image_names(after, NAMES_AT_A_TIME):
+        after = some[-1][0]
+        names = set(missing([name for _, name, _ in some]))
+        gone = [(position, cost) for position, name, cost in some if name in names]
+        ledger.forget_images([position for position, _ in gone])
+        count += len(gone)
+        price += sum(cost or 0.0 for _, cost in gone)
+    if count:
+        yield f"{counted(count, 'missing image file')}: made anew, for {price:,g} credits"
