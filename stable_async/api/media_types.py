@@ -8,7 +8,7 @@ import re
 from stable_async.api.parsing import parse_json
 from stable_async.api.texts import clean
 
-__all__ = ["ENOUGH", "describe", "is_whole", "page_title", "sniff"]
+__all__ = ["ENOUGH", "describe", "is_packed", "is_readable", "is_whole", "page_title", "sniff"]
 
 # So many bytes show every format below.
 ENOUGH = 16
@@ -50,6 +50,18 @@ def sniff(data: bytes | bytearray) -> str:
     if len(data) > 1 and data[0] == 0xFF and data[1] & 0xE6 == 0xE2:
         return "audio/mpeg"
     return UNKNOWN
+
+
+def is_packed(head: bytes) -> bool:
+    """Return whether a body begins as gzip (RFC 1952) or zlib (RFC 1950) does."""
+    return head.startswith(b"\x1f\x8b") or (
+        len(head) > 1 and head[0] & 0x8F == 0x08 and int.from_bytes(head[:2], "big") % 31 == 0
+    )
+
+
+def is_readable(head: bytes) -> bool:
+    """Return whether a body begins as a result, JSON, a page or another text does: unpacked."""
+    return sniff(head) != UNKNOWN or _is_text(head)
 
 
 def is_whole(media_type: str, head: bytes, tail: bytes, size: int) -> bool:

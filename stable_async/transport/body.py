@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 from typing import TYPE_CHECKING
 
 from stable_async.api.verdict import judge_broken_connection
 from stable_async.errors import APITimeoutError
 from stable_async.transport.error_mapping import translated_errors
 from stable_async.transport.time_limits import TimeLimit
+from stable_async.transport.unpacking import unpacker_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator
 
     from aiohttp import ClientResponse
 
@@ -23,9 +23,6 @@ __all__ = ["read_body"]
 # An answer is stalled when fewer bytes than this came within the time limit. Counting them, not
 # just the time between two reads, ends a trickle of single bytes as well.
 LEAST_PROGRESS = 16 * 1024
-# No result is larger; a packed answer could be, by far.
-MAX_UNPACKED = 256 * 1024 * 1024
-UNPACKED_CHUNK = 256 * 1024
 
 
 async def read_body(
@@ -44,11 +41,11 @@ async def read_body(
         ends_at: When the whole body must have come, in the time of the event loop.
 
     Raises:
-        APIConnectionError: The connection broke before the end.
+        APIConnectionError: The connection broke before the end, or packed data break off.
         APITimeoutError: A limit expired.
         InvalidResponseError: The body is packed in a way that was not asked for.
     """
-    unpack = _unpacker(answer)
+    unpacker = unpacker_of(answer)
     content = response.content
     clock = asyncio.get_running_loop().time
     left, progress = stall_limit, 0
@@ -73,11 +70,14 @@ async def read_body(
                         left, progress = stall_limit, 0
             if not chunk:
                 continue
-            if unpack is None:
+            if unpacker is None:
                 yield chunk
             else:
-                for piece in unpack(chunk):
+                for piece in unpacker.feed(chunk):
                     yield piece
+    if unpacker is not None:
+        for piece in unpacker.finish():
+            yield piece
 
 
 def _stalled(answer: Answer, stall_limit: float | None, ends_at: float | None) -> APITimeoutError:
@@ -85,38 +85,3 @@ def _stalled(answer: Answer, stall_limit: float | None, ends_at: float | None) -
     if stall_limit is not None and ends_at is None:
         what = f"the answer stalled: fewer than {LEAST_PROGRESS} bytes in {stall_limit:g} s"
     return APITimeoutError(what, verdict=judge_broken_connection(sent=True, asked=answer.asked))
-
-
-class _Unpacker:
-    """Unpacks gzip or deflate piece by piece, and never more than `MAX_UNPACKED`."""
-
-    def __init__(self, answer: Answer, bits: int) -> None:
-        self._answer = answer
-        self._unpack = zlib.decompressobj(bits)
-        self._left = MAX_UNPACKED
-
-    def __call__(self, chunk: bytes) -> Iterator[bytes]:
-        while chunk:
-            try:
-                piece = self._unpack.decompress(chunk, UNPACKED_CHUNK)
-            except zlib.error:
-                raise self._answer.unreadable("a packed body that cannot be unpacked") from None
-            self._left -= len(piece)
-            if self._left < 0:
-                raise self._answer.unreadable(f"a packed body of more than {MAX_UNPACKED:,} bytes")
-            if piece:
-                yield piece
-            chunk = self._unpack.unconsumed_tail
-
-
-def _unpacker(answer: Answer) -> _Unpacker | None:
-    """Return what unpacks the body; `None` if it is not packed.
-
-    Identity is asked for, since images do not shrink; some proxies pack all the same.
-    """
-    encoding = answer.headers.get("Content-Encoding", "").strip().lower()
-    if encoding in {"", "identity"}:
-        return None
-    if encoding in {"gzip", "x-gzip", "deflate"}:
-        return _Unpacker(answer, 32 + zlib.MAX_WBITS)  # gzip or zlib, by the first bytes
-    raise answer.unreadable(f"a body packed as {answer.encoding!r}, although none was asked for")

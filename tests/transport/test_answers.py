@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import re
 import zlib
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stable_async import (
+    APIConnectionError,
     APIStatusError,
     GenerateCore,
     Image,
@@ -242,7 +244,7 @@ async def test_an_answer_that_is_packed_although_that_was_not_asked_for_is_unpac
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, br", "sk-1234567890"])
 async def test_other_packing_is_refused_by_name(encoding: str) -> None:
-    reply = answer(b"\x1b" * 50, headers=f"Content-Encoding: {encoding}\r\n")
+    reply = answer(b"\x8b" * 50, headers=f"Content-Encoding: {encoding}\r\n")
     async with raw_server(Server(reply)) as url, client(url) as one:
         with pytest.raises(InvalidResponseError, match="packed as") as caught:
             await one.generate.core("x")
@@ -250,8 +252,53 @@ async def test_other_packing_is_refused_by_name(encoding: str) -> None:
     assert "1234567890" not in str(caught.value)
 
 
+def bare_deflate(content: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(content) + packer.flush()
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", gzip.compress(PNG[:40]) + gzip.compress(PNG[40:])),
+        ("gzip", gzip.compress(PNG) + b"\x1f"),
+        ("gzip", PNG),
+        ("deflate", PNG),
+        ("deflate", bare_deflate(PNG)),
+        ("br", PNG),
+        ("utf-8", PNG),
+    ],
+    ids=["two members", "a stray byte", "no gzip", "no deflate", "bare", "no br", "utf-8"],
+)
+async def test_an_answer_is_unpacked_by_its_first_bytes(
+    encoding: str, body: bytes, in_pieces: bool
+) -> None:
+    async def packing(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(
+            answer(b"", headers=f"Content-Encoding: {encoding}\r\n", length=len(body))
+        )
+        for start in range(0, len(body), 1 if in_pieces else len(body)):
+            await connection.send(body[start : start + (1 if in_pieces else len(body))])
+            await asyncio.sleep(0)
+
+    async with raw_server(packing) as url, client(url) as one:
+        assert (await one.generate.core("x")).data == PNG
+
+
+@pytest.mark.parametrize("cut", [1, 8, 30])
+async def test_a_packed_answer_that_breaks_off_is_no_image(cut: int) -> None:
+    body = gzip.compress(PNG + bytes(range(200)))[:-cut]
+    reply = answer(body, headers="Content-Encoding: gzip\r\n")
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        with pytest.raises(APIConnectionError, match="breaks off") as caught:
+            await one.generate.core("x")
+    assert caught.value.maybe_billed
+
+
 async def test_a_packed_answer_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stable_async.transport.body.MAX_UNPACKED", 1_000_000)
+    monkeypatch.setattr("stable_async.transport.unpacking.MAX_UNPACKED", 1_000_000)
     reply = packed("gzip", PNG + bytes(50_000_000))
     async with raw_server(Server(reply)) as url, client(url) as one:
         with pytest.raises(InvalidResponseError, match="more than 1,000,000 bytes"):

@@ -1,0 +1,118 @@
+"""Bodies that a proxy has packed, unpacked piece by piece, whatever their label says."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+from stable_async.api.media_types import ENOUGH, is_packed, is_readable
+from stable_async.api.verdict import judge_broken_connection
+from stable_async.errors import APIConnectionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stable_async.api.answers import Answer
+
+__all__ = ["Unpacker", "unpacker_of"]
+
+# No result is larger; a packed answer could be, by far.
+MAX_UNPACKED = 256 * 1024 * 1024
+UNPACKED_CHUNK = 256 * 1024
+
+GZIP = b"\x1f\x8b"
+# The window bits of zlib: gzip or zlib by the first bytes, and deflate without either.
+WITH_HEADER = 32 + zlib.MAX_WBITS
+BARE = -zlib.MAX_WBITS
+
+
+class Unpacker:
+    """Unpacks gzip or deflate, and never more than `MAX_UNPACKED`.
+
+    The first bytes decide: what is labelled as packed and is an image is passed on as it is.
+    """
+
+    def __init__(self, answer: Answer, encoding: str) -> None:
+        """Unpack the body of `answer`, labelled with `encoding`."""
+        self._answer = answer
+        self._encoding = encoding
+        self._held = bytearray()  # not enough yet to decide on
+        self._begun = False
+        self._zlib: zlib._Decompress | None = None  # None: passed on as it is
+        self._left = MAX_UNPACKED
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Yield the bytes in the next piece of the body.
+
+        Raises:
+            InvalidResponseError: It is packed in a way that was not asked for, or cannot be
+                unpacked.
+        """
+        if not self._begun:
+            self._held += chunk
+            if len(self._held) < ENOUGH:
+                return
+            chunk = self._begin()
+        if self._zlib is None:
+            yield chunk
+        else:
+            yield from self._unpack(chunk)
+
+    def finish(self) -> Iterator[bytes]:
+        """Yield what is left at the end of the body.
+
+        Raises:
+            APIConnectionError: The packed data break off.
+            InvalidResponseError: As for `feed`.
+        """
+        if not self._begun and self._held:
+            chunk = self._begin()
+            yield from [chunk] if self._zlib is None else self._unpack(chunk)
+        if self._zlib is not None and not self._zlib.eof:
+            raise APIConnectionError(
+                "the packed answer breaks off before its end",
+                verdict=judge_broken_connection(sent=True, asked=self._answer.asked),
+            )
+
+    def _begin(self) -> bytes:
+        """Decide how the body is unpacked, and return its first bytes."""
+        first, self._held, self._begun = bytes(self._held), bytearray(), True
+        if self._encoding in {"gzip", "x-gzip", "deflate"}:
+            if is_packed(first):
+                self._zlib = zlib.decompressobj(WITH_HEADER)
+            elif not is_readable(first):
+                self._zlib = zlib.decompressobj(BARE)
+        elif not is_readable(first):
+            raise self._answer.unreadable(
+                f"a body packed as {self._answer.encoding!r}, although none was asked for"
+            )
+        return first
+
+    def _unpack(self, chunk: bytes) -> Iterator[bytes]:
+        while chunk and self._zlib is not None:
+            if self._zlib.eof:
+                # Another member of a gzip file follows (RFC 1952, section 2.2), or stray bytes.
+                self._held += chunk
+                if len(self._held) < len(GZIP) or not self._held.startswith(GZIP):
+                    return
+                chunk, self._held = bytes(self._held), bytearray()
+                self._zlib = zlib.decompressobj(WITH_HEADER)
+            try:
+                piece = self._zlib.decompress(chunk, UNPACKED_CHUNK)
+            except zlib.error:
+                raise self._answer.unreadable("a packed body that cannot be unpacked") from None
+            self._left -= len(piece)
+            if self._left < 0:
+                raise self._answer.unreadable(f"a packed body of more than {MAX_UNPACKED:,} bytes")
+            if piece:
+                yield piece
+            chunk = self._zlib.unused_data or self._zlib.unconsumed_tail
+
+
+def unpacker_of(answer: Answer) -> Unpacker | None:
+    """Return what unpacks the body of `answer`; `None` if it is not labelled as packed.
+
+    Identity is asked for, since images do not shrink; some proxies pack all the same.
+    """
+    encoding = answer.headers.get("Content-Encoding", "").strip().lower()
+    return None if encoding in {"", "identity"} else Unpacker(answer, encoding)
