@@ -18,13 +18,13 @@ __all__ = ["COMMANDS", "make_app", "run"]
 COMMANDS = {
     "run": (
         "run_job:run",
-        "Make an image of every prompt in a file: only what is missing, whatever happened before.",
+        "Make an image for every prompt in a file. A later run makes only what is missing.",
     ),
     "generate": ("generate:app", "Make one image, audio or model."),
-    "results": ("results:app", "Fetch what was paid for before."),
+    "results": ("results:app", "Fetch a result that was paid for."),
     "estimate": (
         "estimate:estimate",
-        "Tell requests, credits, dollars, and the least time that the quota makes them take.",
+        "Print requests, credits, dollars and the least time under the quota.",
     ),
     "export": (
         "export:export",
@@ -32,19 +32,19 @@ COMMANDS = {
     ),
     "report": (
         "report:report",
-        "Write report.html into the folder of a job: its images, requests, failures and costs.",
+        "Write report.html: the images, requests, failures and costs of a job.",
     ),
     "status": (
         "status:status",
-        "Tell how far a job is, running or not, from its ledger alone.",
+        "Print the progress of a job, running or not, from its ledger.",
     ),
     "balance": (
         "balance:balance",
-        "Print the credits of the account. The API's figure lags behind what was spent just now.",
+        "Print the credits of the account. The API's figure lags behind recent charges.",
     ),
     "doctor": (
         "doctor:doctor",
-        "Check key, network, quota and machine; with --probe, the known facts against the API.",
+        "Check key, network, quota and machine; with --probe, compare the API with the facts.",
     ),
     "completion": (
         "completion:completion",

@@ -9,7 +9,7 @@ __all__ = ["balance"]
 
 
 def balance(*, connection: Connection = Connection()) -> int:  # noqa: B008 - frozen
-    """Print the credits of the account. The API's figure lags behind what was spent just now."""
+    """Print the credits of the account. The API's figure lags behind recent charges."""
     print(f"{asyncio.run(_balance(connection)):,.2f} credits")
     return OK
 

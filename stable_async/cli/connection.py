@@ -15,7 +15,7 @@ from stable_async.transport.polling import RESULT_TIMEOUT
 __all__ = ["Connection", "open_client"]
 
 SANDBOX_KEY = "sandbox"
-# The sandbox does not mind being asked for results more often than every 10 seconds.
+# The sandbox may be polled more often than every 10 seconds.
 SANDBOX_POLL_INTERVAL = 1.0
 
 
@@ -25,12 +25,10 @@ class Connection:
     """Where requests go. The key comes from STABILITY_API_KEY.
 
     Attributes:
-        base_url: The API's address; else STABILITY_BASE_URL, else https://api.stability.ai.
-        no_quota: Do not keep to 150 requests in 10 seconds; a breach shuts the key out for 60 s.
-        shared_quota: Share the quota with all who name the same file, or the same Redis on any
-            machine (redis://, rediss://); else STABILITY_SHARED_QUOTA. By default all programs of
-            this machine that use the same key and address share one.
-        sandbox: Use a sandbox of its own on this machine, which needs no key and costs nothing.
+        base_url: Address of the API. Default: STABILITY_BASE_URL, else https://api.stability.ai.
+        no_quota: Do not limit requests to 150 in 10 s. A breach blocks the key for 60 s.
+        shared_quota: Where the quota is kept: a file or redis:// URL; else STABILITY_SHARED_QUOTA.
+        sandbox: Use a private sandbox on this machine. Needs no key and costs nothing.
     """
 
     base_url: str | None = None
@@ -45,7 +43,7 @@ def quota_of(connection: Connection) -> Quota | SharedQuota | None:
         return None
     if connection.shared_quota is not None:
         return SharedQuota.parse(connection.shared_quota)
-    # Nobody else uses a sandbox of one's own.
+    # Nobody else uses a private sandbox.
     return Quota(scope="client" if connection.sandbox else "key")
 
 
@@ -53,7 +51,7 @@ def quota_of(connection: Connection) -> Quota | SharedQuota | None:
 async def open_client(
     connection: Connection, *, result_timeout: float = RESULT_TIMEOUT
 ) -> AsyncIterator[StabilityClient]:
-    """Open a client, and the sandbox it is to use if one is asked for.
+    """Open a client, and a sandbox for it with `--sandbox`.
 
     Args:
         connection: Where requests go.

@@ -1,4 +1,4 @@
-"""The live picture of a job: on a terminal drawn over and over, else a line now and then."""
+"""The progress of a job: redrawn on a terminal, one line every few seconds elsewhere."""
 
 import asyncio
 import sys
@@ -72,7 +72,7 @@ async def _write_lines(console: Console, job: Job, client: StabilityClient) -> N
 
 
 def progress_line(progress: Progress, client: StabilityClient, now: float) -> str:
-    """Give one line that says how far a job is."""
+    """Return the progress of a job as one line."""
     if progress.phase == "checking":
         return f"checking prompts: {progress.total:,}"
     parts = [
@@ -82,13 +82,13 @@ def progress_line(progress: Progress, client: StabilityClient, now: float) -> st
         _credits(progress),
         _time_left(progress, now),
         _outage(progress),
-        _shut_out(client),
+        _penalty(client),
     ]
     return ", ".join(part for part in parts if part)
 
 
 def progress_panel(progress: Progress, client: StabilityClient, now: float) -> RenderableType:
-    """Give the same for a terminal."""
+    """Return the progress of a job for a terminal."""
     if progress.phase == "checking":
         return Text(f"checking prompts: {progress.total:,}")
     head = Table.grid(padding=(0, 1), expand=True)
@@ -117,11 +117,14 @@ def progress_panel(progress: Progress, client: StabilityClient, now: float) -> R
         lines.append(Text(f"failures: {failures}", style="yellow"))
     if progress.outage is not None:
         lines.append(Text(_outage(progress), style="bold red"))
-    if shut_out := _shut_out(client):
-        lines.append(Text(shut_out, style="bold red"))
+    if penalty := _penalty(client):
+        lines.append(Text(penalty, style="bold red"))
     if progress.phase == "stopping":
         lines.append(
-            Text(f"stopping: bringing in {progress.in_flight:,}; Ctrl-C again gives up", "yellow")
+            Text(
+                f"stopping: waiting for {progress.in_flight:,} in flight; Ctrl-C again aborts",
+                "yellow",
+            )
         )
     return Group(*lines)
 
@@ -154,20 +157,22 @@ def _time_left(progress: Progress, now: float) -> str:
 
 
 def _outage(progress: Progress) -> str:
-    return f"no way to the API, nothing is sent: {progress.outage}" if progress.outage else ""
+    return (
+        f"the API cannot be reached, nothing is sent: {progress.outage}" if progress.outage else ""
+    )
 
 
-def _shut_out(client: StabilityClient) -> str:
+def _penalty(client: StabilityClient) -> str:
     statistics = client.quota_statistics()
     if statistics is None or not statistics.penalty_left:
         return ""
-    return f"shut out for another {duration(statistics.penalty_left)}"
+    return f"penalty: nothing is sent for another {duration(statistics.penalty_left)}"
 
 
 def show_summary(summary: Summary, job: Job, folder: Path) -> None:
-    """Print what became of a job, and the first of its failures."""
+    """Print the summary of a job and its first failures."""
     for identity, row, error in job.refused:
-        # A row that is no request has no id of its own.
+        # A row that is not a valid request has no id of its own.
         name = "" if identity == f"row\u00a0{row}" else f" ({identity})"
         what = error or "blurred by the content filter"
         print(f"row {row}{name}: {what}", file=sys.stderr)
@@ -185,7 +190,7 @@ def show_summary(summary: Summary, job: Job, folder: Path) -> None:
 
 
 def summary_lines(summary: Summary, left: Left, *, kind: MediaKind = IMAGE) -> Iterator[str]:
-    """Yield what became of a run: what it made, what that cost, and what is to be done now."""
+    """Yield the lines of a summary: results, costs, and what to do next."""
     made = [f"{kind.count(summary.done)} made"]
     for number, what in (
         (summary.skipped, "there before"),
@@ -208,10 +213,10 @@ def summary_lines(summary: Summary, left: Left, *, kind: MediaKind = IMAGE) -> I
     if summary.in_doubt or summary.credits_in_doubt:
         yield (
             f"in doubt: {count(summary.credits_in_doubt, 'credit')} may have been billed without "
-            "a result; --resend-doubtful sends these rows once more, and may cost as much again"
+            "a result; --resend-doubtful sends these rows again and may cost as much again"
         )
     if summary.filtered:
-        yield "--retry filtered makes blurred ones anew, with other seeds, and costs as much again"
+        yield "--retry filtered makes blurred results again with other seeds, at the full price"
     if left.rows and summary.ending == "budget":
         yield (
             f"the budget is reached: {count(left.rows, 'row')} left, for "

@@ -1,4 +1,4 @@
-"""`stable-async doctor`: what a program needs on this machine, and the facts against the API."""
+"""`stable-async doctor`: check the set-up of this machine, and the known facts of the API."""
 
 import asyncio
 import json
@@ -56,7 +56,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line: what was looked at, how it is, and what to do where it is not well."""
+    """One line: what was checked, its state, and what to do if it is wrong."""
 
     subject: str
     state: str
@@ -80,14 +80,15 @@ def doctor(
     as_json: Annotated[Flag, Parameter(name="--json")] = False,
     connection: Connection = Connection(),  # noqa: B008 - frozen
 ) -> int:
-    """Check key, network, quota and machine; with --probe, the known facts against the API.
+    """Check key, network, quota and machine; with --probe, compare the API with the facts.
 
-    Probing sends some 1,900 requests that the API refuses, within the quota, and spends nothing
-    unless --credits says so. Exit status 3: something differs; 1: it had to stop.
+    A probe sends about 1,900 requests that the API refuses, within the quota, and spends nothing
+    without --credits. Exit status: 0 all is well; 1 something is to be fixed, or the probe had to
+    stop; 3 a fact differs.
 
     Args:
-        probe: Hold the facts that the client and the sandbox are built on against the API.
-        credits: The most credits that probing may spend, by the price list.
+        probe: Compare the facts that the client and the sandbox are built on with the API.
+        credits: Maximum credits that a probe may spend, by the price list.
         as_json: Print JSON.
         connection: Where requests go.
     """

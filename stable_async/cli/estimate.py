@@ -22,7 +22,7 @@ def estimate(
     prompt_options: PromptOptions = PromptOptions(),  # noqa: B008 - frozen
     json_summary: Annotated[Flag, Parameter(name="--json")] = False,
 ) -> int:
-    """Tell requests, credits, dollars, and the least time that the quota makes them take.
+    """Print requests, credits, dollars and the least time under the quota.
 
     The whole file is checked; nothing is sent or written, and no key is needed.
 

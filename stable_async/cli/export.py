@@ -45,21 +45,21 @@ def export(
     """Write the images of a job as a data set, with a card that describes it.
 
     Every file is checked against its SHA-256 when it is written, those of a folder each time.
-    Given again, the command resumes where it was stopped, and takes in what is new.
+    The same command resumes an export that was stopped, and adds what is new.
 
     Exit status: 0 everything is in the data set; 1 it could not be written; 2 wrong usage; 3
     damaged files were left out; 130 interrupted.
 
     Args:
-        folders: The folder of the job, those of all its parts, or the URL of its images.
+        folders: Folder of the job, folders of all its parts, or the URL of its images.
         format: imagefolder, audiofolder and parquet for Hugging Face datasets, webdataset for tar
             files, files for any kind of media with metadata.jsonl.
-        to: The folder of the data set, new or of an earlier export.
-        include_filtered: Take in what the content filter blurred.
-        only_listed: Leave out what the prompt file does not have any more.
-        drop_duplicates: Of images that look alike, take the first one only.
-        split: Splits and their shares, such as train=0.9,test=0.1; the id of a row decides.
-        shard_size: Megabytes of media in a tar or parquet file, at the most.
+        to: Folder of the data set, new or from an earlier export.
+        include_filtered: Include what the content filter blurred.
+        only_listed: Leave out rows that are no longer in the prompt file.
+        drop_duplicates: Of images that look alike, export only the first.
+        split: Splits and their shares, such as train=0.9,test=0.1, chosen by the id of a row.
+        shard_size: Maximum megabytes of media in a tar or parquet file.
         json_summary: Print the summary as one JSON object.
     """
     if not math.isfinite(shard_size):

@@ -28,20 +28,20 @@ class PromptOptions:
     """How prompts become requests.
 
     Attributes:
-        service: Service of rows that name none: core, ultra, sd3, erase, upscale-fast and so on.
-        set: KEY=VALUE for every row, whatever the row says; may be repeated.
-        vary: KEY=A,B,C makes every row with each; several make all combinations.
-        limit: Only the first so many images of the file.
-        sample: Only so many images, spread over the file: for a look before the rest is bought.
-        shard: I/N: only the I-th of N parts, I from 1; names and seeds are those of the whole file.
-        allow_duplicates: Make the same request with the same seed as often as the file has it.
-        format: Format of PROMPTS where its name does not tell; standard input is jsonl.
-        encoding: Of a text file that is neither UTF-8 nor has a byte order mark, such as cp1252.
-        delimiter: Between the cells of CSV, where the header does not show it; tab is one, too.
-        prompt_column: The column or key that has the prompts, in any case.
-        map: COLUMN=FIELD makes a column a parameter; may be repeated.
-        keep: Columns to keep as metadata though they look like parameters; '*' is all.
-        drop: Columns to leave out.
+        service: Service for rows that name none: core, ultra, sd3, erase, upscale-fast and so on.
+        set: Set KEY to VALUE in every row, whatever the row says; repeatable.
+        vary: Make every row once with each value of KEY; several make all combinations.
+        limit: Make only the first N images of the file.
+        sample: Make only N images, spread over the file, to review before buying the rest.
+        shard: Make only part I of N, I from 1; names and seeds are those of the whole file.
+        allow_duplicates: Make the same request with the same seed as often as it is listed.
+        format: Format of PROMPTS if its name does not show it; standard input is jsonl.
+        encoding: Encoding of a text file without a byte order mark, if not UTF-8: such as cp1252.
+        delimiter: Delimiter of CSV cells, if the header does not show it; "tab" is allowed.
+        prompt_column: Column or key with the prompts; upper and lower case are the same.
+        map: Use a column as a parameter; repeatable.
+        keep: Columns to keep as metadata although they look like parameters; '*' is all.
+        drop: Columns to ignore.
     """
 
     service: str = "core"

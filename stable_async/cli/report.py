@@ -1,4 +1,4 @@
-"""`stable-async report`: what became of a job, to look at."""
+"""`stable-async report`: a page about a job."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,13 +16,13 @@ def report(
     *sources: Annotated[str, Parameter(name="DIR")],
     to: Annotated[Path | None, Parameter(metavar="FILE")] = None,
 ) -> int:
-    """Write report.html into the folder of a job: its images, requests, failures and costs.
+    """Write report.html: the images, requests, failures and costs of a job.
 
     It is one file that needs no server; images are shown from where they are on this machine.
 
     Args:
-        sources: The folder of the job; those of all its parts, or where its images are.
-        to: The file, which a report of several folders or of a bucket needs.
+        sources: Folder of the job, folders of all its parts, or the URL of its images.
+        to: File to write; required for several folders or a bucket.
     """
     if not sources:
         raise UsageError("report needs the folder of a job: DIR")

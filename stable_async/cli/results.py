@@ -1,4 +1,4 @@
-"""`stable-async results get`: what was paid for and not fetched."""
+"""`stable-async results get`: fetch a result that was paid for."""
 
 import asyncio
 from typing import Annotated
@@ -16,7 +16,7 @@ from stable_async.transport.polling import RESULT_TIMEOUT
 
 __all__ = ["app"]
 
-app: App = App(name="results", help="Fetch what was paid for before.", help_format="plaintext")
+app: App = App(name="results", help="Fetch a result that was paid for.", help_format="plaintext")
 
 
 @app.command
@@ -34,7 +34,7 @@ def get(
     Args:
         identity: The id of the generation, as a message or a ledger shows it.
         output: File to write; replaced if there. With .mp3 or .wav the result is audio.
-        wait: For how long to look while it is running, seconds.
+        wait: Seconds to wait while it is running.
         json: Print the facts as JSON.
         connection: Where requests go.
     """

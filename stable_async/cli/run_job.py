@@ -75,33 +75,33 @@ def run(
     outage_limit: Annotated[float, Parameter(metavar="SECONDS")] = 120.0,
     json_summary: Annotated[Flag, Parameter(name="--json")] = False,
 ) -> int:
-    """Make an image of every prompt in a file: only what is missing, whatever happened before.
+    """Make an image for every prompt in a file. A later run makes only what is missing.
 
-    The first Ctrl-C lets nothing new leave and brings in what is in flight; the second gives up.
+    The first Ctrl-C sends nothing new and waits for what is in flight; the second aborts.
 
-    Exit status: 0 every prompt has its image; 1 the job could not work, or not go on; 2 wrong
-    usage; 3 some failed, were filtered or are in doubt; 4 the budget is spent; 130 interrupted.
+    Exit status: 0 every row has its result; 1 the job could not start or continue; 2 wrong usage;
+    3 some rows failed, were filtered or are in doubt; 4 the budget is reached; 130 interrupted.
 
     Args:
         prompts: A .jsonl, .json, .csv, .tsv, .txt or .parquet file, a folder of input files, a glob
-            pattern, or - for standard input. Without it a job goes on as it was begun.
+            pattern, or - for standard input. Without it the job continues as it was begun.
         prompt_options: How prompts become requests.
         connection: Where requests go.
-        out: The job's folder, new or of an earlier run: images/, metadata.jsonl, job.sqlite.
-        images: Keep images in a bucket: s3://bucket/prefix, gs://... or az://...
-        max_in_flight: The most requests that are on their way at a time.
+        out: Folder of the job, new or from an earlier run.
+        images: Store images in a bucket: s3://bucket/prefix, gs://..., az://... or file:///...
+        max_in_flight: Maximum number of requests in flight.
         budget: Credits that all runs of this job together may spend.
-        passes: How often to go over rows that failed and were not billed, the first time included.
-        retry: failed: take up the rows of earlier runs that were refused for good as well;
-            filtered: make blurred images anew, with other seeds.
-        resend_doubtful: Send each row once more that may be billed and has no image.
-        remake_missing: Make images anew whose files are gone.
-        change: Go on with other words than the job was begun with.
-        replace_changed: Make prompts anew whose content changed under the same id.
-        events: Append one line of JSON for each event to a file or a named pipe.
-        dry_run: Tell what the run would do and cost; nothing is sent or written, no key is needed.
-        no_check: Send while the file is still being read; rows that are wrong fail one by one.
-        outage_limit: Seconds after which an outage of the network ends the job.
+        passes: How often to try rows that failed without being billed, the first time included.
+        retry: failed: also send rows that earlier runs were refused for good; filtered: make
+            blurred images again, with other seeds.
+        resend_doubtful: Send rows again that may have been billed and have no image.
+        remake_missing: Make images again whose files are gone.
+        change: Accept other options than the job was begun with.
+        replace_changed: Make images again whose row changed under the same id.
+        events: Append one JSON line for each event to a file or a named pipe.
+        dry_run: Show what the run would do and cost. Sends and writes nothing; needs no key.
+        no_check: Send while the file is still being read; invalid rows fail one by one.
+        outage_limit: Seconds of network outage after which the job stops.
         json_summary: Print the summary as one JSON object.
     """
     if prompts is None:

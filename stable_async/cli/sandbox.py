@@ -33,22 +33,22 @@ def sandbox(
 ) -> int:
     """Serve the API on this machine, without a key and without cost, until Ctrl-C.
 
-    Beyond 127.0.0.1 the page and the control addresses ask for a token: the value of
-    STABILITY_SANDBOX_TOKEN, or one that is drawn and shown.
+    On any other host than 127.0.0.1 the page and the control addresses require a token: the value
+    of STABILITY_SANDBOX_TOKEN, or a random one that is printed.
 
     Args:
         host: IP address to listen on; 0.0.0.0 for containers.
         port: TCP port; 0 takes a free one.
         cors: Origin whose pages may call the API, such as http://localhost:3000; repeatable.
         allow_host: Name, beside localhost and IP addresses, that requests may use; repeatable.
-        counting: How the quota is counted: the ways that servers do it, or off.
-        latency: From a request to its answer: as seen of the real service, or seconds.
+        counting: How the quota is counted.
+        latency: Time from a request to its answer: as observed at the real service, or seconds.
         fail_rate: Share of requests that are answered with 500, 0 to 1.
-        drop_rate: Share of answers whose connection is cut, 0 to 1.
+        drop_rate: Share of responses whose connection is cut, 0 to 1.
         edge: Share of requests that meet an edge fault, such as firewall=0.05; repeatable.
-        balance_lag: Seconds after which a charge shows in the balance.
-        facts: File of facts in place of the package's own.
-        seed: Of all that is random.
+        balance_lag: Seconds until a charge appears in the balance.
+        facts: File of facts to use instead of the package's own.
+        seed: Seed of everything that is random.
     """
     token = os.environ.get(TOKEN_VARIABLE) or (
         None if host == LOOPBACK else secrets.token_urlsafe(18)

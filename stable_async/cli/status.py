@@ -1,4 +1,4 @@
-"""`stable-async status`: how far a job is, from another terminal."""
+"""`stable-async status`: the progress of a job, from another terminal."""
 
 import json
 from dataclasses import asdict
@@ -22,10 +22,10 @@ def status(
     *folders: Annotated[Path, Parameter(name="DIR")],
     json_summary: Annotated[Flag, Parameter(name="--json")] = False,
 ) -> int:
-    """Tell how far a job is, running or not, from its ledger alone.
+    """Print the progress of a job, running or not, from its ledger.
 
     Args:
-        folders: The folder of the job, or those of all its parts.
+        folders: Folder of the job, or folders of all its parts.
         json_summary: Print one JSON object.
     """
     if not folders:

@@ -20,21 +20,20 @@ sandbox` and by `--sandbox`. The key comes from `STABILITY_API_KEY`, never from 
 where every user of the machine could read it.
 
 Progress goes to stderr, drawn on a terminal and as plain lines elsewhere; results go to stdout.
-Exit statuses: 0 done; 1 could not work, or not go on; 2 wrong usage; 3 some pictures failed or were
-filtered; 4 the budget is spent; 130 interrupted.
+Exit statuses: 0 done; 1 the command could not start or continue; 2 wrong usage; 3 some rows failed,
+were filtered or are in doubt; 4 the budget is reached; 130 interrupted.
 
-What `run` makes, and what it does when things break, is told in [jobs.md](jobs.md).
+[Bulk jobs](jobs.md) describes what `run` makes and what it does when things break.
 
-Defaults of options stand in `stable-async.toml` in the current folder, as `[defaults.run]` with
-`service = "ultra"`; `[profiles.draft.run]` is used with `--profile draft`, or with
-`STABLE_ASYNC_PROFILE=draft`. What is given on the command line is stronger. The key is not kept
-there. `stable-async completion bash` (zsh, fish) prints what a shell needs to complete commands and
-options.
+`stable-async.toml` in the current folder sets defaults of options: a table `[defaults.run]` with
+`service = "ultra"`, for example. `--profile draft` or `STABLE_ASYNC_PROFILE=draft` selects the
+table `[profiles.draft.run]`. Options on the command line take precedence. The file cannot hold the
+key. `stable-async completion bash` (zsh, fish) prints the completion script of a shell.
 """
 GENERATE = """## stable-async generate
 
-One command for each service: {services}. The options are the fields of the service's request; each
-tells them with `--help`. `-o` gives the format, too, unless `--output-format` does. As an example:
+One command for each service: {services}. The options are the fields of the service's request;
+`--help` lists them. The suffix of `-o` sets the format unless `--output-format` does. An example:
 """
 
 

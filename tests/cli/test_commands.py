@@ -225,7 +225,7 @@ async def test_ctrl_c_in_a_terminal_ends_with_status_130_and_a_picture_of_the_pr
     os.close(theirs)
     await shop.wait_for(4)
     os.killpg(process.pid, signal.SIGINT)
-    while "Ctrl-C again gives up" not in (screen := await _read(ours)):
+    while "Ctrl-C again aborts" not in (screen := await _read(ours)):
         pass
     shop.opened.set()
     while chunk := await _read(ours):
