@@ -242,8 +242,7 @@ class Intake:
             rows = self._own_part(rows, known, problems)
         positions = self._positions
         beyond = [row.position for row in rows if row.position <= positions.last]
-        if beyond:
-            positions.note(ledger.taken(beyond))
+        positions.begin(ledger.taken(beyond) if beyond else {})
         plan = plan_rows(
             rows,
             known,

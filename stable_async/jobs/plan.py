@@ -96,9 +96,12 @@ class Positions:
         """The highest position that is taken."""
         return self._last
 
-    def note(self, taken: Mapping[int, str | None]) -> None:
-        """Note positions that are taken, and the ids of their rows; `None`: it was replaced."""
-        self._taken |= taken
+    def begin(self, taken: Mapping[int, str | None]) -> None:
+        """Begin a batch of rows whose places are `taken` by these ids; `None`: it was replaced.
+
+        What the batches before have taken is in the ledger by now.
+        """
+        self._taken = dict(taken)
 
     def moved(self, place: int) -> str | None:
         """Return the id of the row that stood at a place of a parted file; `None`: none did.
