@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
 
-.PHONY: help demo test test-ray lint types typing lowest wasm docs package check soak browser live bench clean
+.PHONY: help demo test test-wheel test-ray lint types typing lowest wasm docs package check soak browser live bench clean
 
 help:
 	@echo "make demo   prompts into pictures on this machine: no key, no network beyond the package index"
 	@echo "make test   the tests"
+	@echo "make test-wheel  the tests, against the built wheel"
 	@echo "make test-ray  those of pipelines of Ray, which is large (600 MB), in a venv of its own"
 	@echo "make check  lint, types, documentation and tests"
 	@echo "make docs   the site, in build/site; a broken link or an unknown name is an error"
@@ -102,6 +103,14 @@ wasm: $(BIN)/python
 		--python-version 3.14 --implementation cp --abi cp314 --platform pyemscripten_2026_0_wasm32 \
 		pydantic==2.14.4 pydantic-core==2.50.5 typing-extensions annotated-types typing-inspection
 	cp tests/wasm.mjs build/wasm/ && cd build/wasm && node wasm.mjs "$(CURDIR)" site
+
+# The suite without the checkout: what it imports is what users install.
+test-wheel: package
+	"$(PYTHON)" -m venv "$(VENV)-wheel"
+	"$(VENV)-wheel/bin/python" -m pip install --quiet --group dev "$$(ls build/dist/*.whl)[all]"
+	rm -rf build/suite && mkdir -p build/suite
+	git ls-files | grep -v '^stable_async/' | tar -c -T - | tar -x -C build/suite
+	cd build/suite && "$(abspath $(VENV))-wheel/bin/python" -m pytest -n 2
 
 check: lint types docs package test test-ray
 

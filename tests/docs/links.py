@@ -54,4 +54,4 @@ def unlisted() -> list[str]:
 
 if __name__ == "__main__":
     problems = [*broken(Path(sys.argv[1])), *unlisted()]
-    sys.exit("\n".join(problems))
+    sys.exit("\n".join(problems) or 0)
