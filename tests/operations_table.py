@@ -141,7 +141,7 @@ def price(model: type[Request[Any]], operation: Operation) -> str:
 
 def rows() -> Iterator[str]:
     """Give the lines of the table."""
-    yield "| `await client.` | request | credits | gives | operation |"
+    yield "| `await client.` | request | credits | returns | operation |"
     yield "|---|---|--:|---|---|"
     for path, model in COROUTINES.items():
         group = path.partition(".")[0]
