@@ -341,7 +341,7 @@ OTHERS = [
     TORN,
     PICTURE,  # no HTTP
     answer(b"", status="204 x"),
-    answer(PICTURE, headers="Content-Encoding: br\r\n"),
+    answer(b"\x8b" * 50, headers="Content-Encoding: br\r\n"),
     answer(envelope("internal_error"), status="500 x"),
     answer(envelope("internal_error"), status="200 x"),
     answer(envelope("rate_limit_exceeded"), status="429 x"),

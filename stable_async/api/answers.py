@@ -142,18 +142,6 @@ def read_as(kind: type[ContentT], answer: Answer) -> ContentT:
         raise answer.unreadable(f"JSON that is not as documented ({where})") from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Artifact:
-    base64: str | None = None
-    seed: int | None = None
-    finishReason: str | None = None  # noqa: N815 - the API's word
-
-
-@dataclass(frozen=True, slots=True)
-class _Artifacts:
-    artifacts: list[_Artifact]
-
-
 def read_artifacts(answer: Answer) -> list[Image]:
     """Return the images of a v1 answer; no source states what v1 costs.
 
@@ -164,20 +152,25 @@ def read_artifacts(answer: Answer) -> list[Image]:
     """
     if sniff(answer.body).startswith("image/"):
         seed, reason = answer.headers.get("seed"), answer.headers.get("finish-reason")
-        return [_v1_image(answer, answer.body, parse_seed(seed), reason)]
+        return [_v1_image(answer, answer.body, seed, reason)]
+    content = read_json(answer)
     # The documents have a bare list, the official samples read it from a key.
-    bare = answer.body.lstrip().startswith(b"[")
-    artifacts = read_as(list[_Artifact], answer) if bare else read_as(_Artifacts, answer).artifacts
+    artifacts = content.get("artifacts") if isinstance(content, dict) else content
+    if not isinstance(artifacts, list):
+        raise answer.unreadable("JSON without a list of artifacts")
     images, failed = [], []
     for artifact in artifacts:
+        # One that is not as documented is no reason to lose the others, which are paid for.
+        fields = artifact if isinstance(artifact, dict) else {}
+        reason = fields.get("finishReason")
         try:
-            data = decode_base64(artifact.base64 or "")
+            data = decode_base64(str(fields.get("base64") or ""))
         except ValueError:
             data = b""
         if sniff(data).startswith("image/"):
-            images.append(_v1_image(answer, data, artifact.seed, artifact.finishReason))
+            images.append(_v1_image(answer, data, fields.get("seed"), reason))
         else:
-            failed.append(clean(str(artifact.finishReason), limit=50, key=answer.key))
+            failed.append(clean(str(reason), limit=50, key=answer.key))
     if not images:
         raise answer.unreadable(f"no image (finish reasons: {', '.join(failed[:10]) or 'none'})")
     if failed:
@@ -190,12 +183,12 @@ def read_artifacts(answer: Answer) -> list[Image]:
     return images
 
 
-def _v1_image(answer: Answer, data: bytes, seed: int | None, reason: str | None) -> Image:
+def _v1_image(answer: Answer, data: bytes, seed: object, reason: object) -> Image:
     return Image(
         data=data,
         content_type=sniff(data),
-        seed=seed,
-        finish_reason=None if reason is None else clean(reason, limit=100, key=answer.key),
+        seed=parse_seed(seed),
+        finish_reason=clean(reason, limit=100, key=answer.key) if isinstance(reason, str) else None,
         request_id=answer.request_id,
     )
 

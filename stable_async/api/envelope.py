@@ -28,22 +28,26 @@ def read_envelope(body: bytes) -> Envelope | None:
     """Return the envelope in `body`, or `None`: then something else than the API has answered.
 
     v2beta: `id`, `name`, `errors` (a list of texts). v1: `id`, `name`, `message`. Source: OpenAPI
-    document of api.stability.ai, read 2026-09-22.
+    document of api.stability.ai, read 2026-09-22. All three must be there; their types may differ.
     """
-    if body.lstrip()[:1] != b"{":
+    if body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{":
         return None
     try:
         content = parse_json(body)
     except ValueError:
         return None
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or "id" not in content:
         return None
-    identity, name = content.get("id"), content.get("name")
-    messages = content.get("errors", content.get("message"))
-    if not isinstance(identity, str) or not isinstance(name, str) or not name.strip():
+    identity, name = content["id"], content.get("name")
+    messages = content.get("errors")
+    if messages is None:
+        messages = content.get("message")
+    if not isinstance(identity, str | int | None) or not isinstance(name, str) or not name.strip():
         return None
     if isinstance(messages, str):
         messages = [messages]
     if not isinstance(messages, list):
         return None
-    return Envelope(identity, name.strip(), tuple(map(str, messages)))
+    return Envelope(
+        "" if identity is None else str(identity), name.strip(), tuple(map(str, messages))
+    )

@@ -8,18 +8,23 @@ from typing import cast
 __all__ = ["parse_json", "parse_seed"]
 
 MOST_DIGITS = 10
+_BLANK = "\ufeff \t\r\n"  # among them the mark of the byte order
 
 
 def parse_json(data: bytes | bytearray) -> object:
-    """Return the value parsed from JSON text.
+    """Return the value parsed from JSON text; stray bytes after an object or a list are ignored.
 
     Raises:
         ValueError: It is none, or is nested beyond all reason.
     """
     try:
-        return cast("object", json.loads(data))
+        text = data.decode(json.detect_encoding(data), "surrogatepass").lstrip(_BLANK)
+        value, end = json.JSONDecoder().raw_decode(text)
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
+    if not isinstance(value, dict | list) and text[end:].strip():
+        raise ValueError("a text that begins as JSON does")
+    return cast("object", value)
 
 
 def parse_seed(seed: object) -> int | None:

@@ -286,10 +286,7 @@ def judge(status: int, envelope: Envelope | None, asked: Asked) -> Verdict:
         envelope: The API's envelope in the body; `None` where there is none.
         asked: What was asked.
     """
-    verdict = rule_of(status, envelope).verdict(status)
-    if status == 500 and not verdict.retry:
-        verdict = replace(verdict)
-    return _for(asked, verdict)
+    return _for(asked, rule_of(status, envelope).verdict(status))
 
 
 def judge_unreadable(envelope: Envelope | None, asked: Asked) -> Verdict:

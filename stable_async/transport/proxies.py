@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
@@ -33,7 +33,7 @@ class Proxy:
     headers: dict[str, str]
 
 
-def resolve_proxy(base_url: str, proxy: str | Literal[False] | None) -> Proxy | None:
+def resolve_proxy(base_url: str, proxy: object) -> Proxy | None:
     """Return the proxy to `base_url`; `None` if there is none.
 
     Args:
@@ -48,6 +48,8 @@ def resolve_proxy(base_url: str, proxy: str | Literal[False] | None) -> Proxy | 
     if proxy is False:
         return None
     if proxy is not None:
+        if isinstance(proxy, int):
+            raise ConfigurationError(f"proxy is {proxy}; allowed: a URL, False, or None")
         return _parse(str(proxy), "proxy")
     target = urlsplit(base_url)
     settings = getproxies()  # small letters first, and no HTTP_PROXY of a CGI request
@@ -63,8 +65,9 @@ def resolve_proxy(base_url: str, proxy: str | Literal[False] | None) -> Proxy | 
 def bypasses(no_proxy: str, host: str, port: int) -> bool:
     """Return whether `no_proxy`, as curl and Go read it, excludes a host.
 
-    Its entries, separated by commas or spaces: `*`; a domain, with or without a leading dot, which
-    includes its subdomains; an address; a network such as 10.0.0.0/8; each of them with a port.
+    Its entries, separated by commas or spaces: `*`; a domain, with or without a leading `.` or
+    `*.`, which includes its subdomains; an address; a network such as 10.0.0.0/8; each of them
+    with a port.
     """
     host = host.lower().rstrip(".")
     address = _address(host)
@@ -77,7 +80,9 @@ def bypasses(no_proxy: str, host: str, port: int) -> bool:
         if address is not None:
             if _in_network(address, name):
                 return True
-        elif host == (name := name.strip(".")) or (name and host.endswith(f".{name}")):
+        elif host == (name := name.removeprefix("*").strip(".")) or (
+            name and host.endswith(f".{name}")
+        ):
             return True
     return False
 

@@ -22,11 +22,13 @@ from stable_async import (
     Image,
     ImageResult,
     InvalidResponseError,
+    PaymentRequiredError,
     RetryPolicy,
     StabilityClient,
     StabilityError,
     StableFast3D,
     TextToAudio,
+    UpscaleCreative,
     V1TextToImage,
     errors,
 )
@@ -303,6 +305,54 @@ async def test_a_packed_answer_cannot_fill_the_memory(monkeypatch: pytest.Monkey
     async with raw_server(Server(reply)) as url, client(url) as one:
         with pytest.raises(InvalidResponseError, match="more than 1,000,000 bytes"):
             await one.generate.core("x")
+
+
+B64 = base64.b64encode(PNG).decode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'{{"artifacts":[{{"base64":"{B64}","seed":1,"finishReason":"\\ud800"}}]}}',
+        f'{{"artifacts":[{{"base64":"{B64}","seed":1,"finishReason":5}}]}}',
+        f'{{"artifacts":[{{"base64":"{B64}","seed":1.5}}]}}',
+        f'{{"artifacts":[{{"base64":"{B64}","seed":NaN}}]}}',
+        f'{{"artifacts":[{{"base64":"{B64}","seed":{{}}}}]}}',
+        f'{{"artifacts":[null,{{"base64":5}},{{"base64":"\\ud800"}},{{"base64":"{B64}"}}]}}',
+        f'\ufeff[{{"base64":"{B64}"}}]<script>',
+    ],
+)
+async def test_an_odd_artifact_loses_no_image(body: str) -> None:
+    reply = answer(body.encode(), content_type="application/json")
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        (image,) = await one.send(V1)
+    assert image.data == PNG
+    assert image.seed in {None, 1}
+    assert str(image.finish_reason).isprintable()
+
+
+@pytest.mark.parametrize("body", ['{"id":"abc"} x', '\ufeff{"id":"abc"}\n<!-- edge -->'])
+async def test_stray_bytes_after_an_id_do_not_lose_the_generation(body: str) -> None:
+    reply = answer(body.encode(), content_type="application/json")
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        generation = await one.submit(UpscaleCreative(image=PNG, prompt="x"))
+    assert generation.id == "abc"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"id":null,"name":"insufficient_balance","errors":["x"]}',
+        '{"id":7,"name":"insufficient_balance","errors":null,"message":"x"}',
+        '\ufeff{"id":"a","name":"insufficient_balance","errors":[{"a":1}]}\n',
+    ],
+)
+async def test_an_envelope_with_odd_types_is_that_of_the_api(body: str) -> None:
+    reply = answer(body.encode(), status="429 No", content_type="application/json")
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        with pytest.raises(PaymentRequiredError) as caught:
+            await one.generate.core("x")
+    assert caught.value.from_api
 
 
 V1 = V1TextToImage(engine_id="an-engine", text_prompts=[{"text": "x"}])

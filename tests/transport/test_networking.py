@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -182,6 +182,8 @@ async def test_no_proxy_and_false_lead_straight_to_the_api(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("no_proxy", "host", "bypassed"),
     [
+        ("*.example.com", "api.example.com", True),
+        ("*.example.com", "example.org", False),
         ("", "api.stability.ai", False),
         ("*", "api.stability.ai", True),
         ("stability.ai", "api.stability.ai", True),
@@ -221,6 +223,12 @@ def test_a_proxy_that_is_none_is_refused_and_its_password_not_shown(
     with pytest.raises(ConfigurationError, match=by) as caught:
         StabilityClient(KEY, proxy=proxy if by == "proxy" else None)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("proxy", [True, 8080])
+def test_a_proxy_that_is_no_text_is_refused(proxy: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"proxy is {proxy}; allowed: a URL"):
+        StabilityClient(KEY, proxy=proxy)
 
 
 @pytest.mark.parametrize(
