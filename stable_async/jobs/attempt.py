@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 from stable_async.errors import APIConnectionError, RateLimitError, StabilityError
 from stable_async.jobs.errors import JobError, StorageError
 from stable_async.jobs.failures import is_outage, meaning, result_of
-from stable_async.jobs.gate import StoppedError
+from stable_async.jobs.gate import REFUSALS_OF_A_ROW, StoppedError
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.row import ImageFacts, Result
 from stable_async.jobs.rules import make_request
@@ -88,6 +88,8 @@ class Attempt:
         self._away = False
         self._sent_at: float | None = None
         self._left_at: float | None = None
+        self._refused_at: float | None = None
+        self._refusals = 0
         # Has no end of its own: `Gate.stop` sets it while nothing of the row is on its way.
         self._scope = asyncio.timeout(None)
 
@@ -157,7 +159,7 @@ class Attempt:
         except StabilityError as error:
             if meaning(error) == "stop":
                 gate.stop(JobError(str(error)))
-            return result_of(error, accepted=self._accepted)
+            return result_of(error, accepted=self._accepted, blocked=self._is_blocked)
         except Exception as error:  # noqa: BLE001 - what was paid for is not to be lost
             return self._unexpected(error)
         finally:
@@ -187,15 +189,33 @@ class Attempt:
             except _HeldError:
                 continue
             except StabilityError as error:
-                if is_outage(error):
+                pauses = not self._accepted and meaning(error) == "pause"
+                if pauses:
+                    self._count_refusal()
+                if is_outage(error) and not self._is_blocked:
                     gate.refused(error)
-                if self._accepted or meaning(error) != "pause":
+                if not pauses:
                     raise
                 if isinstance(error, APIConnectionError):
                     self._not_sent()
                 self._release()
                 if gate.stopping:
                     raise StoppedError from error
+                if self._is_blocked:
+                    raise
+
+    @property
+    def _is_blocked(self) -> bool:
+        return self._row.position in self._context.gate.blocked
+
+    def _count_refusal(self) -> None:
+        """Note a refusal by the network: is it the only row, again and again, that is refused?"""
+        gate = self._context.gate
+        if self._refused_at is None or gate.answers_since(self._refused_at):
+            self._refusals += 1
+        self._refused_at = asyncio.get_running_loop().time()
+        if self._refusals >= REFUSALS_OF_A_ROW:
+            gate.blocked.add(self._row.position)
 
     async def _bring(self) -> Result:
         context, row = self._context, self._row

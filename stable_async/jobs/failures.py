@@ -47,15 +47,18 @@ def is_outage(error: StabilityError) -> bool:
     )
 
 
-def result_of(error: StabilityError, *, accepted: bool) -> Result:
+def result_of(error: StabilityError, *, accepted: bool, blocked: bool = False) -> Result:
     """Return what a row is after an error.
 
     Args:
         error: What its attempt ended with.
         accepted: Its generation has an id: it is paid for, and can be fetched. The id stays in the
             ledger: only the user can say that it is to be paid for again.
+        blocked: The network refuses this row, and lets others pass.
     """
     means = meaning(error)
+    if means == "pause" and blocked:
+        means = "again"
     if means in {"stop", "pause"}:
         return Result("waiting", "spent" if accepted else "returned")
     state: State

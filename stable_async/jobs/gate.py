@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
+from math import inf
 from typing import TYPE_CHECKING
 
 from stable_async.errors import APIConnectionError
@@ -15,10 +16,12 @@ if TYPE_CHECKING:
     from stable_async.errors import StabilityError
     from stable_async.jobs.progress import Progress
 
-__all__ = ["Gate", "StoppedError"]
+__all__ = ["REFUSALS_OF_A_ROW", "Gate", "StoppedError"]
 
 # So many refusals by the network in a row are an outage.
 REFUSALS = 3
+# So many times a row alone is refused, while others are answered, before it is left to later.
+REFUSALS_OF_A_ROW = 3
 # Seconds between two probes of an outage, at the most; each wait is twice the one before.
 LONGEST_WAIT = 60.0
 
@@ -33,9 +36,13 @@ class Gate:
     After a few refusals by the network in a row nothing new leaves. One request at a time probes,
     at growing intervals. Its answer opens the gate again; after `outage_limit` the job stops.
 
+    A row that is refused again and again while others are answered is no outage: its words may be
+    what a firewall blocks. Such rows are `blocked`.
+
     Attributes:
         error: Why the job cannot go on; `None` while it can.
         stopping: Whether nothing new leaves.
+        blocked: Positions of rows that were refused while others were answered.
     """
 
     def __init__(
@@ -57,7 +64,9 @@ class Gate:
         self.error: JobError | None = None
         self.stopping: bool = False
         self._waiting: set[asyncio.Timeout] = set()
+        self.blocked: set[int] = set()
         self._answered = False  # by the API, to anything
+        self._answered_left_at = -inf  # when the last request left that the API has answered
         self._refusals = 0
         self._first_refusal = 0.0
         self._outage_began: float | None = None
@@ -94,7 +103,9 @@ class Gate:
 
     async def wait(self, who: object) -> None:
         """Return when the request of `who` may leave: at once, as a probe, or after an outage."""
-        self._end_probe(who)  # it has probed, and was refused
+        if self._probe is who:  # it has probed, and was refused
+            self._end_probe(who)
+            await asyncio.sleep(0)  # the next in the row probes: this one may be blocked alone
         while not self.lets_pass(who):
             if self._probe is None:
                 self._probe = who
@@ -126,6 +137,9 @@ class Gate:
                 nothing about the network now. `None`: now.
         """
         self._answered = True
+        self._answered_left_at = max(
+            self._answered_left_at, self._clock() if left_at is None else left_at
+        )
         if left_at is not None and left_at < self._first_refusal:
             return
         self._refusals = 0
@@ -134,6 +148,10 @@ class Gate:
             self._wait = self._first_wait
             self._progress.outage = None
             self._changed.set()
+
+    def answers_since(self, moment: float) -> bool:
+        """Return whether the API has answered a request that left after a moment."""
+        return self._answered_left_at > moment
 
     def refused(self, error: StabilityError) -> None:
         """Note that the network has not brought a request to the API, or not its answer back."""

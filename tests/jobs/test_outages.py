@@ -134,6 +134,28 @@ async def test_a_page_of_a_firewall_refuses_no_row_for_good(bench: Bench) -> Non
     assert (summary.ending, summary.failed, summary.credits) == ("stopped", 0, 0.0)
 
 
+@pytest.mark.parametrize("status", [403, 400, 406, 521])
+async def test_rows_that_alone_are_blocked_hold_up_no_others(bench: Bench, status: int) -> None:
+    """A firewall may dislike the words of a prompt: the others are made, and it can wait."""
+
+    async def serve(connection: Connection) -> None:
+        while True:
+            if b"<script>" in await connection.request():
+                await connection.send(answer(b"<html>", status=f"{status} x"))
+            else:
+                await connection.send(answer(picture()))
+
+    path = bench.write(*("<script> 1", "<script> 2"), *(f"p{n}" for n in range(40)))
+    async with raw_server(serve) as url, bench.client(url=url) as client:
+        job = bench.job(path, max_in_flight=4, probe_after=0.01, outage_limit=20.0)
+        async with asyncio.timeout(20):
+            summary = await job.run(client)
+        assert (summary.ending, summary.done, summary.again) == ("incomplete", 40, 2)
+        assert (summary.spent, summary.credits_in_doubt, summary.failed) == (120.0, 0.0, 0)
+        assert summary.requests < 40 + 2 * 20
+        assert str(status) in str(job.refused[0][2])
+
+
 async def test_an_interrupt_ends_the_waiting_for_the_end_of_an_outage(bench: Bench) -> None:
     bench.shop.edge = 521
     path = bench.write(*(f"p{n}" for n in range(20)))
