@@ -165,17 +165,19 @@ class _FormReader:
 
 
 def _text_of(name: bytes | None) -> str:
-    """Return the name of a field or file as text.
+    r"""Return the name of a field or file as text.
 
-    Browsers escape three characters (WHATWG HTML, "multipart/form-data encoding algorithm"); the
-    parser undoes the backslashes of others. Names that are not UTF-8 are read as Latin-1.
+    Browsers escape three characters (WHATWG HTML, "multipart/form-data encoding algorithm"), and
+    this package the backslash. Others write `\"` and `\\`, which the parser undoes, as Werkzeug,
+    busboy and Go's `mime` do; any other backslash stays. Names that are not UTF-8 are read as
+    Latin-1.
     """
     raw = name or b""
     try:
         text = raw.decode()
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
-    for escape, character in (("%22", '"'), ("%0D", "\r"), ("%0A", "\n")):
+    for escape, character in (("%22", '"'), ("%0D", "\r"), ("%0A", "\n"), ("%5C", "\\")):
         text = text.replace(escape, character)
     return text
 

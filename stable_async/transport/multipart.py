@@ -250,5 +250,11 @@ class MultipartPayload(Payload):
 
 
 def _quoted(text: str) -> str:
-    """Escape a name for `Content-Disposition`, as browsers do (WHATWG HTML, form submission)."""
-    return text.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
+    """Escape a name for `Content-Disposition`, as browsers do (WHATWG HTML, form submission).
+
+    The backslash is escaped as well, which browsers send as it is: servers take it for the escape
+    of RFC 9110, and a name that ends with one would not end.
+    """
+    for character, escape in (("\r", "%0D"), ("\n", "%0A"), ('"', "%22"), ("\\", "%5C")):
+        text = text.replace(character, escape)
+    return text

@@ -80,7 +80,7 @@ async def test_what_was_in_flight_when_it_was_killed_is_in_doubt(
 ) -> None:
     """Claims are in the store before requests leave. Nothing is sent again unasked."""
     async with maker_for(sandbox, tmp_path) as maker:
-        sandbox.delay(2.0)
+        sandbox.delay(3600.0)
         making = [asyncio.ensure_future(maker.make(row)) for row in ROWS]
         while len(facts_of(tmp_path)) < len(ROWS):
             await asyncio.sleep(0.01)

@@ -40,8 +40,8 @@ sizes = st.integers(1, 64)
 
 def survives_quoting(name: str) -> bool:
     # These cannot be told from what they stand for; browsers lose them as well.
-    # A backslash is an escape to the parser, as aiohttp and older curls write it.
-    return not any(escape in name for escape in ("%22", "%0D", "%0A", "\\"))
+    # A backslash may be an escape, as aiohttp and older curls write it.
+    return not any(escape in name for escape in ("%22", "%0D", "%0A", "%5C", "\\"))
 
 
 @given(
@@ -64,6 +64,28 @@ async def test_what_a_browser_writes_is_what_is_read(
     for name, (_, data) in files.items():
         assert form.files[name].size == len(data)
         assert form.files[name].sha256 == hashlib.sha256(data).hexdigest()
+    form.close()
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (r"a\\b.png", r"a\b.png"),  # escaped, as RFC 9110 has it
+        (r"a\"b\".png", 'a"b".png'),
+        (r"a\b.png", r"a\b.png"),  # as browsers send it
+        ("a%5Cb.png", r"a\b.png"),
+        ("a\\", "a\\"),
+    ],
+)
+async def test_backslashes_are_read_as_they_may_be_meant(written: str, meant: str) -> None:
+    body = (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="{written}"'
+        f"\r\n\r\nx\r\n--{BOUNDARY}--\r\n"
+    )
+    form = await read(body.encode())
+    assert {name: (file.filename, file.read()) for name, file in form.files.items()} == {
+        "image": (meant, b"x")
+    }
     form.close()
 
 
