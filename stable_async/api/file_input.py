@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import AsyncIterable, Awaitable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeGuard, get_args, runtime_checkable
 
 from pydantic_core import PydanticCustomError, core_schema
 
@@ -127,8 +127,9 @@ class FilePart:
         self, source: object, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
         """Check the kind of source only; its content is checked when it is opened."""
+        optional = type(None) in get_args(source)
         return core_schema.no_info_plain_validator_function(
-            self._check,
+            self._check_optional if optional else self._check,
             serialization=core_schema.plain_serializer_function_ser_schema(
                 _to_json, when_used="json"
             ),
@@ -140,13 +141,17 @@ class FilePart:
         """Describe the field in JSON: the content in base64."""
         return {"type": "string", "contentEncoding": "base64"}
 
+    @classmethod
+    def _check_optional(cls, value: object) -> object:
+        return None if value is None else cls._check(value)
+
     @staticmethod
     def _check(value: object) -> object:
         if isinstance(value, str):
             # From a program, text is a path: `Request` has made it a `Path` already. This text
             # comes from data, perhaps a stranger's: it must not name a file of this machine.
             return _from_base64(value)
-        if value is None or _is_file(value):
+        if _is_file(value):
             return value
         raise PydanticCustomError("file_type", "{allowed}", {"allowed": ALLOWED})
 

@@ -75,7 +75,7 @@ class BytesSource:
     filename = "file"
 
     def __init__(self, pieces: Sequence[bytes | bytearray | memoryview]) -> None:
-        self._views = [memoryview(piece).cast("B") for piece in pieces]
+        self._views = [_flat(memoryview(piece)) for piece in pieces]
         self.size: int | None = sum(map(len, self._views))
 
     async def chunks(self) -> AsyncGenerator[bytes | memoryview, None]:
@@ -85,6 +85,10 @@ class BytesSource:
 
     async def close(self) -> None:
         """Do nothing."""
+
+
+def _flat(view: memoryview) -> memoryview:
+    return view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
 
 
 class PathSource:

@@ -102,7 +102,7 @@ class MultipartForm:
         for name, value in self._request.files():
             try:
                 source = await open_source(value)
-            except (OSError, UnfitSourceError) as error:
+            except Exception as error:  # of the caller's code, as for `_read`
                 raise self._unreadable(name, error) from error
             if source.size == 0:
                 raise self._refused(name, "given 0 bytes", "a file with content")

@@ -206,6 +206,62 @@ async def test_one_opened_image_serves_requests_at_a_time(tmp_path: Path) -> Non
     assert [outcome.error for outcome in outcomes] == [None] * 12
 
 
+class Hostile:
+    """Raises errors of its own wherever it is touched."""
+
+    closed = False
+
+    @property
+    def __array_interface__(self) -> dict[str, object]:
+        raise KeyError("sk-secret")
+
+    def read(self, size: int) -> bytes:
+        raise KeyError("sk-secret")
+
+
+def with_odd_profile() -> PIL.Image.Image:
+    image = PIL.Image.new("RGB", (64, 64))
+    image.info["icc_profile"] = "no bytes"
+    return image
+
+
+def released() -> memoryview:
+    view = memoryview(bytearray(FILE))
+    view.release()
+    return view
+
+
+RAISING: dict[str, object] = {
+    "a class": io.BytesIO,
+    "no pixels": PIL.Image.new("RGB", (0, 0)),
+    "odd profile": with_odd_profile(),
+    "released": released(),
+    "hostile": Hostile(),
+}
+
+
+@pytest.mark.parametrize("name", RAISING)
+async def test_a_foreign_error_of_a_file_is_one_failed_outcome(name: str) -> None:
+    image = cast("FileInput", RAISING[name])
+    async with Sandbox() as sandbox, client(sandbox.url) as one:
+        requests = [UpscaleFast(image=image), UpscaleFast(image=picture())]
+        outcomes = [outcome async for outcome in one.map(requests)]
+        assert sandbox.statistics.requests == 1
+    (error,) = [outcome.error for outcome in outcomes if outcome.error]
+    assert isinstance(error, InvalidRequestError)
+    assert "image: reading it raised" in str(error)
+    assert "secret" not in str(error)
+
+
+async def test_a_view_with_gaps_is_sent_as_it_reads() -> None:
+    spread = bytearray(2 * len(FILE))
+    spread[::2] = FILE
+    receiver = Receiver()
+    async with raw_server(receiver) as url, client(url) as one:
+        await one.upscale.fast(memoryview(spread)[::2])
+    assert receiver.files == [FILE, FILE]
+
+
 UNFIT: dict[str, object] = {
     "float": np.zeros((64, 64, 3)),
     "bool": np.zeros((64, 64), np.bool_),
@@ -221,13 +277,14 @@ UNFIT: dict[str, object] = {
     "wrong": [1, 2],
     "number": 7,
     "mapping": {"path": "x"},
+    "nothing": None,
     "closed": io.BytesIO(FILE),
     "broken image": PIL.Image.open(io.BytesIO(picture(64, 64)[:-30])),
     "bomb": PIL.Image.open(io.BytesIO(picture(64, 64)[:60])),
 }
 cast("io.BytesIO", UNFIT["closed"]).close()
 # No file at all: found when the request is made, as any other value of a wrong type.
-AT_ONCE = {"wrong", "number", "mapping"}
+AT_ONCE = {"wrong", "number", "mapping", "nothing"}
 
 
 @pytest.mark.parametrize("name", UNFIT)
