@@ -1,8 +1,9 @@
-"""Pictures for many users with one key: the service of fastapi_app.py with aiohttp alone.
+"""Images for many users with one key: the service of fastapi_app.py with aiohttp alone.
 
     STABILITY_API_KEY=... python -m examples.aiohttp_app [PORT]
 
-With STABILITY_SHARED_QUOTA, the path of a file, any number of these share one quota.
+All processes of a machine share one quota. STABILITY_SHARED_QUOTA=redis://... shares it between
+machines.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 PAGE = Path(__file__).with_name("page.html")
-# Whoever would wait longer than this for the quota is told so at once, seconds.
+# Requests that would wait longer than this for the quota are refused at once, seconds.
 DEADLINE = 60.0
-# The media type by which the page asks for the states of a request before its picture.
+# The media type by which the page asks for the states of a request before its image.
 NARRATED = "application/vnd.stable-async.narrated"
 CLIENT = web.AppKey("client", StabilityClient)
 
@@ -33,7 +34,7 @@ routes = web.RouteTableDef()
 
 
 async def open_client(app: web.Application) -> AsyncGenerator[None, None]:
-    """Open one client for this process, and close it in the end."""
+    """Open one client for this process, and close it at the end."""
     async with StabilityClient(max_waiting=2000) as client:
         app[CLIENT] = client
         yield
@@ -83,7 +84,7 @@ async def images(request: web.Request) -> web.StreamResponse:
 
 
 def make_app() -> web.Application:
-    """Give the application."""
+    """Return the application."""
     app = web.Application()
     app.add_routes(routes)
     app.cleanup_ctx.append(open_client)

@@ -1,12 +1,12 @@
-"""Pictures for many users with one key: a service with FastAPI, in as many processes as you like.
+"""Images for many users with one key: a service with FastAPI, in as many processes as you like.
 
     STABILITY_API_KEY=... uvicorn examples.fastapi_app:app --workers 4
 
-The workers of a machine share one quota; those of several do with STABILITY_SHARED_QUOTA, the URL
-of a Redis server (examples/web_cluster.py).
+The workers of a machine share one quota. STABILITY_SHARED_QUOTA, the URL of a Redis server, shares
+it between machines (examples/web_cluster.py).
 
 `POST /images` takes JSON with `prompt`, `service` (core, ultra or sd3) and that service's
-parameters, and answers with the picture's bytes as they come. `GET /` is a page for it.
+parameters, and answers with the bytes of the image as they arrive. `GET /` is a page for it.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 PAGE = Path(__file__).with_name("page.html")
-# Whoever would wait longer than this for the quota is told so at once, seconds.
+# Requests that would wait longer than this for the quota are refused at once, seconds.
 DEADLINE = 60.0
-# The media type by which the page asks for the states of a request before its picture.
+# The media type by which the page asks for the states of a request before its image.
 NARRATED = "application/vnd.stable-async.narrated"
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-    """Open one client for this process, and close it in the end."""
+    """Open one client for this process, and close it at the end."""
     async with StabilityClient(max_waiting=2000) as client:
         app.state.client = client
         yield
 
 
-app = FastAPI(title="Pictures", lifespan=lifespan)
+app = FastAPI(title="Images", lifespan=lifespan)
 
 
 @app.exception_handler(StabilityError)

@@ -80,7 +80,7 @@ class Verdict:
         penalty: Whether everybody with this key has to wait, as after a breach of the quota.
         job: What a job does. `final`: this row is refused for good. `again`: the row waits for a
             later run. `stop`: the job stops, and no row is final. `pause`: nothing new is sent for
-            a while. `look`: the result is looked at again. `doubt`: the row may have been billed,
+            a while. `look`: the result is polled again. `doubt`: the row may have been billed,
             and is not sent again unless the user says so. `keep`: a success.
     """
 

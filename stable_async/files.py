@@ -237,7 +237,7 @@ def prove_writable(path: str | os.PathLike[str]) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     if target.exists() and not target.is_file():
         raise FileExistsError(errno.EEXIST, "not a regular file", str(target))
-    # A rename to `path` itself would replace what is there.
+    # A rename to `path` itself would replace an existing file.
     probe = target.with_name(f".{getrandbits(64):016x}{TEMPORARY_SUFFIX}")
     try:
         write_atomically(probe, (b"probe",))

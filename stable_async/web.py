@@ -275,7 +275,7 @@ def _report(error: BaseException) -> None:
 
 
 def _retry_after(error: BaseException) -> int | None:
-    """Return whole seconds, at least 1; `None` where waiting does not help by itself."""
+    """Return whole seconds, at least 1; `None` if waiting alone does not help."""
     if isinstance(error, APIStatusError) and error.verdict.penalty:
         return ceil(max(DOCUMENTED_PENALTY if error.retry_after is None else error.retry_after, 1))
     if isinstance(error, QuotaTimeoutError):

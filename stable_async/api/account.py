@@ -32,7 +32,7 @@ class Account:
         id: The account.
         email: Its address.
         organizations: Whom it belongs to.
-        profile_picture: URL of its image, where it has one.
+        profile_picture: URL of its image, if it has one.
     """
 
     id: str

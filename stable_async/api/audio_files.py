@@ -58,7 +58,7 @@ def wav_seconds(head: FileHead) -> float | None:
 class AudioLimits:
     """What the API takes as audio: MP3 or WAV, by content, of a certain length.
 
-    The length is looked at for WAV alone: an MP3 file would have to be read whole.
+    The duration is checked for WAV only: an MP3 file would have to be read whole.
 
     Attributes:
         min_seconds: The shortest.

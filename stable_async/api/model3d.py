@@ -20,7 +20,7 @@ TextureResolution = Literal["512", "1024", "2048"]
 """Width and height of a texture, pixels; words, not numbers, as the API has them."""
 
 Remesh = Literal["none", "triangle", "quad"]
-"""How the surface is divided anew; `quad` suits animation."""
+"""How the surface is remeshed; `quad` suits animation."""
 
 
 class StableFast3D(MediaRequest[Model3D]):

@@ -170,7 +170,7 @@ class V1TextToImage(_V1Generation):
         style_preset: A style to guide the image towards.
         extras: Experimental parameters of the engine.
         height: Pixels, a multiple of 64, 128 or more. The API's default of 512 suits no SDXL
-            engine, so give both sides; each engine takes certain sizes only.
+            engine, so pass both sides; each engine takes certain sizes only.
         width: As `height`.
     """
 

@@ -204,7 +204,7 @@ RULES: tuple[Rule, ...] = (
     _api("service", "again", APIStatusError, status=408, why="the request did not arrive whole"),
     _api("request", "final", PayloadTooLargeError, status=413),
     _api("request", "final", UnprocessableError, status=422),
-    _api("service", "again", APIStatusError, status=425, why="the request was not looked at"),
+    _api("service", "again", APIStatusError, status=425, why="the request was not processed"),
     _api("account", "again", RateLimitError, status=429, penalty=True),
     _api("request", "final", APIStatusError, status=range(400, 500), title="other 4xx"),
     _api("service", "again", ServerError, status=500),

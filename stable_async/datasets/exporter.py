@@ -58,7 +58,7 @@ class Selection:
 
 @dataclass(slots=True)
 class ExportSummary:
-    """What became of an export.
+    """The outcome of an export.
 
     Attributes:
         kind: Of the media.
@@ -96,7 +96,7 @@ def export_job(
     shard_size: int = DEFAULT_SHARD_SIZE,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ExportSummary:
-    """Write the results of a job as a data set, with a card, and return what became of it.
+    """Write the results of a job as a data set with a card, and return a summary.
 
     Every file is held against its SHA-256 in the ledger when it is written; damaged ones are
     left out and reported. Exported again, a data set gets what is new: shards that would be the
@@ -111,7 +111,7 @@ def export_job(
         format: `imagefolder` and `audiofolder` of Hugging Face, `files` of any kind, tar files, or
             parquet files.
         selection: What goes in.
-        shard_size: Bytes of media in a tar or parquet file, at the most.
+        shard_size: Maximum bytes of media in a tar or parquet file.
         on_progress: Called with the number of results done so far, and of all.
 
     Raises:

@@ -26,7 +26,7 @@ __all__ = ["Column", "ColumnType", "Origin", "Record", "Records", "Shard", "shar
 ColumnType = Literal["string", "int64", "float64", "bool"]
 
 Origin = tuple[str, str | None]
-"""SHA-256 and request id of a result, which tell one job from another."""
+"""SHA-256 and request id of a result, which identify its job."""
 
 # The facts of every result; the rows of the prompt file say what else there is.
 FACTS_BEFORE: dict[str, ColumnType] = {"id": "string", "text": "string", "service": "string"}
@@ -217,7 +217,7 @@ class Records:
             yield next(self._records(split, number - 1, index))
 
     def origins(self) -> list[Origin]:
-        """Return some results that tell the job from others."""
+        """Return some results that identify the job."""
         return [
             (image.sha256, image.request_id)
             for _, _, image in islice(self._ledger.images(), ORIGINS)

@@ -95,7 +95,7 @@ def claimed(
         target: The folder; made if it is not there.
         folders: Those of the job.
         layout: Format and splits of the data set.
-        origins: Results that tell the job from others.
+        origins: Results that identify the job.
         is_of_job: Returns whether the job has, or had, a result.
 
     Raises:

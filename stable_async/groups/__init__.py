@@ -25,7 +25,7 @@ class Groups(Sender):
     """The groups of a client. Their request models take a millisecond each to load."""
 
     def forget_groups(self) -> None:
-        """Create the groups anew when they are used next: a copy has the groups of its original."""
+        """Create the groups again on next use: a copy has the groups of its original."""
         for name, member in vars(Groups).items():
             if isinstance(member, cached_property):
                 self.__dict__.pop(name, None)

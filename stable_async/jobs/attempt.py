@@ -72,7 +72,7 @@ class _HeldError(Exception):
 
 
 class Attempt:
-    """Makes the image of one row, and notes in the ledger what became of it.
+    """Makes the image of one row, and records the result in the ledger.
 
     The client calls `leaving` and `refused` on it, as an `AttemptObserver`.
     """
@@ -94,7 +94,7 @@ class Attempt:
         self._scope = asyncio.timeout(None)
 
     async def run(self) -> Result | None:
-        """Make the image, and return what became of the row; `None` where the ledger is broken."""
+        """Make the image, and return the result; `None` if the ledger is broken."""
         charge: ChargeState = "in doubt"  # what could not be noted may have cost
         try:
             result = await self._result()

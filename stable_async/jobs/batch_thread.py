@@ -76,7 +76,7 @@ class BatchThread(Generic[ItemT, ResultT]):
         results: Sequence[ResultT | Exception]
         try:
             results = self._work([item for item, _ in batch]) if batch else []
-        except Exception as error:  # noqa: BLE001 - handed on to whoever waits
+        except Exception as error:  # noqa: BLE001 - passed on to the waiting caller
             results = [error] * len(batch)
         futures = [future for _, future in batch]
         self._loop.call_soon_threadsafe(_settle, futures, results)

@@ -73,7 +73,7 @@ class Budget:
             limit: Credits; `None` is no limit.
             bill: The charges so far.
             shared: Where the parts of the job share `limit`; `None`: it is this part's alone.
-            share: What this part may spend at the most once `shared` is lost.
+            share: Maximum that this part may spend once `shared` is lost.
         """
         self.limit = limit
         self._shared = shared
@@ -98,7 +98,7 @@ class Budget:
             await self._settled.wait()
 
     async def aclose(self) -> None:
-        """Tell the other parts what this one has spent, and disconnect.
+        """Report to the other parts what this one has spent, and disconnect.
 
         Raises:
             JobError: A shared budget cannot be reached.

@@ -181,7 +181,7 @@ class Target:
     """Whether a value may be any text."""
 
     def __post_init__(self) -> None:
-        """Tell texts by their names."""
+        """Recognise texts by their names."""
         object.__setattr__(self, "is_text", self.name.endswith(("prompt", "prompts")))
 
 
@@ -249,7 +249,7 @@ class ColumnRules:
 
     @cached_property
     def required(self) -> frozenset[str]:
-        """Fields that every row needs and no option gives."""
+        """Fields that every row needs and no option sets."""
         if self._service is None:
             return frozenset()
         fields = self._service.model.model_fields
@@ -276,7 +276,7 @@ class ColumnRules:
         if len(self.required) > 1:
             wanted = " and ".join(sorted(self.required))
             raise ColumnError(
-                f"a .txt has one thing on a line, and {self.service} needs {wanted}: give the "
+                f"a .txt has one thing on a line, and {self.service} needs {wanted}: set the "
                 "others with --set, or use a .csv with these columns"
             )
         return next(iter(self.required), "prompt")

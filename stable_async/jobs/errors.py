@@ -49,7 +49,7 @@ class StorageError(JobError):
     """
 
     def __init__(self, message: str, *, spooled: bool = False) -> None:
-        """Say what cannot be kept, and why."""
+        """Describe what cannot be stored, and why."""
         if spooled:
             message += "; it is spooled, and the next run puts it there"
         super().__init__(message)

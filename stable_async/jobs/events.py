@@ -29,7 +29,7 @@ class JobEvents:
         """Called in another thread when the prompt file is checked, before anything is sent."""
 
     def settled(self, row: Row, result: Result) -> None:
-        """Called when an attempt has made something of a row, and the ledger knows it."""
+        """Called after the result of an attempt is in the ledger."""
 
     def progressed(self, progress: Progress) -> None:
         """Called every few seconds while the job runs."""
@@ -69,7 +69,7 @@ class EventFile(JobEvents):
         self._write("start", **self._facts(estimate))
 
     def settled(self, row: Row, result: Result) -> None:
-        """Write `row`, with what became of it."""
+        """Write `row`, with its result."""
         image = result.image
         self._write(
             "row",

@@ -1,4 +1,4 @@
-"""`failures.jsonl`: the rows without a good image, written anew by each run."""
+"""`failures.jsonl`: the rows without a good result, rewritten by each run."""
 
 from __future__ import annotations
 

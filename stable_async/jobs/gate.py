@@ -22,7 +22,7 @@ __all__ = ["REFUSALS_OF_A_ROW", "Gate", "StoppedError"]
 REFUSALS = 3
 # So many times a row alone is refused, while others are answered, before it is left to later.
 REFUSALS_OF_A_ROW = 3
-# Seconds between two probes of an outage, at the most; each wait is twice the one before.
+# Maximum seconds between two probes of an outage; each wait is twice the one before.
 LONGEST_WAIT = 60.0
 
 

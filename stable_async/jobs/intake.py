@@ -1,4 +1,4 @@
-"""A prompt file read into the ledger: checked in full, and compared with what is there.
+"""A prompt file read into the ledger: checked in full, and compared with the job.
 
 Ids are looked up batch by batch, and what was seen is noted in temporary tables, so that memory
 does not grow with the number of rows. All calls block.
@@ -75,7 +75,7 @@ class Intake:
             ledger: Gets the rows.
             prompts: The file.
             rules: How its rows become images.
-            replace_changed: Make paid rows anew whose content changed.
+            replace_changed: Make paid rows again whose content changed.
             only_look: Do not read input files that are not known yet.
 
         Raises:
@@ -118,7 +118,7 @@ class Intake:
 
         Args:
             on_rows: Called with the number of images found so far, ten times a second if no more
-                come; it may raise to give up.
+                come; it may raise to stop.
 
         Raises:
             PromptFileError: Rows are wrong: all of them.
@@ -131,7 +131,7 @@ class Intake:
         ):
             self.report.known = self._ledger.counts().total
             with closing(self._prompts.rows()) as first:
-                next(first, None)  # tells the columns
+                next(first, None)  # reads the columns
             return self.report
         self._begin()
         count = 0

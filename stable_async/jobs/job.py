@@ -51,7 +51,7 @@ class Job:
     """One run of a job.
 
     Attributes:
-        progress: How far it is; may be looked at any time.
+        progress: Its progress; may be read at any time.
         notes: What a user should be told about the start, in whole sentences.
         estimate: What it does, known once the prompt file is checked; `None` without a check.
         events: Receives what happens.
@@ -102,7 +102,7 @@ class Job:
             self._gate.stop()
 
     async def run(self, client: StabilityClient) -> Summary:
-        """Make what is missing, and tell what became of the job.
+        """Make what is missing, and return a summary.
 
         Raises:
             ConfigurationError: It was run before.
@@ -266,7 +266,7 @@ class Job:
         if first:
             self.notes.append(
                 f"missing: {self.progress.missing:,} of the image files, such as {first}; "
-                f"--remake-missing makes these anew, for {price:,g} credits"
+                f"--remake-missing makes these again, for {price:,g} credits"
             )
 
     def _write_failures(self, ledger: Ledger) -> None:
@@ -282,7 +282,7 @@ class Job:
         try:
             await files
         except OSError as error:
-            self.notes.append(f"the image files could not be looked at: {error}")
+            self.notes.append(f"the image files could not be checked: {error}")
 
     def _on_start(self, estimate: Estimate) -> None:
         self.estimate = estimate

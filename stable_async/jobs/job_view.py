@@ -135,7 +135,7 @@ def path_inside(folder: Path, name: str) -> Path | None:
 
 
 def _own_stores(ledger: Ledger) -> Iterator[Objects]:
-    """Return where a ledger says that its images are, if what is there says so as well.
+    """Return where a ledger says that its images are, if the images' record agrees.
 
     A folder may come from anybody; what it names is not read for that alone.
     """

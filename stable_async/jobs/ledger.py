@@ -59,7 +59,7 @@ CREATE TABLE rows (
         ('waiting', 'in flight', 'in doubt', 'done', 'filtered', 'again', 'failed')),
     copy INTEGER NOT NULL DEFAULT 1,    -- which of the rows with this content it is
     attempts INTEGER NOT NULL DEFAULT 0,
-    remake INTEGER NOT NULL DEFAULT 0,  -- how often the image was asked for anew
+    remake INTEGER NOT NULL DEFAULT 0,  -- how often the image was replaced
     generation_id TEXT,                 -- of an asynchronous operation that was accepted
     reason TEXT,                        -- of a failure, in a word or two
     error TEXT                          -- the same in full
@@ -570,7 +570,7 @@ class Ledger:
         return len(found)
 
     def rewrite_metadata(self) -> None:
-        """Have `metadata.jsonl` written anew: lines of it have changed."""
+        """Have `metadata.jsonl` rewritten: lines of it have changed."""
         self.set(metadata_size=None)
 
     def last_position(self) -> int:
@@ -609,7 +609,7 @@ class Ledger:
         )
 
     def settle(self, row: Row, result: Result) -> None:
-        """Note what an attempt made of a row, and what became of its charge."""
+        """Record the result of an attempt, and the state of its charge."""
         if result.image is not None:
             (self._filtered if result.state == "filtered" else self._done).append(row.position)
             self._came.append((row, result.image))
@@ -688,7 +688,7 @@ class Ledger:
     def take_up(self, *states: State, gone: bool = False) -> int:
         """Let listed rows in these states wait again, all of the job's if `gone`; count them.
 
-        A generation that the API does not have any more is asked for anew; its id stays with its
+        A generation that the API no longer has is requested again; its id stays with its
         charge.
         """
         self._flush()
@@ -700,7 +700,7 @@ class Ledger:
         ).rowcount
 
     def remake(self, row: Row, seed: int | None, position: int) -> None:
-        """Let a row be made anew with another seed, under its id; its image is replaced.
+        """Queue a row again with another seed, under its id; its image is replaced.
 
         Args:
             row: As it was made.
@@ -899,7 +899,7 @@ class Ledger:
         )
 
     def list_all(self) -> None:
-        """Note that the prompt file has every row: where there is no prompt file."""
+        """Record every row as listed, for a job without a prompt file."""
         self._db.execute("UPDATE rows SET listed = 1 WHERE id IS NOT NULL")
 
     def withdraw(self, row: Row) -> None:
@@ -914,7 +914,7 @@ class Ledger:
         )
 
     def adopt(self, facts: RowFacts, *, replaced: bool = False) -> bool:
-        """Take in what a bucket knows of a row, and return whether that was new.
+        """Store the facts of a row from a bucket, and return whether they were new.
 
         Nothing is taken back that the ledger knows better: the answer to an attempt is never
         replaced by a doubt about it.
@@ -975,7 +975,7 @@ class Ledger:
     def _take_state(
         self, facts: RowFacts, attempts: int, known: tuple[int, State, int, str | None]
     ) -> bool:
-        """Take in the state of a row, and its image, where they are newer than what is known."""
+        """Store the state of a row and its image, if they are newer than the known ones."""
         known_attempts, state, remake, generation_id = known
         position, image = facts.position, facts.image
         if attempts < known_attempts or (image is None and self.has_image(position)):

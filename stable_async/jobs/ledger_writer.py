@@ -21,7 +21,7 @@ __all__ = ["LedgerWriter"]
 
 T = TypeVar("T")
 
-# Lines of metadata.jsonl that are written again, at the most, after a crash.
+# Maximum lines of metadata.jsonl that are written again after a crash.
 MARK_EVERY = 1_000
 
 
@@ -78,7 +78,7 @@ class LedgerWriter:
             return self._commit_together(changes)
         except JobError:
             raise
-        except Exception as error:  # noqa: BLE001 - handed on to whoever asked for that change
+        except Exception as error:  # noqa: BLE001 - passed on to the caller of that change
             if len(changes) == 1:
                 return [error]
             return [result for change in changes for result in self._commit([change])]

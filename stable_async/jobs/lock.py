@@ -80,13 +80,13 @@ def locked(folder: Path, doing: str = "works on this job") -> Iterator[FolderLoc
         before = os.pread(descriptor, NAME_LENGTH, 0)
         foreign = bool(before.strip()) and not before.startswith(HOLDER)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or foreign:
-            raise JobError(f"{path} is no lock of a job; remove it")
+            raise JobError(f"{path} is not the lock of a job; remove it")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(descriptor, NAME_LENGTH, 0).decode(errors="replace").strip()
             raise JobLockedError(
-                f"{folder}: another process {doing}: {holder or 'it gives no name'}"
+                f"{folder}: another process {doing}: {holder or 'unnamed'}"
             ) from None
         _write_name(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
         try:

@@ -196,7 +196,7 @@ class ImageMaker:
     def _prepare(self, given: Mapping[str, object]) -> Row | str:
         """Return the row to be made, or what is wrong with it."""
         if given.get("id") in {None, ""}:
-            return "id: missing; allowed: what tells the row from all others of the pipeline"
+            return "id: missing; allowed: text that is unique in the pipeline"
         service = service_name(str(given.get("service") or self._rules.service))
         known = SERVICES[service].model.model_fields if service in SERVICES else {}
         names = {"id", "service", *known}
@@ -280,7 +280,7 @@ class _Attempt:
         self._sent_at: float | None = None
 
     async def run(self) -> Result:
-        """Return what became of the row."""
+        """Return the facts of the row."""
         give_up = time.monotonic() + OUTAGE_LIMIT
         while True:
             try:

@@ -41,12 +41,12 @@ class MetadataFile:
     """The file, kept up to date with the ledger. All calls block.
 
     The ledger knows a mark, and the times of the file when it was set. A file that was edited,
-    truncated or replaced since does not fit its mark, and is written anew. What lies behind the
+    truncated or replaced since does not fit its mark, and is rewritten. What lies behind the
     mark is written again after a crash.
     """
 
     def __init__(self, path: Path, ledger: Ledger) -> None:
-        """Bring the file up to date, and open it to append."""
+        """Update the file, and open it for appending."""
         self._path = path
         self._ledger = ledger
         self._number = self._checksum = 0

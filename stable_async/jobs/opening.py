@@ -181,7 +181,7 @@ class _Opening:
         elif is_outdated(self.ledger, folder, self.store, shard):
             with self.ledger.transaction():
                 restored = restore(self.ledger, folder, self.store, shard)
-                self.ledger.set(prompts=None)  # the prompt file is to be compared anew
+                self.ledger.set(prompts=None)  # the prompt file is to be compared again
             if restored:
                 notes.append(f"the ledger is an older copy: {restored} were found")
         self.ledger.set(**{RUN: self.store.begin_run(shard)})

@@ -121,7 +121,7 @@ class Positions:
 
 @dataclass(slots=True)
 class PlanReport:
-    """What became of a prompt file.
+    """The outcome of reading a prompt file.
 
     Attributes:
         added: Images that the ledger did not know.
@@ -204,7 +204,7 @@ def plan_rows(
         known: What the ledger knows, by id.
         check: Fills in a row and returns what is wrong with it; not called for what is as it was.
         positions: Of new rows.
-        replace_changed: Make paid rows anew whose content changed.
+        replace_changed: Make paid rows again whose content changed.
     """
     plan = Plan()
     here: dict[str, int] = {}
@@ -294,6 +294,6 @@ def _moved(row: Row, other: str) -> RowProblem:
 def _made_from_other_content(row: Row) -> RowProblem:
     return RowProblem(
         row.number,
-        f"id: {row.id!r} was made from other content; give it another id, or make it anew with "
+        f"id: {row.id!r} was made from other content; change its id, or make it again with "
         "--replace-changed",
     )

@@ -18,18 +18,18 @@ Ending = Literal["complete", "incomplete", "budget", "stopped", "interrupted"]
 
 # Rates are of so many seconds.
 RATE_WINDOW = 10.0
-# The time that is left is told from the results of so many seconds.
+# The time left is estimated from the results of so many seconds.
 FORECAST_WINDOW = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What became of a job.
+    """The outcome of a job.
 
     Attributes:
         ending: `complete`: every row has its image. `incomplete`: some failed, were filtered or are
             in doubt, the others are done. `budget`: it is spent. `stopped`: the job could not go
-            on, `error` says why. `interrupted`: all that was in flight was brought in.
+            on, `error` says why. `interrupted`: all that was in flight was finished.
         total: Images that the prompt file asks for.
         done: Made by this run.
         skipped: Made by runs before.
@@ -44,7 +44,7 @@ class Summary:
         requests: Sent by this run, every attempt.
         rate_limited: 429 answers to this run.
         seconds: How long this run took.
-        peak_in_flight: The most requests that were on their way at one time.
+        peak_in_flight: Maximum number of requests in flight.
         error: Why the job could not go on.
     """
 
@@ -94,7 +94,7 @@ class Progress:
         bill: The charges of the whole job, the runs before included.
         budget: Credits it may spend; `None` is no limit.
         failures: Rows without an image, by reason.
-        missing: As in `Summary`, as far as the files were looked at.
+        missing: As in `Summary`, as far as the files were checked.
         outage: The last thing that came back from the network while nothing leaves; else `None`.
     """
 

@@ -18,7 +18,7 @@ END_OF_READER = 0.1
 
 
 class ReadAhead(Generic[T]):
-    """What an iterator gives, read in a thread of its own: whoever takes it need not wait for it.
+    """Items of an iterator, read ahead in a thread of its own.
 
     Attributes:
         exhausted: Whether everything was taken.
@@ -65,14 +65,14 @@ class ReadAhead(Generic[T]):
                 for item in self._items:
                     if not self._keep(item):
                         break
-        except Exception as error:  # noqa: BLE001 - handed on to whoever takes
+        except Exception as error:  # noqa: BLE001 - passed on to the consumer
             self._error = error
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def _keep(self, item: T) -> bool:
-        """Keep an item, once there is room, and tell whether to go on."""
+        """Store an item once there is room, and return whether to continue."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._gathered) < self._most or self._ended)
             if not self._ended:

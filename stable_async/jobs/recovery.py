@@ -1,4 +1,4 @@
-"""What a crash left half done, brought in order; and a lost ledger, made anew. Calls block."""
+"""Repair after a crash, and rebuilding of a lost ledger. Calls block."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ CORRUPT = ".corrupt-"
 
 
 def open_ledger(folder: Path, store: Store, shard: Shard = WHOLE) -> tuple[Ledger, str | None]:
-    """Open the ledger of the job in `folder`, and tell if it had to be made anew.
+    """Open the ledger of the job in `folder`, and return whether it had to be rebuilt.
 
     A folder that is gone, and so is empty now, is no loss where the images are in a bucket: their
     facts are there as well.
@@ -145,7 +145,7 @@ def is_outdated(ledger: Ledger, folder: Path, store: Store, shard: Shard = WHOLE
     """Return whether the ledger is an older copy: from a backup, say.
 
     Each line of `metadata.jsonl` is written when its image is in the ledger. Of the file that the
-    ledger set its mark in, only what stands behind it is looked at. In a bucket the last run has
+    ledger set its mark in, only what follows it is checked. In a bucket the last run has
     left its token.
     """
     if store.last_run(shard) != ledger.get(RUN):
@@ -184,7 +184,7 @@ class Restored:
 
 
 def restore(ledger: Ledger, folder: Path, store: Store, shard: Shard = WHOLE) -> Restored:
-    """Take in what the store and `metadata.jsonl` know and the ledger does not.
+    """Add to the ledger what only the store and `metadata.jsonl` have.
 
     Inside a transaction. What rows were that are known by their images alone, the prompt file
     will tell.

@@ -55,7 +55,7 @@ class Row:
 
     Attributes:
         number: Row of the prompt file, as a text editor or a spreadsheet counts.
-        fields: Fields of the API. As the file gives them, `id` and `service` among them, until
+        fields: Fields of the API. As they stand in the file, `id` and `service` among them, until
             `PromptRules.expand`; as the API takes them, without the seed, after `rules.check`.
             Files are paths.
         metadata: What the row says besides, to be kept with its image.
@@ -65,10 +65,10 @@ class Row:
             `expand`.
         seed: Given or made; `None` where the service takes none. Set by `check`.
         price: Credits; `None` where no source states them. Set by `check`.
-        position: Place in the ledger, which gives the image its file name; 0: not in the ledger.
+        position: Place in the ledger, part of the image's file name; 0: not in the ledger.
         copy: Which of the rows with the same content and no id of its own it is, from 1.
         attempts: How often the row was claimed.
-        remake: How often its image was asked for anew.
+        remake: How often its image was replaced.
         generation_id: Of an asynchronous operation that was accepted, and so is paid for.
     """
 
@@ -129,7 +129,7 @@ class Result:
 
     Attributes:
         state: The state the row is in now. `in flight`: its image is spooled.
-        charge: What became of the price that was reserved.
+        charge: The state of the price that was reserved.
         image: The image, where it was stored.
         reason: Why there is none, in a word or two, to count by.
         error: The same in full.
@@ -148,7 +148,7 @@ def derive_seed(identity: str, copy: int, remake: int) -> int:
     Args:
         identity: The row's id.
         copy: Which of the rows with the same content it is, from 1.
-        remake: How often its image was asked for anew.
+        remake: How often its image was replaced.
     """
     # To the API a seed of 0 means a random one, of which the answer alone would tell.
     digest = sha256(f"{identity}\x1f{copy}\x1f{remake}".encode()).digest()

@@ -182,7 +182,7 @@ class Runner:
         return True
 
     def _free_places(self) -> int:
-        """Return how many more rows may be begun before the disk is looked at again."""
+        """Return how many more rows may begin before the disk is checked again."""
         free = self._free_space()
         if free is None:
             return DISK_LOOKS

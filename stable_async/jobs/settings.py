@@ -57,12 +57,12 @@ class JobSettings:
         passes: How often a run goes over the rows that failed on the way and were not billed, the
             first time included.
         retry: Rows of earlier runs to take up as well: `failed`, which were refused for good, or
-            `filtered`, which are made anew with other seeds.
+            `filtered`, which are made again with other seeds.
         resend_doubtful: Send the rows that may be billed already once more.
-        remake_missing: Make images anew whose files are gone.
+        remake_missing: Make images again whose files are gone.
         change: Go on with other words than the job was begun with.
         server: What to call the server in the ledger; `None`: by its address.
-        replace_changed: Make rows anew whose content changed under the same id.
+        replace_changed: Make rows again whose content changed under the same id.
         check: Check the whole prompt file before anything is sent.
         outage_limit: Seconds after which an outage of the network ends the job.
         probe_after: Seconds from the beginning of an outage to the first probe. Each further one

@@ -1,4 +1,4 @@
-"""Rows of earlier runs that a run makes again: let them wait, and tell what that costs."""
+"""Rows of earlier runs that a run makes again: queue them, and report the price."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _remake_filtered(ledger: Ledger, shard: Shard) -> Iterator[str]:
     if rows:
         price = sum(row.price or 0.0 for row in rows)
         yield (
-            f"{counted(len(rows), 'filtered image')}: made anew with another seed, also where "
+            f"{counted(len(rows), 'filtered image')}: made again with another seed, also where "
             f"the row names one, for {price:,g} credits; what is replaced goes to replaced/"
         )
 
@@ -77,4 +77,4 @@ def _remake_missing(
         count += len(gone)
         price += sum(cost or 0.0 for _, cost in gone)
     if count:
-        yield f"{counted(count, 'missing image file')}: made anew, for {price:,g} credits"
+        yield f"{counted(count, 'missing image file')}: made again, for {price:,g} credits"

@@ -32,7 +32,7 @@ class BurstLimit:
     def ready(self) -> bool:
         """Return whether one may leave."""
         if self._tokens and self._limiter.has_capacity(self._limiter.max_rate):
-            # The bucket is empty by itself: what was given back to it has run out long ago.
+            # The bucket is empty: what was returned to it has drained long ago.
             self._tokens = 0
         return self._tokens > 0 or self._limiter.has_capacity()
 

@@ -239,7 +239,7 @@ class Dispatcher:
             raise _too_late(earliest - now)
 
     def _check_queue(self, waiter: Waiter, now: float, max_waiting: float) -> None:
-        """Refuse `waiter` if it may not wait, else note when to tell it that it is too late."""
+        """Refuse `waiter` if it may not wait, else set the time at which it fails."""
         if waiter.expires <= now:
             reason = _too_late(self.home.earliest(now) - now)
         elif self._must_not_wait(waiter, now, max_waiting):

@@ -24,7 +24,7 @@ class Waiter:
         priority: Its priority.
         tenant: Whom it works for.
         since: When it began to wait, seconds.
-        expires: When it gives up, seconds; infinity for never.
+        expires: When it stops waiting, seconds; infinity for never.
         future: Resolves to the slot.
     """
 

@@ -1,4 +1,4 @@
-"""`report.html`: what became of a job, to look at: one file, no server, no outside links."""
+"""`report.html`: a page about a job, in one file without a server or outside links."""
 
 from stable_async.report.page import MOST_ROWS, REPORT_NAME, write_report
 

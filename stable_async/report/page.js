@@ -258,7 +258,7 @@ function draw() {
   // Tab leads to this one, in sight or not.
   if (current < found.length) addTile(current);
   clearTimeout(resting);
-  resting = setTimeout(fetchPictures, REST);
+  resting = setTimeout(fetchImages, REST);
 }
 
 function addTile(index) {
@@ -267,7 +267,7 @@ function addTile(index) {
   const frame = make("span", { className: "frame" });
   frame.style.height = `${shape.side}px`;
   if (row.state === "failed") frame.append(make("span", { className: "why", dir: "auto" }, row.error || "failed"));
-  else if (row.thumbnail) frame.append(picture(row.thumbnail));
+  else if (row.thumbnail) frame.append(imageOf(row.thumbnail));
   else if (kind.column !== "image") frame.append(make("span", { className: "sign" }, kind.column === "audio" ? "♪" : "◈"));
   if (group.has(row)) frame.append(make("span", { className: "mark alike" }, "looks alike"));
   if (row.state === "filtered") frame.append(make("span", { className: "mark" }, "filtered"));
@@ -302,15 +302,15 @@ function choose(index) {
   for (const tile of [before, tiles.get(index)]) if (tile) mark(tile);
 }
 
-function picture(source) {
+function imageOf(source) {
   return make("img", { loading: "lazy", decoding: "async", alt: "", src: source });
 }
 
-function fetchPictures() {
+function fetchImages() {
   for (const [index, tile] of tiles) {
     const row = found[index];
     const frame = tile.firstChild;
-    if (kind.column === "image" && row.file && row.state !== "failed" && !frame.querySelector("img")) frame.prepend(picture(row.file));
+    if (kind.column === "image" && row.file && row.state !== "failed" && !frame.querySelector("img")) frame.prepend(imageOf(row.file));
   }
 }
 
@@ -456,7 +456,7 @@ function turn(by) {
   if (index >= 0 && index < found.length) show(index);
 }
 
-// On paper: the first tiles, as pictures that are there when the page is printed.
+// On paper: the first tiles, as images that are loaded when the page is printed.
 
 const PRINTED = 60;
 

@@ -51,7 +51,7 @@ def write_report(*sources: str | Path, to: Path | None = None, most_rows: int = 
         sources: The folder of the job, those of all its parts, or where its images are. The job may
             be running.
         to: The file; `None`: `report.html` in the folder, if there is one only.
-        most_rows: Rows in the contact sheet, at the most. The figures are always of all.
+        most_rows: Maximum rows in the contact sheet. The figures always cover all rows.
 
     Raises:
         ConfigurationError: `to` is missing.

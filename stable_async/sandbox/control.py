@@ -40,7 +40,7 @@ def is_control(path: str) -> bool:
 
 
 def needs_token(path: str) -> bool:
-    """Whether a path shows or changes something; the page by itself does neither."""
+    """Whether a path shows or changes something; the page alone does neither."""
     return path.startswith(f"{PREFIX}/") and path != f"{PREFIX}/health"
 
 
@@ -228,7 +228,7 @@ def _apply(switches: dict[str, Callable[..., None]], content_type: str, body: by
             raise ValueError(f"body: must have at most {MAX_BODY} bytes")
         wanted = json.loads(body)
         if not isinstance(wanted, dict) or not wanted or wanted.keys() - switches:
-            raise ValueError(f"give an object with any of: {', '.join(switches)}")
+            raise ValueError(f"allowed: an object with any of: {', '.join(switches)}")
         for name, words in cast("dict[str, object]", wanted).items():
             if words is not None and not isinstance(words, dict):
                 raise ValueError(f"{name}: must be an object of arguments")

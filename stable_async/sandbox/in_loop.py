@@ -42,7 +42,7 @@ class Sandbox:
             ValueError: A setting that could not work.
         """
         if settings is not None and options:
-            raise TypeError("give settings, or single settings as keywords, not both")
+            raise TypeError("pass settings, or single settings as keywords, not both")
         self.settings: SandboxSettings = settings or SandboxSettings(**options)
         self._server: Server | None = None
 

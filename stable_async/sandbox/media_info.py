@@ -57,7 +57,7 @@ def audio_info(file: BinaryIO) -> AudioInfo | None:
         tag = TinyTag.get(filename=f"upload.{kind}", file_obj=file, tags=False)
         seconds = tag.duration
         if seconds and tag.bitrate and kind == "wav":
-            # Writers of streams leave the length at its largest; what is there counts.
+            # Writers of streams leave the length at its maximum; the actual bytes count.
             seconds = min(seconds, file.seek(0, SEEK_END) * 8 / (tag.bitrate * 1000))
     except TinyTagException:
         return None

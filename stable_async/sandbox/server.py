@@ -264,7 +264,7 @@ class Server:
         last = max(0, len(body) - CHUNK_BYTES)
         for start in range(0, last, CHUNK_BYTES):
             await response.write(body[start : min(start + CHUNK_BYTES, last)])
-        # Whoever has the whole answer finds it in the log, from any thread.
+        # A client that has the whole answer finds it in the log, from any thread.
         record.status = answer.status
         record.response_bytes = len(body)
         account.counts.answered[answer.status] += 1

@@ -281,7 +281,7 @@ class Call:
     def _observe(
         self, limiter: QuotaLimiter, response: aiohttp.ClientResponse, trace: AttemptTrace
     ) -> None:
-        """Tell the limiter how long a cheap request took."""
+        """Report to the limiter how long a cheap request took."""
         # Refusals of texts are as quick as looks at results: nothing was computed or uploaded.
         refused = 400 <= response.status < 500 and not any(self._request.files())
         if refused or self._method == "GET":

@@ -1,7 +1,7 @@
 """Looks at running generations: never too often, and until the API itself has spoken.
 
 A look is free, so it is not retried: the next look is the retry. Whatever something on the way says
-to one is looked at again, until the limit expires.
+to one is polled again, until the limit expires.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Polling:
         self._limit = float("inf") if limit is None else limit
         self._clock = clock
         self._sleep = sleep
-        # When each generation may be looked at again; those that may be are forgotten.
+        # When each generation may be polled again; past times are removed.
         self._next: dict[str, float] = {}
 
     def rest(self, generation: str, seconds: float = 0.0) -> None:

@@ -132,7 +132,7 @@ class Session:
             max_headers=MAX_FIELDS,
         )
         self._loop = loop
-        # aiohttp sends a GET once more by itself when the connection breaks: without a permit, and
+        # aiohttp repeats a GET on its own when the connection breaks: without a permit, and
         # unseen by the quota. It has no public switch for that.
         self._pool._retry_connection = False  # noqa: SLF001
 

@@ -33,7 +33,7 @@ class MediaStream(Generic[MediaT]):
 
     Attributes:
         credits: List price of what was asked for.
-        generation_id: What `client.results.get` takes to give the result once more; `None` for
+        generation_id: What `client.results.get` takes to fetch the result again; `None` for
             synchronous operations.
     """
 

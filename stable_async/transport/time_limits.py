@@ -54,7 +54,7 @@ class TimeLimit:
         self._entered = False
 
     def restart(self, seconds: float) -> None:
-        """Begin the limit anew, with `seconds` from now."""
+        """Restart the limit, with `seconds` from now."""
         self._seconds = seconds
         if self._entered:
             self._disarm()

@@ -93,7 +93,7 @@ def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
     ("service", "given", "told"),
     [
         ("core", (), "core takes no input files"),
-        ("upscale-conservative", (), "needs image and prompt: give the others"),
+        ("upscale-conservative", (), "needs image and prompt: set the others"),
         ("style-transfer", (), "needs init_image and style_image"),
         ("audio-to-audio", ("prompt",), "no files that end in .mp3, .wav; it has 1 .png"),
     ],

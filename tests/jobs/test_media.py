@@ -53,7 +53,7 @@ def test_audio_is_made_estimated_reported_and_exported(tmp_path: Path) -> None:
     assert run(["export", "out", "--format", "audiofolder", "--to", "set"]) == 0
     assert run(["export", "out", "--format", "imagefolder", "--to", "other"]) == 1
     (tmp_path / "out/job.sqlite").unlink()
-    assert run(words) == 0, "the ledger is made anew from what is there"
+    assert run(words) == 0, "the ledger is rebuilt from the images"
     assert len(lines(tmp_path / "out")) == 2
 
 

@@ -22,7 +22,7 @@ EXTENSIONS = {
     "audio/wav": ".wav",
     "audio/mpeg": ".mp3",
 }
-# What tells format and size of nearly every file, for a look before a job.
+# Enough for the format and size of nearly every file, checked before a job.
 HEAD = 64 * 1024
 
 

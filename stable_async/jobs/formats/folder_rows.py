@@ -49,7 +49,7 @@ def input_field(rules: ColumnRules) -> str:
     if len(wanted) != 1 or others:
         needed = " and ".join(sorted(rules.required | wanted))
         raise ColumnError(
-            f"{rules.service} needs {needed}: give the others for all files with --set, or, in a "
+            f"{rules.service} needs {needed}: set the others for all files with --set, or, in a "
             "data set, name their columns with --map COLUMN=FIELD"
         )
     return next(iter(wanted))

@@ -177,10 +177,10 @@ class Store(Protocol):
         """Return the length of an image by its name; `None` if there is none."""
 
     def images(self) -> Iterator[tuple[int, str]]:
-        """Return position and id of every image whose name tells them."""
+        """Return position and id of every image whose name has them."""
 
     def retire(self, file_name: str) -> str:
-        """Put an image that was replaced out of the way, and give its new name."""
+        """Move a replaced image to `replaced/`, and return its new name."""
 
     def free_space(self) -> int | None:
         """Return the bytes that are left; `None` when that is not known."""
@@ -196,7 +196,7 @@ def file_stem(position: int, identity: str) -> str:
 
 
 def parse_stem(name: str) -> tuple[int, str | None] | None:
-    """Return position and id of an image by its path; `None` where that does not tell them."""
+    """Return position and id of an image by its path; `None` if the path does not have them."""
     match = re.fullmatch(
         r"(?:.*/)?(\d{6,})-(.+?)(?:\.filtered)?\.(?:png|jpg|webp|mp3|wav|glb)", name
     )
@@ -213,7 +213,7 @@ def parse_stem(name: str) -> tuple[int, str | None] | None:
 
 
 def parse_stems(names: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Return position and id of each image whose name tells them both."""
+    """Return position and id of each image whose name has both."""
     for name in names:
         match parse_stem(name):
             case int(position), str(identity):

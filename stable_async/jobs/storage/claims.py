@@ -29,7 +29,7 @@ class RowClaimedError(Exception):
     """
 
     def __init__(self, facts: RowFacts) -> None:
-        """Say which."""
+        """Name the row."""
         super().__init__(f"{facts.id} was claimed elsewhere: {facts.state}")
         self.facts = facts
 
@@ -150,7 +150,7 @@ class Claims:
         self._known.clear()
 
     async def _refuse_newer(self, row: Row, before: _Known) -> None:
-        """Raise unless a row may be sent on top of what is there."""
+        """Raise unless a row may be sent, given its present facts."""
         facts = await self._standing(before.facts)
         if row.remake > facts.remake:
             return

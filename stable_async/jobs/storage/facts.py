@@ -35,7 +35,7 @@ class Charge:
         price: Credits; `None` where no source states them.
         state: `reserved` from the claim to the answer.
         generation_id: Of the asynchronous operation that it paid for.
-        claim: Token of who claimed it: tells an own write that was repeated from another's.
+        claim: Token of who claimed it: distinguishes an own repeated write from another's.
     """
 
     attempt: int
@@ -60,7 +60,7 @@ class RowFacts:
         number: Row of the prompt file.
         content: Digest of service and fields, hexadecimal.
         copy: Which of the rows with the same content it is, from 1.
-        remake: How often the image was asked for anew.
+        remake: How often the image was replaced.
         state: Of the row when this was written.
         charges: One for each attempt, in order.
         image: Facts of the image, complete before the image is written.

@@ -207,7 +207,7 @@ class _FolderWriter:
         """Store images, unless they were discarded.
 
         Step by step for all of them: a file system that is changed between two syncs has its
-        journal to write at the second one as well, which takes most of the time.
+        journal to be committed at the second one as well, which takes most of the time.
         """
         kept: list[StoredImage | Exception | None] = [None] * len(images)
         for step in (_Image.finish_writing, _Image.sync, _Image.keep):
@@ -335,7 +335,7 @@ class _Image:
 def _attempt(step: Callable[[_Image], T], image: _Image) -> T | Exception:
     try:
         return step(image)
-    except Exception as error:  # noqa: BLE001 - handed on to whoever waits for this image
+    except Exception as error:  # noqa: BLE001 - passed on to the caller that waits for this image
         return error
 
 

@@ -49,8 +49,8 @@ class Objects:
 
     Attributes:
         url: Without a slash at its end.
-        conditional: Whether the store itself refuses to create what is there. Else each creation
-            looks first, which another process can come between.
+        conditional: Whether the store itself refuses to create an existing object. If not, each
+            creation looks first, which leaves a gap for another process.
     """
 
     def __init__(self, url: str, *, prove: bool = True) -> None:

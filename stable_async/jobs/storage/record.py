@@ -62,7 +62,7 @@ def write_record(objects: Objects, record: JobRecord, *, replaces: bool = False)
     Args:
         objects: The bucket.
         record: Of the job.
-        replaces: Write over what is there. Else, of two parts that begin at once one wins.
+        replaces: Overwrite an existing record. Else, of two parts that begin at once one wins.
     """
     data = to_json(
         {"schema": SCHEMA, "id": record.id, "shards": record.shards, "begun": record.begun}

@@ -2,9 +2,9 @@
 
 Nothing is locked. A line is added with one `write` to a file opened for appending: the kernel
 holds the file for that moment, so that lines never mix, and their order is the same for every
-reader. Whoever is stopped or killed holds nothing that another one needs. A line cut short by a
-kill is known by its check sum; the line break that every line begins with keeps it from spoiling
-the next one.
+reader. A process that is stopped or killed holds nothing that another one needs. A line cut short
+by a kill is known by its check sum; the line break that every line begins with keeps it from
+spoiling the next one.
 """
 
 from __future__ import annotations

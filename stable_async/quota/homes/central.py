@@ -43,7 +43,7 @@ CLOCK_SLACK = 0.25
 # timers of one. Much more would leave less room for requests that arrive late.
 CATCH_UP = 0.15
 
-# Nobody is told to come back later than this, seconds.
+# Longest time after which a process is asked to return, seconds.
 LOOK = 1.0
 
 # A process that comes later than this after its time, seconds, has lost its place.
@@ -358,7 +358,7 @@ class CentralState:
                 del self._processes[name]
 
     def _settle(self, process: _Process, message: Message) -> list[int]:
-        """Note what became of the slots of a process; return those of its open ones that are void.
+        """Record the state of a process's slots; return those of its open ones that are void.
 
         Slots that it does not name were released, or never reached it.
         """

@@ -1,4 +1,4 @@
-"""The delays that one process has measured, as it tells them to a home for many."""
+"""The delays that one process has measured, as sent to a shared home."""
 
 from __future__ import annotations
 

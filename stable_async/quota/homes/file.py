@@ -181,7 +181,7 @@ class _FileStore:
         """Apply what was appended since, and follow the state to whatever file it is in."""
         while True:
             # In this order: what was appended while the file was in its place is read below by
-            # everybody, whoever replaces the file.
+            # everybody, no matter who replaces the file.
             in_place = self._open_log.is_at(self._path)
             successor = self._apply_new()
             if successor:
@@ -218,7 +218,7 @@ class _FileStore:
     def _begin(self, log: AppendLog, replica: Replica) -> None:
         """Go on in `log`, beginning it with the state of `replica` if nobody has."""
         try:
-            # Whoever opens a log sees to it that it has a beginning: it is the first line.
+            # Every process that opens a log makes sure that its first line is there.
             while not (lines := log.read()):
                 log.append(self._beginning(replica))
             beginning = cast("dict[str, object]", json.loads(lines[0].removeprefix(MAGIC)))
@@ -237,7 +237,7 @@ class _FileStore:
         self._unread = lines[1:]
         if not same_boot:
             self._unread = [line for line in lines if line.startswith(SEAL)]
-            # Its clock has begun anew, and no process of that time is left.
+            # Its clock has restarted, and no process of that time is left.
             self._rotate()
 
     def _beginning(self, replica: Replica) -> str:
@@ -260,8 +260,8 @@ class _FileStore:
     def _follow(self, name: str) -> None:
         """Go on in the file that follows this one.
 
-        Its beginning is the same whoever writes it. Its own name is given up before anything is
-        appended, so that it takes the place of its predecessor only, and once.
+        Its beginning is the same, no matter which process writes it. Its own name is removed before
+        anything is appended, so that it takes the place of its predecessor only, and once.
         """
         successor = self._path.with_name(name)
         in_place = self._open_log.is_at(self._path)
@@ -335,7 +335,7 @@ class _FileStore:
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
-        """Say what is the matter with the file, or go on without it where that is wanted.
+        """Report what is wrong with the file, or continue without it if that is allowed.
 
         Raises:
             ConfigurationError: The file is something else, belongs to another version, or cannot

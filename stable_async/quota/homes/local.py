@@ -48,7 +48,7 @@ class Store(Protocol):
     """A state that several event loops of this process change, one at a time.
 
     Attributes:
-        lock: Held by whoever uses the store.
+        lock: Held while the store is used.
         homes: The open homes.
     """
 
@@ -69,7 +69,7 @@ class Store(Protocol):
         ...
 
     def catch_up(self, now: float) -> None:
-        """Bring the state up to date: what other processes have entered, or the time."""
+        """Update the state: apply the entries of other processes, or the time."""
         ...
 
     def view(self, now: float) -> QuotaState:

@@ -30,7 +30,7 @@ class _Keeper:
     def exchange(self, message: Message) -> Answer:
         now = time.monotonic()
         state = self._state
-        # When nobody has used it for long, the terms of whoever comes first hold.
+        # After a long time without use, the terms of the first process hold.
         if state is None or (state.terms != message["terms"] and state.is_unused(now)):
             state = self._state = CentralState(message["terms"], now, secrets.token_hex(8))
         return state.exchange(message, now)

@@ -40,7 +40,7 @@ logger: logging.Logger = logging.getLogger("stable_async.quota")
 # Seconds of the lease that are not used: timers are late, and so is the way to the wire.
 GUARD = 0.1
 
-# What became of slots is told within this, seconds: several at a time.
+# The state of slots is sent within this, seconds: several at a time.
 TELL_WITHIN = 0.004
 
 # Seconds before an exchange that failed is tried again: the first time, and at most.
@@ -171,7 +171,7 @@ class RemoteHome:
         self._task = asyncio.get_running_loop().create_task(self._talk())
 
     async def aclose(self) -> None:
-        """Say what is left to be said, and disconnect; harmless when it is closed.
+        """Send what is left to be sent, and disconnect; harmless when it is closed.
 
         Slots that are with callers count as sent when their lease ends.
         """
@@ -236,7 +236,7 @@ class RemoteHome:
         self._tell(now)
 
     def observe(self, now: float, delay: float, *, set_up: bool = False) -> None:
-        """Remember a measured delay, seconds; it is told with the next message."""
+        """Remember a measured delay, seconds; it is sent with the next message."""
         if self._quota.adaptive:
             (self._set_ups if set_up else self._round_trips).add(now, delay)
 
@@ -398,7 +398,7 @@ class RemoteHome:
         """Take over an answer to a message that was sent at `began`."""
         self._note_success(now)
         if answer["epoch"] != self._answer.get("epoch"):
-            # Whoever has a slot of another epoch asks for a new one.
+            # A process with a slot of another epoch asks for a new one.
             self._hand.clear()
             self._out.clear()
             self._say_lost(answer)

@@ -88,7 +88,7 @@ def apply(state: QuotaState, entry: Entry) -> bool:
         case "heartbeat":
             state.heartbeat(process, now, bulk=entry.bulk)
         case "expire":
-            # Whoever entered this may not have known of a later entry of the other one.
+            # The author of this entry may not have known of a later entry of the other one.
             if state.seen(entry.other) == entry.value:
                 state.expire(entry.other, now)
         case "departed":
@@ -103,7 +103,7 @@ def apply(state: QuotaState, entry: Entry) -> bool:
 
 
 class Replica:
-    """The state as of the last entry, and what became of the last entry of each process.
+    """The state as of the last entry, and the outcome of the last entry of each process.
 
     Attributes:
         state: The state.
@@ -128,7 +128,7 @@ class Replica:
         return self._last.get(process, (0, False, 0.0))[0]
 
     def outcome(self, process: str, number: int) -> bool | None:
-        """Return what became of an entry; `None` if it has not been applied (yet)."""
+        """Return the outcome of an entry; `None` if it has not been applied (yet)."""
         last, outcome, _ = self._last.get(process, (0, False, 0.0))
         return outcome if last == number else None
 

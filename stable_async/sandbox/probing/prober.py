@@ -123,7 +123,7 @@ class Prober:
         name = "behaviours.parameters_before_key"
         if answer.status == 401 and answer.from_api:
             self._mode["v2"] = POISONED
-            self._notes.note(name, "differs", "the key is looked at first", answer)
+            self._notes.note(name, "differs", "the key is checked first", answer)
         elif answer.status == 400 and answer.from_api:
             self._notes.note(name, "agrees", "400 without a key")
             both = {"prompt", "seed"} <= answer.names
@@ -200,7 +200,7 @@ class Prober:
                 self._status("errors.404.v1.not_found", answer, 404)
                 self._error_name(answer, "v1")
             else:
-                reason = "the fields are looked at before the engine"
+                reason = "the fields are checked before the engine"
                 self._notes.note("errors.404.v1.not_found", "undecided", reason)
 
     def _status(self, name: str, answer: ProbeAnswer, status: int) -> None:

@@ -1,6 +1,6 @@
 """Images drawn from a request: a scene, a caption, and the file formats.
 
-The same prompt, seed and parameters give the same bytes. Everything is flat areas, so a image of
+The same prompt, seed and parameters return the same bytes. Everything is flat areas, so an image of
 2.4 megapixels is drawn and encoded in some 25 ms.
 """
 
@@ -108,7 +108,7 @@ def thumbnail(image: Image.Image, side: int = 320) -> bytes:
     factor = max(image.size) / side
     coarse = image
     if factor > 2:
-        # Most pixels are not looked at: exact enough at this size, and twenty times as fast.
+        # Samples every few pixels: exact enough at this size, and twenty times as fast.
         size = (max(1, int(image.width * 2 / factor)), max(1, int(image.height * 2 / factor)))
         coarse = image.resize(size, Image.Resampling.NEAREST)
     coarse.thumbnail((side, side), Image.Resampling.BOX)

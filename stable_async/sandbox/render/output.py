@@ -57,7 +57,7 @@ class Output:
 
 
 def render(task: RenderTask) -> Output:
-    """Return the output of `task`. The same task gives the same bytes.
+    """Return the output of `task`. The same task returns the same bytes.
 
     Raises:
         UnreadableError: An uploaded image cannot be decoded.

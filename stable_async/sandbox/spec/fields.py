@@ -1,4 +1,4 @@
-"""The fields of a request held against the facts: each by itself; see `rules.py` for the rest.
+"""The fields of a request checked against the facts, one by one; see `rules.py` for the rest.
 
 Problems are worded as the API words them, `field: problem`, and all of them are found at once.
 """
