@@ -41,7 +41,14 @@ INT64_LIMIT = 2**63
 # The reason why a row failed that is no image to be made.
 BAD_ROW = "bad row"
 
-SCHEMA = """
+SPENDING = """\
+    SELECT service, json_extract(parameters, '$.model') AS model,
+           count(DISTINCT images.position) FILTER (WHERE rows.id IS NOT NULL) AS images,
+           total(charges.price) FILTER (WHERE charges.state = 'spent') AS credits,
+           total(charges.price) FILTER (WHERE charges.state = 'in doubt') AS in_doubt
+    FROM charges JOIN rows USING (position) LEFT JOIN images USING (position) GROUP BY 1, 2"""
+
+TABLES = """
 CREATE TABLE job (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
 
 CREATE TABLE rows (
@@ -113,12 +120,24 @@ CREATE TABLE departures (               -- requests that left, by second since 1
 ) STRICT;
 
 CREATE VIEW spending AS                 -- the bill, by service and model
-    SELECT service, json_extract(parameters, '$.model') AS model,
-           count(DISTINCT images.position) FILTER (WHERE rows.id IS NOT NULL) AS images,
-           total(charges.price) FILTER (WHERE charges.state = 'spent') AS credits,
-           total(charges.price) FILTER (WHERE charges.state = 'in doubt') AS in_doubt
-    FROM charges JOIN rows USING (position) LEFT JOIN images USING (position) GROUP BY 1, 2;
 """
+SCHEMA = f"{TABLES}{SPENDING};\n"
+
+# What stands before the tables of a job that is read, and that no process works on.
+AS_ENDED = (
+    (
+        "CREATE TEMP VIEW charges AS SELECT position, attempt, price, "
+        "iif(state = 'reserved', 'in doubt', state) AS state, generation_id FROM main.charges"
+    ),
+    (
+        "CREATE TEMP VIEW rows AS SELECT position, id, content, row, service, parameters, "
+        "metadata, seed, price, listed, CASE WHEN state <> 'in flight' THEN state "
+        "WHEN generation_id IS NULL THEN 'in doubt' ELSE 'waiting' END AS state, copy, attempts, "
+        "remake, generation_id, "
+        "iif(state = 'in flight', 'in flight at the end', reason) AS reason, error FROM main.rows"
+    ),
+    f"CREATE TEMP VIEW spending AS {SPENDING}",
+)
 
 PLAN_TABLES = (
     "CREATE TEMP TABLE IF NOT EXISTS seen (position INTEGER PRIMARY KEY, row INTEGER NOT NULL)",
@@ -284,6 +303,16 @@ class Ledger:
                 self._db.execute("ROLLBACK")
 
     # The job as a whole.
+
+    def show_as_ended(self) -> None:
+        """Show what is in flight as the next run will find it: no process works on the job.
+
+        A claim without an answer is in doubt. Nothing is written; call it on a ledger to read.
+        """
+        in_flight = self._db.execute("SELECT 1 FROM rows WHERE state = 'in flight' LIMIT 1")
+        if in_flight.fetchone() is not None:
+            for statement in AS_ENDED:
+                self._db.execute(statement)
 
     def get(self, name: str) -> str | int | None:
         """Return what was stored under `name`."""

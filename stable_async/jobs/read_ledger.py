@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from stable_async.jobs.errors import JobError, LedgerError
 from stable_async.jobs.ledger import Ledger
+from stable_async.jobs.lock import is_locked
 from stable_async.jobs.recovery import LEDGER_NAME
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ __all__ = ["is_of_sandbox", "reading"]
 def reading(folder: Path) -> Iterator[Ledger]:
     """Open the ledger of the job in `folder`, as it is at this moment.
 
+    What was in flight when the last run was killed is shown as the next run will find it: in doubt.
+
     Raises:
         JobError: The folder is no job.
         LedgerError: The ledger cannot be read.
@@ -34,6 +37,8 @@ def reading(folder: Path) -> Iterator[Ledger]:
         raise JobError(f"{folder} is no job: it has no {LEDGER_NAME}")
     try:
         with _opened(path) as ledger, ledger.snapshot():
+            if not is_locked(folder):
+                ledger.show_as_ended()
             yield ledger
     except sqlite3.OperationalError as error:
         raise LedgerError(f"{path}: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +13,10 @@ import pytest
 from stable_async.cli.app import run
 from stable_async.jobs import JobError, PromptFileError
 from stable_async.jobs.events import EventFile
+from stable_async.jobs.job_view import reading_job
 from stable_async.jobs.status import job_status
 from tests import needs
+from tests.samples import picture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,6 +97,40 @@ async def test_status_is_told_while_a_job_runs_and_after(bench: Bench) -> None:
     assert status.failures == {"400 bad_request": 1}
     with pytest.raises(JobError, match="is no job"):
         job_status(bench.folder)
+
+
+async def test_what_was_in_flight_when_a_run_was_killed_is_in_doubt_for_all_who_ask(
+    bench: Bench,
+) -> None:
+    """A folder that is copied during a run is that of a run which was killed at that moment."""
+    shop = bench.shop
+    (bench.folder / "fox.png").write_bytes(picture())
+    shop.script = {"slow": ["slow"]}
+    shop.not_ready = 10**9
+    accepted = {"prompt": "accepted", "service": "upscale-creative", "image": "fox.png"}
+    killed = bench.folder / "killed"
+    path = bench.write("good", "slow", accepted)
+    async with bench.client() as client:
+        job = bench.job(path)
+        task = asyncio.ensure_future(job.run(client))
+        await shop.wait_for(3)
+        while (status := await asyncio.to_thread(job_status, bench.out)).spent < 63:
+            assert status.credits_in_doubt == 0
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(shutil.copytree, bench.out, killed)
+        shop.opened.set()
+        shop.generations.clear()
+        await task
+    status = job_status(killed)
+    counts = status.counts
+    assert (counts.done, counts.in_doubt, counts.waiting, counts.in_flight) == (1, 1, 1, 0)
+    assert (status.spent, status.credits_in_doubt) == (63, 3)
+    assert status.failures == {"in flight at the end": 1}
+    with reading_job([killed]) as view:
+        assert [share[3:] for share in view.ledger.spending()] == [(60, 0), (3, 3)]
+    async with bench.client() as client:
+        summary = await bench.job(path, folder=killed).run(client)
+    assert (summary.spent, summary.credits_in_doubt, summary.in_doubt) == (63, 3, 1)
 
 
 def test_the_commands_tell_both(
