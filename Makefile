@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 .PHONY: help demo test test-wheel test-ray lint types typing lowest wasm docs package check soak browser live bench clean
 
 help:
-	@echo "make demo   prompts into pictures on this machine: no key, no network beyond the package index"
+	@echo "make demo   prompts into images on this machine: no key, no network beyond the package index"
 	@echo "make test   the tests"
 	@echo "make test-wheel  the tests, against the built wheel"
 	@echo "make test-ray  those of pipelines of Ray, which is large (600 MB), in a venv of its own"

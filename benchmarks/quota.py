@@ -211,7 +211,7 @@ async def bulk(contender: Contender) -> Run:
 
 
 async def enforced(contender: Contender) -> Run:
-    """Get 900 requests served by a server that shuts out for 60 s after a breach."""
+    """Get 900 requests served by a server that refuses the key for 60 s after a breach."""
     run = Run(contender.name)
     async with serving(penalty=60.0) as url, session() as http:
         begun = time.perf_counter()
@@ -393,9 +393,9 @@ eleven minutes of measured round trips.
 
 ![Requests in the last ten seconds, per limiter, against the ceiling](quota.svg)
 
-## What a server with a time-out makes of it
+## What a server with a penalty makes of it
 
-{enforced_count} requests against a server that counts with two counters and shuts the key out
+{enforced_count} requests against a server that counts with two counters and refuses the key
 for 60 s after a breach. Its phase is drawn at random: who breaches by little may be lucky. Refused
 requests are sent again after the `Retry-After` of their 429. Stopped after {enforced_for:.0f} s.
 

@@ -1,4 +1,4 @@
-"""Folders of jobs, laid down picture by picture without a server."""
+"""Folders of jobs, laid down image by image without a server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def png(color: int, padding: int = 0) -> bytes:
-    """Give a picture of one pixel that readers of PNG take, and some bytes that they skip."""
+    """Give an image of one pixel that readers of PNG take, and some bytes that they skip."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -65,7 +65,7 @@ class JobFolder:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Keep what is added in one transaction: quicker for many pictures."""
+        """Keep what is added in one transaction: quicker for many images."""
         with self._ledger.transaction():
             self._alone = nullcontext
             yield
@@ -84,7 +84,7 @@ class JobFolder:
         filtered: bool = False,
         file_name: str | None = None,
     ) -> ImageFacts:
-        """Add a prompt and its picture."""
+        """Add a prompt and its image."""
         row = self._prompt(prompt, identity, service, parameters or {}, metadata)
         data = png(row.position) if data is None else data
         mark = ".filtered" if filtered else ""
@@ -117,14 +117,14 @@ class JobFolder:
         return image
 
     def fail(self, prompt: str, reason: str, error: str) -> None:
-        """Add a prompt that has no picture."""
+        """Add a prompt that has no image."""
         row = self._prompt(prompt, None, "core", {}, None)
         with self._ledger.transaction():
             self._ledger.claim(row)
             self._ledger.settle(row, Result("failed", "returned", reason=reason, error=error))
 
     def replace(self, position: int) -> None:
-        """Let the picture at a position be one that another took the place of."""
+        """Let the image at a position be one that another took the place of."""
         with self._ledger.transaction():
             self._ledger.apply(Plan(replaced=[position]))
 

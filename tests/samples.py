@@ -1,4 +1,4 @@
-"""Small files for tests: pictures of any size in a few bytes, sounds of any length."""
+"""Small files for tests: images of any size in a few bytes, sounds of any length."""
 
 from __future__ import annotations
 

@@ -237,7 +237,7 @@ POLL = f"GET /v2beta/results/{ID}"
 SUBMIT = "POST /v2beta/stable-image/upscale/creative"
 
 
-async def test_a_coroutine_submits_waits_and_gives_the_picture() -> None:
+async def test_a_coroutine_submits_waits_and_gives_the_image() -> None:
     script = Script(SUBMITTED, RUNNING, RUNNING, FINISHED)
     async with raw_server(script) as url, client_of(url) as client:
         image = await client.upscale.creative(picture(), "a lighthouse")

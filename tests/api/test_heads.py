@@ -58,7 +58,7 @@ async def test_a_header_longer_than_any_is_left_to_the_api() -> None:
     await opened(UpscaleFast(image=jpeg_with_long_header(HEAD_SIZES[-1], 31)))
 
 
-async def test_a_picture_that_is_read_once_is_looked_at_too() -> None:
+async def test_an_image_that_is_read_once_is_looked_at_too() -> None:
     def pieces(data: bytes) -> Iterator[bytes]:
         for start in range(0, len(data), 10):
             yield data[start : start + 10]
@@ -112,7 +112,7 @@ async def test_the_length_of_an_mp3_is_left_to_the_api() -> None:
 PROMPTS: Any = [{"text": "x"}]
 
 
-async def test_a_mask_has_the_size_of_its_picture() -> None:
+async def test_a_mask_has_the_size_of_its_image() -> None:
     def masked(width: int, height: int) -> V1Masking:
         return V1Masking(
             engine_id="stable-inpainting-512-v2-0",
@@ -138,7 +138,7 @@ async def test_a_mask_has_the_size_of_its_picture() -> None:
         ((100, 400), {"width": 1025}, False),
     ],
 )
-async def test_an_upscaled_picture_has_so_many_pixels_at_most(
+async def test_an_upscaled_image_has_so_many_pixels_at_most(
     sides: tuple[int, int], asked: dict[str, Any], good: bool
 ) -> None:
     request = V1Upscale(engine_id="esrgan-v1-x2plus", image=png_header(*sides), **asked)

@@ -65,7 +65,7 @@ def test_a_part_of_a_header_asks_for_more_or_says_the_same(
 
 
 @given(st.binary(max_size=200), st.sampled_from(sorted(KINDS)), st.integers(0, 40))
-def test_damage_gives_a_picture_or_none_and_no_other_error(
+def test_damage_gives_an_image_or_none_and_no_other_error(
     noise: bytes, kind: str, keep: int
 ) -> None:
     try:

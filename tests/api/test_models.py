@@ -157,7 +157,7 @@ def test_no_error_quotes_prompts_or_files(values: dict[str, Any]) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_picture_is_not_shown() -> None:
+def test_an_image_is_not_shown() -> None:
     assert "secret" not in repr(Erase(image=b"my secret picture"))
 
 

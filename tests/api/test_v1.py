@@ -40,7 +40,7 @@ def artifact(reason: str = "SUCCESS", seed: float = 7) -> dict[str, Any]:
     return {"base64": data, "finishReason": reason, "seed": seed}
 
 
-def test_several_pictures_are_a_list() -> None:
+def test_several_images_are_a_list() -> None:
     images = REQUEST.read(json_answer({"artifacts": [artifact(), artifact(seed=8)]}))
     assert [image.seed for image in images] == [7, 8]
     for image in images:
@@ -74,7 +74,7 @@ def test_engines_come_bare_or_under_a_key(content: object) -> None:
     assert V1Engines().read(json_answer(content)) == [Engine("a", "b", "c", "PICTURE")]
 
 
-def test_an_account_may_have_no_picture() -> None:
+def test_an_account_may_have_no_image() -> None:
     organizations = (Organization("org-1", "One", "ADMIN", is_default=True),)
     account = Account("user-1", "a@example.com", organizations)
     assert AccountDetails().read(json_answer(ACCOUNT)) == account
@@ -128,7 +128,7 @@ async def test_only_v1_carries_the_organization_and_asks_for_json() -> None:
     assert "content-type: application/json" in heads[0]
 
 
-async def test_one_filtered_picture_of_several_is_an_error_for_those_who_want_it() -> None:
+async def test_one_filtered_image_of_several_is_an_error_for_those_who_want_it() -> None:
     content = {"artifacts": [artifact(), artifact("CONTENT_FILTERED")]}
 
     async def serve(connection: Connection) -> None:

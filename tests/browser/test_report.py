@@ -39,7 +39,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A job whose second and fourth of five prompts have no picture."""
+    """A job whose second and fourth of five prompts have no image."""
     with JobFolder(tmp_path_factory.mktemp("browser") / "job") as job:
         job.add(HEBREW, metadata={"note": ARABIC})
         job.fail(ARABIC, "403 content_moderation", "403: flagged")
@@ -87,7 +87,7 @@ def focused(page: WebDriver) -> str | None:
 
 
 @SCREENS
-def test_a_report_fits_the_screen_and_shows_pictures(
+def test_a_report_fits_the_screen_and_shows_images(
     browser: Callable[[int, int], WebDriver], small: str, width: int, height: int
 ) -> None:
     page = browser(width, height)
@@ -204,7 +204,7 @@ def test_every_status_can_be_reached_by_a_finger(
         chip.click()
 
 
-def test_pictures_are_named_and_chosen_for_a_screen_reader(
+def test_images_are_named_and_chosen_for_a_screen_reader(
     browser: Callable[[int, int], WebDriver], mixed: str
 ) -> None:
     page = browser(1200, 800)
@@ -223,7 +223,7 @@ def test_pictures_are_named_and_chosen_for_a_screen_reader(
     assert [state["selected"]["value"] for state in states] == [False, True, False, False, False]
 
 
-def test_one_picture_can_be_reached_by_tab_wherever_the_sheet_is(
+def test_one_image_can_be_reached_by_tab_wherever_the_sheet_is(
     browser: Callable[[int, int], WebDriver], small: str
 ) -> None:
     page = browser(1200, 800)
@@ -243,7 +243,7 @@ def test_one_picture_can_be_reached_by_tab_wherever_the_sheet_is(
     assert page.execute_script(reachable) == 1
 
 
-def test_the_focus_stays_on_its_picture_when_the_window_changes(
+def test_the_focus_stays_on_its_image_when_the_window_changes(
     browser: Callable[[int, int], WebDriver], small: str
 ) -> None:
     page = browser(1200, 800)
@@ -281,7 +281,7 @@ def test_text_runs_the_way_of_its_letters_and_turns_nothing_around_it(
 
 
 @SCREENS
-def test_fifty_thousand_pictures_stay_usable(
+def test_fifty_thousand_images_stay_usable(
     browser: Callable[[int, int], WebDriver], large: str, width: int, height: int
 ) -> None:
     page = browser(width, height)

@@ -183,7 +183,7 @@ def test_estimate_tells_requests_credits_dollars_and_time(
     assert "sd3.5-flash" in output
 
 
-async def test_generate_writes_a_picture_of_the_sandbox(command: Command, tmp_path: Path) -> None:
+async def test_generate_writes_an_image_of_the_sandbox(command: Command, tmp_path: Path) -> None:
     needs.module("PIL")
     ended = await command(
         "generate", "core", "a red fox", "-o", "fox.webp", "--seed", "7", "--sandbox", key=None
@@ -203,7 +203,7 @@ async def test_run_with_a_sandbox_of_its_own_needs_no_key(command: Command, tmp_
     assert (summary["done"], summary["filtered"], summary["credits"]) == (1, 1, 9.5)
 
 
-async def test_ctrl_c_in_a_terminal_ends_with_status_130_and_a_picture_of_the_progress(
+async def test_ctrl_c_in_a_terminal_ends_with_status_130_and_shows_the_progress(
     shop: Shop, tmp_path: Path
 ) -> None:
     """A terminal sends the signal to the whole group of processes."""

@@ -32,7 +32,7 @@ async def test_an_export_says_what_it_wrote(command: Command, job: JobFolder) ->
     assert (job.folder.parent / "set" / "00000.tar").exists()
 
 
-async def test_damaged_pictures_are_named_and_change_the_status(
+async def test_damaged_images_are_named_and_change_the_status(
     command: Command, job: JobFolder
 ) -> None:
     next((job.folder / "images").rglob("*1.png")).unlink()
@@ -41,7 +41,7 @@ async def test_damaged_pictures_are_named_and_change_the_status(
     assert "left out: prompt.1" in ended.errors
 
 
-async def test_a_report_is_written_beside_the_pictures(command: Command, job: JobFolder) -> None:
+async def test_a_report_is_written_beside_the_images(command: Command, job: JobFolder) -> None:
     ended = await command("report", "job")
     assert (ended.status, ended.output.strip()) == (0, "job/report.html")
     assert (job.folder / "report.html").exists()

@@ -63,8 +63,8 @@ def test_a_model_has_the_fields_of_its_operations_and_no_other(model: type[Any])
 
 
 @pytest.mark.parametrize("operation", operations())
-def test_limits_of_pictures_are_those_of_the_facts_to_the_pixel(operation: str) -> None:
-    # Beside the checks by pictures: not every number of pixels has two sides that fit.
+def test_limits_of_images_are_those_of_the_facts_to_the_pixel(operation: str) -> None:
+    # Beside the checks by images: not every number of pixels has two sides that fit.
     for fact in operations()[operation]["fields"]:
         if fact["type"] != "file" or "max_seconds" in fact:
             continue

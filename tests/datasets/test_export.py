@@ -104,7 +104,7 @@ def job(tmp_path: Path) -> Path:
 
 
 @each_format
-def test_every_picture_is_exported_once_in_order_with_its_row(
+def test_every_image_is_exported_once_in_order_with_its_row(
     job: Path, tmp_path: Path, kind: ExportFormat
 ) -> None:
     target = tmp_path / "set"
@@ -126,9 +126,7 @@ def test_every_picture_is_exported_once_in_order_with_its_row(
 
 
 @each_format
-def test_filtered_pictures_are_left_out_unless_asked_for(
-    tmp_path: Path, kind: ExportFormat
-) -> None:
+def test_filtered_images_are_left_out_unless_asked_for(tmp_path: Path, kind: ExportFormat) -> None:
     with JobFolder(tmp_path / "job") as job:
         job.add("good")
         job.add("bad", filtered=True)
@@ -144,7 +142,7 @@ def test_filtered_pictures_are_left_out_unless_asked_for(
 
 
 @each_format
-def test_damaged_pictures_are_left_out_and_named_until_they_are_whole_again(
+def test_damaged_images_are_left_out_and_named_until_they_are_whole_again(
     tmp_path: Path, kind: ExportFormat
 ) -> None:
     target = tmp_path / "set"
@@ -249,7 +247,7 @@ def test_a_shard_folder_that_is_gone_stops_no_export(
     assert [path.name for path in (target / "images").iterdir()] == ["00000"]
 
 
-def test_an_image_folder_loses_a_picture_that_was_damaged_since(job: Path, tmp_path: Path) -> None:
+def test_an_image_folder_loses_an_image_that_was_damaged_since(job: Path, tmp_path: Path) -> None:
     export_job(job, tmp_path / "set", "imagefolder")
     picture = next((job / "images").rglob("*1.png"))
     with picture.open("r+b") as file:
@@ -272,7 +270,7 @@ def test_all_parquet_files_have_the_same_columns_after_one_has_changed(tmp_path:
     assert all(schema.equals(schemas[0]) for schema in schemas)
 
 
-def test_a_picture_that_was_replaced_leaves_the_data_set(tmp_path: Path) -> None:
+def test_an_image_that_was_replaced_leaves_the_data_set(tmp_path: Path) -> None:
     with JobFolder(tmp_path / "job") as job:
         job.add("old")
         job.add("other")
@@ -577,7 +575,7 @@ def test_a_folder_that_is_no_job_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "set").exists()
 
 
-def test_a_job_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_job_without_images_is_refused(tmp_path: Path) -> None:
     with JobFolder(tmp_path / "job") as job:
         job.fail("x", "400 bad_request", "no")
     with pytest.raises(JobError, match="has nothing to export"):

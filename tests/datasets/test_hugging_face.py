@@ -96,7 +96,7 @@ def check(rows: Rows, kind: ExportFormat) -> None:
     assert sorted(texts) == sorted([*PROMPTS * 25, "the last"])
 
 
-def test_datasets_loads_every_picture_and_column(
+def test_datasets_loads_every_image_and_column(
     exported: tuple[ExportFormat, Path], tmp_path: Path
 ) -> None:
     kind, target = exported
@@ -121,7 +121,7 @@ def test_names_in_signs_of_every_plane_load(tmp_path: Path, kind: ExportFormat) 
     assert (row["json"] if kind == "webdataset" else row)["🎨 ü\x7f"] == "x"
 
 
-def test_pictures_decode(exported: tuple[ExportFormat, Path], tmp_path: Path) -> None:
+def test_images_decode(exported: tuple[ExportFormat, Path], tmp_path: Path) -> None:
     needs.module("PIL")
     kind, target = exported
     rows = load(tmp_path, str(target))
@@ -135,7 +135,7 @@ def test_a_data_set_streams(exported: tuple[ExportFormat, Path], tmp_path: Path)
     assert sum(1 for _ in undecoded(rows, COLUMN[kind])) == 101
 
 
-def test_pictures_of_several_media_types_load_from_tar_files(tmp_path: Path) -> None:
+def test_images_of_several_media_types_load_from_tar_files(tmp_path: Path) -> None:
     with JobFolder(tmp_path / "job") as job:
         for number in range(12):
             job.add(content_type="image/jpeg" if number % 2 else "image/png")

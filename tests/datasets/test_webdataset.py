@@ -32,7 +32,7 @@ def collect() -> Iterator[None]:
     gc.collect()
 
 
-def test_webdataset_reads_every_sample_as_picture_json_and_text(tmp_path: Path) -> None:
+def test_webdataset_reads_every_sample_as_image_json_and_text(tmp_path: Path) -> None:
     with JobFolder(tmp_path / "job") as job:
         for number in range(30):
             job.add(f"a lighthouse. {number}", identity=f"v1.0.{number}")
@@ -48,7 +48,7 @@ def test_webdataset_reads_every_sample_as_picture_json_and_text(tmp_path: Path) 
     assert len({sample["__key__"] for sample in samples}) == 30
 
 
-def test_the_usual_pipeline_decodes_pictures(tmp_path: Path) -> None:
+def test_the_usual_pipeline_decodes_images(tmp_path: Path) -> None:
     needs.module("PIL")
     with JobFolder(tmp_path / "job") as job:
         job.add("a lighthouse")

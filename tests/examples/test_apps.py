@@ -75,7 +75,7 @@ async def test_what_cannot_be_made_is_answered_in_plain_words(
         assert "sk-" not in json.dumps(content)
 
 
-async def test_the_page_is_told_each_state_and_then_gets_the_picture(
+async def test_the_page_is_told_each_state_and_then_gets_the_image(
     url: str, http: aiohttp.ClientSession
 ) -> None:
     wanted = {"prompt": "a sandbox:filtered thing", "service": "sd3"}
@@ -119,7 +119,7 @@ def test_the_page_never_makes_html_of_what_it_is_given() -> None:
 async def test_a_user_who_goes_away_leaves_nothing_behind(
     http: aiohttp.ClientSession,
 ) -> None:
-    """The browser leaves while the picture is made: the connection to the API is cut as well."""
+    """The browser leaves while the image is made: the connection to the API is cut as well."""
     with start_sandbox(SandboxSettings(latency=300.0)) as slow:
         for name in ("fastapi", "aiohttp"):
             with example(name, slow.url) as url:

@@ -1,4 +1,4 @@
-"""A shop that sells small pictures over real sockets, and keeps the books of what it was paid for.
+"""A shop that sells small images over real sockets, and keeps the books of what it was paid for.
 
 What happens to a request is asked of `script`: by prompt, or the next entry of a list of them.
 """
@@ -202,7 +202,7 @@ class Shop:
 
 
 def make_picture(prompt: str, seed: str) -> bytes:
-    """Give the picture of a prompt and a seed: always the same."""
+    """Give the image of a prompt and a seed: always the same."""
     width = 64 + len(prompt)
     return png_header(width, 64) + f"{prompt} {seed}".encode() * 20
 

@@ -1,4 +1,4 @@
-"""Pictures in a bucket of a real S3-compatible server."""
+"""Images in a bucket of a real S3-compatible server."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def read(url: str) -> bytes:
     return bytes(obstore.get(store, url.rpartition("/")[2]).bytes())
 
 
-async def test_pictures_go_to_the_bucket_and_the_ledger_stays(bench: Bench, bucket: str) -> None:
+async def test_images_go_to_the_bucket_and_the_ledger_stays(bench: Bench, bucket: str) -> None:
     bench.shop.script["b"] = ["filtered"]
     path = bench.write({"prompt": "a", "seed": 3, "id": "x"}, "b")
     summary = await bench.run(path, images=bucket)
@@ -79,7 +79,7 @@ async def test_pictures_go_to_the_bucket_and_the_ledger_stays(bench: Bench, buck
     assert (await bench.run(path, images=bucket)).requests == 0
 
 
-async def test_a_picture_that_just_came_is_found_in_the_bucket(bench: Bench, bucket: str) -> None:
+async def test_an_image_that_just_came_is_found_in_the_bucket(bench: Bench, bucket: str) -> None:
     path = bench.write("a")
     await bench.run(path, images=bucket)
     [made] = bench.lines()
@@ -108,7 +108,7 @@ async def test_a_lost_ledger_is_rebuilt_from_the_bucket(bench: Bench, bucket: st
         await bench.run(path)
 
 
-async def test_a_replaced_picture_is_put_aside_in_the_bucket(bench: Bench, bucket: str) -> None:
+async def test_a_replaced_image_is_put_aside_in_the_bucket(bench: Bench, bucket: str) -> None:
     await bench.run(bench.write({"id": "x", "prompt": "old", "seed": 1}), images=bucket)
     path = bench.write({"id": "x", "prompt": "new", "seed": 1})
     await bench.run(path, images=bucket, replace_changed=True)
@@ -126,7 +126,7 @@ async def test_a_bucket_that_is_not_there_is_told_before_anything_is_sent(
     assert bench.shop.asked == []
 
 
-async def test_pictures_are_spooled_when_the_bucket_goes_away_during_the_run(
+async def test_images_are_spooled_when_the_bucket_goes_away_during_the_run(
     bench: Bench, server: str, bucket: str
 ) -> None:
     root = f"{server}/{bucket.split('/')[2]}"
@@ -433,7 +433,7 @@ async def test_an_export_reads_the_bucket(bench: Bench, bucket: str, tmp_path: P
     assert file.read_bytes() == make_picture("b", str(line["seed"]))
 
 
-async def test_a_job_keeps_its_pictures_in_one_place(bench: Bench, bucket: str) -> None:
+async def test_a_job_keeps_its_images_in_one_place(bench: Bench, bucket: str) -> None:
     path = bench.write("a")
     await bench.run(path)
     with pytest.raises(JobError, match="in its folder, not in s3://"):

@@ -90,7 +90,7 @@ async def test_a_polite_signal_loses_nothing_at_all(bench: Bench, how: signal.Si
     assert set(bench.shop.sold.values()) == {1}
 
 
-async def test_a_picture_that_was_renamed_but_not_noted_is_adopted(bench: Bench) -> None:
+async def test_an_image_that_was_renamed_but_not_noted_is_adopted(bench: Bench) -> None:
     """As after a power cut between the two."""
     path = bench.write("a", "b")
     await bench.run(path, budget=3)
@@ -193,7 +193,7 @@ async def test_a_lost_ledger_is_rebuilt_from_files_and_metadata(bench: Bench, da
 async def test_a_rebuild_that_is_killed_is_begun_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An empty ledger in its place would have every picture bought and written over again."""
+    """An empty ledger in its place would have every image bought and written over again."""
     left = bench.folder / "left"
 
     def copy_and_restore(ledger: Ledger, folder: Path, store: Store, shard: Shard) -> Restored:
@@ -211,10 +211,10 @@ async def test_a_rebuild_that_is_killed_is_begun_again(
         check_job(folder, 2)
 
 
-async def test_an_older_copy_of_the_ledger_learns_of_the_pictures_that_came_since(
+async def test_an_older_copy_of_the_ledger_learns_of_the_images_that_came_since(
     bench: Bench,
 ) -> None:
-    """As from a backup: metadata.jsonl knows pictures that the ledger does not."""
+    """As from a backup: metadata.jsonl knows images that the ledger does not."""
     path = bench.write("a", {"id": "b.filtered", "prompt": "b"}, "c", "d")
     await bench.run(path, PromptRules(limit=1))
     copy = (bench.out / "job.sqlite").read_bytes()
@@ -238,7 +238,7 @@ def keep_only(ledger: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("damage", ["older", "lost"])
-async def test_a_ledger_learns_what_a_picture_was_made_from(bench: Bench, damage: str) -> None:
+async def test_a_ledger_learns_what_an_image_was_made_from(bench: Bench, damage: str) -> None:
     """Its row was changed after the backup, and made then."""
     old = bench.write({"id": "a", "prompt": "a"}, {"id": "b", "prompt": "old"})
     await bench.run(old, budget=3)
@@ -254,7 +254,7 @@ async def test_a_ledger_learns_what_a_picture_was_made_from(bench: Bench, damage
     assert bench.lines() == lines
 
 
-async def test_an_older_ledger_learns_of_pictures_that_were_replaced(bench: Bench) -> None:
+async def test_an_older_ledger_learns_of_images_that_were_replaced(bench: Bench) -> None:
     rows = [{"id": "a", "prompt": "cat"}, {"id": "b", "prompt": "b"}]
     await bench.run(bench.write(*rows))
     copy = (bench.out / "job.sqlite").read_bytes()
@@ -304,7 +304,7 @@ async def test_a_row_may_have_an_id_that_looks_like_a_mark(bench: Bench) -> None
     assert (summary.ending, summary.skipped, summary.requests) == ("complete", 1, 0)
 
 
-async def test_pictures_whose_folder_cannot_be_synced_are_found_again(
+async def test_images_whose_folder_cannot_be_synced_are_found_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(folder: Path | str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures are kept many at a time, and what becomes of one is not what becomes of another."""
+"""Images are kept many at a time, and what becomes of one is not what becomes of another."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def facts(row: Row, stored: StoredImage) -> ImageFacts:
     )
 
 
-async def test_one_picture_that_cannot_be_kept_takes_no_other_along(tmp_path: Path) -> None:
+async def test_one_image_that_cannot_be_kept_takes_no_other_along(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     (tmp_path / "images/0000/000002-b.png").mkdir(parents=True)
     async with store.writing() as images:
@@ -70,7 +70,7 @@ async def test_one_picture_that_cannot_be_kept_takes_no_other_along(tmp_path: Pa
     assert names == ["000001-a.png", "000002-b.png", "000003-c.png"]
 
 
-async def test_a_picture_that_was_discarded_leaves_nothing(tmp_path: Path) -> None:
+async def test_an_image_that_was_discarded_leaves_nothing(tmp_path: Path) -> None:
     """Or it is whole, where its caller was cancelled too late: never half a file."""
     async with FolderStore(tmp_path).writing() as images:
         for position in range(20):

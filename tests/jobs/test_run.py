@@ -159,7 +159,7 @@ async def test_exhausted_retries_are_tried_again_and_were_not_billed(bench: Benc
     assert (summary.ending, summary.requests, summary.credits_in_doubt) == ("complete", 3, 0)
 
 
-async def test_a_filtered_picture_is_kept_and_is_no_success(bench: Bench) -> None:
+async def test_a_filtered_image_is_kept_and_is_no_success(bench: Bench) -> None:
     bench.shop.script["a"] = ["filtered"]
     path = bench.write("a", "b")
     summary = await bench.run(path)
@@ -349,7 +349,7 @@ async def test_prompts_that_are_wrong_are_told_all_together_and_nothing_is_sent(
 
 
 async def test_a_job_raises_its_limit_of_open_files_or_says_that_it_cannot(bench: Bench) -> None:
-    """A picture that comes when no file can be opened is paid for, and lost."""
+    """An image that comes when no file can be opened is paid for, and lost."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     path = bench.write("a")
     try:
@@ -572,7 +572,7 @@ async def test_services_may_be_mixed_and_input_files_are_found_beside_the_prompt
     assert ("sd3", "sd3.5-medium", 1, 3.5, 0.0) in spending
 
 
-async def test_an_unfit_input_picture_is_found_before_anything_is_sent(bench: Bench) -> None:
+async def test_an_unfit_input_image_is_found_before_anything_is_sent(bench: Bench) -> None:
     (bench.folder / "small.png").write_bytes(picture(16, 16))
     path = bench.write("a", {"service": "upscale-fast", "image": "small.png"})
     with pytest.raises(PromptFileError, match=r"row 2: image: given 16 x 16 pixels"):

@@ -258,7 +258,7 @@ async def test_no_wrong_row_is_lost_however_much_is_wrong(bench: Bench) -> None:
     assert (summary.total, summary.failed) == (900, 900)
 
 
-async def test_a_wrong_row_of_many_pictures_is_counted_once(bench: Bench) -> None:
+async def test_a_wrong_row_of_many_images_is_counted_once(bench: Bench) -> None:
     path = write(bench, '{"prompt": ""}')
     rules = PromptRules(vary={"seed": [str(seed) for seed in range(1, 2501)]})
     summary = await bench.run(path, rules, check=False)
@@ -277,7 +277,7 @@ async def test_a_row_that_was_corrected_is_made_whatever_its_id(bench: Bench, ch
     assert not job.notes, "a wrong row is no picture of the job"
 
 
-async def test_only_a_picture_that_is_there_is_taken_for_the_rebuilt_one(bench: Bench) -> None:
+async def test_only_an_image_that_is_there_is_taken_for_the_rebuilt_one(bench: Bench) -> None:
     path = write(bench, '{"prompt": "a", "id": "x"}')
     await bench.run(path, budget=0)
     ledger = Ledger.open(bench.out / "job.sqlite")

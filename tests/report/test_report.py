@@ -116,7 +116,7 @@ def test_any_text_comes_through_unchanged(
     "name",
     ["../secret.png", "/etc/passwd", "images/../../secret.png", "file:///etc/passwd", "..\\x.png"],
 )
-def test_a_picture_is_never_shown_from_outside_the_job(tmp_path: Path, name: str) -> None:
+def test_an_image_is_never_shown_from_outside_the_job(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret.png").write_bytes(png(1))
     with JobFolder(tmp_path / "job") as job:
         job.add(file_name=name)
@@ -183,7 +183,7 @@ def change(job: JobFolder, statement: str) -> None:
         db.execute(statement)
 
 
-def test_figures_are_of_every_picture_also_when_the_prompt_file_has_shrunk(tmp_path: Path) -> None:
+def test_figures_are_of_every_image_also_when_the_prompt_file_has_shrunk(tmp_path: Path) -> None:
     with JobFolder(tmp_path / "job") as job:
         for number in range(4):
             job.add(f"prompt {number}", filtered=number == 1)

@@ -159,7 +159,7 @@ ENGINES = {
 
 @functools.cache
 def picture(width: int = 96, height: int = 64, fmt: str = "PNG", mode: str = "RGB") -> bytes:
-    """Return a picture file with two areas in it."""
+    """Return an image file with two areas in it."""
     image = Image.new(mode, (width, height), "white")
     image.paste("navy", (width // 4, height // 4, width * 3 // 4, height * 3 // 4))
     out = io.BytesIO()

@@ -103,7 +103,7 @@ async def test_the_same_seed_and_parameters_give_the_same_bytes(caller: Caller) 
     assert len({reply.body for reply in (one, *others)}) == 4
 
 
-async def test_a_seed_is_drawn_when_there_is_none_and_makes_the_same_picture(
+async def test_a_seed_is_drawn_when_there_is_none_and_makes_the_same_image(
     caller: Caller,
 ) -> None:
     for fields in ({}, {"seed": "0"}):
@@ -112,7 +112,7 @@ async def test_a_seed_is_drawn_when_there_is_none_and_makes_the_same_picture(
         assert (await caller.core(seed=drawn.headers["seed"])).body == drawn.body
 
 
-async def test_json_answers_carry_the_same_picture_and_no_headers(caller: Caller) -> None:
+async def test_json_answers_carry_the_same_image_and_no_headers(caller: Caller) -> None:
     plain = await caller.core(seed="7")
     reply = await caller.post(
         CORE.path,
@@ -136,7 +136,7 @@ async def test_json_answers_carry_the_same_picture_and_no_headers(caller: Caller
         ("control_style", {"aspect_ratio": "16:9"}, (1365, 768)),
     ],
 )
-async def test_pictures_have_the_size_of_their_aspect_ratio(
+async def test_images_have_the_size_of_their_aspect_ratio(
     caller: Caller, operation: str, fields: dict[str, str], size: tuple[int, int]
 ) -> None:
     reply = await caller.operate(OPERATIONS[operation], fields)
@@ -158,7 +158,7 @@ async def test_pictures_have_the_size_of_their_aspect_ratio(
         ("v1_image_to_image_upscale", {"width": "512"}, (96, 64), (512, 341)),
     ],
 )
-async def test_pictures_made_from_pictures_have_the_size_that_was_seen(
+async def test_images_made_from_images_have_the_size_that_was_seen(
     caller: Caller,
     operation: str,
     fields: dict[str, str],
@@ -184,7 +184,7 @@ async def test_a_removed_background_is_transparent_and_the_subject_is_not(caller
         assert (alpha.getpixel((0, 0)), alpha.getpixel((48, 32))) == (0, 255)
 
 
-async def test_outpainting_leaves_the_picture_as_it_is(caller: Caller) -> None:
+async def test_outpainting_leaves_the_image_as_it_is(caller: Caller) -> None:
     changes = {"left": "30", "down": "80", "output_format": "png"}
     reply = await caller.operate(OPERATIONS["edit_outpaint"], changes)
     inner = Image.open(io.BytesIO(reply.body)).crop((30, 0, 126, 64))
@@ -208,7 +208,7 @@ async def test_inpainting_changes_only_what_the_mask_shows_in_white(caller: Call
     assert changed[3] <= 40
 
 
-async def test_a_picture_with_a_good_header_and_broken_data_is_refused_and_not_charged(
+async def test_an_image_with_a_good_header_and_broken_data_is_refused_and_not_charged(
     sandbox: Sandbox, caller: Caller
 ) -> None:
     broken = picture(800, 800)[:-200]
@@ -342,7 +342,7 @@ async def test_trigger_words_refuse_and_cost_nothing(
     assert (await caller.core("a boat", negative_prompt=word)).status == 200
 
 
-async def test_a_filtered_picture_is_blurred_billed_and_a_success(
+async def test_a_filtered_image_is_blurred_billed_and_a_success(
     sandbox: Sandbox, caller: Caller
 ) -> None:
     reply = await caller.core("a boat, sandbox:filtered", seed="7")

@@ -36,7 +36,7 @@ def about(kind: str, seconds: float) -> tuple[str, object]:
         ("WEBP", ["RGB"]),
     ],
 )
-def test_pictures_are_told_by_their_header(fmt: str, modes: list[str]) -> None:
+def test_images_are_told_by_their_header(fmt: str, modes: list[str]) -> None:
     for mode in modes:
         out = io.BytesIO()
         Image.new(mode, (96, 64)).save(out, fmt)
@@ -45,7 +45,7 @@ def test_pictures_are_told_by_their_header(fmt: str, modes: list[str]) -> None:
         assert (found.format, found.width, found.height) == (fmt.lower(), 96, 64)
 
 
-def test_other_formats_are_no_pictures() -> None:
+def test_other_formats_are_no_images() -> None:
     for fmt in ("GIF", "BMP", "TIFF"):
         assert image_info(io.BytesIO(picture(96, 64, fmt))) is None
 
@@ -109,7 +109,7 @@ def chunks_of(model: bytes) -> tuple[dict[str, object], bytes]:
     return json.loads(model[20 : 20 + size]), model[28 + size :]
 
 
-async def test_a_model_carries_the_picture_as_a_texture_of_the_resolution_asked_for(
+async def test_a_model_carries_the_image_as_a_texture_of_the_resolution_asked_for(
     caller: Caller,
 ) -> None:
     reply = await caller.operate(OPERATIONS["stable_fast_3d"], {"texture_resolution": "512"})

@@ -113,7 +113,7 @@ async def test_every_value_of_an_enum_is_taken_and_another_refused(
 
 
 def unpriced(operation: Operation) -> dict[str, str]:
-    """Make a request fail in another field, so that no picture is made only to see one enum."""
+    """Make a request fail in another field, so that no image is made only to see one enum."""
     text = next((fact for fact in operation.fields if fact.max_length), None)
     return {text.name: "x" * 10_001} if text and operation.body == "multipart" else {}
 
@@ -149,7 +149,7 @@ async def test_files_are_judged_by_their_content(
 
 
 @pytest.mark.parametrize(("operation", "fact"), PICTURES, ids=name_of)
-async def test_pictures_are_held_to_their_sides_pixels_and_aspect_ratios(
+async def test_images_are_held_to_their_sides_pixels_and_aspect_ratios(
     caller: Caller, operation: Operation, fact: Field
 ) -> None:
     async def said(width: int, height: int) -> str:
@@ -203,7 +203,7 @@ async def test_accept_takes_what_is_declared(caller: Caller, operation: Operatio
 
 
 @pytest.mark.parametrize("output_format", ["jpeg", "png", "webp"])
-async def test_pictures_come_in_the_format_asked_for(caller: Caller, output_format: str) -> None:
+async def test_images_come_in_the_format_asked_for(caller: Caller, output_format: str) -> None:
     reply = await caller.core(output_format=output_format)
     image = Image.open(io.BytesIO(reply.body))
     image.load()

@@ -78,7 +78,7 @@ async def test_the_state_is_bounded_whatever_was_sent(caller: Caller) -> None:
     assert len((await caller.send("GET", "/_sandbox/state")).body) < 200_000
 
 
-async def test_there_is_no_thumbnail_where_there_was_no_picture(caller: Caller) -> None:
+async def test_there_is_no_thumbnail_where_there_was_no_image(caller: Caller) -> None:
     await caller.core("")
     for number in ("1", "99", "x", "9" * 30):
         assert (await caller.send("GET", f"/_sandbox/thumbnails/{number}")).status == 404

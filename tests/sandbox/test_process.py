@@ -34,7 +34,7 @@ COMMAND = [sys.executable, "-m", "stable_async.sandbox"]
 
 
 def ask_core(url: str, key: str = "sk-x") -> tuple[int, Mapping[str, str]]:
-    """Ask for a picture the way a synchronous program does."""
+    """Ask for an image the way a synchronous program does."""
     request = urllib.request.Request(
         url + OPERATIONS["generate_core"].path,
         multipart({"prompt": "x", "output_format": "jpeg"}),

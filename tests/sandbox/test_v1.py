@@ -119,7 +119,7 @@ async def test_a_body_that_is_no_json_object_is_refused(caller: Caller, body: by
     assert reply.status == 400
 
 
-async def test_masks_are_held_to_the_picture(caller: Caller) -> None:
+async def test_masks_are_held_to_the_image(caller: Caller) -> None:
     masking = OPERATIONS["v1_image_to_image_masking"]
     masks: list[tuple[File | None, str]] = [
         (None, "invalid_mask_image"),

@@ -278,7 +278,7 @@ async def test_headers_that_trickle_in_time_out_as_well() -> None:
 
 
 @pytest.mark.parametrize("accept", [None, "application/json"])
-async def test_a_success_without_bytes_is_no_picture(accept: str | None) -> None:
+async def test_a_success_without_bytes_is_no_image(accept: str | None) -> None:
     async def serve(connection: Connection) -> None:
         await connection.request()
         kind = "application/json; type=image/png" if accept else "image/png"

@@ -42,7 +42,7 @@ def json_answer(picture: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("accept", [None, "application/json"])
-async def test_a_picture_in_memory_is_held_once(accept: str | None) -> None:
+async def test_an_image_in_memory_is_held_once(accept: str | None) -> None:
     size = 12 * MIB
     whole = json_answer(png(size)) if accept else answer(png(size))
 
@@ -59,12 +59,12 @@ async def test_a_picture_in_memory_is_held_once(accept: str | None) -> None:
         finally:
             tracemalloc.stop()
     assert image.data == png(size)
-    # One picture, the chunks under way on both sides, and what the buffer grows by.
+    # One image, the chunks under way on both sides, and what the buffer grows by.
     assert peak < 1.25 * size + 5 * MIB
 
 
 @pytest.mark.parametrize("accept", [None, "application/json"])
-async def test_a_picture_to_disk_is_never_held_whole(accept: str | None, tmp_path: Path) -> None:
+async def test_an_image_to_disk_is_never_held_whole(accept: str | None, tmp_path: Path) -> None:
     size = 24 * MIB
     whole = json_answer(png(size)) if accept else answer(png(size))
 

@@ -57,7 +57,7 @@ def finishing(kept: Keep) -> CallOptions[object]:
 
 
 class Slow:
-    """A server that holds back its answer, and half of the picture, until it is told."""
+    """A server that holds back its answer, and half of the image, until it is told."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -260,7 +260,7 @@ async def test_finishing_needs_somebody_to_keep_the_result() -> None:
 async def test_browsers_that_leave_at_random_leave_nothing_behind(
     tmp_path: Path, on_disconnect: str, nothing_leaks: None
 ) -> None:
-    """No task, no connection, no slot; and every picture that is made is had by somebody."""
+    """No task, no connection, no slot; and every image that is made is had by somebody."""
     rng = random.Random(5)
     kept, had = Kept(), 0
     quota = SharedQuota.file(tmp_path / "quota", Quota(requests=60, window=0.5, adaptive=False))

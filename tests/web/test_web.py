@@ -1,4 +1,4 @@
-"""Errors as HTTP answers, requests from JSON, pictures with their states."""
+"""Errors as HTTP answers, requests from JSON, images with their states."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
         yield one
 
 
-async def test_a_picture_that_breaks_off_is_an_error_after_its_states(sandbox: Sandbox) -> None:
+async def test_an_image_that_breaks_off_is_an_error_after_its_states(sandbox: Sandbox) -> None:
     sandbox.drop_next("mid_body")
     async with StabilityClient(KEY, base_url=sandbox.url) as client:
         parts = narrated(client, GenerateCore(prompt="x"))
