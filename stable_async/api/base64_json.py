@@ -71,12 +71,17 @@ class Base64Field:
             raise ValueError(f"no base64 text in {self._allowed()} within {MAX_REST} bytes")
         return b""
 
+    @property
+    def closed(self) -> bool:
+        """Whether the whole text was fed."""
+        return self._found and not self._inside
+
     def finish(self) -> dict[str, object]:
         """Return the object's other fields, once the whole answer was fed.
 
         They are as many as can be read: an image that is here whole is not lost for their sake.
         """
-        if not self._found or self._inside:
+        if not self.closed:
             raise ValueError(f"no whole base64 text in {self._allowed()}")
         try:
             content = parse_json(self._rest)

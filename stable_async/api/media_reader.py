@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from stable_async.api.base64_json import Base64Field
-from stable_async.api.media_types import ENOUGH, describe, is_whole, sniff
+from stable_async.api.media_types import ENOUGH, describe, is_exact, is_whole, sniff
 from stable_async.api.parsing import parse_seed
 from stable_async.api.texts import clean
 from stable_async.media import CONTENT_FILTERED, Audio, Image, Media, Model3D
@@ -101,6 +101,13 @@ class MediaReader(Generic[MediaT]):
         self._data += self._decoded(self._json, chunk)
         return self._recognise(self._data)
 
+    @property
+    def has_all(self) -> bool:
+        """Whether the whole result was fed, as far as it shows that itself."""
+        if self._json is not None:
+            return self.recognised and self._json.closed
+        return self._ending is not None and self._ending.is_exact()
+
     def finish(self) -> None:
         """Note what the end of the body says.
 
@@ -117,7 +124,8 @@ class MediaReader(Generic[MediaT]):
             self.finish_reason = self._word(fields.get("finish_reason")) or self.finish_reason
         if not self.recognised:
             raise self._unreadable()
-        if self._is_part() or (self._ending is not None and not self._ending.whole()):
+        cut = not self._framed and self._ending is not None and not self._ending.is_whole()
+        if cut or self._is_part():
             raise self._answer.unreadable(f"a part of {_ARTICLE[self._kind]}")
 
     def result(self, data: bytes, credits: float | None) -> MediaT:  # noqa: A002 - the API's word
@@ -139,8 +147,7 @@ class MediaReader(Generic[MediaT]):
         if media_type.startswith(self._family):
             self.content_type, self.recognised = media_type, True
             data = bytes(held)
-            if not self._framed:
-                self._ending = _Ending(media_type, data)
+            self._ending = _Ending(media_type, data)
             self._data, self._page = bytearray(), bytearray()
             return data
         # A page is read on for its title, or for the API's envelope.
@@ -198,5 +205,8 @@ class _Ending:
         self._tail = (self._tail + data[-TAIL:])[-TAIL:]
         self._size += len(data)
 
-    def whole(self) -> bool:
+    def is_whole(self) -> bool:
         return is_whole(self._media_type, self._head, self._tail, self._size)
+
+    def is_exact(self) -> bool:
+        return is_exact(self._media_type, self._head, self._tail, self._size)

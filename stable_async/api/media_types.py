@@ -8,7 +8,16 @@ import re
 from stable_async.api.parsing import parse_json
 from stable_async.api.texts import clean
 
-__all__ = ["ENOUGH", "describe", "is_packed", "is_readable", "is_whole", "page_title", "sniff"]
+__all__ = [
+    "ENOUGH",
+    "describe",
+    "is_exact",
+    "is_packed",
+    "is_readable",
+    "is_whole",
+    "page_title",
+    "sniff",
+]
 
 # So many bytes show every format below.
 ENOUGH = 16
@@ -84,6 +93,24 @@ def is_whole(media_type: str, head: bytes, tail: bytes, size: int) -> bool:
             return size >= int.from_bytes(head[8:12], "little")
         case _:
             return True  # audio is written as it is made, without its length
+
+
+def is_exact(media_type: str, head: bytes, tail: bytes, size: int) -> bool:
+    """Return whether a file ends exactly where its format says; arguments as for `is_whole`.
+
+    Audio but WAV does not say it.
+    """
+    match media_type:
+        case "image/png":
+            return tail.endswith(b"IEND\xaeB`\x82")
+        case "image/jpeg":
+            return tail.endswith(b"\xff\xd9")
+        case "image/webp" | "audio/wav":
+            return size == int.from_bytes(head[4:8], "little") + 8
+        case "model/gltf-binary":
+            return size == int.from_bytes(head[8:12], "little")
+        case _:
+            return False
 
 
 def describe(data: bytes, key: str = "") -> str:

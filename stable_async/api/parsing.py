@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import cast
 
-__all__ = ["parse_json", "parse_seed"]
+__all__ = ["is_json", "parse_json", "parse_seed"]
 
 MOST_DIGITS = 10
 _BLANK = "\ufeff \t\r\n"  # among them the mark of the byte order
@@ -25,6 +25,14 @@ def parse_json(data: bytes | bytearray) -> object:
     if not isinstance(value, dict | list) and text[end:].strip():
         raise ValueError("a text that begins as JSON does")
     return cast("object", value)
+
+
+def is_json(data: bytes | bytearray) -> bool:
+    """Return whether `data` is a whole object or list of JSON."""
+    try:
+        return isinstance(parse_json(data), dict | list)
+    except ValueError:
+        return False
 
 
 def parse_seed(seed: object) -> int | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING
+
+import aiohttp
 
 from stable_async.api.verdict import judge_broken_connection
 from stable_async.errors import APITimeoutError
@@ -46,6 +49,22 @@ async def read_body(
         InvalidResponseError: The body is packed in a way that was not asked for.
     """
     unpacker = unpacker_of(answer)
+    async with aclosing(_as_sent(response, answer, stall_limit, ends_at)) as chunks:
+        async for chunk in chunks:
+            if unpacker is None:
+                yield chunk
+            else:
+                for piece in unpacker.feed(chunk):
+                    yield piece
+    if unpacker is not None:
+        for piece in unpacker.finish():
+            yield piece
+
+
+async def _as_sent(
+    response: ClientResponse, answer: Answer, stall_limit: float | None, ends_at: float | None
+) -> AsyncGenerator[bytes, None]:
+    """Yield the body as it was sent."""
     content = response.content
     clock = asyncio.get_running_loop().time
     left, progress = stall_limit, 0
@@ -63,21 +82,19 @@ async def read_body(
                         chunk = await content.readany()
                 except TimeoutError:
                     raise _stalled(answer, stall_limit, ends_at) from None
+                except (aiohttp.ClientError, OSError):
+                    # aiohttp raises this before it returns what has come, perhaps all of a result.
+                    # It has no public way to it.
+                    if rest := content._read_nowait(-1):  # noqa: SLF001
+                        yield rest
+                    raise
                 if left is not None and stall_limit is not None:
                     left -= clock() - began
                     progress += len(chunk)
                     if progress >= LEAST_PROGRESS:
                         left, progress = stall_limit, 0
-            if not chunk:
-                continue
-            if unpacker is None:
+            if chunk:
                 yield chunk
-            else:
-                for piece in unpacker.feed(chunk):
-                    yield piece
-    if unpacker is not None:
-        for piece in unpacker.finish():
-            yield piece
 
 
 def _stalled(answer: Answer, stall_limit: float | None, ends_at: float | None) -> APITimeoutError:

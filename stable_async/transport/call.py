@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 import aiohttp
 
 from stable_async.api.answers import Answer, SentSize, read_error
+from stable_async.api.parsing import is_json
 from stable_async.errors import (
     APIConnectionError,
     APIStatusError,
@@ -137,7 +138,14 @@ class Call:
         Raises:
             APIConnectionError, APITimeoutError, InvalidResponseError: As for `read_body`.
         """
-        return replace(self.head, body=b"".join([chunk async for chunk in self.chunks()]))
+        body = bytearray()
+        try:
+            async for chunk in self.chunks():
+                body += chunk
+        except APIConnectionError:
+            if not is_json(body):  # else only the end of the answer is missing
+                raise
+        return replace(self.head, body=bytes(body))
 
     @property
     def _open_response(self) -> aiohttp.ClientResponse:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from stable_async.errors import StabilityError
+from stable_async.errors import APIConnectionError, StabilityError
 from stable_async.files import FileSink
 from stable_async.media import CONTENT_FILTERED, Media, warn_of_other_format
 
@@ -136,9 +136,13 @@ class MediaStream(Generic[MediaT]):
             first, self._first = self._first, []
             for data in first:
                 yield data
-            async for chunk in self._body:
-                if data := self._reader.feed(chunk):
-                    yield data
+            try:
+                async for chunk in self._body:
+                    if data := self._reader.feed(chunk):
+                        yield data
+            except APIConnectionError:
+                if not self._reader.has_all:  # else only the end of the answer is missing
+                    raise
             self._reader.finish()
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import json
 import re
 import zlib
 from pathlib import Path
@@ -329,6 +330,58 @@ async def test_an_odd_artifact_loses_no_image(body: str) -> None:
     assert image.data == PNG
     assert image.seed in {None, 1}
     assert str(image.finish_reason).isprintable()
+
+
+def endless(body: bytes, content_type: str) -> bytes:
+    """Return an answer in chunks, without the last one."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head.encode() + b"%x\r\n%b\r\n" % (len(body), body)
+
+
+JSON = "application/json"
+ENTIRE = json.dumps({"image": B64, "seed": 7, "finish_reason": "SUCCESS"}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [(picture(kind=suffix), f"image/{suffix}") for suffix in ("png", "jpeg", "webp")]
+    + [(ENTIRE, JSON), (ENTIRE[:-5], JSON)],
+)
+@pytest.mark.parametrize("pause", [0, 0.02])
+async def test_an_image_that_came_whole_is_kept_when_its_answer_breaks_off(
+    body: bytes, content_type: str, pause: float, tmp_path: Path
+) -> None:
+    async def breaking(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(endless(body, content_type))
+        await asyncio.sleep(pause)
+
+    expected = PNG if content_type == JSON else body
+    async with raw_server(breaking) as url, client(url) as one:
+        assert (await one.generate.core("x")).data == expected
+        async with one.stream(GenerateCore(prompt="x")) as stream:
+            assert (await stream.save(tmp_path / "a")).read_bytes() == expected
+
+
+@pytest.mark.parametrize("cut", [1, 12, 60])
+@pytest.mark.parametrize("suffix", ["png", "jpeg", "webp"])
+async def test_an_image_that_came_in_part_is_none(suffix: str, cut: int) -> None:
+    reply = endless(picture(kind=suffix)[:-cut], f"image/{suffix}")
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        with pytest.raises(APIConnectionError) as caught:
+            await one.generate.core("x")
+    assert caught.value.maybe_billed
+
+
+@pytest.mark.parametrize("body", [b'{"id":"abc"}', b'{"id":"abc"'])
+async def test_an_id_that_came_whole_is_kept_when_its_answer_breaks_off(body: bytes) -> None:
+    async with raw_server(Server(endless(body, JSON))) as url, client(url) as one:
+        if body.endswith(b"}"):
+            generation = await one.submit(UpscaleCreative(image=PNG, prompt="x"))
+            assert generation.id == "abc"
+        else:
+            with pytest.raises(APIConnectionError):
+                await one.submit(UpscaleCreative(image=PNG, prompt="x"))
 
 
 @pytest.mark.parametrize("body", ['{"id":"abc"} x', '\ufeff{"id":"abc"}\n<!-- edge -->'])
