@@ -52,6 +52,7 @@ async def nothing_leaks() -> AsyncIterator[None]:
         return found
 
     gc.collect()
+    gc.freeze()  # what is alive now need not be searched again: that took seconds in a long session
     files, tasks = open_files(), asyncio.all_tasks()
     yield
     for _ in range(20):  # a closed transport leaves its loop an iteration or two later

@@ -22,6 +22,7 @@ from stable_async.jobs.begun import Begun
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.ledger_writer import LedgerWriter
 from stable_async.jobs.lock import locked
+from stable_async.jobs.metadata import MetadataFile
 from stable_async.jobs.recovery import read_begun
 from stable_async.jobs.row import ImageFacts, Result, Row, derive_seed
 from stable_async.jobs.storage import folder as folder_store
@@ -395,19 +396,29 @@ async def test_each_step_of_an_image_is_on_the_disk_before_the_next(
             steps.append("rename")
         replace(source, target)
 
-    commit = LedgerWriter._commit_together
+    commit, append = LedgerWriter._commit_together, MetadataFile.append
+
+    def committed() -> str:
+        """Return the state of the row as another connection sees it."""
+        with closing(sqlite3.connect(bench.out / "job.sqlite")) as seen:
+            [(state,)] = seen.execute("SELECT state FROM rows").fetchall()
+        return str(state)
 
     def noting_commit(self: LedgerWriter, changes: Any) -> Any:
         results = commit(self, changes)
-        with closing(sqlite3.connect(bench.out / "job.sqlite")) as seen:
-            [(state,)] = seen.execute("SELECT state FROM rows").fetchall()
-        if not steps or steps[-1] != state:
+        if (state := committed()) not in steps[-1:]:
             steps.append(state)
         return results
+
+    def noting_append(self: MetadataFile, fresh: Any) -> None:
+        if fresh:
+            steps.append(f"line of a row that is {committed()}")
+        append(self, fresh)
 
     path = bench.write("a")
     job = bench.job(path)
     monkeypatch.setattr(LedgerWriter, "_commit_together", noting_commit)
+    monkeypatch.setattr(MetadataFile, "append", noting_append)
     monkeypatch.setattr(os, "open", noting_open)
     monkeypatch.setattr(os, "fsync", noting_fsync)
     monkeypatch.setattr(os, "replace", noting_replace)
@@ -415,8 +426,16 @@ async def test_each_step_of_an_image_is_on_the_disk_before_the_next(
     async with bench.client() as client:
         await job.run(client)
     monkeypatch.undo()
-    order = ["in flight", "request", "sync image", "rename", "sync folder", "done"]
-    assert [step for step in steps if step in order] == order
+    steps = [step for step in steps if step != "waiting"]
+    assert steps == [
+        "in flight",
+        "request",
+        "sync image",
+        "rename",
+        "sync folder",
+        "line of a row that is done",
+        "done",
+    ]
 
 
 async def test_a_claim_is_on_the_disk_before_its_request_leaves(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from typing import TYPE_CHECKING, cast
 
@@ -18,6 +19,7 @@ from stable_async import (
     ServerError,
     StabilityClient,
 )
+from stable_async.transport.multipart import MultipartForm
 from stable_async.transport.retry import is_retryable, make_retrying
 from tests.errors_of import api_error, edge_error
 from tests.raw_server import answer, raw_server
@@ -277,3 +279,55 @@ async def test_one_file_object_serves_several_requests_at_a_time() -> None:
     assert all(outcome.error is None for outcome in outcomes)
     assert {file_part(body) for body in server.bodies} == {FILE}
     assert len(server.bodies) == 13
+
+
+class Ending(io.BytesIO):
+    """A file object that is shorter when it is read than it said."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(size) if self.tell() < 300_000 else b""
+
+
+async def test_a_file_that_is_shorter_than_it_said_is_refused_and_not_sent_again() -> None:
+    """Its length was announced: what is missing would be waited for until a time-out."""
+    server = Refusing()
+    async with raw_server(server) as url, client(url) as one:
+        with pytest.raises(InvalidRequestError, match=r"image: given .*announced"):
+            await one.generate.ultra("x", image=Ending(FILE), strength=0.5)
+    assert server.bodies == []
+
+
+async def test_two_sendings_of_one_form_take_turns() -> None:
+    """As when a cancelled attempt still reads the file that the next one begins to send."""
+    form = MultipartForm(GenerateUltra(prompt="x", image=from_where_it_stands(), strength=0.5))
+    await form.open()
+
+    async def send() -> bytes:
+        return b"".join([bytes(chunk) async for chunk in form.chunks()])
+
+    first = form.chunks()
+    sent = bytes(await anext(first)) + bytes(await anext(first)) + bytes(await anext(first))
+    second = asyncio.ensure_future(send())
+    done, _ = await asyncio.wait([second], timeout=0.05)
+    assert not done
+    closing = asyncio.ensure_future(form.close())
+    async for chunk in first:
+        sent += bytes(chunk)
+    assert file_part(sent) == FILE
+    assert await second == sent
+    await closing
+
+
+async def test_answers_are_asked_for_as_they_are() -> None:
+    """An image is not to be packed: its length and digest are those of the answer."""
+    heads: list[str] = []
+
+    async def serve(connection: Connection) -> None:
+        heads.append((await connection.head()).lower())
+        length = heads[0].partition("content-length: ")[2].partition("\r\n")[0]
+        await connection.reader.readexactly(int(length))
+        await connection.send(answer())
+
+    async with raw_server(serve) as url, client(url) as one:
+        await one.generate.core("x")
+    assert "accept-encoding: identity" in heads[0].split("\r\n")
