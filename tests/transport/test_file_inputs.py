@@ -196,7 +196,7 @@ async def test_a_pillow_image_is_sent_as_png(mode: str) -> None:
 
 async def test_one_opened_image_serves_requests_at_a_time(tmp_path: Path) -> None:
     """Pillow reads a file when its pixels are first used, and is not made for two threads."""
-    PIL.Image.fromarray(np.random.default_rng(1).integers(0, 256, (512, 512, 3), np.uint8)).save(
+    PIL.Image.fromarray(np.random.default_rng(1).integers(0, 256, (160, 160, 3), np.uint8)).save(
         tmp_path / "in.png"
     )
     with PIL.Image.open(tmp_path / "in.png") as image:
