@@ -222,13 +222,21 @@ def resolve_base_url(base_url: str | None) -> str:
         parts = urlsplit("")
     if "@" in url:
         raise ConfigurationError("the base URL must not carry a user name or password")
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    if parts.scheme not in {"http", "https"} or not is_host(parts.hostname or ""):
         raise ConfigurationError(
             f"base URL is {url!r}; allowed: http://host/prefix or https://host/prefix"
         )
     if parts.query or parts.fragment:
         raise ConfigurationError("the base URL must not carry a query or a fragment")
     return url.rstrip("/")
+
+
+def is_host(name: str) -> bool:
+    """Return whether a host can be looked up: labels of 1 to 63 characters (RFC 1035, 2.3.4)."""
+    try:
+        return bool(name.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def resolve_poll_interval(poll_interval: float | None, default: float) -> float:

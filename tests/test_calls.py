@@ -418,8 +418,9 @@ async def test_open_and_aclose_do_what_a_block_does() -> None:
             await one.generate.core("x")
 
 
+@pytest.mark.parametrize("awaited", [True, False])
 async def test_a_submission_that_has_left_is_finished_and_kept_as_any_call(
-    nothing_leaks: None,
+    nothing_leaks: None, awaited: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked, told = asyncio.Event(), asyncio.Event()
     kept: list[object] = []
@@ -436,8 +437,9 @@ async def test_a_submission_that_has_left_is_finished_and_kept_as_any_call(
 
     async with raw_server(accepts) as url, client(url) as one:
         request = UpscaleCreative(image=PICTURE, prompt="x")
+        receiver = cast("Any", keep if awaited else kept.append)
         submitting = asyncio.ensure_future(
-            one.submit(request, on_disconnect="finish", on_finished=keep)
+            one.submit(request, on_disconnect="finish", on_finished=receiver)
         )
         await asked.wait()
         submitting.cancel()
@@ -446,3 +448,12 @@ async def test_a_submission_that_has_left_is_finished_and_kept_as_any_call(
         told.set()
         await one.aclose()
     assert kept == [ImageResult(id=GENERATION, paid=60)]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, ""])
+@pytest.mark.parametrize("setting", ["base_url", "proxy"])
+def test_a_host_that_cannot_be_looked_up_is_refused_at_once(setting: str, host: str) -> None:
+    settings: dict[str, Any] = {"base_url": "https://api.test", setting: f"http://{host}"}
+    with pytest.raises(ConfigurationError, match="allowed: http://"):
+        StabilityClient("sk-key", **settings)

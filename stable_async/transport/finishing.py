@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import asynccontextmanager
+from inspect import isawaitable
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from stable_async.errors import StabilityError
@@ -181,7 +182,9 @@ async def _ended(task: asyncio.Task[ResultT]) -> None:
 
 async def _finish(task: asyncio.Task[ResultT], keep: Keep) -> None:
     try:
-        await keep(await task)
+        kept = keep(await task)
+        if isawaitable(kept):  # as its type says; `results.append` has done its work all the same
+            await kept
     except StabilityError as error:
         logger.warning("a call whose caller is gone has failed: %s", error)
     except Exception:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
-from stable_async.config import Secret
+from stable_async.config import Secret, is_host
 from stable_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -121,13 +121,14 @@ def _parse(url: str, source: str) -> Proxy:
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/"):
+    name = parts.hostname or ""
+    if parts.scheme not in {"http", "https"} or not is_host(name) or parts.path.strip("/"):
         # The URL is not shown: it may have a password.
         raise ConfigurationError(
             f"{source} has the scheme {parts.scheme[:20]!r} or no host; "
             "allowed: http://[user:password@]host[:port] or https://..."
         )
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    host = f"[{name}]" if ":" in name else name
     headers: dict[str, str] = {}
     if parts.username is not None:
         user, password = unquote(parts.username), unquote(parts.password or "")
