@@ -186,7 +186,7 @@ def show_summary(summary: Summary, job: Job, folder: Path) -> None:
     for line in summary_lines(summary, job.left, kind=job.kind):
         print(line)
     if summary.done or summary.skipped or summary.filtered:
-        print(f"{job.kind.many}: {job.images}, their data: {folder / 'metadata.jsonl'}")
+        print(f"{job.kind.many}: {job.images}; metadata: {folder / 'metadata.jsonl'}")
 
 
 def summary_lines(summary: Summary, left: Left, *, kind: MediaKind = IMAGE) -> Iterator[str]:
