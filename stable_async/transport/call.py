@@ -44,6 +44,8 @@ logger: logging.Logger = logging.getLogger("stable_async")
 
 # Error bodies are small; the page of a proxy is not worth more than this.
 MAX_ERROR_BODY = 64 * 1024
+# Ten images of v1 in base64 are a third of it.
+MAX_WHOLE = 256 * 1024 * 1024
 SUCCESS = range(200, 300)
 TOO_MANY_REQUESTS = 429
 # How long the body of a 429 is waited for: it alone says whether there is a penalty.
@@ -132,16 +134,20 @@ class Call:
         """
         return self._body(self._open_response, self.head)
 
-    async def read(self) -> Answer:
-        """Return the response with its whole body.
+    async def read(self, limit: int = MAX_WHOLE) -> Answer:
+        """Return the response with its whole body, up to `limit` bytes.
 
         Raises:
-            APIConnectionError, APITimeoutError, InvalidResponseError: As for `read_body`.
+            APIConnectionError, APITimeoutError, InvalidResponseError: As for `read_body`, or the
+                body is larger.
         """
         body = bytearray()
         try:
-            async for chunk in self.chunks():
-                body += chunk
+            async with aclosing(self.chunks()) as chunks:
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > limit:
+                        raise self.head.unreadable(f"a body of more than {limit:,} bytes")
         except APIConnectionError:
             if not is_json(body):  # else only the end of the answer is missing
                 raise

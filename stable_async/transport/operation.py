@@ -29,6 +29,8 @@ ResultT = TypeVar("ResultT")
 MediaT = TypeVar("MediaT", bound=Media)
 
 STILL_RUNNING = 202
+# An operation that was accepted answers with little more than an id.
+MAX_ACCEPTANCE = 1024 * 1024
 
 
 async def send(
@@ -78,7 +80,7 @@ async def submit(
         problem = FieldProblem("", "a synchronous operation", "an asynchronous one, or `send`")
         raise InvalidRequestError(type(request).__name__, [problem])
     async with Call(session, request, options, state) as call:
-        generation = read_generation_id(await call.read())
+        generation = read_generation_id(await call.read(MAX_ACCEPTANCE))
     session.polling.rest(generation)
     try:
         return cast("ResultRequest[MediaT]", result(id=generation, paid=request.credits))

@@ -384,6 +384,19 @@ async def test_an_id_that_came_whole_is_kept_when_its_answer_breaks_off(body: by
                 await one.submit(UpscaleCreative(image=PNG, prompt="x"))
 
 
+async def test_an_endless_answer_to_a_submission_cannot_fill_the_memory() -> None:
+    async def floods(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(endless(b"{", JSON))
+        while True:
+            await connection.send(b"10000\r\n" + b" " * 65_536 + b"\r\n")
+
+    async with raw_server(floods) as url, client(url) as one:
+        with pytest.raises(InvalidResponseError, match="more than 1,048,576 bytes") as caught:
+            await one.submit(UpscaleCreative(image=PNG, prompt="x"))
+    assert caught.value.maybe_billed
+
+
 @pytest.mark.parametrize("body", ['{"id":"abc"} x', '\ufeff{"id":"abc"}\n<!-- edge -->'])
 async def test_stray_bytes_after_an_id_do_not_lose_the_generation(body: str) -> None:
     reply = answer(body.encode(), content_type="application/json")
