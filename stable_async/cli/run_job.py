@@ -105,7 +105,8 @@ def run(
         json_summary: Print the summary as one JSON object.
     """
     if prompts is None:
-        source, rules, connection = _as_begun(out, prompt_options, connection)
+        source, rules, connection, place = _as_begun(out, prompt_options, connection)
+        images = images or place
     else:
         source, rules = prompt_options.read(prompts)
     try:
@@ -149,16 +150,18 @@ def run(
 
 def _as_begun(
     out: Path, options: PromptOptions, connection: Connection
-) -> tuple[PromptFile | None, PromptRules, Connection]:
-    """Return prompt file, rules and connection of a job, as it was begun."""
+) -> tuple[PromptFile | None, PromptRules, Connection, str | None]:
+    """Return prompt file, rules, connection and URL of the images of a job, as it was begun."""
     if replace(options, limit=None, sample=None) != PromptOptions():
         raise UsageError("PROMPTS is missing; without it a job goes on as it was begun")
-    begun = read_begun(out)
-    if begun is None:
+    found = read_begun(out)
+    if found is None:
         raise UsageError(f"{out} is no job that was begun; name PROMPTS")
+    begun, images = found
     if begun.server == SANDBOX:
         connection = replace(connection, sandbox=True)
-    return begun.prompt_file(), begun.rules(options.limit, options.sample), connection
+    rules = begun.rules(options.limit, options.sample)
+    return begun.prompt_file(), rules, connection, images
 
 
 async def _run(job: Job, connection: Connection) -> Summary:

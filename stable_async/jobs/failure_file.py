@@ -1,11 +1,17 @@
-"""`failures.jsonl`: the rows without a good result, rewritten by each run."""
+"""`failures.jsonl`: the rows without a good image, written anew by each run.
+
+Each line has all charges of its row, so that a ledger that is lost is rebuilt with its doubts.
+"""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from stable_async.files import write_atomically
+from stable_async.jobs.errors import StorageError
 from stable_async.jobs.row import to_json
+from stable_async.jobs.storage.facts import RowFacts, read_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,7 +19,7 @@ if TYPE_CHECKING:
 
     from stable_async.jobs.ledger import Ledger
 
-__all__ = ["FAILURES_NAME", "write_failures"]
+__all__ = ["FAILURES_NAME", "is_as_written", "read_failures", "write_failures"]
 
 FAILURES_NAME = "failures.jsonl"
 
@@ -25,6 +31,35 @@ def write_failures(folder: Path, ledger: Ledger) -> None:
         OSError: It cannot be written.
     """
     write_atomically(folder / FAILURES_NAME, _lines(ledger))
+    ledger.set(failures=_times(folder))
+
+
+def is_as_written(folder: Path, ledger: Ledger) -> bool:
+    """Return whether the file is there as it was written from this ledger, or not at all."""
+    return _times(folder) in {ledger.get("failures"), None}
+
+
+def _times(folder: Path) -> str | None:
+    try:
+        status = (folder / FAILURES_NAME).stat()
+    except FileNotFoundError:
+        return None
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def read_failures(folder: Path) -> Iterator[RowFacts]:
+    """Yield what the last run has written of rows without an image, as far as it can be read."""
+    path = folder / FAILURES_NAME
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                facts = read_facts(json.dumps(json.loads(line)["facts"]).encode(), path.name)
+            except (ValueError, LookupError, TypeError, StorageError):
+                continue  # edited, or torn
+            if facts.image is None and facts.charges and facts.state != "filtered":
+                yield facts
 
 
 def _lines(ledger: Ledger) -> Iterator[bytes]:
@@ -40,5 +75,6 @@ def _lines(ledger: Ledger) -> Iterator[bytes]:
             "generation_id": row.generation_id,
             "attempts": row.attempts,
             "credits_in_doubt": in_doubt,
+            "facts": RowFacts.of(row, state, ledger.charges(row.position), reason, error).stored(),
         }
         yield (to_json(line) + "\n").encode()

@@ -9,6 +9,7 @@ block.
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from stable_async.jobs.budget import Bill
 from stable_async.jobs.errors import LedgerError
 from stable_async.jobs.plan import Known
 from stable_async.jobs.row import ImageFacts, KnownInput, Row, to_json
+from stable_async.jobs.storage.facts import Charge
 from stable_async.media import CONTENT_FILTERED
 
 if TYPE_CHECKING:
@@ -780,6 +782,21 @@ class Ledger:
         for values in found:
             yield (_row(values[:width]), *values[width:])
 
+    def charges(self, position: int) -> list[Charge]:
+        """Return the charges of a row, in order."""
+        found = self._db.execute(
+            "SELECT attempt, price, state, generation_id FROM charges WHERE position = ? "
+            "ORDER BY attempt",
+            (position,),
+        )
+        return [Charge(*values) for values in found]
+
+    def attempts(self, position: int) -> int:
+        """Return how many attempts are known of the row at a position; 0 of an unknown one."""
+        found = self._db.execute("SELECT attempts FROM rows WHERE position = ?", (position,))
+        (count,) = found.fetchone() or (0,)
+        return int(count)
+
     # Images that came.
 
     def image_names(self, after: int, limit: int) -> list[tuple[int, str, float | None]]:
@@ -1147,7 +1164,11 @@ def _expected_tables() -> frozenset[tuple[str, str, str]]:
 
 
 def _tables_of(db: sqlite3.Connection) -> frozenset[tuple[str, str, str]]:
-    return frozenset(db.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL"))
+    """Return type, name and definition, without comments: other words make no other table."""
+    found = db.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+    return frozenset(
+        (type_, name, " ".join(re.sub("--.*", "", sql).split())) for type_, name, sql in found
+    )
 
 
 def _values(row: Row) -> tuple[object, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stable_async.api.services import SERVICES
 from stable_async.jobs.begun import Begun
 from stable_async.jobs.errors import JobError, LedgerError
+from stable_async.jobs.failure_file import FAILURES_NAME, is_as_written, read_failures
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.metadata import Mark, find_mark
 from stable_async.jobs.row import FACTS, ImageFacts, Result
@@ -98,13 +99,15 @@ def open_ledger(folder: Path, store: Store, shard: Shard = WHOLE) -> tuple[Ledge
     if store.keeps_facts:
         return Ledger.open(path), f"{what}; rebuilt from the bucket: {restored}"
     return Ledger.open(path), (
-        f"{what}; rebuilt from {METADATA_NAME} and files: {restored}. What failed before, "
-        "and what may have been billed without an image coming, is not known any more"
+        f"{what}; rebuilt from {METADATA_NAME}, {FAILURES_NAME} and files: {restored}. What else "
+        "a killed run left in doubt is not known any more"
     )
 
 
-def read_begun(folder: Path) -> Begun | None:
-    """Return what the job in a folder was begun with; `None` if there is none, or not known.
+def read_begun(folder: Path) -> tuple[Begun, str | None] | None:
+    """Return what the job in a folder was begun with, and the URL of its images if it has one.
+
+    `None` if there is no job, or not known what it was begun with.
 
     Raises:
         LedgerError: The ledger cannot be read.
@@ -114,7 +117,8 @@ def read_begun(folder: Path) -> Begun | None:
         return None
     try:
         with closing(Ledger.open(path)) as ledger:
-            return Begun.load(ledger)
+            begun = Begun.load(ledger)
+            return None if begun is None else (begun, str(ledger.get("images") or "") or None)
     except sqlite3.OperationalError as error:
         raise LedgerError(f"{path}: {error}") from None
     except sqlite3.DatabaseError as error:
@@ -152,6 +156,10 @@ def is_outdated(ledger: Ledger, folder: Path, store: Store, shard: Shard = WHOLE
         return True
     path = folder / METADATA_NAME
     mark = find_mark(path, ledger) or Mark()
+    if not is_as_written(folder, ledger) and any(
+        shard.has(facts.position) and _is_news(ledger, facts) for facts in _failures(folder, store)
+    ):
+        return True
     return any(
         place is not None and not ledger.has_image(place[0])
         for line in _lines(path, after=mark.size)
@@ -209,6 +217,10 @@ def restore(ledger: Ledger, folder: Path, store: Store, shard: Shard = WHOLE) ->
         size = store.size_of(name)
         if size is not None:
             restored.images += _restore_line(ledger, line, place[0], size)
+    for facts in _failures(folder, store):
+        if shard.has(facts.position) and _is_news(ledger, facts) and ledger.adopt(facts):
+            restored.in_doubt += facts.state == "in doubt"
+            restored.others += facts.state != "in doubt"
     for position, identity in store.images():
         if shard.has(position) and not ledger.has_image(position):
             stored = store.find(file_stem(position, identity))
@@ -216,6 +228,17 @@ def restore(ledger: Ledger, folder: Path, store: Store, shard: Shard = WHOLE) ->
                 image = _facts(stored, position=position, seed=None, price=None)
                 restored.images += ledger.restore(identity, "", {}, {}, image)
     return restored
+
+
+def _failures(folder: Path, store: Store) -> Iterator[RowFacts]:
+    """Yield what the last run knew of rows without an image, where the store does not know it."""
+    if not store.keeps_facts:
+        yield from read_failures(folder)
+
+
+def _is_news(ledger: Ledger, facts: RowFacts) -> bool:
+    """Return whether facts tell of an attempt that the ledger does not know."""
+    return facts.charges[-1].attempt > ledger.attempts(facts.position)
 
 
 def _restore_line(ledger: Ledger, line: dict[str, Any], position: int, size: int) -> bool:

@@ -18,6 +18,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from stable_async.cli.app import run
 from stable_async.datasets import export_job
 from stable_async.jobs import JobError, StorageError
 from stable_async.jobs.ledger import Ledger
@@ -438,3 +439,16 @@ async def test_a_job_keeps_its_images_in_one_place(bench: Bench, bucket: str) ->
     await bench.run(path)
     with pytest.raises(JobError, match="in its folder, not in s3://"):
         await bench.run(path, images=bucket)
+
+
+def test_a_job_goes_on_where_its_images_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs.module("PIL")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("a fox\na hare\n")
+    words = ["run", "p.txt", "--out", "out", "--sandbox", "--images", f"file://{tmp_path}/images"]
+    assert run([*words, "--limit", "1"]) == 0
+    assert run(["run", "--out", "out", "--json"]) == 0
+    assert '"done": 1, "skipped": 1' in capsys.readouterr().out
+    assert len([*(tmp_path / "images").rglob("*.png")]) == 2

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import zlib
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -188,6 +189,63 @@ async def test_a_lost_ledger_is_rebuilt_from_files_and_metadata(bench: Bench, da
     last = before[-1]
     assert after[last["id"]] == {**last, "seed": None, "request_id": None}
     assert (await bench.run(path)).requests == 0
+
+
+@pytest.mark.parametrize("damage", ["missing", "garbage", "older copy"])
+async def test_a_ledger_that_is_lost_takes_doubts_from_the_failures(
+    bench: Bench, damage: str
+) -> None:
+    """What may be billed is not sent again unasked, and the budget still counts it."""
+    shop = bench.shop
+    shop.script = {"c": ["drop"], "d": [400], "e": ["filtered"]}
+    first = bench.write("a", "b", name="first.jsonl")
+    path = bench.write("a", "b", "c", "d", "e")
+    await bench.run(first)
+    ledger = bench.out / "job.sqlite"
+    older = ledger.read_bytes()
+    await bench.run(path)
+    if damage == "missing":
+        ledger.unlink()
+    else:
+        ledger.write_bytes(older if damage == "older copy" else b"x" * 5000)
+    shop.asked.clear()
+    summary = await bench.run(path, budget=15.0)
+    assert shop.asked == []
+    assert (summary.ending, summary.in_doubt, summary.failed) == ("incomplete", 1, 1)
+    assert (summary.spent, summary.credits_in_doubt) == (9.0, 3.0)
+    await bench.run(path, resend_doubtful=True)
+    assert shop.asked == ["c"]
+    again = await bench.run(path)
+    assert (again.done, again.skipped) == (0, 3)
+    assert again.spent <= 3.0 * shop.sold.total() <= again.spent + again.credits_in_doubt
+
+
+async def test_a_failures_file_that_was_edited_is_read_as_far_as_it_can_be(bench: Bench) -> None:
+    bench.shop.script = {"a": ["drop"], "b": ["drop"]}
+    path = bench.write("a", "b")
+    await bench.run(path)
+    file = bench.out / "failures.jsonl"
+    line = file.read_text().splitlines()[1]
+    odd = ['{"facts": {}}', "[]", "{", '{"facts": 1}', "\x00", line[:-9], line]
+    file.write_text("\n".join(odd))
+    (bench.out / "job.sqlite").unlink()
+    summary = await bench.run(path)
+    assert (summary.done, summary.in_doubt) == (1, 1)
+
+
+async def test_other_comments_in_its_schema_make_no_ledger_corrupt(bench: Bench) -> None:
+    bench.shop.script = {"a": ["drop"]}
+    path = bench.write("a", "b")
+    await bench.run(path)
+    with closing(sqlite3.connect(bench.out / "job.sqlite", isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        changed = db.execute(
+            "UPDATE sqlite_schema SET sql = replace(sql, '-- NULL: not known', '-- may be NULL')"
+        )
+        assert changed.rowcount
+    summary = await bench.run(path)
+    assert (summary.in_doubt, summary.credits_in_doubt, summary.requests) == (1, 3.0, 0)
+    assert not [*bench.out.glob("job.sqlite.corrupt-*")]
 
 
 async def test_a_rebuild_that_is_killed_is_begun_again(

@@ -220,8 +220,10 @@ async def test_a_job_goes_on_as_it_was_begun(bench: Bench) -> None:
     path = bench.write("a", {"id": "x", "prompt": "b"})
     rules = PromptRules(set={"aspect_ratio": "16:9"}, vary={"seed": ("1", "2")})
     await bench.run(path, rules, budget=3)
-    begun = read_begun(bench.out)
-    assert begun is not None
+    found = read_begun(bench.out)
+    assert found is not None
+    begun, images = found
+    assert images is None
     prompts = begun.prompt_file()
     assert prompts is not None
     assert begun == Begun.of(prompts, begun.rules(), server=bench.shop.url)

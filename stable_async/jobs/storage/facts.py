@@ -111,6 +111,34 @@ class RowFacts:
             charges=(*charges, Charge(attempt, row.price, "reserved", None, token)),
         )
 
+    @classmethod
+    def of(
+        cls,
+        row: Row,
+        state: State,
+        charges: Sequence[Charge],
+        reason: str | None,
+        error: str | None,
+    ) -> RowFacts:
+        """Return the facts of a row without an image, from the ledger."""
+        return cls(
+            id=row.id,
+            service=row.service,
+            fields=row.fields,
+            metadata=row.metadata,
+            seed=row.seed,
+            price=row.price,
+            position=row.position,
+            number=row.number,
+            content=row.content.hex(),
+            copy=row.copy,
+            remake=row.remake,
+            state=state,
+            charges=tuple(charges),
+            reason=reason,
+            error=error,
+        )
+
     def accepted(self, generation_id: str) -> RowFacts:
         """Return the facts once an asynchronous operation was accepted, and so paid."""
         return replace(self, charges=self._last("spent", generation_id))
@@ -181,7 +209,11 @@ class RowFacts:
 
     def to_json(self) -> bytes:
         """Return the object as it is stored."""
-        return to_json({"schema": SCHEMA, **asdict(self)}).encode() + b"\n"
+        return to_json(self.stored()).encode() + b"\n"
+
+    def stored(self) -> dict[str, object]:
+        """Return the object as it is stored, in values of JSON."""
+        return {"schema": SCHEMA, **asdict(self)}
 
     def _last(self, state: ChargeState, generation_id: str | None = None) -> tuple[Charge, ...]:
         """Return the charges with another state of the last one, where it is still open."""
