@@ -17,8 +17,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stable_async.files import AtomicFile
-from stable_async.jobs import Job, JobChangedError, JobError, JobSettings, PromptRules, StorageError
+from stable_async.jobs import (
+    Job,
+    JobChangedError,
+    JobError,
+    JobSettings,
+    PromptRules,
+    StorageError,
+    runner,
+)
 from stable_async.jobs.begun import Begun
+from stable_async.jobs.budget import Budget
+from stable_async.jobs.errors import LedgerError
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.ledger_writer import LedgerWriter
 from stable_async.jobs.lock import locked
@@ -27,6 +37,7 @@ from stable_async.jobs.recovery import read_begun
 from stable_async.jobs.row import ImageFacts, Result, Row, derive_seed
 from stable_async.jobs.storage import folder as folder_store
 from stable_async.jobs.storage.owner import owner, remove_left_over
+from tests.jobs.shop import make_picture
 from tests.jobs.test_crash import execute, fill
 from tests.jobs.torture import Torture, check_job
 from tests.needs import small_disk
@@ -460,6 +471,45 @@ async def test_a_claim_is_on_the_disk_before_its_request_leaves(
         assert bench.shop.asked == []
         gate.set()
         assert (await running).ending == "complete"
+
+
+async def test_an_image_that_could_not_be_noted_may_have_cost(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that other jobs that share the budget do not spend its price again."""
+    settled: list[tuple[float, str]] = []
+    do, settle = LedgerWriter.do, Budget.settle
+
+    async def failing(self: LedgerWriter, change: Any) -> Any:
+        if getattr(change, "func", None) is Ledger.settle:
+            raise LedgerError("the ledger cannot be written: disk I/O error")
+        return await do(self, change)
+
+    def noting(self: Budget, price: float, charge: Any) -> None:
+        settled.append((price, charge))
+        settle(self, price, charge)
+
+    monkeypatch.setattr(LedgerWriter, "do", failing)
+    monkeypatch.setattr(Budget, "settle", noting)
+    assert (await bench.run(bench.write("a"), budget=3.0)).ending == "stopped"
+    assert bench.shop.sold.total() == 1
+    assert settled == [(3.0, "in doubt")]
+
+
+async def test_room_is_kept_for_images_that_are_on_their_way(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk does not show them yet."""
+    size = len(make_picture("p", "10"))
+    monkeypatch.setattr(runner, "ASSUMED_IMAGE", size)
+    monkeypatch.setattr(
+        folder_store.FolderStore, "free_space", lambda _: runner.DISK_MARGIN + 3 * size
+    )
+    bench.shop.latency = 0.01
+    path = bench.write(*({"prompt": "p", "seed": seed} for seed in range(10, 30)))
+    summary = await bench.run(path, max_in_flight=8)
+    assert (summary.ending, summary.done) == ("complete", 20)
+    assert bench.shop.most_in_shop <= 3
 
 
 # Signals.
