@@ -451,6 +451,16 @@ async def test_a_submission_that_has_left_is_finished_and_kept_as_any_call(
     assert not caplog.records
 
 
+async def test_a_misspelt_word_within_a_field_is_told_from_those_around_it() -> None:
+    async with client("http://127.0.0.1:1") as one:
+        with pytest.raises(InvalidRequestError) as caught:
+            await one.v1.text_to_image("e", cast("Any", [{"text": "x", "wieght": 1}]))
+    (problem,) = caught.value.problems
+    assert problem.field == "text_prompts.0.wieght"
+    assert problem.given == "no such argument, did you mean weight?"
+    assert problem.allowed == "text, weight"
+
+
 @pytest.mark.parametrize("host", ["a..b", "a" * 64, ""])
 @pytest.mark.parametrize("setting", ["base_url", "proxy"])
 def test_a_host_that_cannot_be_looked_up_is_refused_at_once(setting: str, host: str) -> None:

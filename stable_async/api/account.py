@@ -6,7 +6,9 @@ Facts: v1 documents of api.stability.ai.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from stable_async.api.answers import Answer, read_as
 from stable_async.api.base import Operation, WholeRequest
@@ -49,7 +51,7 @@ class Balance:
         credits: It lags behind, and once showed a wrong figure for minutes: do not account by it.
     """
 
-    credits: float
+    credits: Annotated[float, Field(allow_inf_nan=False)]
 
 
 class AccountDetails(WholeRequest[Account]):

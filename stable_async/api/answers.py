@@ -133,13 +133,14 @@ def read_as(kind: type[ContentT], answer: Answer) -> ContentT:
     """Return the JSON of an answer as a value of `kind`.
 
     Raises:
-        InvalidResponseError: The body is no JSON of this shape.
+        InvalidResponseError: The body is no JSON, or not of this shape.
     """
+    content = read_json(answer)
     try:
-        return TypeAdapter(kind).validate_json(answer.body)
+        return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
         where = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
-        raise answer.unreadable(f"JSON that is not as documented ({where})") from None
+        raise answer.unreadable(f"JSON that is not as documented ({where or 'its kind'})") from None
 
 
 def read_artifacts(answer: Answer) -> list[Image]:

@@ -6,14 +6,26 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from inspect import get_annotations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, Self, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    ClassVar,
+    Generic,
+    Literal,
+    Self,
+    TypeVar,
+    cast,
+    get_args,
+)
 from urllib.parse import quote
 
 from annotated_types import Ge, Le, MaxLen, MinLen, MultipleOf
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import ValidationError as PydanticValidationError
 from pydantic_core import PydanticCustomError, core_schema
+from typing_extensions import is_typeddict
 
 from stable_async.api.file_input import FileInput, FilePart, holds_pixels
 from stable_async.api.heads import FileHead
@@ -395,14 +407,26 @@ def _rule_error(problem: FieldProblem) -> InitErrorDetails:
     }
 
 
+def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """Return the words that are known at `place`: of the request, or of a dictionary within it."""
+    if len(place) == 1:
+        return list(model.model_fields)
+    kinds: list[object] = [model.model_fields[str(place[0])].annotation]
+    for kind in kinds:  # grows
+        if is_typeddict(kind):
+            return list(get_annotations(cast("type", kind)))
+        kinds += get_args(kind)
+    return []
+
+
 def _problem(model: type[BaseModel], detail: ErrorDetails) -> FieldProblem:
     name = ".".join(str(part) for part in detail["loc"]) or ""
     top = str(detail["loc"][0]) if detail["loc"] else ""
     if detail["type"] == RULE:
         return FieldProblem(name, detail["ctx"]["given"], detail["ctx"]["allowed"])
     if detail["type"] == "extra_forbidden":
-        fields = model.model_fields
-        return FieldProblem(name, unknown_word(name, fields), ", ".join(fields))
+        fields = _fields_at(model, detail["loc"])
+        return FieldProblem(name, unknown_word(str(detail["loc"][-1]), fields), ", ".join(fields))
     field = model.model_fields.get(top)
     if detail["type"] == "missing":
         return FieldProblem(name, "not given", "required")

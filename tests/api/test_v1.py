@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any
 
 import pytest
@@ -86,9 +87,20 @@ def test_a_balance_has_fractions() -> None:
     assert AccountBalance().read(json_answer({"credits": 0.5})) == Balance(0.5)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"credits": "many"}', b"\xff"])
-def test_another_balance_is_said_to_be_none(body: bytes) -> None:
-    with pytest.raises(InvalidResponseError, match="not as documented"):
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "no bytes instead of JSON"),
+        (b"<html><title>Log in</title>", 'a web page that says "Log in" instead of JSON'),
+        (b"\xff", "1 bytes of an unknown kind instead of JSON"),
+        (b"{}", "not as documented (credits)"),
+        (b"[]", "not as documented (its kind)"),
+        (b'{"credits": "many"}', "not as documented (credits)"),
+        (b'{"credits": NaN}', "not as documented (credits)"),
+    ],
+)
+def test_another_balance_is_said_to_be_none(body: bytes, says: str) -> None:
+    with pytest.raises(InvalidResponseError, match=re.escape(says)):
         AccountBalance().read(Answer(200, {}, body))
 
 
