@@ -23,6 +23,7 @@ _KEY_LIKE = re.compile(r"\bsk-[\w*-]{6,}")
 # Base64 text of the first eight characters is as good as the key is hard to guess from it.
 _LEAST_BASE64 = 8
 SHORTEST_FORM = 8
+_SPACE = " ?"
 
 
 def clean(text: str, *, limit: int = MAX_TEXT, key: str = "") -> str:
@@ -63,8 +64,9 @@ def redact(text: str, key: str) -> str:
 def _forms_of(key: str) -> re.Pattern[str]:
     """Return a pattern for every form of `key`."""
     characters = [_character(character) for character in key]
-    # A form may be mixed, such as a percent-encoded hyphen among plain letters.
-    forms = ["".join(characters), key.encode().hex()]
+    # A form may be mixed, such as a percent-encoded hyphen among plain letters, and broken by what
+    # has become a space: a line break, an escape sequence, an invisible character.
+    forms = [_SPACE.join(characters), _SPACE.join(key.encode().hex())]
     if len(key) >= 16:
         forms.append("".join(characters[:4]) + r"\S{0,12}?[*•·….]{3,}\S{0,12}")
     for lead in range(3):
@@ -73,7 +75,8 @@ def _forms_of(key: str) -> re.Pattern[str]:
         text = base64.b64encode(b"\0" * lead + key.encode()).decode().rstrip("=")
         inner = text[(lead * 8 + 5) // 6 : (lead + len(key.encode())) * 8 // 6]
         if len(inner) >= _LEAST_BASE64:
-            forms.append(re.escape(inner).replace(r"\+", "[+-]").replace("/", "[/_]") + "[=]{0,2}")
+            letters = _SPACE.join(map(re.escape, inner))
+            forms.append(letters.replace(r"\+", "[+-]").replace("/", "[/_]") + "[=]{0,2}")
     return re.compile("|".join(forms), re.IGNORECASE)
 
 

@@ -266,3 +266,21 @@ def test_retry_after_is_at_least_a_second_and_at_most_an_hour(
 
 def test_the_page_of_verdicts_is_that_of_the_code() -> None:
     assert PAGE.read_text() == page(), "run `python -m tests.verdicts_page`"
+
+
+@pytest.mark.parametrize(
+    "between", ["\n", "\r\n ", "\0", "\u200b", "\u00ad", "\u00a0", "\x1b[0m", " "]
+)
+@pytest.mark.parametrize("every", [1, 16, 20])
+@pytest.mark.parametrize("form", ["plain", "hex", "base64"])
+def test_a_key_that_is_broken_in_pieces_is_taken_out(between: str, every: int, form: str) -> None:
+    key = "sk-0a1b2c3d4e5f6g7h8i9j"
+    spelt = {
+        "plain": key,
+        "hex": key.encode().hex(),
+        "base64": base64.b64encode(key.encode()).decode(),
+    }[form]
+    broken = between.join(spelt[start : start + every] for start in range(0, len(spelt), every))
+    left = clean(f"the key {broken} is wrong", key=key).removeprefix("the key [key]")
+    # The last letter of base64 belongs to what follows as well.
+    assert len(left.removesuffix(" is wrong").strip(" =")) <= 1
