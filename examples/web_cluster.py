@@ -43,10 +43,10 @@ class Balancer:
             tasks.create_task(self._pass_on(there, writer))
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        for _ in self._ports:
-            port = self._ports[next(self._turns) % len(self._ports)]
+        first = next(self._turns)
+        for turn in range(first, first + len(self._ports)):
             with suppress(OSError):
-                return await asyncio.open_connection(HOST, port)
+                return await asyncio.open_connection(HOST, self._ports[turn % len(self._ports)])
         raise ConnectionError("no worker takes connections")
 
     @staticmethod
@@ -74,6 +74,17 @@ async def start_address(port: int) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(sys.executable, *uvicorn, *where, *patience)
 
 
+async def ready(address: asyncio.subprocess.Process, port: int) -> None:
+    """Wait until the workers of an address take connections."""
+    while address.returncode is None:
+        with suppress(OSError):
+            _, writer = await asyncio.open_connection(HOST, port)
+            writer.close()
+            return
+        await asyncio.sleep(0.1)
+    sys.exit("the workers have ended; what they say is above")
+
+
 async def main(port: int) -> None:
     if "://" not in os.environ.get("STABILITY_SHARED_QUOTA", ""):
         sys.exit("set STABILITY_SHARED_QUOTA to the URL of a Redis server")
@@ -83,13 +94,16 @@ async def main(port: int) -> None:
     for signal_ in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_, stopped.set)
     try:
+        for address, each in zip(addresses, ports, strict=True):
+            await ready(address, each)
         balancer = await asyncio.start_server(Balancer(ports).serve, HOST, port)
         print(f"http://{HOST}:{port}", flush=True)
         await stopped.wait()
         balancer.close()
     finally:
         for address in addresses:
-            address.terminate()
+            with suppress(ProcessLookupError):
+                address.terminate()
         await asyncio.gather(*(address.wait() for address in addresses))
 
 
