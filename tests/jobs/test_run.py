@@ -287,6 +287,9 @@ async def test_a_server_that_is_not_there_ends_the_job_at_once(bench: Bench) -> 
     assert (summary.ending, summary.failed, summary.requests) == ("stopped", 0, 0)
     assert "cannot connect" in str(summary.error)
     assert (await bench.run(path)).done == 50
+    with contextlib.closing(sqlite3.connect(bench.out / "job.sqlite")) as ledger:
+        [(left,)] = ledger.execute("SELECT sum(requests) FROM departures").fetchall()
+    assert left == 50
 
 
 async def test_a_job_waits_for_a_server_that_was_there(bench: Bench) -> None:
