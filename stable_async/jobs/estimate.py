@@ -51,7 +51,8 @@ class Share:
         service: Its name.
         model: The model, where rows name one.
         rows: How many.
-        credits: What they cost; `None` where no source states it.
+        credits: What they cost; `None` where no source states it. Generations that were accepted
+            are paid for.
     """
 
     service: str
@@ -207,7 +208,7 @@ def _requests(ledger: Ledger, states: Iterable[State]) -> Iterator[dict[str, obj
             request: dict[str, object] = {"id": row.id, "service": row.service, **row.fields}
             if row.seed is not None:
                 request["seed"] = row.seed
-            yield request | {"credits": row.price}
+            yield request | {"credits": row.price if row.generation_id is None else 0.0}
 
 
 def _copy_of_ledger(settings: JobSettings | None, temporary: Path) -> Ledger:

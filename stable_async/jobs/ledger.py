@@ -343,10 +343,12 @@ class Ledger:
     def outstanding(self, *states: State) -> list[tuple[str, str | None, int, float | None]]:
         """Return service, model, number and price of the listed rows in some states.
 
-        Without `states` these are the ones that a run sends.
+        Without `states` these are the ones that a run sends. A generation that has an id is paid
+        for, and is only fetched.
         """
         return self._db.execute(
-            "SELECT service, json_extract(parameters, '$.model') AS model, count(*), sum(price) "
+            "SELECT service, json_extract(parameters, '$.model') AS model, count(*), "
+            "sum(iif(generation_id IS NULL, price, 0.0)) "
             "FROM rows WHERE listed AND state IN (SELECT value FROM json_each(?)) "
             "GROUP BY 1, 2 ORDER BY 3 DESC",
             (json.dumps(states or ("waiting", "again")),),

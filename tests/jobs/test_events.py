@@ -124,12 +124,16 @@ async def test_what_was_in_flight_when_a_run_was_killed_is_in_doubt_for_all_who_
     status = job_status(killed)
     counts = status.counts
     assert (counts.done, counts.in_doubt, counts.waiting, counts.in_flight) == (1, 1, 1, 0)
-    assert (status.spent, status.credits_in_doubt) == (63, 3)
+    assert (status.spent, status.credits_in_doubt, status.credits_left) == (63, 3, 0)
     assert status.failures == {"in flight at the end": 1}
     with reading_job([killed]) as view:
         assert [share[3:] for share in view.ledger.spending()] == [(60, 0), (3, 3)]
     async with bench.client() as client:
-        summary = await bench.job(path, folder=killed).run(client)
+        job = bench.job(path, folder=killed)
+        summary = await job.run(client)
+    assert job.estimate is not None
+    assert (job.estimate.new, job.estimate.credits) == (1, 0.0)
+    assert [request["credits"] for request in job.estimate.first_requests] == [0.0]
     assert (summary.spent, summary.credits_in_doubt, summary.in_doubt) == (63, 3, 1)
 
 

@@ -419,7 +419,7 @@ async def test_each_step_of_an_image_is_on_the_disk_before_the_next(
 
     def noting_commit(self: LedgerWriter, changes: Any) -> Any:
         results = commit(self, changes)
-        if (state := committed()) not in steps[-1:]:
+        if (state := committed()) not in steps:
             steps.append(state)
         return results
 
