@@ -21,7 +21,7 @@ SIZES = {"small": 1_000, "large": 1_500_000}
 
 
 def prepared_answers() -> dict[bytes, bytes]:
-    """Give answers by the last word of the path's first part: /small/..., /large/..., /json/..."""
+    """Return answers by the first part of the path: /small/..., /large/..., /json/..."""
     answers = {}
     for name, size in SIZES.items():
         picture = b"\x89PNG\r\n\x1a\n" + bytes(size - 8)

@@ -102,7 +102,7 @@ STARTED: list[float] = []
 
 
 def measure(what: str, url: str, prompts: Path, folder: Path) -> dict[str, float]:
-    """Give wall seconds, CPU seconds and peak memory, MiB, of a run in a process of its own."""
+    """Return wall seconds, CPU seconds and peak memory, MiB, of a run in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.jobs", "--do", what, url, prompts, folder]
     output = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
     result: dict[str, float] = json.loads(output.stdout)

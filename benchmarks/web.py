@@ -113,7 +113,7 @@ async def logged(url: str) -> list[float]:
 
 
 def sharing(url: str, folder: str) -> dict[str, str]:
-    """Give the environment of processes that share one key's quota."""
+    """Return the environment of processes that share one key's quota."""
     return {
         "STABILITY_API_KEY": KEY,
         "STABILITY_BASE_URL": url,

@@ -24,7 +24,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def png(color: int, padding: int = 0) -> bytes:
-    """Give an image of one pixel that readers of PNG take, and some bytes that they skip."""
+    """Return an image of one pixel that readers of PNG take, and some bytes that they skip."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (

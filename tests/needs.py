@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def module(name: str) -> ModuleType:
-    """Give a module that is only installed for development."""
+    """Return a module that is only installed for development."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -26,7 +26,7 @@ def module(name: str) -> ModuleType:
 
 @contextmanager
 def small_disk(folder: Path, mebibytes: int) -> Iterator[Path]:
-    """Give a disk that is soon full."""
+    """Return a disk that is soon full."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:

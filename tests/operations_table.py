@@ -96,13 +96,13 @@ TAGS = {
 
 
 def operations_of(model: type[Request[Any]]) -> tuple[Operation, ...]:
-    """Give the operations of a model: one, or one for each generation of Stable Audio."""
+    """Return the operations of a model: one, or one for each generation of Stable Audio."""
     several: tuple[Operation, ...] | None = getattr(model, "operations", None)
     return several or (cast("Operation", model.operation),)
 
 
 def link(group: str, operation: Operation) -> str:
-    """Give the address of an operation's documentation."""
+    """Return the address of an operation's documentation."""
     if "stable-audio-2/" in operation.path:
         tag = "Stable-Audio-2"
     elif operation.path.endswith("/result/{id}"):
@@ -118,7 +118,7 @@ def link(group: str, operation: Operation) -> str:
 
 
 def price(model: type[Request[Any]], operation: Operation) -> str:
-    """Give what an operation costs, over all its models and steps."""
+    """Return what an operation costs, over all its models and steps."""
     if operation.path.startswith("/v1/generation"):
         return "not stated"
     if operation.credits is not None:
@@ -140,7 +140,7 @@ def price(model: type[Request[Any]], operation: Operation) -> str:
 
 
 def rows() -> Iterator[str]:
-    """Give the lines of the table."""
+    """Return the lines of the table."""
     yield "| `await client.` | request | credits | returns | operation |"
     yield "|---|---|--:|---|---|"
     for path, model in COROUTINES.items():
@@ -155,12 +155,12 @@ def rows() -> Iterator[str]:
 
 
 def table() -> str:
-    """Give the table with its markers."""
+    """Return the table with its markers."""
     return "\n".join([BEGIN, "", *rows(), "", END])
 
 
 def with_table(page: str) -> str:
-    """Give a page with the table of today between its markers."""
+    """Return a page with the table of today between its markers."""
     return re.sub(f"{BEGIN}.*{END}", lambda _: table(), page, flags=re.DOTALL)
 
 

@@ -52,7 +52,7 @@ def answer(
     length: int | None = None,
     headers: str = "",
 ) -> bytes:
-    """Give a whole answer; `length` lies about the body's."""
+    """Return a whole answer; `length` lies about the body's."""
     return (
         f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n{headers}"
         f"Content-Length: {len(body) if length is None else length}\r\n\r\n"

@@ -9,7 +9,7 @@ import zlib
 
 
 def png_header(width: int, height: int) -> bytes:
-    """Give a PNG of that size without its pixels: enough for whoever looks at headers only."""
+    """Return a PNG of that size without its pixels: enough for code that reads headers only."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         checked = name + data
@@ -24,12 +24,12 @@ PNG_HEAD = png_header(1024, 1024)
 
 
 def png(size: int) -> bytes:
-    """Give `size` bytes that begin like a PNG."""
+    """Return `size` bytes that begin like a PNG."""
     return PNG_HEAD + bytes(size - len(PNG_HEAD))
 
 
 def picture(width: int = 64, height: int = 64, kind: str = "png", mode: str = "RGB") -> bytes:
-    """Give a gray picture; `kind` is one of Pillow's names of formats."""
+    """Return a gray image; `kind` is one of Pillow's names of formats."""
     import PIL.Image
 
     file = io.BytesIO()
@@ -39,7 +39,7 @@ def picture(width: int = 64, height: int = 64, kind: str = "png", mode: str = "R
 
 
 def wav(seconds: float, rate: int = 1_000) -> bytes:
-    """Give silence, one byte for each sample."""
+    """Return silence, one byte for each sample."""
     file = io.BytesIO()
     with wave.open(file, "wb") as sound:
         sound.setnchannels(1)
@@ -50,6 +50,6 @@ def wav(seconds: float, rate: int = 1_000) -> bytes:
 
 
 def mp3(seconds: float) -> bytes:
-    """Give frames of MPEG 1 layer III, 32 kbit/s at 44.1 kHz."""
+    """Return frames of MPEG 1 layer III, 32 kbit/s at 44.1 kHz."""
     frame = b"\xff\xfb\x10\x00" + bytes(100)
     return frame * round(seconds * 44_100 / 1_152)

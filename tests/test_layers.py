@@ -39,7 +39,7 @@ ORDER = [
 
 
 def imports(path: Path) -> set[str]:
-    """Give the rooms a module imports from, annotations and function bodies included."""
+    """Return the rooms a module imports from, annotations and function bodies included."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -75,7 +75,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 def reaches(graph: dict[Path, set[Path]], start: Path, end: Path) -> bool:
-    """Tell whether `start` imports `end`, directly or not."""
+    """Return whether `start` imports `end`, directly or not."""
     seen: set[Path] = set()
     pending = [start]
     while pending:

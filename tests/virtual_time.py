@@ -48,7 +48,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super().__init__(self._jumping)
 
     def time(self) -> float:
-        """Give the virtual time, seconds."""
+        """Return the virtual time, seconds."""
         return self._jumping.now
 
     def stand_still(self, seconds: float) -> None:

@@ -153,7 +153,7 @@ class _Base64Text:
 
     def _decoded(self, letters: bytes) -> bytes:
         if letters and self._padded:
-            raise ValueError("base64 text goes on after its padding")
+            raise ValueError("base64 text continues after its padding")
         self._padded = letters.endswith(b"=")
         return binascii.a2b_base64(letters, strict_mode=True)
 

@@ -165,7 +165,7 @@ RULES: tuple[Rule, ...] = (
     _api(
         "account", "stop", PaymentRequiredError,
         "balance", "credit", "payment", "billing", "funds",
-        why="no credits are left; also as 429 or 403, where it is no penalty",
+        why="no credits are left; also as 429 or 403, which is not a penalty then",
     ),
     _api(
         "account", "stop", AuthenticationError, "unauthorized", "unauthenticated", "api_key",
@@ -225,7 +225,7 @@ RULES: tuple[Rule, ...] = (
         "stop", APIStatusError, within=range(300, 400), title="3xx",
         why="never followed, since the key would go to another host",
     ),
-    _way("stop", AuthenticationError, 401, why="something on the way wants a login of its own"),
+    _way("stop", AuthenticationError, 401, why="something on the way requires its own login"),
     _way("stop", PaymentRequiredError, 402, why="something on the way wants to be paid"),
     _way("pause", PermissionDeniedError, 403, why="a firewall's page"),
     _way(

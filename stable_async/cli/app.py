@@ -105,7 +105,7 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(f"{where}{error.strerror or error}", CANNOT_WORK)
     except (KeyboardInterrupt, asyncio.CancelledError):
         pays = any(command in arguments for command in PAYING)
-        what = "given up; what was in flight may have been billed" if pays else "interrupted"
+        what = "aborted; what was in flight may have been billed" if pays else "interrupted"
         return _complain(what, INTERRUPTED)
     return status if isinstance(status, int) else OK
 

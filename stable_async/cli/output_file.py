@@ -110,7 +110,7 @@ class OutputFile:
         print(f"{path}: {result.content_type}{seed}{price}")
         named = MEDIA_TYPES.get(path.suffix.lower(), result.content_type)
         if named != result.content_type:
-            print(f"the bytes are {result.content_type}, whatever the name says")
+            print(f"the bytes are {result.content_type}, not what the name says")
         if result.filtered:
             print("the result was blurred by the content filter; it is billed all the same")
         return status

@@ -153,10 +153,10 @@ def _as_begun(
 ) -> tuple[PromptFile | None, PromptRules, Connection, str | None]:
     """Return prompt file, rules, connection and URL of the images of a job, as it was begun."""
     if replace(options, limit=None, sample=None) != PromptOptions():
-        raise UsageError("PROMPTS is missing; without it a job goes on as it was begun")
+        raise UsageError("PROMPTS is missing; without it a job continues with its own options")
     found = read_begun(out)
     if found is None:
-        raise UsageError(f"{out} is no job that was begun; name PROMPTS")
+        raise UsageError(f"{out} is not a job yet; name PROMPTS")
     begun, images = found
     if begun.server == SANDBOX:
         connection = replace(connection, sandbox=True)

@@ -150,7 +150,7 @@ def changed_error(
         cost = f" With these words {count:,} images would be new, for {price:,g} credits."
     return JobChangedError(
         f"{folder} was begun with other words: {'; '.join(differences)}.{cost} "
-        f"`run --out {folder}` goes on as before; --change accepts the new words"
+        f"`run --out {folder}` continues as before; --change accepts the new options"
     )
 
 

@@ -180,7 +180,7 @@ def _merge(
             try:
                 whole.take_in(ledger)
             except sqlite3.IntegrityError as error:
-                raise JobError(f"{folder} is no part of the same job: {error}") from error
+                raise JobError(f"{folder} is not a part of the same job: {error}") from error
         for store in stores:
             _take_in_store(whole, store)
         if not folders:

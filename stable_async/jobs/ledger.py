@@ -256,7 +256,7 @@ class Ledger:
         )
         ours = _tables_of(self._db) >= _expected_tables()
         if application != APPLICATION_ID and not ours:
-            raise LedgerError(f"{path} is no ledger of stable-async")
+            raise LedgerError(f"{path} is not a ledger of stable-async")
         if version > VERSION:
             raise LedgerError(
                 f"{path} was written by a newer stable-async (ledger version {version}, this one "

@@ -267,7 +267,7 @@ class _Opening:
         if now is not None:
             return now
         if before is None:
-            raise JobError(f"{self._settings.folder} is no job yet: name its prompts")
+            raise JobError(f"{self._settings.folder} is not a job yet: name its prompts")
         return replace(before, server=server)
 
     def plan(
@@ -325,7 +325,7 @@ class _Opening:
         if in_doubt and settings.resend_doubtful:
             price = sum(row.price or 0.0 for row in ledger.rows("in doubt"))
             self._notes.append(
-                f"{counted(in_doubt, 'row')} in doubt: sent once more, for {price:,g} credits; may "
+                f"{counted(in_doubt, 'row')} in doubt: sent again, for {price:,g} credits; may "
                 "be billed already"
             )
 

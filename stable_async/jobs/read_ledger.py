@@ -34,7 +34,7 @@ def reading(folder: Path) -> Iterator[Ledger]:
     """
     path = folder / LEDGER_NAME
     if not path.exists():
-        raise JobError(f"{folder} is no job: it has no {LEDGER_NAME}")
+        raise JobError(f"{folder} is not a job: it has no {LEDGER_NAME}")
     try:
         with _opened(path) as ledger, ledger.snapshot():
             if not is_locked(folder):

@@ -80,7 +80,7 @@ def open_ledger(folder: Path, store: Store, shard: Shard = WHOLE) -> tuple[Ledge
         and not any(map(_is_corrupt_copy, others))
     ):
         raise JobError(
-            f"{folder} is no job: it has other files and no {LEDGER_NAME}; "
+            f"{folder} is not a job: it has other files and no {LEDGER_NAME}; "
             "choose a new folder, or an empty one"
         )
     # Under another name until it is whole: else the next run would take it for the whole truth.

@@ -480,8 +480,8 @@ class QuotaState:
             return
         if self._share == 1.0:
             logger.warning(
-                "429 although our own count is within the quota: somebody else may use the key; "
-                "using a smaller share of it, to be regained slowly"
+                "429 although our own count is within the quota: another program may use the key; "
+                "using a smaller share of it, which grows back slowly"
             )
         self._share = max(self._share_now() * CUT, LEAST_SHARE)
         self._share_since = self._penalty_until

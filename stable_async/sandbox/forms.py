@@ -252,7 +252,7 @@ async def read_form(
     except BaseException as error:
         reader.abandon()
         if isinstance(error, FormParserError | UnicodeError):
-            raise BodyError("body: is no valid multipart/form-data") from error
+            raise BodyError("body: is not valid multipart/form-data") from error
         raise
     return reader.form
 
@@ -261,14 +261,14 @@ async def read_json(chunks: AsyncIterator[bytes]) -> dict[str, object]:
     """Return the object of a JSON body.
 
     Raises:
-        BodyError: It is no JSON object.
+        BodyError: It is not a JSON object.
         BodyTooLargeError: It is larger than any request that the API takes needs to be.
     """
     body = b"".join([chunk async for chunk in _bounded(chunks, JSON_BYTES)])
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BodyError("body: is no valid JSON") from error
+        raise BodyError("body: is not valid JSON") from error
     if not isinstance(value, dict):
         raise BodyError("body: must be a JSON object")
     return value

@@ -68,7 +68,7 @@ class _Protocol(RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("an answer was already begun")
         request_id = secrets.token_hex(16)
-        error = ErrorBody("v2", request_id, "bad_request", ("request: is no valid HTTP",))
+        error = ErrorBody("v2", request_id, "bad_request", ("request: is not valid HTTP",))
         body = json_answer(status, error.json()).body
         response = web.Response(
             status=status,
@@ -310,7 +310,7 @@ async def _body(request: web.BaseRequest) -> AsyncIterator[bytes]:
         async for chunk in request.content.iter_any():
             yield chunk
     except RequestPayloadError as error:
-        raise BodyError("body: is no valid HTTP content") from error
+        raise BodyError("body: is not valid HTTP content") from error
 
 
 async def _cut(request: web.BaseRequest, response: web.StreamResponse, answer: Answer) -> None:

@@ -64,7 +64,7 @@ def _context(name: str, path: str) -> ssl_module.SSLContext:
     except OSError as error:  # ssl.SSLError among them
         reason = error.strerror or type(error).__name__
         raise ConfigurationError(
-            f"{name} is {path!r}, which is no CA bundle: {reason}; "
+            f"{name} is {path!r}, which is not a CA bundle: {reason}; "
             "allowed: a file of certificates in PEM, or a folder of them"
         ) from error
 

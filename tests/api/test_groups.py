@@ -49,7 +49,7 @@ def coroutine(path: str) -> Callable[..., Any]:
 
 
 def members(annotation: object) -> object:
-    """Give an annotation in a form that compares: unions flat and without order."""
+    """Return an annotation in a form that compares: unions flat and without order."""
     if get_origin(annotation) in (Union, types.UnionType):
         return frozenset(map(members, get_args(annotation)))
     return annotation

@@ -42,7 +42,7 @@ async def fields_refused(request: Request[Any]) -> list[str]:
 
 
 def jpeg_with_long_header(length: int, width: int = 64) -> bytes:
-    """Give a JPEG whose size stands after `length` bytes of metadata."""
+    """Return a JPEG whose size stands after `length` bytes of metadata."""
     plain = picture(width, 64, "jpeg")
     segment = b"\xff\xe1\xff\xff" + bytes(0xFFFF - 2)
     return plain[:2] + segment * (length // len(segment) + 1) + plain[2:]

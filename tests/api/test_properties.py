@@ -137,7 +137,7 @@ async def test_a_name_that_is_no_utf8_does_not_stop_a_file(wire: Wire, tmp_path:
 
 
 def largest(request: Request[Any]) -> int:
-    """Give how much a file may be padded before the request is too large."""
+    """Return how much a file may be padded before the request is too large."""
     name = 'filename="picture.png"'
     texts = sum(len(f'Content-Disposition: form-data; name="{n}"') for n, _ in request.texts())
     return MAX_REQUEST_BYTES - len(PICTURE) - 300 - len(name) - texts

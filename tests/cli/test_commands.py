@@ -298,5 +298,5 @@ async def test_status_3_for_rows_in_doubt_with_their_price(
     assert (summary["spent"], summary["credits_in_doubt"]) == (3.0, 3.0)
     ended = await command("run", "--resend-doubtful", *where)
     assert ended.status == 0, ended.errors
-    assert "sent once more, for 3 credits" in ended.errors
+    assert "sent again, for 3 credits" in ended.errors
     assert shop.sold.total() == 3

@@ -55,7 +55,9 @@ async def test_a_folder_that_is_no_job_is_refused_in_one_line(
 ) -> None:
     ended = await command(*arguments)
     assert ended.status == 1
-    assert ended.errors.strip().splitlines() == ["stable-async: . is no job: it has no job.sqlite"]
+    assert ended.errors.strip().splitlines() == [
+        "stable-async: . is not a job: it has no job.sqlite"
+    ]
 
 
 @pytest.mark.parametrize(

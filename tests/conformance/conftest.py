@@ -39,7 +39,7 @@ def harness(shared: Harness, record_property: Callable[[str, object], None]) -> 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many checks ran, whichever processes they ran in."""
+    """Say how many checks ran, in all processes."""
     counts = [
         int(str(value))
         for reports in terminalreporter.stats.values()

@@ -205,7 +205,7 @@ def _write_sparse(path: Path, size: int) -> None:
 
 
 async def _announce(h: Harness, operation: str, size: int) -> int:
-    """Say that a body of `size` bytes comes, send none of it, and give the status."""
+    """Say that a body of `size` bytes comes, send none of it, and return the status."""
     url = urlsplit(h.sandbox.url)
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
     path = next(fact["path"] for fact in facts()["endpoints"] if fact["id"] == operation)

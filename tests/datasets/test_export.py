@@ -83,7 +83,7 @@ READERS: dict[ExportFormat, Callable[[Path], Rows]] = {
 
 
 def files(target: Path) -> dict[str, tuple[int, bytes]]:
-    """Give inode and content of all files that make up a data set."""
+    """Return inode and content of all files that make up a data set."""
     return {
         str(path.relative_to(target)): (path.stat().st_ino, path.read_bytes())
         for path in target.rglob("*")
@@ -570,7 +570,7 @@ def test_a_card_survives_whatever_prompts_say(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_job_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="is no job"):
+    with pytest.raises(JobError, match="is not a job"):
         export_job(tmp_path, tmp_path / "set", "parquet")
     assert not (tmp_path / "set").exists()
 

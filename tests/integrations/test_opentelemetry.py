@@ -47,7 +47,7 @@ class Telescope:
         return self._spans.get_finished_spans()
 
     def metrics(self) -> dict[str, list[object]]:
-        """Give the values of each metric: sums, gauges, or counts of histograms."""
+        """Return the values of each metric: sums, gauges, or counts of histograms."""
         data = self._reader.get_metrics_data()
         found: dict[str, list[object]] = {}
         for resource in data.resource_metrics if data else ():

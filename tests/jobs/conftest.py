@@ -70,7 +70,7 @@ class Bench:
             return await self.job(path, rules, **settings).run(client)
 
     def lines(self) -> list[dict[str, Any]]:
-        """Give metadata.jsonl."""
+        """Return metadata.jsonl."""
         text = (self.out / "metadata.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
 

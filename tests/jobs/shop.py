@@ -202,7 +202,7 @@ class Shop:
 
 
 def make_picture(prompt: str, seed: str) -> bytes:
-    """Give the image of a prompt and a seed: always the same."""
+    """Return the image of a prompt and a seed: always the same."""
     width = 64 + len(prompt)
     return png_header(width, 64) + f"{prompt} {seed}".encode() * 20
 

@@ -95,7 +95,7 @@ async def test_status_is_told_while_a_job_runs_and_after(bench: Bench) -> None:
     assert (status.counts.done, status.counts.total, status.requests) == (2, 3, 3)
     assert (status.spent, status.credits_left, status.credits_in_doubt) == (6, 0, 0)
     assert status.failures == {"400 bad_request": 1}
-    with pytest.raises(JobError, match="is no job"):
+    with pytest.raises(JobError, match="is not a job"):
         job_status(bench.folder)
 
 

@@ -668,7 +668,7 @@ async def test_a_prompt_file_that_changes_during_the_run_changes_nothing_in_it(
 async def test_a_folder_with_other_things_in_it_is_left_alone(bench: Bench) -> None:
     bench.out.mkdir()
     (bench.out / "thesis.txt").write_text("x")
-    with pytest.raises(JobError, match="is no job"):
+    with pytest.raises(JobError, match="is not a job"):
         await bench.run(bench.write("a"))
     assert {path.name for path in bench.out.iterdir()} <= {"thesis.txt", ".lock"}
 

@@ -141,7 +141,7 @@ async def test_a_first_start_says_why_it_waits(
             began = time.monotonic()
             await send(limiter)
             assert time.monotonic() - began > HOLD - 0.5
-    assert "begins anew, since it was empty" in caplog.text
+    assert "starts again, since it was empty" in caplog.text
     assert f"nothing is sent for {HOLD:.3g} s" in caplog.text
 
 
@@ -162,7 +162,7 @@ async def test_a_restarted_server_has_lost_the_state(
             await waiting
             assert time.monotonic() - restarted > HOLD - 0.5
     assert "cannot be reached" in caplog.text
-    assert "begins anew" in caplog.text
+    assert "starts again" in caplog.text
 
 
 async def test_requests_wait_for_a_server_that_is_not_there_yet(tmp_path: Path) -> None:

@@ -307,8 +307,8 @@ def test_an_outage_is_told_once_and_so_is_its_end(caplog: pytest.LogCaptureFixtu
         "the shared quota at here cannot be reached",
         "the shared quota at here is reached again after 30.3 s",
         (
-            "the shared quota at here begins anew, since it was empty: what was sent before is not "
-            "known, and nothing is sent for 12.3 s"
+            "the shared quota at here starts again, since it was empty: what was sent before is "
+            "not known, and nothing is sent for 12.3 s"
         ),
     ]
 

@@ -9,7 +9,7 @@ class Server(Protocol):
     """Counts what arrives."""
 
     def arrive(self, now: float) -> bool:
-        """Say whether the request is served; one that is not does not count."""
+        """Return whether the request is served; one that is not does not count."""
         ...
 
 

@@ -228,7 +228,7 @@ def test_a_job_that_has_done_nothing_has_a_report(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_job_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="is no job"):
+    with pytest.raises(JobError, match="is not a job"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

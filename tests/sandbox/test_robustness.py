@@ -122,7 +122,7 @@ async def test_malformed_requests_get_an_answer_or_an_end(sandbox: Sandbox, data
 async def test_what_is_no_http_is_a_bad_request_like_any_other(sandbox: Sandbox) -> None:
     answer = await exchange(sandbox.url, b"GET / HTTP/1.1\r\nBad Header: x\r\n\r\n")
     assert statuses(answer) == [400]
-    assert b'{"errors":["request: is no valid HTTP"],' in answer
+    assert b'{"errors":["request: is not valid HTTP"],' in answer
 
 
 async def test_a_declared_size_over_the_limit_is_refused_before_the_body_comes(

@@ -103,7 +103,7 @@ def _read(objects: Objects, path: str) -> dict[str, object] | None:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise StorageError(f"{objects.name(path)} is no JSON object")
+        raise StorageError(f"{objects.name(path)} is not a JSON object")
     schema = found.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         raise StorageError(

@@ -67,7 +67,7 @@ WHY_LOST = {
     "empty": "it was empty",
     "restarted": "its server was restarted, or another one took over",
     "older": "its server has an old copy",
-    "terms": "it was kept for another quota, which nobody uses any more",
+    "terms": "it was kept for another quota that is no longer used",
 }
 
 
@@ -422,7 +422,7 @@ class RemoteHome:
     def _say_lost(self, answer: Answer) -> None:
         if "lost" in answer:
             logger.warning(
-                "the shared quota at %s begins anew, since %s: what was sent before is not known, "
+                "the shared quota at %s starts again, since %s: what was sent before is not known, "
                 "and nothing is sent for %.3g s",
                 self._service.where,
                 WHY_LOST[answer["lost"]],

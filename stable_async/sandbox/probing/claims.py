@@ -156,7 +156,7 @@ def field_claims(field: Field) -> Iterator[tuple[str, str]]:
     for choice in field.values:
         yield f"values.{choice}", f"may be {choice}"
     if field.values:
-        yield "values", "refuses what is none of its values"
+        yield "values", "refuses any other value"
         yield "values.only", f"has the values {', '.join(field.values)} and no other"
     for fmt in field.formats:
         yield f"formats.{fmt}", f"may be {fmt}"
