@@ -30,6 +30,13 @@ carry the verdict: `error.verdict`, and parts of it as `error.from_api`, `error.
   `--resend-doubtful`; several in a row make a pause as well.
 """
 
+KEPT = """\
+What has come whole is kept, whatever becomes of its answer. PNG, JPEG, WebP, WAV and GLB say where
+they end, and so does JSON: a last chunk that is missing, a connection that breaks or a time limit
+that expires after the last byte loses neither an image nor the id of a generation. The first bytes
+count more than the labels, `Content-Type` and `Content-Encoding` alike.
+"""
+
 LOOKS = """\
 ## Looks at a running generation
 
@@ -61,6 +68,7 @@ def page() -> str:
         table([rule for rule in RULES if not rule.from_api], api=False),
         "## No whole answer, and successes that are none\n",
         others(),
+        KEPT,
         LOOKS,
     ]
     return "\n".join(parts)
