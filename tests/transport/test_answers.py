@@ -29,6 +29,7 @@ from stable_async import (
     StabilityError,
     StableFast3D,
     TextToAudio,
+    Timeouts,
     UpscaleCreative,
     V1TextToImage,
     errors,
@@ -361,6 +362,30 @@ async def test_an_image_that_came_whole_is_kept_when_its_answer_breaks_off(
         assert (await one.generate.core("x")).data == expected
         async with one.stream(GenerateCore(prompt="x")) as stream:
             assert (await stream.save(tmp_path / "a")).read_bytes() == expected
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "wav", "glb", "json", "id"])
+async def test_what_came_whole_is_kept_when_a_time_limit_expires(kind: str) -> None:
+    bodies = FILES | {"json": ENTIRE, "id": b'{"id":"abc"}'}
+
+    async def stalls(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(endless(bodies[kind], "text/plain"))
+        await connection.reader.read()
+
+    limits = Timeouts(between_bytes=0.05)
+    async with raw_server(stalls) as url, client(url).with_options(timeout=limits) as one:
+        match kind:
+            case "wav":
+                kept = (await one.send(TextToAudio(prompt="x"))).data
+            case "glb":
+                kept = (await one.send(StableFast3D(image=PNG))).data
+            case "id":
+                submitted = await one.submit(UpscaleCreative(image=PNG, prompt="x"))
+                kept = f'{{"id":"{submitted.id}"}}'.encode()
+            case _:
+                kept = (await one.generate.core("x")).data
+    assert kept == (PNG if kind == "json" else bodies[kind])
 
 
 @pytest.mark.parametrize("cut", [1, 12, 60])
