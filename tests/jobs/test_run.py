@@ -272,6 +272,21 @@ async def test_interrupting_does_not_wait_for_the_end_of_a_shut_out(bench: Bench
     assert (await bench.run(path)).ending == "complete"
 
 
+async def test_what_was_refused_and_waits_is_not_on_its_way(bench: Bench) -> None:
+    bench.shop.script = {"a": ["slow 429"]}
+    async with bench.client(quota=Quota(penalty=1000.0)) as client:
+        job = bench.job(bench.write("a"))
+        running = asyncio.ensure_future(job.run(client))
+        await bench.shop.wait_for(1)
+        assert job.progress.in_flight == 1
+        bench.shop.opened.set()
+        while not job.progress.rate_limited:
+            await asyncio.sleep(0.001)
+        assert job.progress.in_flight == 0
+        job.interrupt()
+        await running
+
+
 async def test_429_stops_nobody_and_is_counted(bench: Bench) -> None:
     bench.shop.script["a"] = [429]
     path = bench.write("a", "b")
