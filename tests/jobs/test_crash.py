@@ -457,7 +457,7 @@ async def test_a_ledger_of_a_newer_version_is_left_alone(bench: Bench) -> None:
 async def test_a_database_of_another_program_is_left_alone(bench: Bench) -> None:
     bench.out.mkdir()
     execute(bench.out / "job.sqlite", "CREATE TABLE mine (x)")
-    with pytest.raises(LedgerError, match="no ledger of stable-async"):
+    with pytest.raises(LedgerError, match="not a ledger of stable-async"):
         await bench.run(bench.write("a"))
 
 
