@@ -38,18 +38,19 @@ count more than the labels, `Content-Type` and `Content-Encoding` alike.
 """
 
 LOOKS = """\
-## Looks at a running generation
+## Polling a running generation
 
-A look is free and is not retried: the next look, `poll_interval` later, is the retry. The
+A poll is free and is not retried: the next poll, `poll_interval` later, is the retry. The
 generation was paid for when it was submitted, and its id is never forgotten.
 
-- Whatever something on the way says, with whatever status, is looked at again: `billed` is `yes`,
-  `job` is `look`. So is a connection that breaks, a page with status 200, and a 429 or 5xx of the
-  API itself.
-- Only the API's own word about the request (`final` above) ends the generation; then `billed` is
-  `maybe`. Its word about the account (`stop` above) ends the looking at once.
-- After `result_timeout` (1,800 s) the looking ends with `APITimeoutError`, which carries
-  `generation_id`; `stable-async results get ID -o FILE` and `client.results.get(id)` look again.
+- After any answer that is not from the API, whatever its status, the client polls again: `billed`
+  is `yes`, `job` is `look`. The same holds for a broken connection, a page with status 200, and a
+  429 or 5xx of the API itself.
+- Only an error of the API about the request (`final` above) ends the generation; then `billed` is
+  `maybe`. An error of the API about the account (`stop` above) ends the polling at once.
+- After `result_timeout` (1,800 s) the polling ends with `APITimeoutError`, which carries
+  `generation_id`. `stable-async results get ID -o FILE` and `client.results.get(id)` fetch the
+  result later.
 
 ## Free requests
 
