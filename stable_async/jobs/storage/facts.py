@@ -96,20 +96,8 @@ class RowFacts:
         """
         charges = () if before is None else _closed(before.charges)
         attempt = max(row.attempts, len(charges)) + 1
-        return cls(
-            id=row.id,
-            service=row.service,
-            fields=row.fields,
-            metadata=row.metadata,
-            seed=row.seed,
-            price=row.price,
-            position=row.position,
-            number=row.number,
-            content=row.content.hex(),
-            copy=row.copy,
-            remake=row.remake,
-            charges=(*charges, Charge(attempt, row.price, "reserved", None, token)),
-        )
+        charge = Charge(attempt, row.price, "reserved", None, token)
+        return cls.of(row, "in flight", (*charges, charge), None, None)
 
     @classmethod
     def of(
