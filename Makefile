@@ -1,4 +1,4 @@
-# `make demo` and `make test` set everything up by themselves, in .venv.
+# Every target sets up what it needs, in .venv.
 SHELL := /bin/sh
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,20 +9,20 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 .PHONY: help demo test test-wheel test-ray lint types typing lowest wasm docs package check soak browser live bench clean
 
 help:
-	@echo "make demo   prompts into images on this machine: no key, no network beyond the package index"
-	@echo "make test   the tests"
-	@echo "make test-wheel  the tests, against the built wheel"
-	@echo "make test-ray  those of pipelines of Ray, which is large (600 MB), in a venv of its own"
-	@echo "make check  lint, types, documentation and tests"
-	@echo "make docs   the site, in build/site; a broken link or an unknown name is an error"
-	@echo "make package  sdist and wheel, in build/dist, checked and tried without the checkout"
-	@echo "make lowest the tests, on the oldest dependencies that pyproject.toml allows"
-	@echo "make wasm   the modules and request models on Python 3.14, in WebAssembly (needs node and npm)"
-	@echo "make typing programs of users, by mypy, pyright, ty and pyrefly (needs node)"
-	@echo "make soak   the long versions of the quota and crash tests"
-	@echo "make browser  the pages, in a real browser (Debian: chromium, chromium-driver)"
-	@echo "make live   the facts that all is built on, held against the real API: needs a key, costs nothing"
-	@echo "make bench  the figures of the README, measured here"
+	@echo "make demo        turn prompts into images with the sandbox: no key, no network but the package index"
+	@echo "make test        run the tests"
+	@echo "make test-wheel  run the tests against the built wheel"
+	@echo "make test-ray    run the tests of Ray pipelines, in a virtual environment of 600 MB"
+	@echo "make check       lint, type-check, build the docs and the package, run test and test-ray"
+	@echo "make docs        build the site in build/site; broken links and unknown names are errors"
+	@echo "make package     build sdist and wheel in build/dist, check them, install the wheel alone and use it"
+	@echo "make lowest      run the tests with the oldest dependencies that pyproject.toml allows"
+	@echo "make wasm        import every module on Python 3.14 in WebAssembly (needs node and npm)"
+	@echo "make typing      check typed user programs with mypy, pyright, ty and pyrefly (needs node)"
+	@echo "make soak        run the long versions of the quota and crash tests"
+	@echo "make browser     test the web pages in a real browser (Debian: chromium, chromium-driver)"
+	@echo "make live        compare the documented API facts with the real API: needs a key, costs nothing"
+	@echo "make bench       measure the figures in the README on this machine"
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "stable_async needs Python 3.11 or newer on the PATH (or make PYTHON=/path/to/python)" >&2; exit 1; }
@@ -43,7 +43,7 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-dev
 	"$(BIN)/python" -m pytest -n 2
 
-# Ray is not installed for everybody: half a minute, 600 MB.
+# Ray has an environment of its own: installing it takes half a minute and 600 MB.
 $(VENV)-ray/.installed: pyproject.toml | $(BIN)/python
 	"$(BIN)/python" -m venv "$(VENV)-ray"
 	"$(VENV)-ray/bin/python" -m pip install --quiet --editable ".[all,ray]" pytest pytest-asyncio pytest-timeout
@@ -77,7 +77,7 @@ $(VENV)/.installed-typing: pyproject.toml $(VENV)/.installed-dev
 	"$(BIN)/python" -m pip install --quiet --group typing
 	@touch $@
 
-# `--verifytypes` looks for the package where Python does, and not in the folder it runs in.
+# `--verifytypes` searches the import path, and not the folder it runs in.
 typing: $(VENV)/.installed-typing
 	"$(BIN)/mypy" tests/typing
 	PATH="$(abspath $(BIN)):$$PATH" pyright
@@ -94,8 +94,8 @@ lowest:
 		--constraint "$(VENV)-lowest/constraints.txt"
 	"$(VENV)-lowest/bin/python" -m pytest -n 2
 
-# Python 3.14, compiled to WebAssembly, from the npm registry: all modules compile there without a
-# warning, and the request models work. It has no sockets and no aiohttp.
+# Python 3.14 compiled to WebAssembly, from the npm registry. It has no sockets and no aiohttp, so this
+# only checks that all modules compile without a warning and that the request models work.
 wasm: $(BIN)/python
 	rm -rf build/wasm && mkdir -p build/wasm/site
 	npm install --silent --no-fund --prefix build/wasm pyodide@314
@@ -104,9 +104,10 @@ wasm: $(BIN)/python
 		pydantic==2.14.4 pydantic-core==2.50.5 typing-extensions annotated-types typing-inspection
 	cp tests/wasm.mjs build/wasm/ && cd build/wasm && node wasm.mjs "$(CURDIR)" site
 
-# The suite without the checkout: what it imports is what users install.
+# The suite without the checkout imports what users install.
 test-wheel: package
-	"$(PYTHON)" -m venv "$(VENV)-wheel"
+	rm -rf "$(VENV)-wheel" && "$(PYTHON)" -m venv "$(VENV)-wheel"
+	"$(VENV)-wheel/bin/python" -m pip install --quiet --upgrade pip
 	"$(VENV)-wheel/bin/python" -m pip install --quiet --group dev "$$(ls build/dist/*.whl)[all]"
 	rm -rf build/suite && mkdir -p build/suite
 	git ls-files | grep -v '^stable_async/' | tar -c -T - | tar -x -C build/suite
@@ -134,4 +135,4 @@ bench: $(VENV)/.installed-bench
 	"$(BIN)/python" -m benchmarks
 
 clean:
-	rm -rf $(VENV) $(VENV)-ray demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-ray $(VENV)-wheel $(VENV)-lowest demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

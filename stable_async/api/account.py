@@ -32,8 +32,8 @@ class Account:
 
     Attributes:
         id: The account.
-        email: Its address.
-        organizations: Whom it belongs to.
+        email: Its email address.
+        organizations: The organizations it belongs to.
         profile_picture: URL of its image, if it has one.
     """
 
@@ -48,7 +48,7 @@ class Balance:
     """What is left to spend.
 
     Attributes:
-        credits: It lags behind, and once showed a wrong figure for minutes: do not account by it.
+        credits: Credits left. Lags behind, and was once wrong for minutes: no basis for accounting.
     """
 
     credits: Annotated[float, Field(allow_inf_nan=False)]

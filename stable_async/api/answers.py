@@ -1,4 +1,4 @@
-"""Answers, read: errors, generation ids, JSON, headers. Pure: bytes and headers in."""
+"""Parse answers: errors, generation ids, JSON, headers. Pure: bytes and headers in."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ContentT = TypeVar("ContentT")
 logger: logging.Logger = logging.getLogger("stable_async")
 
 MAX_MESSAGES = 20
-# An answer must not be able to stop a client for good, or to set it racing.
+# No answer may stop a client for good, or make it retry in a tight loop.
 MIN_RETRY_AFTER = 1.0
 MAX_RETRY_AFTER = 3600.0
 _NUMBER = re.compile(r"[+-]?[0-9]{1,30}(?:\.[0-9]{0,30})?")
@@ -48,14 +48,14 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,30}(?:\.[0-9]{0,30})?")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer of a server.
+    """A server's answer.
 
     Attributes:
         status: HTTP status.
-        headers: Looked up without regard to case.
+        headers: The headers; names are looked up without regard to case.
         body: The body, if it was read.
-        asked: What was asked.
-        key: The key that was sent; taken out of every text.
+        asked: What kind of request it answers.
+        key: The key that was sent; removed from every text.
     """
 
     status: int
@@ -66,13 +66,13 @@ class Answer:
 
     @property
     def content_type(self) -> str:
-        """The media type without parameters, in small letters, cleaned."""
+        """The media type without parameters, in lower case, cleaned."""
         label = self.headers.get("Content-Type", "").partition(";")[0]
         return clean(label, limit=60, key=self.key).lower()
 
     @property
     def encoding(self) -> str:
-        """How the body is packed, cleaned."""
+        """How the body is compressed, cleaned."""
         return clean(self.headers.get("Content-Encoding", ""), limit=30, key=self.key)
 
     @property
@@ -82,7 +82,7 @@ class Answer:
         return clean(sent, limit=100, key=self.key) or None if sent else None
 
     def unreadable(self, what: str) -> InvalidResponseError:
-        """Return the error of a success that is not what it should be."""
+        """Return the error for a success that is not what it should be."""
         envelope = read_envelope(self.body)
         if envelope is not None:
             messages = "; ".join(envelope.messages)
@@ -96,7 +96,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class SentSize:
-    """The size of a request body, and what the API accepts, bytes."""
+    """Size of a request body, and the most that the API accepts, bytes."""
 
     sent: int
     limit: int
@@ -118,7 +118,7 @@ def read_generation_id(answer: Answer) -> str:
     """Return the id that an asynchronous operation answers with, whatever its form.
 
     Raises:
-        InvalidResponseError: There is none in the answer.
+        InvalidResponseError: The answer has none.
     """
     content = read_json(answer)
     identity = content.get("id") if isinstance(content, dict) else None
@@ -133,7 +133,7 @@ def read_as(kind: type[ContentT], answer: Answer) -> ContentT:
     """Return the JSON of an answer as a value of `kind`.
 
     Raises:
-        InvalidResponseError: The body is no JSON, or not of this shape.
+        InvalidResponseError: The body is not JSON, or not of this shape.
     """
     content = read_json(answer)
     try:
@@ -161,7 +161,7 @@ def read_artifacts(answer: Answer) -> list[Image]:
         raise answer.unreadable("JSON without a list of artifacts")
     images, failed = [], []
     for artifact in artifacts:
-        # One that is not as documented is no reason to lose the others, which are paid for.
+        # One malformed artifact is no reason to lose the others, which are paid for.
         fields = artifact if isinstance(artifact, dict) else {}
         reason = fields.get("finishReason")
         try:
@@ -197,7 +197,7 @@ def _v1_image(answer: Answer, data: bytes, seed: object, reason: object) -> Imag
 def read_error(
     answer: Answer, *, attempts: int = 1, address: str = "", size: SentSize | None = None
 ) -> APIStatusError:
-    """Return the error of an answer that is no success; its texts are cleaned.
+    """Return the error for an answer that is not a success; its texts are cleaned.
 
     Args:
         answer: The answer.
@@ -222,7 +222,7 @@ def read_error(
 
 
 def _page_texts(answer: Answer, size: SentSize | None) -> Sequence[str]:
-    """Return what is worth saying of an answer that is not the API's."""
+    """Return the messages for an answer that did not come from the API."""
     texts = []
     if 300 <= answer.status < 400:
         texts.append(f"redirected to {_target_of(answer)}, which is not followed with the key")
@@ -240,7 +240,7 @@ def _page_texts(answer: Answer, size: SentSize | None) -> Sequence[str]:
 
 
 def _target_of(answer: Answer) -> str:
-    """Return the host that a redirection names."""
+    """Return the host of a redirect's target."""
     try:
         host = urlsplit(answer.headers.get("Location", "")).hostname
     except ValueError:
@@ -251,8 +251,8 @@ def _target_of(answer: Answer) -> str:
 def read_retry_after(headers: Mapping[str, str]) -> float | None:
     """Return `Retry-After` in seconds: a number, or a date taken against the answer's own `Date`.
 
-    At least a second: 0, or a date that has passed, would mean to try again and again at once. At
-    most an hour, which is logged: longer than any penalty that is known.
+    At least a second: 0, or a date in the past, would mean retrying in a tight loop. At most an
+        hour, longer than any known penalty; a cut is logged.
     """
     text = headers.get("Retry-After", "").strip()
     try:

@@ -30,7 +30,7 @@ AudioModel = Literal["stable-audio-2.5", "stable-audio-2", "stable-audio-3"]
 """Models that make audio."""
 
 ACCEPT = ("audio/*", "application/json")
-# Written "50Mb" and "100Mb" in the document: taken for the smaller meaning in bytes.
+# The document says "50Mb" and "100Mb": read as the smaller number of bytes.
 MAX_BYTES_2 = 50_000_000
 MAX_BYTES_3 = 100_000_000
 CREDITS_2_5 = 20
@@ -58,7 +58,7 @@ _LIMITS: dict[AudioModel, _Limits] = {
 
 
 def _too_long(model: AudioModel, **seconds: float | None) -> Iterator[FieldProblem]:
-    """Return which of `seconds` one model does not take though another does."""
+    """Yield a problem for each duration that another model allows and `model` does not."""
     longest = _LIMITS[model].seconds
     for name, value in seconds.items():
         if value is not None and value > longest:
@@ -66,7 +66,7 @@ def _too_long(model: AudioModel, **seconds: float | None) -> Iterator[FieldProbl
 
 
 class _GenerateAudio(MediaRequest[Audio]):
-    """What making audio from words, and from words and audio, have in common."""
+    """The fields that text-to-audio and audio-to-audio share."""
 
     media: ClassVar[type[Media]] = Audio
 
@@ -82,7 +82,7 @@ class _GenerateAudio(MediaRequest[Audio]):
 
     @property
     def operation(self) -> Operation:
-        """The one of Stable Audio 2 and 2.5, or the one of Stable Audio 3."""
+        """The operation of `model`: Stable Audio 2 and 2.5 share one."""
         return self.operations[self.model == "stable-audio-3"]
 
     @property
@@ -106,7 +106,7 @@ class _GenerateAudio(MediaRequest[Audio]):
 
 
 class TextToAudio(_GenerateAudio):
-    """Audio from words. 18.8 to 26 credits; 44.1 kHz stereo, up to 190 s, 380 s with version 3.
+    """Audio from text. 18.8 to 26 credits; 44.1 kHz stereo, up to 190 s, 380 s with version 3.
 
     Asynchronous with stable-audio-3.
 
@@ -141,8 +141,8 @@ class TextToAudio(_GenerateAudio):
 
 
 class AudioToAudio(_GenerateAudio):
-    """Audio from words and other audio. 18.8 to 26 credits; 44.1 kHz stereo, up to 190 s, 380 s
-    with version 3. Asynchronous with stable-audio-3.
+    """Audio from text and other audio. 18.8 to 26 credits; 44.1 kHz stereo, up to 190 s, 380 s with
+    version 3. Asynchronous with stable-audio-3.
 
     Attributes:
         prompt: Up to 10,000 characters.
@@ -194,7 +194,7 @@ class AudioToAudio(_GenerateAudio):
 
 
 class AudioInpaint(MediaRequest[Audio]):
-    """Audio with a part of it made anew. 20 credits, 26 with stable-audio-3; 44.1 kHz stereo,
+    """Audio with one part generated anew. 20 credits, 26 with stable-audio-3; 44.1 kHz stereo,
     up to 190 s, 380 s with version 3. Asynchronous with stable-audio-3.
 
     Attributes:
@@ -208,7 +208,7 @@ class AudioInpaint(MediaRequest[Audio]):
         cfg_scale: How closely to follow the prompt, 1 (the API's default) to 25. Only with
             stable-audio-3.
         output_format: The API's default is mp3.
-        mask_start: Where the stretch begins, seconds; the API's default is 30.
+        mask_start: Where the part begins, seconds; the API's default is 30.
         mask_end: Where it ends, seconds, up to 190, with stable-audio-3 to 380, which are the
             API's defaults.
     """
@@ -247,11 +247,11 @@ class AudioInpaint(MediaRequest[Audio]):
 
     @property
     def operation(self) -> Operation:
-        """The one of Stable Audio 2.5, or the one of Stable Audio 3."""
+        """The operation of `model`."""
         return self.operations[self.model == "stable-audio-3"]
 
     def fields(self) -> Iterator[tuple[str, object]]:
-        """Leave `model` out where the API has no such field."""
+        """Omit `model` where the API has no such field."""
         for name, value in super().fields():
             if name != "model" or value == "stable-audio-3":
                 yield name, value

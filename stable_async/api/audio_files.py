@@ -11,7 +11,7 @@ from stable_async.errors import FieldProblem
 
 __all__ = ["AudioLimits", "audio_format", "wav_seconds"]
 
-# Writers of streams, which cannot know the length, leave these in the header.
+# Streaming writers, which cannot know the length, leave these values in the header.
 UNKNOWN_LENGTHS = frozenset({0, 0xFFFFFFFF})
 
 
@@ -31,7 +31,7 @@ def wav_seconds(head: FileHead) -> float | None:
     """Return the length of a WAV file; `None` where its header does not say it.
 
     Raises:
-        EOFError: The header goes on after what there is of `head`.
+        EOFError: The header continues after `head`.
     """
     position, bytes_per_second = 12, 0
     try:
@@ -56,7 +56,7 @@ def wav_seconds(head: FileHead) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class AudioLimits:
-    """What the API takes as audio: MP3 or WAV, by content, of a certain length.
+    """What the API accepts as audio: MP3 or WAV, judged by content, within limits of length.
 
     The duration is checked for WAV only: an MP3 file would have to be read whole.
 
@@ -72,7 +72,7 @@ class AudioLimits:
         """Return what is wrong with the file in `field`.
 
         Raises:
-            EOFError: The header goes on after what there is of `head`.
+            EOFError: The header continues after `head`.
         """
         match audio_format(head.data):
             case None:

@@ -1,4 +1,4 @@
-"""What every request model has in common: its operation, its parts on the wire, its errors."""
+"""The base of every request model: its operation, its parts on the wire, its errors."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ class Operation:
         id: The operation's name in the facts, `group_operation`.
         path: Path below the base URL; `{name}` stands for the field of that name.
         credits: List price, credits; `None` where no source states one, or a field decides.
-        output: What comes out, for the reader.
+        output: What it returns, in words.
         method: HTTP method; with GET there is no body.
-        body: How the body is written.
+        body: How the body is encoded.
         accept: What the `accept` header may say, the default first; empty where the API declares
             none.
         max_bytes: The largest request body, bytes.
-        result: Asks for the result, where the operation itself answers with an id only.
+        result: The request for the result, where the operation itself answers with an id only.
         organization: Whether the `Organization` header applies.
     """
 
@@ -99,8 +99,8 @@ class PathPart:
     """Marks a field that goes into the path of the URL.
 
     Attributes:
-        any_text: Whether it may be any text, which is percent-encoded: an id that the API has made.
-            Else letters, digits, `.`, `_` and `-`, 1 to 128 of them.
+        any_text: Whether any text is allowed and percent-encoded, as for an id that the API has
+            made. Otherwise 1 to 128 letters, digits, `.`, `_` and `-`.
     """
 
     any_text: bool = False
@@ -108,7 +108,7 @@ class PathPart:
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
-        """Check what could lead to another path."""
+        """Reject a value that could lead to another path."""
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def _check(self, value: str) -> str:
@@ -142,7 +142,7 @@ class Request(BaseModel, Generic[ResultT]):
     field is left out and the API's own default holds.
 
     Raises:
-        InvalidRequestError: A field or a rule between fields is broken; lists all of it.
+        InvalidRequestError: A field or a rule between fields is broken; every problem is listed.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
@@ -158,7 +158,7 @@ class Request(BaseModel, Generic[ResultT]):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
-        """Note once which fields are files, and which go into the path."""
+        """Record once per class which fields are files, and which go into the path."""
         marked = [
             (name, mark) for name, field in cls.model_fields.items() for mark in field.metadata
         ]
@@ -175,7 +175,7 @@ class Request(BaseModel, Generic[ResultT]):
         def __init__(self, **fields: object) -> None:
             """Check the fields; `model_validate` raises pydantic's `ValidationError` instead."""
             for name in self.file_parts:
-                # Of a program's text, and of no other, a path is made: see `FilePart`.
+                # Only text that a program passes becomes a path: see `FilePart`.
                 if isinstance(value := fields.get(name), str):
                     fields[name] = Path(value)
             try:
@@ -188,9 +188,9 @@ class Request(BaseModel, Generic[ResultT]):
         __init__.__pydantic_base_init__ = True
 
     def __eq__(self, other: object) -> bool:
-        """Compare field by field; arrays and images of Pillow only by identity.
+        """Compare field by field; arrays and Pillow images only by identity.
 
-        The comparison of two arrays is an array, and that of two images a look at every pixel.
+        Comparing two arrays yields an array, and comparing two images reads every pixel.
         """
         if self is other:
             return True
@@ -215,7 +215,7 @@ class Request(BaseModel, Generic[ResultT]):
         yield from ()
 
     def broken_file_rules(self, heads: Mapping[str, FileHead]) -> Iterator[FieldProblem]:
-        """Yield what is wrong with the files of this request, by their first bytes.
+        """Yield what is wrong with the files of this request, judged by their first bytes.
 
         Raises:
             EOFError: More than these bytes are needed.
@@ -243,7 +243,7 @@ class Request(BaseModel, Generic[ResultT]):
         )
 
     def fields(self) -> Iterator[tuple[str, object]]:
-        """Yield name and value of every field in the body that was given and is no file."""
+        """Yield name and value of every given field of the body that is not a file."""
         for name in type(self).model_fields:
             if name not in self.file_parts and name not in self.path_fields:
                 value = getattr(self, name)
@@ -276,7 +276,7 @@ class WholeRequest(Request[ResultT]):
     """A request whose answer is read whole, since it is small or has several parts."""
 
     def read(self, answer: Answer) -> ResultT:
-        """Make the result of a successful answer.
+        """Return the result that a successful answer holds.
 
         Raises:
             InvalidResponseError: The answer is not what this operation returns.
@@ -312,7 +312,7 @@ class ResultRequest(MediaRequest[MediaT]):
 
     @property
     def asked(self) -> Asked:
-        """It asks for what was paid for before."""
+        """A look: the generation was paid for when it was submitted."""
         return "look"
 
 
@@ -339,7 +339,7 @@ def _given(field: str, value: object) -> str:
 
 @dataclass(slots=True)
 class _Limits:
-    """Lowest, highest, shortest and longest of a field, wherever its annotation has them."""
+    """The bounds of a field's value and length, wherever its annotation states them."""
 
     low: float | None = None
     high: float | None = None
@@ -372,7 +372,7 @@ def _limits(field: FieldInfo) -> _Limits:
 
 
 def _allowed(field: FieldInfo, detail: ErrorDetails) -> str:
-    """Say what a field takes."""
+    """Return what a field accepts, in words."""
     kind, limits, context = detail["type"], _limits(field), detail.get("ctx", {})
     if kind == "literal_error":
         return str(context["expected"])
@@ -408,7 +408,7 @@ def _rule_error(problem: FieldProblem) -> InitErrorDetails:
 
 
 def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    """Return the words that are known at `place`: of the request, or of a dictionary within it."""
+    """Return the names that are known at `place`: in the request, or in a dictionary within it."""
     if len(place) == 1:
         return list(model.model_fields)
     kinds: list[object] = [model.model_fields[str(place[0])].annotation]

@@ -1,10 +1,10 @@
-"""A JSON answer with one long base64 text, decoded while it comes in. Pure.
+"""A JSON answer with one long base64 text, decoded as it arrives. Pure.
 
-The API's JSON answers are small but for one field, `image` or `audio`: four thirds of a file that
-may have 20 MB. Text and bytes of the whole file are never held side by side.
+The API's JSON answers are small except for one field, `image` or `audio`: four thirds of a file
+that may have 20 MB. The text and the bytes of a whole file are never in memory together.
 
-What is paid for is kept in whatever spelling it comes: another name of the field, line breaks, a
-data URL, JSON escapes, the alphabet for URLs, no padding.
+The result is paid for, so that every spelling is accepted: another name of the field, line breaks,
+    a data URL, JSON escapes, the URL-safe alphabet, no padding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Base64Field", "decode_base64"]
 
-# What may stand around the base64 text: the other fields are a number and a word.
+# What may surround the base64 text: the other fields are a number and a word.
 MAX_REST = 64 * 1024
 # What a data URL may have before its comma.
 MAX_DATA_URL = 256
@@ -35,7 +35,7 @@ class Base64Field:
     """Decodes the base64 text of one field of a JSON object, piece by piece.
 
     Raises:
-        ValueError: From any method: the bytes are no such JSON, or the text is no base64.
+        ValueError: From any method: the bytes are not such JSON, or the text is not base64.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -48,12 +48,12 @@ class Base64Field:
         self._inside = self._found = False
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take the next piece of the answer, return the bytes it decodes to."""
+        """Decode the next piece of the answer, and return its bytes."""
         if self._inside:
             return self._decode(chunk)
         self._rest += chunk
         if self._found:
-            # Another spelling of the same image, perhaps: there is room for its first bytes only.
+            # Perhaps another spelling of the same image: only its first bytes are kept.
             del self._rest[MAX_REST:]
             return b""
         position = 0
@@ -73,13 +73,13 @@ class Base64Field:
 
     @property
     def closed(self) -> bool:
-        """Whether the whole text was fed."""
+        """Whether the whole text has been fed."""
         return self._found and not self._inside
 
     def finish(self) -> dict[str, object]:
-        """Return the object's other fields, once the whole answer was fed.
+        """Return the object's other fields, once the whole answer has been fed.
 
-        They are as many as can be read: an image that is here whole is not lost for their sake.
+        A field that cannot be parsed is left out: a complete image is not lost because of it.
         """
         if not self.closed:
             raise ValueError(f"no whole base64 text in {self._allowed()}")
@@ -108,7 +108,7 @@ def decode_base64(text: str) -> bytes:
     """Return the bytes of a base64 text in any of the spellings above.
 
     Raises:
-        ValueError: It is no base64.
+        ValueError: It is not base64.
     """
     decoder = _Base64Text()
     return decoder.feed(text.encode("ascii", "replace")) + decoder.finish()
@@ -118,7 +118,7 @@ class _Base64Text:
     """The inside of a JSON string that is base64."""
 
     def __init__(self) -> None:
-        self._pending = b""  # letters that do not fill four yet, or half an escape
+        self._pending = b""  # fewer than four letters, or half an escape
         self._begun = False
         self._padded = False
 

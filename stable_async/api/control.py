@@ -1,4 +1,4 @@
-"""Requests that make an image after another one: its sketch, structure or style.
+"""Requests that make an image guided by another one: by its sketch, structure or style.
 
 Facts: OpenAPI document of api.stability.ai and live runs, both of 2026-09-22.
 """
@@ -28,10 +28,10 @@ __all__ = ["ControlSketch", "ControlStructure", "ControlStyle", "StyleTransfer"]
 
 
 class ControlSketch(ImageRequest):
-    """An image after a sketch, or after the lines of an image. 5 credits; the size of `image`.
+    """An image from a sketch, or from the lines of an image. 5 credits; the size of `image`.
 
     Attributes:
-        prompt: 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
+        prompt: 1 to 10,000 characters; `(word:0.5)` weights a word, 0 to 1.
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
             width of 0.4 to 2.5 times the height.
         control_strength: How far to follow `image`, 0 to 1; the API's default is 0.7.
@@ -64,7 +64,7 @@ class ControlStructure(ImageRequest):
     """An image with the structure of another one. 5 credits; the size of `image`.
 
     Attributes:
-        prompt: 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
+        prompt: 1 to 10,000 characters; `(word:0.5)` weights a word, 0 to 1.
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
             width of 0.4 to 2.5 times the height.
         control_strength: How far to follow `image`, 0 to 1; the API's default is 0.7.
@@ -94,12 +94,12 @@ class ControlStyle(ImageRequest):
     """A new image in the style of another one. 5 credits; 1 megapixel, 1024 x 1024 at 1:1.
 
     Attributes:
-        prompt: 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
+        prompt: 1 to 10,000 characters; `(word:0.5)` weights a word, 0 to 1.
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
             width of 0.4 to 2.5 times the height.
         negative_prompt: What should not be in the image, up to 10,000 characters.
         aspect_ratio: Width to height; the API's default is 1:1.
-        fidelity: How closely to keep to the style of `image`, 0 to 1; the API's default is 0.5.
+        fidelity: How closely to follow the style of `image`, 0 to 1; the API's default is 0.5.
         seed: 0 to 4294967294; 0 or not given is random.
         output_format: The API's default is png.
         style_preset: A style to guide the image towards.
@@ -128,12 +128,12 @@ class StyleTransfer(ImageRequest):
     Attributes:
         init_image: JPEG, PNG or WebP; sides of 64 to 16,383 pixels, up to 9,437,184 pixels in
             all, a width of 0.4 to 2.5 times the height.
-        style_image: The style, with the limits of `init_image` but for the ratio of its sides.
-        prompt: Up to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
+        style_image: The style, with the limits of `init_image` except for its aspect ratio.
+        prompt: Up to 10,000 characters; `(word:0.5)` weights a word, 0 to 1.
         negative_prompt: What should not be in the image, up to 10,000 characters.
         seed: 0 to 4294967294; 0 or not given is random.
         style_strength: How far to follow `style_image`, 0 to 1; the API's default is 1.
-        composition_fidelity: How closely to keep to the composition of `init_image`, 0 to 1; the
+        composition_fidelity: How closely to follow the composition of `init_image`, 0 to 1; the
             API's default is 0.9.
         change_strength: How much of `init_image` to change, 0.1 to 1; the API's default is 0.9.
         output_format: The API's default is png.

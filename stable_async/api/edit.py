@@ -72,11 +72,11 @@ class Erase(ImageRequest):
 
 
 class Inpaint(ImageRequest):
-    """The image with what the mask covers painted anew. 5 credits; the size of `image`.
+    """The image with what the mask covers repainted. 5 credits; the size of `image`.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all.
-        prompt: 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
+        prompt: 1 to 10,000 characters; `(word:0.5)` weights a word, 0 to 1.
         negative_prompt: What should not be in the image, up to 10,000 characters.
         mask: Black keeps, white is painted; resized to `image`. Without one the transparency of
             `image` is the mask: transparent is painted.
@@ -104,7 +104,7 @@ class Inpaint(ImageRequest):
 
 
 class Outpaint(ImageRequest):
-    """The image, gone on beyond its edges. 4 credits; the size of `image` and its new margins.
+    """The image, extended beyond its edges. 4 credits; the size of `image` and its new margins.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
@@ -114,7 +114,7 @@ class Outpaint(ImageRequest):
         right: As `left`.
         up: As `left`.
         down: As `left`.
-        creativity: How much may be made up, 0 to 1; the API's default is 0.5.
+        creativity: How much may be invented, 0 to 1; the API's default is 0.5.
         prompt: What to paint, up to 10,000 characters.
         seed: 0 to 4294967294; 0 or not given is random.
         output_format: The API's default is png.
@@ -146,15 +146,15 @@ class Outpaint(ImageRequest):
 
 
 class SearchAndReplace(ImageRequest):
-    """The image with one thing in place of another, found by words. 5 credits; size of `image`.
+    """The image with one thing replaced by another, found by text. 5 credits; size of `image`.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
             width of 0.4 to 2.5 times the height.
-        prompt: What to put there, 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
+        prompt: What to put there, 1 to 10,000 characters; `(word:0.5)` weights a word, 0 to 1.
         search_prompt: What to replace, up to 10,000 characters.
         negative_prompt: What should not be in the image, up to 10,000 characters.
-        grow_mask: Pixels to grow what was found by, 0 to 20; the API's default is 3.
+        grow_mask: Pixels by which to grow what was found, 0 to 20; the API's default is 3.
         seed: 0 to 4294967294; 0 or not given is random.
         output_format: The API's default is png.
         style_preset: A style to guide the image towards.
@@ -178,15 +178,15 @@ class SearchAndReplace(ImageRequest):
 
 
 class SearchAndRecolor(ImageRequest):
-    """The image with one thing in another color, found by words. 5 credits; size of `image`.
+    """The image with one thing in another color, found by text. 5 credits; size of `image`.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
             width of 0.4 to 2.5 times the height.
-        prompt: The new look, 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
+        prompt: The new look, 1 to 10,000 characters; `(word:0.5)` weights a word, 0 to 1.
         select_prompt: What to recolor, up to 10,000 characters.
         negative_prompt: What should not be in the image, up to 10,000 characters.
-        grow_mask: Pixels to grow what was found by, 0 to 20; the API's default is 3.
+        grow_mask: Pixels by which to grow what was found, 0 to 20; the API's default is 3.
         seed: 0 to 4294967294; 0 or not given is random.
         output_format: The API's default is png.
         style_preset: A style to guide the image towards.
@@ -229,7 +229,7 @@ class RemoveBackground(ImageRequest):
 
 
 class ReplaceBackgroundAndRelight(ImageRequest):
-    """The subject of the image before another background, lit to match. 8 credits; the size of
+    """The subject of the image in front of another background, lit to match. 8 credits; the size of
     `subject_image`. Asynchronous.
 
     At least one of `background_prompt` and `background_reference` is required.
@@ -238,7 +238,7 @@ class ReplaceBackgroundAndRelight(ImageRequest):
         subject_image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in
             all, a width of 0.4 to 2.5 times the height.
         background_reference: An image of the new background, with the limits of `subject_image`
-            but for the ratio of its sides.
+            except for its aspect ratio.
         background_prompt: The new background in words, up to 10,000 characters.
         foreground_prompt: The subject in words, up to 10,000 characters.
         negative_prompt: What should not be in the image, up to 10,000 characters.
@@ -246,8 +246,8 @@ class ReplaceBackgroundAndRelight(ImageRequest):
             0.6.
         original_background_depth: How far to match the depth of the original background, 0 to 1;
             the API's default is 0.5.
-        keep_original_background: Change the light alone. A word, not a `bool`, as the API has it;
-            its default is "false".
+        keep_original_background: Change the light alone. Text, not a `bool`, as in the API; its
+            default is "false".
         light_source_direction: Where the light comes from.
         light_reference: An image with the wanted light, with the limits of
             `background_reference`.

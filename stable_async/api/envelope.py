@@ -25,10 +25,11 @@ class Envelope:
 
 
 def read_envelope(body: bytes) -> Envelope | None:
-    """Return the envelope in `body`, or `None`: then something else than the API has answered.
+    """Return the envelope in `body`; `None` if something other than the API has answered.
 
     v2beta: `id`, `name`, `errors` (a list of texts). v1: `id`, `name`, `message`. Source: OpenAPI
-    document of api.stability.ai, read 2026-09-22. All three must be there; their types may differ.
+    document of api.stability.ai, read 2026-09-22. All three must be present; their types may
+    differ.
     """
     if body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{":
         return None

@@ -1,4 +1,4 @@
-"""What a file field of a request takes, in a program and in JSON."""
+"""What a file field of a request accepts, in a program and in JSON."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class FilePart:
     """Marks a field of a request model that is sent as a file.
 
     Attributes:
-        image: What the API takes as an image here; `None` where no source states limits.
+        image: What the API accepts as an image here; `None` where no source states limits.
     """
 
     image: ImageLimits | None = None
@@ -149,7 +149,7 @@ class FilePart:
     def _check(value: object) -> object:
         if isinstance(value, str):
             # From a program, text is a path: `Request` has made it a `Path` already. This text
-            # comes from data, perhaps a stranger's: it must not name a file of this machine.
+            # comes from data, perhaps a stranger's: it must not name a file on this machine.
             return _from_base64(value)
         if _is_file(value):
             return value
@@ -166,7 +166,7 @@ def _is_file(value: object) -> bool:
 
 def holds_pixels(value: object) -> TypeGuard[SupportsArrayInterface]:
     """Return whether `value` is a Pillow image or a numpy array, without loading either library."""
-    # Asked of the class: to read the property of a Pillow image would copy its pixels.
+    # Looked up on the class: reading the property of a Pillow image would copy its pixels.
     return hasattr(type(value), "__array_interface__")
 
 

@@ -35,15 +35,15 @@ SD3Model = Literal[
     "sd3-large-turbo",
     "sd3-medium",
 ]
-"""Models of `GenerateSD3`. The `sd3-*` names are known from mirrors only; on api.stability.ai they
-are unproven."""
+"""Models of `GenerateSD3`. The `sd3-*` names are known from mirrors only, and are unproven on
+api.stability.ai."""
 
 
 class GenerateCore(ImageRequest):
     """Stable Image Core: fast and affordable. 3 credits; 1.5 megapixels, 1536 x 1536 seen at 1:1.
 
     Attributes:
-        prompt: 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
+        prompt: 1 to 10,000 characters; `(word:0.5)` weights a word, 0 to 1.
         aspect_ratio: Width to height; the API's default is 1:1.
         negative_prompt: What should not be in the image, up to 10,000 characters.
         seed: 0 to 4294967294; 0 or not given is random.
@@ -70,7 +70,7 @@ class GenerateUltra(ImageRequest):
     """Stable Image Ultra: the best quality. 8 credits; 1 megapixel, 1024 x 1024 at 1:1.
 
     Attributes:
-        prompt: 1 to 10,000 characters; `(word:0.5)` weighs a word, 0 to 1.
+        prompt: 1 to 10,000 characters; `(word:0.5)` weights a word, 0 to 1.
         negative_prompt: What should not be in the image, up to 10,000 characters.
         aspect_ratio: Width to height; the API's default is 1:1.
         seed: 0 to 4294967294; 0 or not given is random.

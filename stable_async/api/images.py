@@ -1,4 +1,4 @@
-"""What the API takes as an image. Pure."""
+"""What the API accepts as an image. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ImageLimits"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLimits:
-    """What the API takes as an image: JPEG, PNG or WebP, by content, of a certain size.
+    """What the API accepts as an image: JPEG, PNG or WebP, by content, within limits of size.
 
     Attributes:
         min_side: Lowest width and height, pixels.
@@ -33,7 +33,7 @@ class ImageLimits:
         """Return what is wrong with the file in `field`.
 
         Raises:
-            EOFError: The header goes on after what there is of `head`.
+            EOFError: The header continues after `head`.
         """
         try:
             image = read_image_header(head.data)

@@ -32,18 +32,18 @@ _ARTICLE = {Image: "an image", Audio: "audio", Model3D: "a model"}
 WHITESPACE = b"\xef\xbb\xbf \t\r\n"
 DOCUMENTED_REASONS = ("SUCCESS", CONTENT_FILTERED)
 PARTIAL_CONTENT = 206
-# Where the end of a file is looked for.
+# How many of the last bytes are searched for the end of a file.
 TAIL = 64
-# A page that is no result is read this far, to see what it is.
+# How far an answer that is not a result is read, to find out what it is.
 MAX_PAGE = 64 * 1024
 
 
 class MediaReader(Generic[MediaT]):
-    """Turns an answer into one result, recognised by its first bytes whatever its label says.
+    """Turns an answer into one result, recognised by its first bytes whatever its content type.
 
     Attributes:
         content_type: Media type of the result; empty until it is `recognised`.
-        recognised: Whether the first bytes were seen, and are those of a result.
+        recognised: Whether the first bytes have come, and are those of a result.
         seed: The result's seed; with JSON known at the end only.
         finish_reason: The result's finish reason; with JSON known at the end only.
     """
@@ -58,7 +58,7 @@ class MediaReader(Generic[MediaT]):
         self.seed = parse_seed(answer.headers.get("seed"))
         self.finish_reason = self._word(answer.headers.get("finish-reason"))
         self._page = bytearray()  # what came before the result was recognised
-        self._data = bytearray()  # the first bytes of what is, maybe, the result
+        self._data = bytearray()  # the first bytes of what may be the result
         self._json: Base64Field | None = None
         # A body that ends with its connection may have been cut anywhere.
         self._framed = "Content-Length" in answer.headers or "Transfer-Encoding" in answer.headers
@@ -78,12 +78,12 @@ class MediaReader(Generic[MediaT]):
         return self._answer.request_id
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take the next piece of the body, return the bytes of the result in it.
+        """Read the next piece of the body, and return the bytes of the result in it.
 
         Nothing is returned before the result is recognised.
 
         Raises:
-            InvalidResponseError: It is no result of this kind.
+            InvalidResponseError: It is not a result of this kind.
         """
         if self.recognised:
             data = chunk if self._json is None else self._decoded(self._json, chunk)
@@ -103,16 +103,16 @@ class MediaReader(Generic[MediaT]):
 
     @property
     def has_all(self) -> bool:
-        """Whether the whole result was fed, as far as it shows that itself."""
+        """Whether the whole result has been fed, as far as its format shows."""
         if self._json is not None:
             return self.recognised and self._json.closed
         return self._ending is not None and self._ending.is_exact()
 
     def finish(self) -> None:
-        """Note what the end of the body says.
+        """Check the result at the end of the body.
 
         Raises:
-            InvalidResponseError: It is no result of this kind.
+            InvalidResponseError: It is not a result of this kind.
         """
         if self._json is not None:
             try:
@@ -129,7 +129,7 @@ class MediaReader(Generic[MediaT]):
             raise self._answer.unreadable(f"a part of {_ARTICLE[self._kind]}")
 
     def result(self, data: bytes, credits: float | None) -> MediaT:  # noqa: A002 - the API's word
-        """Return the result of all its bytes, after `finish`."""
+        """Return the result made of `data`, all its bytes; call `finish` first."""
         return self._kind(
             data=data,
             content_type=self.content_type,
@@ -150,7 +150,7 @@ class MediaReader(Generic[MediaT]):
             self._ending = _Ending(media_type, data)
             self._data, self._page = bytearray(), bytearray()
             return data
-        # A page is read on for its title, or for the API's envelope.
+        # A page is read further for its title, or for the API's envelope.
         if self._json is not None or len(held) > MAX_PAGE:
             raise self._unreadable()
         return b""
@@ -193,7 +193,7 @@ class MediaReader(Generic[MediaT]):
 
 
 class _Ending:
-    """Remembers what shows whether a result has its end."""
+    """Keeps the bytes that show whether a result is complete."""
 
     def __init__(self, media_type: str, data: bytes) -> None:
         self._media_type = media_type

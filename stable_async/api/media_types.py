@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes, whatever its label says. Pure."""
+"""The media type of a file, by its first bytes and not by its label. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
     "sniff",
 ]
 
-# So many bytes show every format below.
+# This many bytes identify every format below.
 ENOUGH = 16
 
 UNKNOWN = "application/octet-stream"
@@ -74,10 +74,10 @@ def is_readable(head: bytes) -> bool:
 
 
 def is_whole(media_type: str, head: bytes, tail: bytes, size: int) -> bool:
-    """Return whether a file has its end, as far as its format shows it.
+    """Return whether a file is complete, as far as its format shows.
 
     Args:
-        media_type: What `sniff` says.
+        media_type: What `sniff` returned.
         head: Its first 16 bytes.
         tail: Its last bytes, 64 or more unless it is shorter.
         size: Its length, bytes.
@@ -98,7 +98,7 @@ def is_whole(media_type: str, head: bytes, tail: bytes, size: int) -> bool:
 def is_exact(media_type: str, head: bytes, tail: bytes, size: int) -> bool:
     """Return whether a file ends exactly where its format says; arguments as for `is_whole`.
 
-    Audio but WAV does not say it.
+    Of audio, only WAV states its length.
     """
     match media_type:
         case "image/png":
@@ -135,7 +135,7 @@ def describe(data: bytes, key: str = "") -> str:
 def page_title(data: bytes, key: str = "") -> str:
     """Return the title or the first words of a page, cleaned of `key`; empty if it is no text.
 
-    Nothing else of it: a page may echo what was sent.
+    Nothing else is returned: a page may echo what was sent.
     """
     text = data.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith(b"<"):
@@ -161,7 +161,7 @@ def _json_title(text: bytes, key: str) -> str:
 
 
 def _is_text(data: bytes) -> bool:
-    """Return whether the first bytes are UTF-8 text, maybe cut in the middle of a character."""
+    """Return whether the first bytes are UTF-8 text, possibly cut in the middle of a character."""
     try:
         text = data[:200].decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Requests that make a textured model of what an image shows.
+"""Requests that make a textured 3D model of what an image shows.
 
 Facts: OpenAPI document of api.stability.ai, read 2026-09-22.
 """
@@ -17,7 +17,7 @@ from stable_async.media import Media, Model3D
 __all__ = ["Remesh", "StableFast3D", "StablePointAware3D", "TextureResolution"]
 
 TextureResolution = Literal["512", "1024", "2048"]
-"""Width and height of a texture, pixels; words, not numbers, as the API has them."""
+"""Width and height of a texture, pixels; text, not numbers, as in the API."""
 
 Remesh = Literal["none", "triangle", "quad"]
 """How the surface is remeshed; `quad` suits animation."""
@@ -32,7 +32,7 @@ class StableFast3D(MediaRequest[Model3D]):
         foreground_ratio: How much of the frame the object fills, 0.1 to 1; the API's default is
             0.85.
         remesh: The API's default is none.
-        vertex_count: The most vertices, up to 20,000; -1, the API's default, is no limit.
+        vertex_count: The most vertices, up to 20,000; -1, the API's default, means no limit.
     """
 
     operation: ClassVar[Operation] = Operation(
@@ -52,7 +52,7 @@ class StableFast3D(MediaRequest[Model3D]):
 
 
 class StablePointAware3D(MediaRequest[Model3D]):
-    """A textured model with better backsides; a preview. 4 credits; binary glTF.
+    """A textured model with better hidden sides; a preview. 4 credits; binary glTF.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 4,194,304 pixels in all.
@@ -63,7 +63,7 @@ class StablePointAware3D(MediaRequest[Model3D]):
         target_type: What `target_count` counts; the API's default is none.
         target_count: About how many, 100 to 20,000 (1,000 to 10,000 are advised); the API's
             default is 1,000. It takes effect with `target_type` vertex or face.
-        guidance_scale: How closely to keep to `image`, 1 to 10; the API's default is 3.
+        guidance_scale: How closely to follow `image`, 1 to 10; the API's default is 3.
         seed: 0 to 4294967294; 0 or not given is random.
     """
 

@@ -8,14 +8,14 @@ from typing import cast
 __all__ = ["is_json", "parse_json", "parse_seed"]
 
 MOST_DIGITS = 10
-_BLANK = "\ufeff \t\r\n"  # among them the mark of the byte order
+_BLANK = "\ufeff \t\r\n"  # among them the byte order mark
 
 
 def parse_json(data: bytes | bytearray) -> object:
     """Return the value parsed from JSON text; stray bytes after an object or a list are ignored.
 
     Raises:
-        ValueError: It is none, or is nested beyond all reason.
+        ValueError: It is not JSON, or is nested too deeply.
     """
     try:
         text = data.decode(json.detect_encoding(data), "surrogatepass").lstrip(_BLANK)
@@ -23,12 +23,12 @@ def parse_json(data: bytes | bytearray) -> object:
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
     if not isinstance(value, dict | list) and text[end:].strip():
-        raise ValueError("a text that begins as JSON does")
+        raise ValueError("text that only begins as JSON")
     return cast("object", value)
 
 
 def is_json(data: bytes | bytearray) -> bool:
-    """Return whether `data` is a whole object or list of JSON."""
+    """Return whether `data` is a complete JSON object or array."""
     try:
         return isinstance(parse_json(data), dict | list)
     except ValueError:
@@ -36,7 +36,7 @@ def is_json(data: bytes | bytearray) -> bool:
 
 
 def parse_seed(seed: object) -> int | None:
-    """Return the seed in a header or in JSON; `None` if it is none."""
+    """Return the seed in a header or in JSON; `None` if there is none."""
     match seed:
         case str() if seed.isascii() and seed.isdigit() and len(seed) <= MOST_DIGITS:
             return int(seed)

@@ -38,7 +38,7 @@ class Service:
     Attributes:
         name: Its name, such as `search-and-replace`.
         model: The class of its requests.
-        coroutine: Its coroutine of a client, `group.name`.
+        coroutine: The client's coroutine for it, `group.name`.
     """
 
     name: str
@@ -101,7 +101,7 @@ IMAGE_SERVICES = _registry(*(one for one in SERVICES.values() if one.media is Im
 
 
 def service_name(name: str) -> str:
-    """Return the name as the registry has it: `search_and_replace` is `search-and-replace`."""
+    """Return the name as in the registry: `search_and_replace` is `search-and-replace`."""
     return name.strip().lower().replace("_", "-")
 
 

@@ -1,4 +1,4 @@
-"""Texts of the server, made safe to show: the one border that they pass. Pure."""
+"""Server texts made safe to show: the one place that they all pass through. Pure."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _ESCAPES = re.compile(
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
     r"|\x1b[ -/]*[0-~]?"
 )
-# A masked echo of a key, as the v1 API writes it: some first characters, marks, some last ones.
+# A masked echo of a key, as the v1 API writes it: its first characters, asterisks, its last ones.
 _V1_ECHO = re.compile(r"(?<=API key provided: )\S+(?=\.(?:\s|$))")
 _KEY_LIKE = re.compile(r"\bsk-[\w*-]{6,}")
-# Base64 text of the first eight characters is as good as the key is hard to guess from it.
+# Fewer base64 letters of a key are not searched for: they would match other text.
 _LEAST_BASE64 = 8
 SHORTEST_FORM = 8
 _SPACE = " ?"
@@ -33,11 +33,11 @@ def clean(text: str, *, limit: int = MAX_TEXT, key: str = "") -> str:
     turn the direction of writing) become spaces; runs of spaces become one.
 
     Args:
-        text: Any text of a server.
+        text: Any text from a server.
         limit: The most characters; a longer text ends in an ellipsis.
-        key: The API key, taken out in every form it may have; see `redact`.
+        key: The API key, removed in every form it may have; see `redact`.
     """
-    # Cut before the work, but wide enough that no half of a key is left at the end.
+    # Cut first, to limit the work, but so far back that no half of a key is left at the end.
     text = text[: 4 * limit + 4096]
     if not text.isprintable():
         text = _ESCAPES.sub(" ", text.encode("utf-8", "replace").decode("utf-8"))
@@ -52,7 +52,7 @@ def redact(text: str, key: str) -> str:
     Forms: plain, masked, percent-encoded, as entities or backslash escapes, hexadecimal, base64.
     """
     if len(text) < SHORTEST_FORM or (len(text) < len(key) and text.isalnum()):
-        return text  # such as a finish reason, or the id of a request
+        return text  # such as a finish reason, or a request id
     if "API key provided" in text:
         text = _V1_ECHO.sub("[key]", text)
     if len(key) > 3:
@@ -70,8 +70,8 @@ def _forms_of(key: str) -> re.Pattern[str]:
     if len(key) >= 16:
         forms.append("".join(characters[:4]) + r"\S{0,12}?[*•·….]{3,}\S{0,12}")
     for lead in range(3):
-        # The key may stand anywhere in what was encoded, such as "Bearer KEY": three alignments, of
-        # each the letters that the key alone decides.
+        # The key may stand anywhere in what was encoded, such as "Bearer KEY": three alignments; of
+        # each, the letters that depend on the key alone.
         text = base64.b64encode(b"\0" * lead + key.encode()).decode().rstrip("=")
         inner = text[(lead * 8 + 5) // 6 : (lead + len(key.encode())) * 8 // 6]
         if len(inner) >= _LEAST_BASE64:

@@ -54,11 +54,11 @@ class UpscaleConservative(ImageRequest):
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
             width of 0.4 to 2.5 times the height.
-        prompt: What the image shows, 1 to 10,000 characters; `(word:0.5)` weighs a word.
+        prompt: What the image shows, 1 to 10,000 characters; `(word:0.5)` weights a word.
         negative_prompt: What should not be in the image, up to 10,000 characters.
         seed: 0 to 4294967294; 0 or not given is random.
         output_format: The API's default is png.
-        creativity: How much may be made up, 0.2 to 0.5; the API's default is 0.35.
+        creativity: How much may be invented, 0.2 to 0.5; the API's default is 0.35.
     """
 
     operation: ClassVar[Operation] = Operation(
@@ -77,15 +77,15 @@ class UpscaleConservative(ImageRequest):
 
 
 class UpscaleCreative(ImageRequest):
-    """A large image made anew after a small or poor one. 60 credits; up to 4K. Asynchronous.
+    """A large image generated anew from a small or poor one. 60 credits; up to 4K. Asynchronous.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 1,048,576 pixels in all.
-        prompt: What the image shows, 1 to 10,000 characters; `(word:0.5)` weighs a word.
+        prompt: What the image shows, 1 to 10,000 characters; `(word:0.5)` weights a word.
         negative_prompt: What should not be in the image, up to 10,000 characters.
         output_format: The API's default is png.
         seed: 0 to 4294967294; 0 or not given is random.
-        creativity: How much may be made up, 0.1 to 0.5; the API's default is 0.3.
+        creativity: How much may be invented, 0.1 to 0.5; the API's default is 0.3.
         style_preset: A style to guide the image towards.
     """
 
@@ -111,7 +111,7 @@ class UpscaleCreative(ImageRequest):
 
 
 class UpscaleCreativeResult(ResultRequest[Image]):
-    """The image of a creative upscale, by an older path for the same as `ImageResult`. Free.
+    """The image of a creative upscale, by an older path; otherwise the same as `ImageResult`. Free.
 
     Attributes:
         id: The generation: any text, as the API returned it.

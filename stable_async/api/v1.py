@@ -53,7 +53,7 @@ ClipGuidancePreset = Literal[
 ]
 """How CLIP guides the image."""
 
-# An image format cannot be asked for: JSON with base64 carries any number of images.
+# Asking for an image format would return one image; JSON with base64 carries any number.
 ACCEPT = ("application/json", "image/png")
 MAX_OUTPUT_PIXELS = 4_194_304
 
@@ -132,7 +132,7 @@ _ENGINES: dict[str, _Sizes] = {
 
 
 class _V1Generation(WholeRequest[list[Image]]):
-    """What all but upscaling have in common."""
+    """The fields of every v1 request but the upscaler's."""
 
     engine_id: EngineId
     text_prompts: TextPrompts
@@ -162,7 +162,7 @@ class V1TextToImage(_V1Generation):
         engine_id: Such as stable-diffusion-xl-1024-v1-0; `client.v1.engines()` lists yours.
         text_prompts: One or more, each with `text` and perhaps `weight`; see `TextPrompt`.
         cfg_scale: How closely to follow the prompts, 0 to 35; the API's default is 7.
-        clip_guidance_preset: The API's default is NONE.
+        clip_guidance_preset: How CLIP guides the image; the API's default is NONE.
         sampler: Chosen by the API unless given.
         samples: How many images, 1 to 10; the API's default is 1.
         seed: 0 to 4294967295; 0 or not given is random.
@@ -206,17 +206,17 @@ class V1ImageToImage(_V1Generation):
         text_prompts: One or more, each with `text` and perhaps `weight`; see `TextPrompt`.
         init_image: The image to start from. No limits are stated.
         cfg_scale: How closely to follow the prompts, 0 to 35; the API's default is 7.
-        clip_guidance_preset: The API's default is NONE.
+        clip_guidance_preset: How CLIP guides the image; the API's default is NONE.
         sampler: Chosen by the API unless given.
         samples: How many images, 1 to 10; the API's default is 1.
         seed: 0 to 4294967295; 0 or not given is random.
         steps: 10 to 150, with SDXL 1.0 and SD 1.6 to 50; the API's default is 50 or 30.
         style_preset: A style to guide the image towards.
         extras: Experimental parameters of the engine.
-        init_image_mode: Whether `image_strength`, the API's default, or the two of
-            `step_schedule` say how far to move away from `init_image`.
-        image_strength: 0 to 1, where 1 keeps `init_image`; the API's default is 0.35. It is the
-            same as a `step_schedule_start` of 1 less it.
+        init_image_mode: What says how far to move away from `init_image`: `image_strength`, the
+            API's default, or the two fields of `step_schedule`.
+        image_strength: 0 to 1, where 1 keeps `init_image`; the API's default is 0.35. The same as a
+            `step_schedule_start` of 1 minus this.
         step_schedule_start: 0 to 1; the API's default is 0.65.
         step_schedule_end: 0 to 1.
     """
@@ -248,7 +248,7 @@ class V1ImageToImage(_V1Generation):
 
 
 class V1Masking(_V1Generation):
-    """An image with what a mask covers painted anew. As many as `samples`; the price is not
+    """An image with what a mask covers repainted. As many as `samples`; the price is not
     stated.
 
     Attributes:
@@ -258,7 +258,7 @@ class V1Masking(_V1Generation):
         mask_source: What is painted: the white or the black of `mask_image`, or what is
             transparent in `init_image`.
         cfg_scale: How closely to follow the prompts, 0 to 35; the API's default is 7.
-        clip_guidance_preset: The API's default is NONE.
+        clip_guidance_preset: How CLIP guides the image; the API's default is NONE.
         sampler: Chosen by the API unless given.
         samples: How many images, 1 to 10; the API's default is 1.
         seed: 0 to 4294967295; 0 or not given is random.

@@ -4,8 +4,8 @@ The only place that decides any of this. Client, polling, jobs, web layer, telem
 read the verdict that each error carries. docs/verdicts.md is the whole table, made from this code.
 
 Between the client and the API stand CDNs, firewalls, proxies and mirrors. What carries the API's
-error envelope comes from the API; anything else comes from the way, which knows nothing about the
-request or the account. The name in an envelope counts more than the status.
+error envelope comes from the API; anything else comes from an intermediary, which knows nothing
+about the request or the account. The name in an envelope takes precedence over the status.
 
 Pure: status and envelope in, a verdict out.
 """
@@ -62,12 +62,12 @@ _ANY = range(1_000_000)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One line of the table: the answers it is for, and the verdict on a submission.
+    """One line of the table: the answers it matches, and the verdict on a submission.
 
     Attributes:
-        from_api: Whether it is for envelopes of the API, or for everything else.
-        words: It is for envelopes whose name has one of these in it; empty is any name.
-        statuses: It is for these statuses.
+        from_api: Whether it matches the API's envelopes, or everything else.
+        words: Matches envelopes whose name contains one of these; empty matches any name.
+        statuses: Matches these statuses.
         title: The statuses in words.
         error: The class of error.
         billed, concerns, penalty, job: As in `Verdict`.
@@ -86,7 +86,7 @@ class Rule:
     why: str = ""
 
     def fits(self, status: int, envelope: Envelope | None) -> bool:
-        """Return whether this rule is for such an answer."""
+        """Return whether this rule matches such an answer."""
         if (envelope is not None) is not self.from_api or status not in self.statuses:
             return False
         name = "" if envelope is None else _letters(envelope.name)
@@ -270,11 +270,11 @@ RULES: tuple[Rule, ...] = (
         why="1xx, or 600 and above: not defined",
     ),
 )  # fmt: skip
-"""The whole table. The first rule that fits counts."""
+"""The whole table. The first rule that matches holds."""
 
 
 def rule_of(status: int, envelope: Envelope | None) -> Rule:
-    """Return the rule for an answer that is no success."""
+    """Return the rule for an answer that is not a success."""
     return next(rule for rule in RULES if rule.fits(status, envelope))
 
 
@@ -317,7 +317,7 @@ def judge_broken_connection(
     Args:
         sent: Whether the request may have reached the server.
         asked: What was asked.
-        proxy_status: With which status a proxy has refused to make the connection, if one has.
+        proxy_status: The status with which a proxy refused to connect, if one did.
     """
     if sent:
         verdict = Verdict(from_api=False, billed="maybe", concerns="network", job="doubt")
@@ -329,14 +329,14 @@ def judge_broken_connection(
 
 
 def _for(asked: Asked, verdict: Verdict) -> Verdict:
-    """Return the verdict on what was asked, from that on a submission."""
+    """Return the verdict on any kind of request, derived from that on a submission."""
     if asked == "submit":
         return verdict
     if asked == "read":
         job = "again" if verdict.job == "doubt" else verdict.job
         return replace(verdict, billed="no", job=job)
-    # Looks are free, and a loop of their own repeats them. Only the API's own word ends a
-    # generation. It was accepted, and so paid, unless the API says that it came to nothing.
+    # Looks are free, and a loop of their own repeats them. Only the API itself can end a
+    # generation. It was accepted, and so paid, unless the API says that it failed.
     ends = verdict.from_api and verdict.job in {"final", "stop"}
     return replace(
         verdict,

@@ -1,4 +1,4 @@
-"""The body of an answer as it comes: within its time limits, unpacked if need be."""
+"""The body of an answer as it arrives: within its time limits, decompressed if need be."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["read_body"]
 
-# An answer is stalled when fewer bytes than this came within the time limit. Counting them, not
-# just the time between two reads, ends a trickle of single bytes as well.
+# An answer has stalled when fewer bytes than this came within the time limit. Counting bytes, and
+# not only the time between two reads, also ends a trickle of single bytes.
 LEAST_PROGRESS = 16 * 1024
 
 
@@ -35,7 +35,7 @@ async def read_body(
     stall_limit: float | None,
     ends_at: float | None = None,
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the body of an answer as it comes.
+    """Yield the body of an answer as it arrives.
 
     Args:
         response: The response.
@@ -44,9 +44,9 @@ async def read_body(
         ends_at: When the whole body must have come, in the time of the event loop.
 
     Raises:
-        APIConnectionError: The connection broke before the end, or packed data break off.
+        APIConnectionError: The connection broke before the end, or compressed data is cut off.
         APITimeoutError: A limit expired.
-        InvalidResponseError: The body is packed in a way that was not asked for.
+        InvalidResponseError: The body has a content encoding that was not asked for.
     """
     unpacker = unpacker_of(answer)
     async with aclosing(_as_sent(response, answer, stall_limit, ends_at)) as chunks:
@@ -83,8 +83,8 @@ async def _as_sent(
                 except TimeoutError:
                     raise _stalled(answer, stall_limit, ends_at) from None
                 except (aiohttp.ClientError, OSError):
-                    # aiohttp raises this before it returns what has come, perhaps all of a result.
-                    # It has no public way to it.
+                    # aiohttp raises this before it returns what has arrived, perhaps all of a
+                    # result, which has no public accessor.
                     if rest := content._read_nowait(-1):  # noqa: SLF001
                         yield rest
                     raise

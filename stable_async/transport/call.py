@@ -42,26 +42,26 @@ __all__ = ["Call"]
 
 logger: logging.Logger = logging.getLogger("stable_async")
 
-# Error bodies are small; the page of a proxy is not worth more than this.
+# Error bodies are small; no more than this is read of a proxy's page.
 MAX_ERROR_BODY = 64 * 1024
-# Ten images of v1 in base64 are a third of it.
+# Ten v1 images in base64 are a third of it.
 MAX_WHOLE = 256 * 1024 * 1024
 SUCCESS = range(200, 300)
 TOO_MANY_REQUESTS = 429
-# How long the body of a 429 is waited for: it alone says whether there is a penalty.
+# How long to wait for the body of a 429, which alone says whether there is a penalty.
 PENALTY_BODY_LIMIT = 1.0
 
 
 class Call:
     """One request with all its attempts: `async with Call(...) as call`.
 
-    Entering sends the request, again where that is safe. Then there is a response of success, with
-    its body unread. Leaving closes it, which returns its connection if the body was read whole.
+    Entering sends the request, and retries where that is safe. It then has a successful response
+    whose body is unread. Leaving closes it, and returns the connection if the body was read whole.
 
     Raises:
         InvalidRequestError: A file of the request is missing, empty or too large.
         QuotaTimeoutError: No permit before the deadline; nothing was sent.
-        APIStatusError: The API refused it, at the last of the attempts.
+        APIStatusError: The API refused it, at the last attempt.
         APIConnectionError: No connection, or it broke; `maybe_billed` says what is known.
     """
 
@@ -127,7 +127,7 @@ class Call:
         return self._head
 
     def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Return the body as it comes.
+        """Return the body as it arrives.
 
         Raises:
             APIConnectionError, APITimeoutError, InvalidResponseError: As for `read_body`.
@@ -272,11 +272,13 @@ class Call:
     ) -> None:
         try:
             on_response(ResponseHead(response.status, response.headers))
-        except Exception:  # the response may be paid for: it is not lost to the caller's mistake
+        except Exception:  # the response may be paid for: the caller's mistake must not lose it
             logger.exception("on_response raised an error")
 
     def _time_limit(self, body: bytes | MultipartPayload | None) -> TimeLimit:
-        """Limit the time to the response's head, however its bytes come, once the body is sent."""
+        """Limit the time to the response's head, however its bytes arrive, once the body is
+        sent.
+        """
         limits = self._limits
         if limits.first_byte is None or limits.connect is None:
             return TimeLimit(limits.total)
@@ -296,7 +298,7 @@ class Call:
         self, limiter: QuotaLimiter, response: aiohttp.ClientResponse, trace: AttemptTrace
     ) -> None:
         """Report to the limiter how long a cheap request took."""
-        # Refusals of texts are as quick as looks at results: nothing was computed or uploaded.
+        # Refusals of text requests are as quick as polls: nothing was computed or uploaded.
         refused = 400 <= response.status < 500 and not any(self._request.files())
         if refused or self._method == "GET":
             limiter.observe(trace.since_sent())
@@ -304,9 +306,9 @@ class Call:
     async def _refusal(
         self, response: aiohttp.ClientResponse, permit: Permit | None
     ) -> APIStatusError:
-        """Return the error of a response; a body that breaks off or never ends is cut."""
+        """Return the error for a response; a body that breaks off or never ends is cut."""
         body = bytearray()
-        # Meanwhile others with this key still send, which a penalty would not forgive for long.
+        # Meanwhile others with this key go on sending, which would prolong a penalty.
         patience = PENALTY_BODY_LIMIT if response.status == TOO_MANY_REQUESTS else None
         try:
             async with asyncio.timeout(patience):
@@ -316,9 +318,9 @@ class Call:
                         if len(body) > MAX_ERROR_BODY:
                             break
         except (APIConnectionError, InvalidResponseError, TimeoutError):
-            pass  # the status is known, and says enough
+            pass  # the status is known, and is enough
         finally:
-            response.close()  # which also ends an upload that is still going on
+            response.close()  # which also ends an upload in progress
         size = None
         if isinstance(self._form, MultipartForm) and self._form.size is not None:
             size = SentSize(self._form.size, self._request.operation.max_bytes)

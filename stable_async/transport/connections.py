@@ -22,7 +22,7 @@ __all__ = ["connector_of", "make_connector", "resolve_tls"]
 CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 # A synchronous operation is silent for up to three minutes, and some NATs forget a connection after
-# one: probes keep it known, and find out that it is gone within 90 s. Seconds, seconds, count.
+# one: probes keep it alive, and detect within 90 s that it is gone. Seconds, seconds, count.
 _KEEP_ALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 
 
@@ -34,11 +34,11 @@ def resolve_tls(
     Args:
         ssl: A context, or the path of a CA bundle (a file, or a folder of hashed certificates),
             which replaces the default certificates.
-        environment: Read `SSL_CERT_FILE` and `SSL_CERT_DIR` when `ssl` is `None`. aiohttp has
-            loaded its certificates when it was imported, perhaps before they were set.
+        environment: Read `SSL_CERT_FILE` and `SSL_CERT_DIR` when `ssl` is `None`. aiohttp loads its
+            certificates when it is imported, perhaps before these were set.
 
     Raises:
-        ConfigurationError: There is no such bundle, or it is not one.
+        ConfigurationError: There is no such file or folder, or it is not a CA bundle.
     """
     if isinstance(ssl, ssl_module.SSLContext):
         return ssl
@@ -51,7 +51,7 @@ def resolve_tls(
         )
     paths = {name: path for name in CA_VARIABLES if environment and (path := os.environ.get(name))}
     for name, path in paths.items():
-        # OpenSSL ignores what is missing, and no certificate would be trusted.
+        # OpenSSL ignores a missing path, and would then trust no certificate.
         _context(name, path)
     return ssl_module.create_default_context() if paths else None
 
@@ -72,10 +72,10 @@ def _context(name: str, path: str) -> ssl_module.SSLContext:
 def make_connector() -> TCPConnector:
     """Create the pool's connector, in the running event loop.
 
-    It does not bound the connections: a permit would be held while its request waits for one.
+    The number of connections is not limited: a request that waits for one would hold a permit.
     """
     connector = TCPConnector(limit=0, ttl_dns_cache=300, socket_factory=_kept_alive)
-    # aiohttp has no public place for it.
+    # aiohttp has no public option for it.
     connector._factory = partial(StrayTolerantHandler, loop=connector._loop)  # type: ignore[assignment]  # noqa: SLF001
     return connector
 
@@ -100,6 +100,6 @@ def _kept_alive(address: AddrInfoType) -> socket.socket:
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEP_ALIVE:
-        if hasattr(socket, name):  # each system has its own
+        if hasattr(socket, name):  # the names differ by system
             made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return made

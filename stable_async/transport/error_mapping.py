@@ -1,4 +1,4 @@
-"""The one border where errors of aiohttp and the operating system become ours."""
+"""The one place where errors of aiohttp and the operating system become ours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["harmless_cause", "translate", "translated_errors"]
 
 
-# Where there was no connection to the server, no request left.
+# These happen before there is a connection, so no request has left.
 UNSENT = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
@@ -29,11 +29,11 @@ UNSENT = (
 
 @contextmanager
 def translated_errors(*, sent: bool, asked: Asked) -> Iterator[None]:
-    """Turn what breaks inside into `APIConnectionError` or `APITimeoutError`.
+    """Turn errors raised inside into `APIConnectionError` or `APITimeoutError`.
 
     Args:
-        sent: Whether the request may have reached the server before it broke. An attempt that got
-            no connection never did.
+        sent: Whether the request may have reached the server before it broke. Without a connection
+            it never did.
         asked: What was asked.
     """
     try:
@@ -43,7 +43,7 @@ def translated_errors(*, sent: bool, asked: Asked) -> Iterator[None]:
 
 
 def translate(error: Exception, *, sent: bool, asked: Asked) -> APIConnectionError:
-    """Return our error for one of aiohttp or of the operating system."""
+    """Return our error for one from aiohttp or the operating system."""
     if isinstance(error, UNSENT):
         sent = False
     status = error.status if isinstance(error, aiohttp.ClientHttpProxyError) else None
@@ -75,7 +75,7 @@ def _describe(error: Exception) -> str:
         case aiohttp.ClientPayloadError():
             return "the connection broke before the answer was whole"
         case aiohttp.ClientResponseError():
-            # Its message quotes the answer's bytes, whatever they are.
+            # Its message quotes bytes of the answer, which may be anything.
             long = error.message.startswith("Got more than")
             return "the server's answer is not valid HTTP" + (": a header is too long" * long)
         case _:

@@ -26,7 +26,7 @@ CHUNK = 64 * 1024
 # What can be read only once is buffered for retries: in memory up to this size, then on disk.
 SPOOL_IN_MEMORY = 1024 * 1024
 
-# Several requests may send the same file object at a time: each reads at its own position and
+# Several requests may send the same file object at once: each reads at its own position and
 # restores the one that it found.
 _SEEKING = threading.Lock()
 
@@ -51,7 +51,7 @@ class Source(Protocol):
 
     Attributes:
         filename: Name to send; the API ignores it.
-        size: Length in bytes; `None` if it is unknown before the end.
+        size: Length, bytes; `None` if it is unknown before the end.
     """
 
     filename: str
@@ -62,7 +62,7 @@ class Source(Protocol):
 
         Raises:
             OSError: The bytes cannot be read.
-            UnfitSourceError: They are not bytes, or have changed since the source was opened.
+            UnfitSourceError: The source does not return bytes, or has changed since it was opened.
         """
 
     async def close(self) -> None:
@@ -92,7 +92,7 @@ def _flat(view: memoryview) -> memoryview:
 
 
 class PathSource:
-    """A file by its path, opened for each attempt; it must not change between two."""
+    """A file by its path, opened for each attempt; it must not change between attempts."""
 
     def __init__(self, path: Path, stat: os.stat_result) -> None:
         self._path = path
@@ -288,7 +288,7 @@ async def _iterate_async(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes, 
 
 
 async def _iterate(pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """Iterate over a blocking iterator in a worker thread, its pieces joined into chunks."""
+    """Iterate over a blocking iterator in a worker thread, joining its pieces into chunks."""
     while gathered := await in_thread(_gather, pieces):
         yield gathered
 

@@ -1,4 +1,4 @@
-"""Calls that go on when their caller is gone, so that a paid result is kept."""
+"""Calls that continue when their caller is gone, so that a paid result is kept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Finishing", "FinishingStream"]
 ResultT = TypeVar("ResultT")
 MediaT = TypeVar("MediaT", bound=Media)
 
-# How far the result may be ahead of a slow reader, chunks.
+# How many chunks may be buffered for a slow reader.
 AHEAD = 4
 
 logger: logging.Logger = logging.getLogger("stable_async")
@@ -36,14 +36,14 @@ class FinishingStream(MediaStream[MediaT]):
     """A result that is read to its end, with or without a consumer.
 
     Attributes:
-        taken: The consumer has read to the end.
+        taken: Whether the consumer has read to the end.
     """
 
     _chunks: asyncio.Queue[bytes | Exception | None] | None = None
     taken: bool = False
 
     async def pump(self, opened: asyncio.Future[None]) -> MediaT:
-        """Read the result, pass it on to the consumer, and return all of it in the end."""
+        """Read the result, pass it on to the consumer, and return the whole of it."""
         self._chunks = asyncio.Queue(AHEAD)
         opened.set_result(None)
         kept = []
@@ -58,7 +58,7 @@ class FinishingStream(MediaStream[MediaT]):
         return self._reader.result(b"".join(kept), self.credits)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the bytes as they come.
+        """Yield the bytes as they arrive.
 
         Raises:
             APIConnectionError, APITimeoutError, InvalidResponseError: As for any stream.
@@ -95,7 +95,7 @@ class Finishing:
     ) -> ResultT:
         """Return the result of `sending`.
 
-        With `on_disconnect="finish"`, a call that is cancelled after it was sent goes on, and
+        With `on_disconnect="finish"`, a call that is cancelled after it was sent continues, and
         `on_finished` receives its result.
         """
         keep = options.keep
@@ -149,7 +149,7 @@ class Finishing:
                 await self._part(task, state, keep)
 
     async def aclose(self) -> None:
-        """Wait for the calls that go on; if this is cancelled, cancel them."""
+        """Wait for the calls in progress; if this is cancelled, cancel them."""
         try:
             while self._tasks:
                 await asyncio.wait(self._tasks)
@@ -164,7 +164,7 @@ class Finishing:
         state: SendState,
         keep: Keep,
     ) -> None:
-        """Let go of a caller: finish what was sent, withdraw what was not."""
+        """Detach from a caller: finish what was sent, withdraw what was not."""
         state.abandoned = True
         if state.sent:
             finish = asyncio.create_task(_finish(task, keep))
@@ -176,7 +176,7 @@ class Finishing:
 
 
 async def _ended(task: asyncio.Task[ResultT]) -> None:
-    """Wait for `task`, whatever becomes of it."""
+    """Wait for `task`, whatever its outcome."""
     await asyncio.gather(task, return_exceptions=True)
 
 
@@ -188,4 +188,4 @@ async def _finish(task: asyncio.Task[ResultT], keep: Keep) -> None:
     except StabilityError as error:
         logger.warning("a call whose caller is gone has failed: %s", error)
     except Exception:
-        logger.exception("a result that was paid for, and whose reader is gone, was not kept")
+        logger.exception("a paid result whose reader is gone was not kept")

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["JsonBody", "MultipartForm", "MultipartPayload", "body_of"]
 
-# How much of each file is read to determine its format. The first size is nearly always enough; a
-# JPEG may begin with a long profile or preview.
+# How much of each file is read to determine its format. The first size is nearly always enough, but
+# a JPEG may begin with a long profile or preview.
 HEAD_SIZES = (128 * 1024, 1024 * 1024)
 
 
@@ -97,12 +97,12 @@ class MultipartForm:
 
         Raises:
             InvalidRequestError: A file is missing, unreadable, empty or not of a format and size
-                that the API takes here, or the whole request is too large.
+                that the API accepts here, or the whole request is too large.
         """
         for name, value in self._request.files():
             try:
                 source = await open_source(value)
-            except Exception as error:  # of the caller's code, as for `_read`
+            except Exception as error:  # raised by the caller's code, as in `_read`
                 raise self._unreadable(name, error) from error
             if source.size == 0:
                 raise self._refused(name, "given 0 bytes", "a file with content")
@@ -131,7 +131,7 @@ class MultipartForm:
             if problems:
                 raise InvalidRequestError(type(self._request).__name__, problems)
             return
-        # The API judges a longer header.
+        # A longer header is left to the API.
 
     async def _head(self, part: _FilePart, size: int) -> FileHead:
         data = bytearray()
@@ -146,7 +146,7 @@ class MultipartForm:
         return FileHead(bytes(data), complete=len(data) < size, size=part.source.size)
 
     def payload(self, stall_limit: float | None) -> bytes | MultipartPayload:
-        """Return the body for one attempt; each piece may wait `stall_limit` seconds."""
+        """Return the body for one attempt; sending each piece may take `stall_limit` seconds."""
         if not self._parts:
             return self._texts + self._closing
         return MultipartPayload(self, stall_limit)
@@ -186,7 +186,7 @@ class MultipartForm:
             async with aclosing(part.source.chunks()) as chunks:
                 async for chunk in chunks:
                     yield chunk
-        except Exception as error:  # of the caller's code, where the source is an iterable
+        except Exception as error:  # raised by the caller's code, where the source is an iterable
             raise self._unreadable(part.name, error) from error
 
     async def close(self) -> None:
@@ -199,7 +199,7 @@ class MultipartForm:
     def _unreadable(self, field: str, error: Exception) -> InvalidRequestError:
         if isinstance(error, UnfitSourceError):
             return self._refused(field, f"given {error.given}", error.allowed)
-        # The text of another library's error may hold anything.
+        # The text of another library's error may contain anything.
         reason = getattr(error, "strerror", None) or f"reading it raised {type(error).__name__}"
         return self._refused(field, reason, "a readable file")
 
@@ -215,12 +215,12 @@ class MultipartPayload(Payload):
     """One attempt to send a `MultipartForm`, as a payload of aiohttp.
 
     Attributes:
-        failure: The error of a source; aiohttp raises an error of its own instead.
+        failure: The error raised by a source; aiohttp raises an error of its own instead.
         on_written: Called when the whole body was written.
     """
 
     def __init__(self, form: MultipartForm, stall_limit: float | None) -> None:
-        """Send `form`; each piece may wait `stall_limit` seconds for the server."""
+        """Send `form`; sending each piece may take `stall_limit` seconds."""
         super().__init__(form, content_type=form.content_type)
         self._size = form.size
         self._form = form
@@ -252,8 +252,8 @@ class MultipartPayload(Payload):
 def _quoted(text: str) -> str:
     """Escape a name for `Content-Disposition`, as browsers do (WHATWG HTML, form submission).
 
-    The backslash is escaped as well, which browsers send as it is: servers take it for the escape
-    of RFC 9110, and a name that ends with one would not end.
+    The backslash is escaped as well, although browsers send it unchanged: servers read it as an
+        escape of RFC 9110, and a name that ends with one would not be terminated.
     """
     for character, escape in (("\r", "%0D"), ("\n", "%0A"), ('"', "%22"), ("\\", "%5C")):
         text = text.replace(character, escape)

@@ -1,4 +1,4 @@
-"""One operation from request to result: submit it, look for its result, read it."""
+"""One operation from request to result: submit it, poll for its result, read it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ResultT = TypeVar("ResultT")
 MediaT = TypeVar("MediaT", bound=Media)
 
 STILL_RUNNING = 202
-# An operation that was accepted answers with little more than an id.
+# The answer to an accepted submission is little more than an id.
 MAX_ACCEPTANCE = 1024 * 1024
 
 

@@ -31,7 +31,9 @@ class AttemptObserver(Protocol):
     """Notified of each attempt to send one request."""
 
     async def leaving(self) -> None:
-        """Called when an attempt has its permit, before it is sent; an error here stops it."""
+        """Called when an attempt has its permit, before it is sent; an error raised here stops
+        it.
+        """
 
     def refused(self, error: APIStatusError) -> None:
         """Called when an attempt was answered with an error, before another one is made."""
@@ -64,8 +66,8 @@ class CallOptions(TypedDict, Generic[ResultT], total=False):
         extra_headers: Headers to send besides the client's own.
         raise_on_filtered: Make a filtered result a `ContentFilteredError`.
         on_response: Called with status and headers of each response, refusals included.
-        observer: Notified of each attempt. What its `leaving` raises is raised, and nothing is
-            sent.
+        observer: Notified of each attempt. An error that its `leaving` raises propagates, and
+            nothing is sent.
         on_disconnect: What happens to a call that is cancelled after its request was sent, and may
             be billed: `cut` (the default) closes the connection, `finish` fetches the result.
             A request that was not sent is withdrawn in any case, and nothing is paid.
@@ -108,14 +110,14 @@ class Options(NamedTuple):
 
     @property
     def keep(self) -> Callable[[object], Awaitable[None]] | None:
-        """What receives the result of a call that is cancelled; `None` cuts the call."""
+        """The receiver of the result of a cancelled call; `None` cuts the call."""
         return self.on_finished if self.on_disconnect == "finish" else None
 
     def of_a_look(self) -> Options:
-        """Return the options of a look at a generation.
+        """Return the options for polling a generation.
 
-        Its submission was sent: neither its observer nor its deadline apply to the looks. They are
-        not retried: there is another look later.
+        The submission has been sent, so that neither its observer nor its deadline applies. Polls
+        are not retried: the next poll is the retry.
         """
         return self._replace(observer=None, deadline=None, attempts=1)
 
@@ -123,7 +125,7 @@ class Options(NamedTuple):
 # RFC 9110, sections 5.1 and 5.5: names are tokens; values have no control characters.
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-# What the client decides: who pays, where it goes, what the body and the response are.
+# Set by the client: who pays, the destination, the form of body and response.
 _OWN_HEADERS = frozenset(
     {
         "accept",
@@ -178,7 +180,7 @@ def _attempts(value: object) -> int:
     return at_least(0)(value) + 1
 
 
-# By the word of the caller: the attribute of `Options`, and the rule of its value.
+# By the name of the option: the attribute of `Options`, and the rule for its value.
 _RULES: dict[str, tuple[str, Callable[[object], object]]] = {
     "timeout": ("timeouts", Timeouts.of),
     "max_retries": ("attempts", _attempts),
@@ -203,13 +205,14 @@ def read_options(
     """Return the options of one call, checked.
 
     Args:
-        owner: Who takes them, for the error: the class of the request, or a method.
-        given: What the caller said.
-        defaults: What holds otherwise.
-        fields: Which other words the caller could have meant.
+        owner: What takes the options, for the error: the class of the request, or a method.
+        given: The options that the caller passed.
+        defaults: The options that hold otherwise.
+        fields: Other names that the caller could have meant.
 
     Raises:
-        InvalidRequestError: A word is unknown, or a value has a wrong type; lists all of it.
+        InvalidRequestError: A name is unknown, or a value has a wrong type; every problem is
+            listed.
     """
     if not given:
         return defaults

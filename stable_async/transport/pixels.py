@@ -1,4 +1,4 @@
-"""Pillow images and numpy arrays, encoded as PNG. Pillow is loaded only for those who send them."""
+"""Pillow images and numpy arrays, encoded as PNG. Pillow is loaded only when one is sent."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["UnfitPixelsError", "encode_png"]
 
 ARRAYS = "an array of uint8, shaped H x W, H x W x 3 (RGB) or H x W x 4 (RGBA)"
 UINT8 = "|u1"
-# Those of Pillow's modes that PNG has without a loss and the API is known to read.
+# The Pillow modes that PNG stores without loss and that the API is known to read.
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
-# A sixth larger than Pillow's default of 6, in a quarter of the time.
+# The file is a sixth larger than with Pillow's default of 6, in a quarter of the time.
 COMPRESS_LEVEL = 1
 
 # Pillow reads an opened file when its pixels are first used, and its images are not thread-safe.
@@ -25,7 +25,7 @@ _COPYING = threading.Lock()
 
 
 class UnfitPixelsError(ValueError):
-    """An image or array has a type or shape that is not sent.
+    """An image or array has a type or shape that cannot be sent.
 
     Attributes:
         given: What it is.
@@ -40,10 +40,10 @@ class UnfitPixelsError(ValueError):
 
 
 def encode_png(pixels: SupportsArrayInterface) -> bytes:
-    """Return a Pillow image or a numpy array as PNG. Blocks for 0.1 s per megapixel.
+    """Return a Pillow image or a numpy array as PNG. Blocks for about 0.1 s per megapixel.
 
     Raises:
-        UnfitPixelsError: Its mode, type or shape is not sent, or Pillow is missing.
+        UnfitPixelsError: Its mode, type or shape cannot be sent, or Pillow is missing.
     """
     try:
         import PIL.Image

@@ -1,7 +1,7 @@
-"""Looks at running generations: never too often, and until the API itself has spoken.
+"""Polling of running generations: never too often, and until the API itself has answered.
 
-A look is free, so it is not retried: the next look is the retry. Whatever something on the way says
-to one is polled again, until the limit expires.
+A look is free, so it is not retried: the next look is the retry. After any answer of an
+    intermediary the generation is polled again, until the limit expires.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ POLL_INTERVAL = 10.0
 # The slowest operation takes about a minute; an outage, or a queue of the API, takes longer.
 RESULT_TIMEOUT = 1800.0
 
-# The pause after a look that failed, seconds, where the interval is shorter; it doubles.
+# The pause after a failed look, seconds, where the interval is shorter; it doubles.
 FIRST_PAUSE = 0.01
 
 FoundT = TypeVar("FoundT")
@@ -42,7 +42,7 @@ logger: logging.Logger = logging.getLogger("stable_async")
 
 
 class Polling:
-    """Keeps the time between two looks at the same generation, over all callers."""
+    """Keeps the interval between two looks at the same generation, for all callers."""
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ class Polling:
 
         Args:
             interval: Seconds.
-            limit: For how long `until_found` looks, seconds; `None` means for ever.
+            limit: For how long `until_found` polls, seconds; `None` means no limit.
             clock: Returns seconds.
-            sleep: Waits for some.
+            sleep: Waits for a number of seconds.
         """
         self._interval = interval
         self._limit = float("inf") if limit is None else limit
@@ -68,7 +68,7 @@ class Polling:
         self._next: dict[str, float] = {}
 
     def rest(self, generation: str, seconds: float = 0.0) -> None:
-        """Note that the API has just been asked for `generation`, or has just begun it.
+        """Record that the API has just been asked for `generation`, or has just begun it.
 
         The next look is an interval from now, or `seconds` if that is longer.
         """
@@ -83,14 +83,14 @@ class Polling:
     async def once(
         self, generation: str, look: Callable[[], Awaitable[FoundT | None]]
     ) -> FoundT | None:
-        """Return the result of `look`, called when it is time to.
+        """Return the result of `look`, called as soon as the interval allows it.
 
         Raises:
             StabilityError: What `look` raises, with the generation's id.
         """
         while (wait := self._next.get(generation, 0.0) - self._clock()) > 0:
             await self._sleep(wait)
-        self.rest(generation)  # before: others must not look meanwhile
+        self.rest(generation)  # before the look: others must not look meanwhile
         pause = 0.0
         try:
             return await look()
@@ -100,7 +100,7 @@ class Polling:
                 pause = error.retry_after or 0.0
             raise
         finally:
-            self.rest(generation, pause)  # and after: it may have waited long for the quota
+            self.rest(generation, pause)  # and after it: it may have waited long for the quota
 
     async def until_found(
         self, generation: str, look: Callable[[], Awaitable[FoundT | None]]
@@ -109,7 +109,7 @@ class Polling:
 
         Raises:
             APITimeoutError: There was none within the limit. It carries the generation's id.
-            StabilityError: The API has ended the generation, or nothing can be asked; with the id.
+            StabilityError: The API has ended the generation, or cannot be asked; with the id.
         """
         ends_at = self._clock() + self._limit
         failures = 0
@@ -145,7 +145,7 @@ def reported_when_cancelled(generation: str) -> Iterator[None]:
         yield
     except asyncio.CancelledError:
         logger.warning(
-            "cancelled; generation %s is paid for, and its result can be fetched",
+            "cancelled; generation %s is paid for, and its result can still be fetched",
             clean(generation),
         )
         raise

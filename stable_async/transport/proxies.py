@@ -1,4 +1,4 @@
-"""Which proxy leads to the API: from the argument, else from the environment."""
+"""The proxy to the API: from the argument, else from the environment."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def resolve_proxy(base_url: str, proxy: object) -> Proxy | None:
             raise ConfigurationError(f"proxy is {proxy}; allowed: a URL, False, or None")
         return _parse(str(proxy), "proxy")
     target = urlsplit(base_url)
-    settings = getproxies()  # small letters first, and no HTTP_PROXY of a CGI request
+    settings = getproxies()  # lower case first, and no HTTP_PROXY that a CGI request may set
     name = target.scheme if settings.get(target.scheme) else "all"
     url = settings.get(name, "").strip()
     host = target.hostname or ""
@@ -88,7 +88,7 @@ def bypasses(no_proxy: str, host: str, port: int) -> bool:
 
 
 def _is_loopback(host: str) -> bool:
-    """Return whether a host is this machine: no proxy leads to it, and Go excludes it as well."""
+    """Return whether a host is this machine, to which no proxy is used; Go excludes it as well."""
     address = _address(host)
     return host == "localhost" or (address is not None and address.is_loopback)
 

@@ -1,4 +1,4 @@
-"""The protocol of a connection, patient with what follows an answer."""
+"""The protocol of a connection, tolerant of stray bytes after an answer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class StrayTolerantHandler(ResponseHandler):
     """Keeps an answer that is followed by bytes that are not HTTP."""
 
     def data_received(self, data: bytes) -> None:
-        # aiohttp drops what it has parsed of a piece when the rest of it is no HTTP: a whole image
-        # that was paid for, if its head comes in the same piece. So the head is parsed alone.
+        # aiohttp drops what it has parsed of a piece when the rest of the piece is not HTTP: a
+        # whole paid image, if its head is in the same piece. So the head is parsed alone.
         while self._payload is None or self._payload.is_eof():
             head, end, rest = data.partition(b"\r\n\r\n")
             if not rest:

@@ -1,4 +1,4 @@
-"""Which answers are tried again and when: only 429 and 500, in this layer and no other."""
+"""Which requests are retried and when: only after 429 and 500, in this layer and no other."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ async def make_attempts(
 ) -> T:
     """Return the result of `attempt`, or raise the error of the last one.
 
-    There are as many as `retrying` allows, or at most `attempts`.
+    `attempts`, if given, replaces the number that `retrying` allows.
     """
-    # Nearly all requests need one attempt, for which tenacity would take a fifth of the time that
-    # sending takes: it gets those that fail, with the failure as their first attempt.
+    # Nearly all requests need one attempt, to which tenacity would add a fifth of the time of
+    # sending: it gets those that fail, with the failure as their first attempt.
     try:
         return await attempt()
     except APIStatusError as error:

@@ -19,8 +19,8 @@ class SendState:
     """Whether the request of a call was sent, so that it may be billed.
 
     Attributes:
-        sent: Its headers are on the wire, and it was not refused since.
-        abandoned: Nobody waits for the call any more: it must not be sent (again).
+        sent: Its headers are on the wire, and it has not been refused since.
+        abandoned: Nobody waits for the call any more, so that it must not be sent (again).
     """
 
     __slots__ = ("abandoned", "sent")
@@ -32,7 +32,7 @@ class SendState:
 
 
 class LapsedPermitError(Exception):
-    """A permit was held too long: its process was stopped, and the others went on without it."""
+    """A permit expired: its process was stopped for too long, and others reused its slot."""
 
 
 class AttemptTrace:
@@ -40,7 +40,7 @@ class AttemptTrace:
 
     Attributes:
         permit: The permit of this attempt.
-        lapsed: The permit was not valid any more when the request was about to leave.
+        lapsed: The permit was no longer valid when the request was about to leave.
     """
 
     __slots__ = ("_clock", "_connecting", "_sent_at", "_state", "lapsed", "permit")
@@ -70,7 +70,7 @@ class AttemptTrace:
             LapsedPermitError: The request must not leave.
         """
         # aiohttp writes in a task of its own, which may run once more after its call was cancelled:
-        # an abandoned request must not leave then.
+        # an abandoned request must not be sent then.
         if self._state.abandoned or not self.permit.mark_sent():
             self.lapsed = True
             raise LapsedPermitError
@@ -107,8 +107,8 @@ def trace_attempts(limiter: QuotaLimiter) -> aiohttp.TraceConfig:
         context: SimpleNamespace,
         params: aiohttp.TraceRequestChunkSentParams,
     ) -> None:
-        # With a body the headers are kept back until its first piece, which may be a turn of the
-        # event loop later.
+        # With a body the headers are held back until its first piece, which may be one iteration of
+        # the event loop later.
         trace: AttemptTrace = context.trace_request_ctx
         if not trace.sent:
             trace.mark_sent()

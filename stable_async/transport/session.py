@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Session"]
 
 READ_BUFFER = 256 * 1024
-# What stands before a paid image must not lose it: cookies of many hops, reports of a CDN.
+# Large headers (cookies of many hops, a CDN's reports) must not lose a paid image.
 MAX_FIELD = 256 * 1024
 MAX_FIELDS = 2_000
 
@@ -42,12 +42,12 @@ class Session:
 
     Attributes:
         key: The API key.
-        limiter: The quota every attempt asks for a permit; `None` when it is switched off.
+        limiter: The quota that every attempt needs a permit from; `None` when it is switched off.
         retrying: The loop of attempts.
         polling: Spaces the looks at running generations.
         priority: The priority of calls that name none.
         telemetry: Receives events of every call; `None` when it is off.
-        user_id: Returns the id that is sent for a tenant; `None` sends none.
+        user_id: Returns the id to send for a tenant; `None` sends none.
         log_prompts: Whether prompts are logged with each request.
         proxy: The proxy to the API; `None` if there is none.
         proxy_headers: Headers for the proxy.
@@ -99,7 +99,7 @@ class Session:
         # With each request and not in the pool: aiohttp would send a pool's headers to the proxy.
         self._headers = {
             **headers,
-            # Images do not shrink, and an unpacked one would not match its Content-Length.
+            # Images do not compress, and a decompressed one would not match its Content-Length.
             "Accept-Encoding": "identity",
             "Authorization": Secret(f"Bearer {api_key}"),
         }
@@ -126,7 +126,7 @@ class Session:
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[trace_attempts(self.limiter)] if self.limiter else [],
             read_bufsize=READ_BUFFER,
-            auto_decompress=False,  # within bounds, when the body is read
+            auto_decompress=False,  # done within bounds when the body is read
             max_line_size=MAX_FIELD,
             max_field_size=MAX_FIELD,
             max_headers=MAX_FIELDS,
@@ -137,7 +137,7 @@ class Session:
         self._pool._retry_connection = False  # noqa: SLF001
 
     async def aclose(self) -> None:
-        """Close the pool; harmless when it is closed."""
+        """Close the pool; closing it again does nothing."""
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close()
@@ -181,7 +181,7 @@ class Session:
 
     def _wait_after_penalty(self, error: APIStatusError) -> float:
         if self.limiter is not None:
-            return 0.0  # the limiter holds everybody back, this request among them
+            return 0.0  # the limiter holds back every request, this one included
         return self._penalty if error.retry_after is None else error.retry_after
 
 

@@ -1,4 +1,4 @@
-"""A result while it comes in: chunk by chunk, into memory, or straight into a file."""
+"""A result as it arrives: chunk by chunk, into memory, or straight into a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["MediaStream"]
 MediaT = TypeVar("MediaT", bound=Media)
 KeptT = TypeVar("KeptT")
 
-# A thread hop costs as much as writing a hundred KiB, so that this much is gathered for one: most
+# A hop to a thread costs as much as writing a hundred KiB, so this much is gathered for one: most
 # images are written, synced and renamed in a single hop.
 WRITE_SIZE = 2 * 1024 * 1024
 
@@ -60,7 +60,7 @@ class MediaStream(Generic[MediaT]):
 
     @property
     def content_length(self) -> int | None:
-        """Length of the result, bytes; `None` where the answer does not say it."""
+        """Length of the result, bytes; `None` where the answer does not state it."""
         return self._reader.content_length
 
     @property
@@ -92,7 +92,7 @@ class MediaStream(Generic[MediaT]):
         return stream
 
     async def start(self) -> Self:
-        """Read as far as it takes to recognise the result by its first bytes.
+        """Read until the result is recognised by its first bytes.
 
         Raises:
             APIConnectionError, APITimeoutError, InvalidResponseError: As for iterating.
@@ -109,9 +109,9 @@ class MediaStream(Generic[MediaT]):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What is known of the result, as headers of an answer of your own: no others are copied.
+        """The facts of the result, as headers for an answer of your own; no other header is copied.
 
-        `content-type`, `content-length`, `seed` and `finish-reason`, as far as the API says them.
+        `content-type`, `content-length`, `seed` and `finish-reason`, as far as the API states them.
         """
         known = {
             "content-type": self.content_type,
@@ -122,7 +122,7 @@ class MediaStream(Generic[MediaT]):
         return {name: str(value) for name, value in known.items() if value not in {None, ""}}
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the bytes as they come; the server waits while they are not read.
+        """Yield the bytes as they arrive; the server waits while they are not read.
 
         Raises:
             APIConnectionError: The connection broke before the end; what came is incomplete.
@@ -130,7 +130,7 @@ class MediaStream(Generic[MediaT]):
             InvalidResponseError: A JSON answer is not what it should be.
         """
         if self._begun:
-            raise StabilityError("a stream can be read once: this one was begun before")
+            raise StabilityError("a stream can be read once: reading this one has begun already")
         self._begun = True
         with self._generation_attached():
             first, self._first = self._first, []
@@ -160,7 +160,7 @@ class MediaStream(Generic[MediaT]):
         Raises:
             APIConnectionError, APITimeoutError, InvalidResponseError: As for iterating.
         """
-        buffer = BytesIO()  # hands its bytes over at the end without a second copy
+        buffer = BytesIO()  # returns its bytes at the end without a second copy
         async for chunk in self:
             buffer.write(chunk)
         return self._reader.result(buffer.getvalue(), self.credits)
@@ -175,7 +175,7 @@ class MediaStream(Generic[MediaT]):
             APIConnectionError, APITimeoutError, InvalidResponseError: As for iterating.
         """
         saved = await self.save_to(FileSink(path))
-        warn_of_other_format(path, self.content_type, stacklevel=2)  # may be made an error
+        warn_of_other_format(path, self.content_type, stacklevel=2)  # may be turned into an error
         return saved
 
     async def save_to(self, sink: Sink[KeptT]) -> KeptT:

@@ -1,4 +1,4 @@
-"""The seam for traces and metrics. Off, it costs nothing; broken, it costs no image."""
+"""The interface for traces and metrics: costs nothing when off, and never loses an image."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class CallTelemetry(Protocol):
     """Receives the events of one call: its attempts, one after the other, and its end."""
 
     def leaving(self, resend_count: int, waited: float) -> None:
-        """Called when an attempt is sent, after it has waited for its permit, seconds."""
+        """Called when an attempt is sent, with the seconds that it waited for its permit."""
 
     def answered(self, status: int, headers: Mapping[str, str]) -> None:
-        """Called when the status and the headers of a success are there."""
+        """Called when the status and headers of a success have arrived."""
 
     def failed(self, error: BaseException) -> None:
         """Called when an attempt has ended in an error; another one may follow."""
@@ -37,7 +37,7 @@ class Telemetry(Protocol):
     """Makes a `CallTelemetry` for each call of a client: `StabilityClient(telemetry=...)`."""
 
     def opened(self, statistics: Callable[[], QuotaStatistics | None]) -> None:
-        """Called when a client opens; `statistics` may be asked until it is closed."""
+        """Called when a client opens; `statistics` may be called until it closes."""
 
     def closed(self, statistics: Callable[[], QuotaStatistics | None]) -> None:
         """Called when a client closes."""
@@ -47,7 +47,7 @@ class Telemetry(Protocol):
 
 
 class GuardedTelemetry:
-    """Another telemetry, whose errors are logged and go no further: a result may be paid for."""
+    """Wraps a telemetry and logs its errors: they must not lose a result that may be paid for."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         """Guard `telemetry`."""
@@ -95,7 +95,7 @@ class _GuardedCall:
             self._call.leaving(resend_count, waited)
 
     def answered(self, status: int, headers: Mapping[str, str]) -> None:
-        """Called when a success is there."""
+        """Called when the head of a success has arrived."""
         with self._guard.guarding("answered"):
             self._call.answered(status, headers)
 

@@ -1,4 +1,4 @@
-"""Our time limits: those that aiohttp keeps, and one that takes what has arrived first."""
+"""Time limits: those that aiohttp enforces, and one that first takes what has arrived."""
 
 from __future__ import annotations
 
@@ -15,38 +15,39 @@ if TYPE_CHECKING:
 
 __all__ = ["TimeLimit", "client_timeout"]
 
-# How many turns of the event loop an expired limit waits: one reads what has arrived, one more
-# decrypts it, one wakes up who waits for it.
+# How many iterations of the event loop an expired limit waits: one reads what has arrived, one
+# decrypts it, one wakes the task that waits for it.
 GRACE_TURNS = 3
 
 
 @lru_cache(maxsize=64)
 def client_timeout(limits: Timeouts) -> ClientTimeout:
-    """Return the limit that aiohttp keeps: the time to a connection.
+    """Return the limit that aiohttp enforces: the time to a connection.
 
-    Our pool has no queue, so that this is name resolution, proxy, TCP and TLS. The other limits are
-    kept by `TimeLimit`: they concern answers that may be paid for.
+    Our pool has no queue, so this covers name resolution, proxy, TCP and TLS. `TimeLimit` enforces
+    the others, which concern answers that may be paid for.
     """
     return ClientTimeout(
         total=None,
         connect=limits.connect,
-        # Without a limit to connect, it is not known when the wait for the first byte begins.
+        # Without a connect limit, it is not known when the wait for the first byte begins.
         sock_read=limits.first_byte if limits.connect is None else None,
     )
 
 
 class TimeLimit:
-    """Like `asyncio.timeout`, but what has arrived is taken first.
+    """Like `asyncio.timeout`, but data that has already arrived is taken first.
 
-    When the event loop was busy, or the process stopped for a while (Ctrl-Z, a paused container, a
-    laptop's lid), the limit has expired when the loop runs again, and so has the answer arrived.
+    When the event loop was busy, or the process was stopped for a while (Ctrl-Z, a paused
+    container, a closed laptop), the limit has expired when the loop runs again, and the answer may
+    have arrived.
 
     Raises:
         TimeoutError: On leaving, if the limit has expired.
     """
 
     def __init__(self, seconds: float | None) -> None:
-        """Limit what is inside to `seconds` from entering; `None` means no limit yet."""
+        """Limit the block to `seconds` from entering it; `None` means no limit yet."""
         self._seconds = seconds
         self._timeout = asyncio.timeout(None)
         self._loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Bodies that a proxy has packed, unpacked piece by piece, whatever their label says."""
+"""Bodies that a proxy has compressed, decompressed piece by piece, whatever their headers say."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Unpacker", "unpacker_of"]
 
-# No result is larger; a packed answer could be, by far.
+# No result is larger; a decompressed answer could be, by far.
 MAX_UNPACKED = 256 * 1024 * 1024
 UNPACKED_CHUNK = 256 * 1024
 
@@ -27,26 +27,26 @@ BARE = -zlib.MAX_WBITS
 
 
 class Unpacker:
-    """Unpacks gzip or deflate, and never more than `MAX_UNPACKED`.
+    """Decompresses gzip or deflate, and never more than `MAX_UNPACKED` bytes.
 
-    The first bytes decide: what is labelled as packed and is an image is passed on as it is.
+    The first bytes decide: an image that is labelled as compressed is passed on unchanged.
     """
 
     def __init__(self, answer: Answer, encoding: str) -> None:
-        """Unpack the body of `answer`, labelled with `encoding`."""
+        """Decompress the body of `answer`, labelled with `encoding`."""
         self._answer = answer
         self._encoding = encoding
         self._held = bytearray()  # not enough yet to decide on
         self._begun = False
-        self._zlib: zlib._Decompress | None = None  # None: passed on as it is
+        self._zlib: zlib._Decompress | None = None  # None: passed on unchanged
         self._left = MAX_UNPACKED
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Yield the bytes in the next piece of the body.
 
         Raises:
-            InvalidResponseError: It is packed in a way that was not asked for, or cannot be
-                unpacked.
+            InvalidResponseError: It has an encoding that was not asked for, or cannot be
+                decompressed.
         """
         if not self._begun:
             self._held += chunk
@@ -62,7 +62,7 @@ class Unpacker:
         """Yield what is left at the end of the body.
 
         Raises:
-            APIConnectionError: The packed data break off.
+            APIConnectionError: The compressed data is cut off.
             InvalidResponseError: As for `feed`.
         """
         if not self._begun and self._held:
@@ -70,12 +70,12 @@ class Unpacker:
             yield from [chunk] if self._zlib is None else self._unpack(chunk)
         if self._zlib is not None and not self._zlib.eof:
             raise APIConnectionError(
-                "the packed answer breaks off before its end",
+                "the compressed answer is cut off before its end",
                 verdict=judge_broken_connection(sent=True, asked=self._answer.asked),
             )
 
     def _begin(self) -> bytes:
-        """Decide how the body is unpacked, and return its first bytes."""
+        """Decide how the body is decompressed, and return its first bytes."""
         first, self._held, self._begun = bytes(self._held), bytearray(), True
         if self._encoding in {"gzip", "x-gzip", "deflate"}:
             if is_packed(first):
@@ -84,7 +84,7 @@ class Unpacker:
                 self._zlib = zlib.decompressobj(BARE)
         elif not is_readable(first):
             raise self._answer.unreadable(
-                f"a body packed as {self._answer.encoding!r}, although none was asked for"
+                f"a body compressed as {self._answer.encoding!r}, although none was asked for"
             )
         return first
 
@@ -100,19 +100,23 @@ class Unpacker:
             try:
                 piece = self._zlib.decompress(chunk, UNPACKED_CHUNK)
             except zlib.error:
-                raise self._answer.unreadable("a packed body that cannot be unpacked") from None
+                raise self._answer.unreadable(
+                    "a compressed body that cannot be decompressed"
+                ) from None
             self._left -= len(piece)
             if self._left < 0:
-                raise self._answer.unreadable(f"a packed body of more than {MAX_UNPACKED:,} bytes")
+                raise self._answer.unreadable(
+                    f"a compressed body of more than {MAX_UNPACKED:,} bytes"
+                )
             if piece:
                 yield piece
             chunk = self._zlib.unused_data or self._zlib.unconsumed_tail
 
 
 def unpacker_of(answer: Answer) -> Unpacker | None:
-    """Return what unpacks the body of `answer`; `None` if it is not labelled as packed.
+    """Return the decompressor for `answer`; `None` if it is not labelled as compressed.
 
-    Identity is asked for, since images do not shrink; some proxies pack all the same.
+    Identity is asked for, since images do not compress; some proxies compress all the same.
     """
     encoding = answer.headers.get("Content-Encoding", "").strip().lower()
     return None if encoding in {"", "identity"} else Unpacker(answer, encoding)
