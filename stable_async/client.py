@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from copy import copy
 from dataclasses import dataclass
 from hashlib import sha256
@@ -52,7 +52,8 @@ from stable_async.transport.session import Session
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from contextlib import AbstractAsyncContextManager
     from ssl import SSLContext
     from types import TracebackType
 
@@ -330,15 +331,21 @@ class StabilityClient(Groups):
     async def _send(self, request: Request[ResultT], options: Options) -> ResultT:
         state = SendState()
         sending = operation.send(self._session, request, options, state)
-        result = await self._finishing.send(sending, state, options)
+        result = await self._finish(sending, state, options)
         if options.raise_on_filtered and _is_filtered(result):
             raise ContentFilteredError(result)
         return result
 
-    @asynccontextmanager
-    async def stream(
+    def _finish(
+        self, sending: Coroutine[object, object, ResultT], state: SendState, options: Options
+    ) -> Coroutine[object, object, ResultT]:
+        """Return `sending`, which goes on without its caller if the options say so."""
+        keep = options.keep
+        return sending if keep is None else self._finishing.send(sending, state, keep)
+
+    def stream(
         self, request: MediaRequest[MediaT], **options: Unpack[CallOptions[MediaT]]
-    ) -> AsyncIterator[MediaStream[MediaT]]:
+    ) -> AbstractAsyncContextManager[MediaStream[MediaT]]:
         """Send a request and return its result as a stream, without holding it in memory.
 
         Leaving the block early closes the connection; the result may have been billed.
@@ -349,8 +356,8 @@ class StabilityClient(Groups):
         checked = self._read(request, options, MediaRequest)
         state = SendState()
         opening = operation.stream(self._session, request, checked, state)
-        async with self._finishing.stream(opening, state, checked) as stream:
-            yield stream
+        keep = checked.keep
+        return opening if keep is None else self._finishing.stream(opening, state, keep)
 
     async def submit(
         self, request: MediaRequest[MediaT], **options: Unpack[CallOptions[ResultRequest[MediaT]]]
@@ -367,7 +374,7 @@ class StabilityClient(Groups):
         checked = self._read(request, options, MediaRequest)
         state = SendState()
         submitting = operation.submit(self._session, request, checked, state)
-        return await self._finishing.send(submitting, state, checked)
+        return await self._finish(submitting, state, checked)
 
     async def poll(
         self, request: ResultRequest[MediaT], **options: Unpack[CallOptions[MediaT]]

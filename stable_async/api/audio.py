@@ -250,11 +250,12 @@ class AudioInpaint(MediaRequest[Audio]):
         """The operation of `model`."""
         return self.operations[self.model == "stable-audio-3"]
 
-    def fields(self) -> Iterator[tuple[str, object]]:
+    def fields(self) -> dict[str, object]:
         """Omit `model` where the API has no such field."""
-        for name, value in super().fields():
-            if name != "model" or value == "stable-audio-3":
-                yield name, value
+        given = super().fields()
+        if given.get("model") != "stable-audio-3":
+            given.pop("model", None)
+        return given
 
     def broken_rules(self) -> Iterator[FieldProblem]:
         model = self.model or "stable-audio-2.5"

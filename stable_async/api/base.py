@@ -155,6 +155,7 @@ class Request(BaseModel, Generic[ResultT]):
 
     file_parts: ClassVar[Mapping[str, FilePart]] = {}
     path_fields: ClassVar[frozenset[str]] = frozenset()
+    body_fields: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
@@ -164,6 +165,8 @@ class Request(BaseModel, Generic[ResultT]):
         ]
         cls.file_parts = {name: mark for name, mark in marked if isinstance(mark, FilePart)}
         cls.path_fields = frozenset(name for name, mark in marked if isinstance(mark, PathPart))
+        elsewhere = cls.file_parts.keys() | cls.path_fields
+        cls.body_fields = tuple(name for name in cls.model_fields if name not in elsewhere)
 
     @property
     def operation(self) -> Operation:
@@ -238,32 +241,38 @@ class Request(BaseModel, Generic[ResultT]):
     @property
     def path(self) -> str:
         """Path below the base URL."""
+        if not self.path_fields:
+            return self.operation.path
         return self.operation.path.format(
             **{name: quote(getattr(self, name), safe="") for name in self.path_fields}
         )
 
-    def fields(self) -> Iterator[tuple[str, object]]:
-        """Yield name and value of every given field of the body that is not a file."""
-        for name in type(self).model_fields:
-            if name not in self.file_parts and name not in self.path_fields:
-                value = getattr(self, name)
-                if value is not None:
-                    yield name, value
+    def fields(self) -> dict[str, object]:
+        """Return the fields in the body that were given and are no files, by name."""
+        given = {}
+        for name in self.body_fields:
+            if (value := getattr(self, name)) is not None:
+                given[name] = value
+        return given
 
-    def texts(self) -> Iterator[tuple[str, str]]:
-        """Yield the text parts of a multipart body, in the order of the API."""
-        for name, value in self.fields():
+    def texts(self) -> list[tuple[str, str]]:
+        """Return the text parts of a multipart body, in the order of the API."""
+        texts = []
+        for name, value in self.fields().items():
             match value:
+                case str():
+                    texts.append((name, value))
                 case [*items]:
                     for index, item in enumerate(items):
                         for key, part in cast("Mapping[str, object]", item).items():
-                            yield f"{name}[{index}][{key}]", _text(part)
+                            texts.append((f"{name}[{index}][{key}]", _text(part)))
                 case _:
-                    yield name, _text(value)
+                    texts.append((name, _text(value)))
+        return texts
 
     def json_body(self) -> bytes:
         """Return the body where it is JSON."""
-        return json.dumps(dict(self.fields())).encode()
+        return json.dumps(self.fields()).encode()
 
     def files(self) -> Iterator[tuple[str, FileInput]]:
         """Yield name and source of every file that was given."""

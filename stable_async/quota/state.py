@@ -196,9 +196,9 @@ class QuotaState:
         return None if found is None else found.seen
 
     def has_joined(self, process: str, terms: Quota) -> bool:
-        """Return whether the terms of a process count."""
+        """Return whether the terms of a process count; `terms` as `terms_of` returns them."""
         found = self._processes.get(process)
-        return found is not None and found.terms == terms_of(terms)
+        return found is not None and found.terms == terms
 
     def expire(self, process: str, now: float) -> None:
         """Count the open slots of a process as departures: it was stopped or killed."""

@@ -10,7 +10,7 @@ import aiohttp
 
 from stable_async.api.verdict import judge_broken_connection
 from stable_async.errors import APITimeoutError
-from stable_async.transport.error_mapping import translated_errors
+from stable_async.transport.error_mapping import harmless_cause, translate
 from stable_async.transport.time_limits import TimeLimit
 from stable_async.transport.unpacking import unpacker_of
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
     from stable_async.api.answers import Answer
+    from stable_async.transport.unpacking import Unpacker
 
 __all__ = ["read_body"]
 
@@ -28,14 +29,14 @@ __all__ = ["read_body"]
 LEAST_PROGRESS = 16 * 1024
 
 
-async def read_body(
+def read_body(
     response: ClientResponse,
     answer: Answer,
     *,
     stall_limit: float | None,
     ends_at: float | None = None,
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the body of an answer as it arrives.
+    """Return the body of an answer as it arrives.
 
     Args:
         response: The response.
@@ -48,17 +49,20 @@ async def read_body(
         APITimeoutError: A limit expired.
         InvalidResponseError: The body has a content encoding that was not asked for.
     """
+    chunks = _as_sent(response, answer, stall_limit, ends_at)
     unpacker = unpacker_of(answer)
-    async with aclosing(_as_sent(response, answer, stall_limit, ends_at)) as chunks:
+    return chunks if unpacker is None else _unpacked(chunks, unpacker)
+
+
+async def _unpacked(
+    packed: AsyncGenerator[bytes, None], unpacker: Unpacker
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(packed) as chunks:
         async for chunk in chunks:
-            if unpacker is None:
-                yield chunk
-            else:
-                for piece in unpacker.feed(chunk):
-                    yield piece
-    if unpacker is not None:
-        for piece in unpacker.finish():
-            yield piece
+            for piece in unpacker.feed(chunk):
+                yield piece
+    for piece in unpacker.finish():
+        yield piece
 
 
 async def _as_sent(
@@ -68,7 +72,7 @@ async def _as_sent(
     content = response.content
     clock = asyncio.get_running_loop().time
     left, progress = stall_limit, 0
-    with translated_errors(sent=True, asked=answer.asked):
+    try:
         while not content.at_eof():
             if content.is_eof():
                 chunk = content.read_nowait()
@@ -95,6 +99,8 @@ async def _as_sent(
                         left, progress = stall_limit, 0
             if chunk:
                 yield chunk
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise translate(error, sent=True, asked=answer.asked) from harmless_cause(error)
 
 
 def _stalled(answer: Answer, stall_limit: float | None, ends_at: float | None) -> APITimeoutError:

@@ -24,7 +24,7 @@ from stable_async.transport.body import read_body
 from stable_async.transport.error_mapping import harmless_cause, translate
 from stable_async.transport.multipart import MultipartForm, MultipartPayload, body_of
 from stable_async.transport.options import ResponseHead
-from stable_async.transport.retry import make_attempts
+from stable_async.transport.retry import try_again
 from stable_async.transport.send_state import AttemptTrace, LapsedPermitError, SendState
 from stable_async.transport.time_limits import TimeLimit, client_timeout
 
@@ -57,6 +57,9 @@ class Call:
 
     Entering sends the request, and retries where that is safe. It then has a successful response
     whose body is unread. Leaving closes it, and returns the connection if the body was read whole.
+
+    Attributes:
+        head: The response without its body; set when the call is entered.
 
     Raises:
         InvalidRequestError: A file of the request is missing, empty or too large.
@@ -92,7 +95,7 @@ class Call:
         self._attempts = 0
         self._ends_at: float | None = None
         self._response: aiohttp.ClientResponse | None = None
-        self._head: Answer | None = None
+        self.head: Answer
         self._telemetry: CallTelemetry | None = None
         if session.telemetry is not None:
             self._telemetry = session.telemetry.call(request, self._url, self._priority)
@@ -102,9 +105,12 @@ class Call:
         try:
             if self._form is not None:
                 await self._form.open()
-            self._response = await make_attempts(
-                self._session.retrying, self._attempt, self._options.attempts
-            )
+            try:
+                await self._attempt()
+            except APIStatusError as error:
+                await try_again(
+                    self._session.retrying, self._attempt, error, self._options.attempts
+                )
         except BaseException as error:
             await self._close(error)
             raise
@@ -119,20 +125,19 @@ class Call:
         """Close the response and the files of the request."""
         await self._close(error)
 
-    @property
-    def head(self) -> Answer:
-        """The response without its body."""
-        if self._head is None:
-            self._head = self._answer(self._open_response)
-        return self._head
-
     def chunks(self) -> AsyncGenerator[bytes, None]:
         """Return the body as it arrives.
 
         Raises:
             APIConnectionError, APITimeoutError, InvalidResponseError: As for `read_body`.
         """
-        return self._body(self._open_response, self.head)
+        assert self._response is not None  # noqa: S101 - the call was entered
+        return read_body(
+            self._response,
+            self.head,
+            stall_limit=self._limits.between_bytes,
+            ends_at=self._ends_at,
+        )
 
     async def read(self, limit: int = MAX_WHOLE) -> Answer:
         """Return the response with its whole body, up to `limit` bytes.
@@ -153,23 +158,6 @@ class Call:
                 raise
         return replace(self.head, body=bytes(body))
 
-    @property
-    def _open_response(self) -> aiohttp.ClientResponse:
-        if self._response is None:
-            raise RuntimeError("the call was not entered")
-        return self._response
-
-    def _answer(self, response: aiohttp.ClientResponse, body: bytes = b"") -> Answer:
-        return Answer(response.status, response.headers, body, self._asked, self._session.key)
-
-    def _body(self, response: aiohttp.ClientResponse, head: Answer) -> AsyncGenerator[bytes, None]:
-        return read_body(
-            response,
-            head,
-            stall_limit=self._limits.between_bytes,
-            ends_at=self._ends_at,
-        )
-
     async def _close(self, error: BaseException | None) -> None:
         if self._response is not None:
             self._response.close()
@@ -178,7 +166,7 @@ class Call:
         if self._form is not None:
             await self._form.close()
 
-    async def _attempt(self) -> aiohttp.ClientResponse:
+    async def _attempt(self) -> None:
         self._attempts += 1
         while True:
             if self._state.abandoned:
@@ -206,7 +194,7 @@ class Call:
             raise ConfigurationError("the client was closed while this call waited")
         return permit
 
-    async def _send(self, permit: Permit | None, waited: float) -> aiohttp.ClientResponse:
+    async def _send(self, permit: Permit | None, waited: float) -> None:
         """Make one attempt, and notify telemetry and log."""
         if self._telemetry is not None:
             self._telemetry.leaving(self._attempts - 1, waited)
@@ -214,9 +202,9 @@ class Call:
         try:
             if self._options.observer is not None:
                 await self._options.observer.leaving()
-            response = await self._exchange(permit)
-            if response.status not in SUCCESS:
-                raise await self._refusal(response, permit)
+            await self._exchange(permit)
+            if self.head.status not in SUCCESS:
+                raise await self._refusal(permit)
         except BaseException as error:
             if isinstance(error, APIStatusError) and not error.maybe_billed:
                 self._state.sent = False
@@ -226,11 +214,10 @@ class Call:
                 self._log(type(error).__name__, waited, self._clock() - sent_at)
             raise
         if self._telemetry is not None:
-            self._telemetry.answered(response.status, response.headers)
-        self._log(str(response.status), waited, self._clock() - sent_at)
-        return response
+            self._telemetry.answered(self.head.status, self.head.headers)
+        self._log(str(self.head.status), waited, self._clock() - sent_at)
 
-    async def _exchange(self, permit: Permit | None) -> aiohttp.ClientResponse:
+    async def _exchange(self, permit: Permit | None) -> None:
         """Write the request and read the head of its response."""
         if self._limits.total is not None:
             self._ends_at = self._clock() + self._limits.total
@@ -264,7 +251,8 @@ class Call:
             self._tell(self._options.on_response, response)
         if trace is not None and self._session.limiter is not None:
             self._observe(self._session.limiter, response, trace)
-        return response
+        self._response = response
+        self.head = Answer(response.status, response.headers, b"", self._asked, self._session.key)
 
     @staticmethod
     def _tell(
@@ -303,16 +291,14 @@ class Call:
         if refused or self._method == "GET":
             limiter.observe(trace.since_sent())
 
-    async def _refusal(
-        self, response: aiohttp.ClientResponse, permit: Permit | None
-    ) -> APIStatusError:
-        """Return the error for a response; a body that breaks off or never ends is cut."""
+    async def _refusal(self, permit: Permit | None) -> APIStatusError:
+        """Return the error of the response; a body that breaks off or never ends is cut."""
         body = bytearray()
         # Meanwhile others with this key go on sending, which would prolong a penalty.
-        patience = PENALTY_BODY_LIMIT if response.status == TOO_MANY_REQUESTS else None
+        patience = PENALTY_BODY_LIMIT if self.head.status == TOO_MANY_REQUESTS else None
         try:
             async with asyncio.timeout(patience):
-                async with aclosing(self._body(response, self._answer(response))) as chunks:
+                async with aclosing(self.chunks()) as chunks:
                     async for chunk in chunks:
                         body += chunk
                         if len(body) > MAX_ERROR_BODY:
@@ -320,12 +306,13 @@ class Call:
         except (APIConnectionError, InvalidResponseError, TimeoutError):
             pass  # the status is known, and is enough
         finally:
-            response.close()  # which also ends an upload in progress
+            if self._response is not None:
+                self._response.close()  # which also ends an upload in progress
         size = None
         if isinstance(self._form, MultipartForm) and self._form.size is not None:
             size = SentSize(self._form.size, self._request.operation.max_bytes)
         refusal = read_error(
-            self._answer(response, bytes(body)),
+            replace(self.head, body=bytes(body)),
             attempts=self._attempts,
             address=self._url,
             size=size,

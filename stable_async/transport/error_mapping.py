@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -12,12 +11,9 @@ from stable_async.api.verdict import judge_broken_connection
 from stable_async.errors import APIConnectionError, APITimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from stable_async.api.verdict import Asked
 
-__all__ = ["harmless_cause", "translate", "translated_errors"]
-
+__all__ = ["harmless_cause", "translate"]
 
 # These happen before there is a connection, so no request has left.
 UNSENT = (
@@ -27,23 +23,15 @@ UNSENT = (
 )
 
 
-@contextmanager
-def translated_errors(*, sent: bool, asked: Asked) -> Iterator[None]:
-    """Turn errors raised inside into `APIConnectionError` or `APITimeoutError`.
+def translate(error: Exception, *, sent: bool, asked: Asked) -> APIConnectionError:
+    """Return our error for one from aiohttp or the operating system.
 
     Args:
+        error: What broke: an `aiohttp.ClientError`, a `TimeoutError` or an `OSError`.
         sent: Whether the request may have reached the server before it broke. Without a connection
             it never did.
         asked: What was asked.
     """
-    try:
-        yield
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise translate(error, sent=sent, asked=asked) from harmless_cause(error)
-
-
-def translate(error: Exception, *, sent: bool, asked: Asked) -> APIConnectionError:
-    """Return our error for one from aiohttp or the operating system."""
     if isinstance(error, UNSENT):
         sent = False
     status = error.status if isinstance(error, aiohttp.ClientHttpProxyError) else None

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
 
-    from stable_async.transport.options import Options
     from stable_async.transport.send_state import SendState
 
     Keep = Callable[[object], Awaitable[None]]
@@ -91,16 +90,12 @@ class Finishing:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def send(
-        self, sending: Coroutine[object, object, ResultT], state: SendState, options: Options
+        self, sending: Coroutine[object, object, ResultT], state: SendState, keep: Keep
     ) -> ResultT:
         """Return the result of `sending`.
 
-        With `on_disconnect="finish"`, a call that is cancelled after it was sent continues, and
-        `on_finished` receives its result.
+        A call that is cancelled after it was sent continues, and `keep` receives its result.
         """
-        keep = options.keep
-        if keep is None:
-            return await sending
         task = asyncio.create_task(sending)
         try:
             return await asyncio.shield(task)
@@ -113,18 +108,13 @@ class Finishing:
         self,
         opening: AbstractAsyncContextManager[MediaStream[MediaT]],
         state: SendState,
-        options: Options,
+        keep: Keep,
     ) -> AsyncIterator[MediaStream[MediaT]]:
         """Return the stream that `opening` opens.
 
-        With `on_disconnect="finish"`, a stream that is closed before its end, after its request was
-        sent, is read on, and `on_finished` receives its result.
+        A stream that is closed before its end, after its request was sent, is read on, and `keep`
+        receives its result.
         """
-        keep = options.keep
-        if keep is None:
-            async with opening as stream:
-                yield stream
-            return
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         streams: list[FinishingStream[MediaT]] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import lru_cache
 from random import getrandbits
 from typing import TYPE_CHECKING
 
@@ -81,16 +82,15 @@ class MultipartForm:
         self._limit = request.operation.max_bytes
         self._boundary = f"{getrandbits(128):032x}"  # need not be secret, must not occur in a file
         self.content_type: str = f"multipart/form-data; boundary={self._boundary}"
-        texts = (f"{self._opening(name)}\r\n\r\n{text}\r\n" for name, text in request.texts())
-        self._texts = "".join(texts).encode()
+        texts = ""
+        for name, text in request.texts():
+            texts += f"--{self._boundary}\r\n{_disposition(name)}\r\n\r\n{text}\r\n"
+        self._texts = texts.encode()
         self._closing = f"--{self._boundary}--\r\n".encode()
         self._parts: list[_FilePart] = []
         self.size: int | None = len(self._texts) + len(self._closing)
         # A cancelled attempt may still be closing its sources when the next one begins.
         self._sending = asyncio.Lock()
-
-    def _opening(self, name: str) -> str:
-        return f'--{self._boundary}\r\nContent-Disposition: form-data; name="{_quoted(name)}"'
 
     async def open(self) -> None:
         """Open the files, and check their sizes and formats.
@@ -107,18 +107,18 @@ class MultipartForm:
             if source.size == 0:
                 raise self._refused(name, "given 0 bytes", "a file with content")
             head = (
-                f'{self._opening(name)}; filename="{_quoted(source.filename)}"\r\n'
+                f"--{self._boundary}\r\n"
+                f'{_disposition(name)}; filename="{_quoted(source.filename)}"\r\n'
                 "Content-Type: application/octet-stream\r\n\r\n"
             ).encode(errors="replace")  # a name that is not UTF-8
             self._parts.append(_FilePart(name, head, source))
-        await self._check_content()
-        sizes = [part.source.size for part in self._parts]
-        if None in sizes:
-            self.size = None
-            return
-        heads = sum(len(part.head) + len(b"\r\n") for part in self._parts)
-        self.size = len(self._texts) + heads + sum(filter(None, sizes)) + len(self._closing)
-        if self.size > self._limit:
+            if self.size is not None and source.size is not None:
+                self.size += len(head) + source.size + len(b"\r\n")
+            else:
+                self.size = None
+        if self._parts:
+            await self._check_content()
+        if self.size is not None and self.size > self._limit:
             raise self._too_large(f"given {self.size} bytes")
 
     async def _check_content(self) -> None:
@@ -247,6 +247,11 @@ class MultipartPayload(Payload):
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Raise `TypeError`: the body is never whole in memory."""
         raise TypeError("a multipart body is not held in memory")
+
+
+@lru_cache(maxsize=256)
+def _disposition(name: str) -> str:
+    return f'Content-Disposition: form-data; name="{_quoted(name)}"'
 
 
 def _quoted(text: str) -> str:

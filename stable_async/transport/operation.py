@@ -59,16 +59,18 @@ async def stream(
     session: Session, request: MediaRequest[MediaT], options: Options, state: SendState
 ) -> AsyncIterator[MediaStream[MediaT]]:
     """Send a request and return its result as a stream."""
+    asynchronous = request.operation.result is not None
+    if not asynchronous and not isinstance(request, ResultRequest):
+        async with Call(session, request, options, state) as call:
+            yield await _media_stream(request, call).start()
+        return
     async with AsyncExitStack() as stack:
-        if request.operation.result is not None:
+        if asynchronous:
             request = await submit(session, request, options, state)
             stack.enter_context(reported_when_cancelled(request.id))
-        if isinstance(request, ResultRequest):
-            open_if_finished = partial(_open_if_finished, stack, session, request, options)
-            yield await session.polling.until_found(request.id, open_if_finished)
-        else:
-            call = await stack.enter_async_context(Call(session, request, options, state))
-            yield await _media_stream(request, call).start()
+        generation = cast("ResultRequest[MediaT]", request)
+        open_if_finished = partial(_open_if_finished, stack, session, generation, options)
+        yield await session.polling.until_found(generation.id, open_if_finished)
 
 
 async def submit(

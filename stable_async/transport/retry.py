@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from stable_async.config import RetryPolicy
 
-__all__ = ["is_retryable", "make_attempts", "make_retrying"]
+__all__ = ["is_retryable", "make_retrying", "try_again"]
 
 T = TypeVar("T")
 
@@ -50,19 +50,24 @@ def make_retrying(
     )
 
 
-async def make_attempts(
-    retrying: AsyncRetrying, attempt: Callable[[], Awaitable[T]], attempts: int | None = None
+async def try_again(
+    retrying: AsyncRetrying,
+    attempt: Callable[[], Awaitable[T]],
+    error: APIStatusError,
+    attempts: int | None = None,
 ) -> T:
-    """Return the result of `attempt`, or raise the error of the last one.
+    """Return the result of a further attempt, or raise the error of the last one.
 
-    `attempts`, if given, replaces the number that `retrying` allows.
+    Nearly all requests need one attempt, to which tenacity would add a fifth of the time of
+    sending: it gets those that fail.
+
+    Args:
+        retrying: Says how many attempts there are, and when.
+        attempt: Makes one.
+        error: What the first attempt ended with.
+        attempts: The most attempts, the first included; `None` leaves it to `retrying`.
     """
-    # Nearly all requests need one attempt, to which tenacity would add a fifth of the time of
-    # sending: it gets those that fail, with the failure as their first attempt.
-    try:
-        return await attempt()
-    except APIStatusError as error:
-        failed = [error]
+    failed = [error]
 
     async def next_attempt() -> T:
         if failed:

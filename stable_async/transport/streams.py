@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
@@ -12,7 +11,7 @@ from stable_async.media import CONTENT_FILTERED, Media, warn_of_other_format
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator
     from pathlib import Path
 
     from stable_async.api.media_reader import MediaReader
@@ -97,7 +96,7 @@ class MediaStream(Generic[MediaT]):
         Raises:
             APIConnectionError, APITimeoutError, InvalidResponseError: As for iterating.
         """
-        with self._generation_attached():
+        try:
             while not self._reader.recognised:
                 chunk = await anext(self._body, b"")
                 if not chunk:
@@ -105,6 +104,9 @@ class MediaStream(Generic[MediaT]):
                     break
                 if data := self._reader.feed(chunk):
                     self._first.append(data)
+        except StabilityError as error:
+            self._attach_generation(error)
+            raise
         return self
 
     @property
@@ -132,7 +134,7 @@ class MediaStream(Generic[MediaT]):
         if self._begun:
             raise StabilityError("a stream can be read once: reading this one has begun already")
         self._begun = True
-        with self._generation_attached():
+        try:
             first, self._first = self._first, []
             for data in first:
                 yield data
@@ -144,15 +146,13 @@ class MediaStream(Generic[MediaT]):
                 if not self._reader.has_all:  # else only the end of the answer is missing
                     raise
             self._reader.finish()
-
-    @contextmanager
-    def _generation_attached(self) -> Iterator[None]:
-        try:
-            yield
         except StabilityError as error:
-            if self.generation_id is not None:
-                error.attach_generation(self.generation_id)
+            self._attach_generation(error)
             raise
+
+    def _attach_generation(self, error: StabilityError) -> None:
+        if self.generation_id is not None:
+            error.attach_generation(self.generation_id)
 
     async def read(self) -> MediaT:
         """Return the whole result, held in memory.

@@ -58,7 +58,8 @@ class TimeLimit:
         """Restart the limit, with `seconds` from now."""
         self._seconds = seconds
         if self._entered:
-            self._disarm()
+            if self._handle is not None:
+                self._handle.cancel()
             self._handle = self._loop.call_later(seconds, self._expire, GRACE_TURNS)
 
     async def __aenter__(self) -> Self:
@@ -66,7 +67,7 @@ class TimeLimit:
         await self._timeout.__aenter__()
         self._entered = True
         if self._seconds is not None:
-            self.restart(self._seconds)
+            self._handle = self._loop.call_later(self._seconds, self._expire, GRACE_TURNS)
         return self
 
     async def __aexit__(
@@ -77,7 +78,9 @@ class TimeLimit:
     ) -> None:
         """End the limit."""
         self._entered = False
-        self._disarm()
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
         await self._timeout.__aexit__(kind, error, traceback)
 
     def _expire(self, turns: int) -> None:
@@ -85,8 +88,3 @@ class TimeLimit:
             self._handle = self._loop.call_soon(self._expire, turns - 1)
         else:
             self._timeout.reschedule(0)
-
-    def _disarm(self) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
