@@ -9,7 +9,7 @@ import asyncio
 import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -114,12 +114,14 @@ class AtomicFile:
         """
         descriptor = self._open()
         # As few calls as possible: each releases the interpreter lock and has to acquire it again.
-        pieces = (memoryview(chunk) for chunk in chunks if chunk)
+        pieces: Iterator[memoryview] = map(memoryview, filter(None, chunks))
         while views := list(islice(pieces, MOST_PIECES)):
             self._synced = False
             while views:
-                with self._errors_name_target():
+                try:
                     written = _write_some(descriptor, views)
+                except OSError as error:
+                    raise self._naming_target(error) from None
                 while views and written >= len(views[0]):
                     written -= len(views.pop(0))
                 if written:
@@ -147,8 +149,11 @@ class AtomicFile:
         Raises:
             OSError: The disk failed or is full.
         """
-        with self._errors_name_target():
-            os.fsync(self._open())
+        descriptor = self._open()
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            raise self._naming_target(error) from None
         self._synced = True
 
     def commit(self, last: Iterable[bytes] = ()) -> None:
@@ -161,8 +166,10 @@ class AtomicFile:
         if not self._synced:
             self.sync()
         self._close()
-        with self._errors_name_target():
+        try:
             os.replace(self._temporary, self.path)
+        except OSError as error:
+            raise self._naming_target(error) from None
 
     def discard(self) -> None:
         """Remove the temporary file; harmless after `commit`."""
@@ -171,19 +178,17 @@ class AtomicFile:
         with suppress(OSError):
             os.unlink(self._temporary)
 
-    @contextmanager
-    def _errors_name_target(self) -> Iterator[None]:
-        """Let errors name `path`, instead of the temporary file or no file at all."""
-        try:
-            yield
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, self.path) from None
+    def _naming_target(self, error: OSError) -> OSError:
+        """Return an error that names `path`, instead of the temporary file or no file at all."""
+        return OSError(error.errno, error.strerror, self.path)
 
     def _open(self) -> int:
         if self._descriptor is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-            with self._errors_name_target():
+            try:
                 self._descriptor = os.open(self._temporary, flags, 0o666)
+            except OSError as error:
+                raise self._naming_target(error) from None
         return self._descriptor
 
     def _close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from stable_async.files import in_thread
@@ -56,47 +56,36 @@ class BatchThread(Generic[ItemT, ResultT]):
         self._queue.put(None)
         await in_thread(self._thread.join)
 
-    def submit(self, item: ItemT) -> asyncio.Future[ResultT]:
-        """Queue `item`, and return the future of its result."""
+    def do(self, item: ItemT) -> asyncio.Future[ResultT]:
+        """Return the future of the result of `item`, which is done even if that is cancelled."""
         future: asyncio.Future[ResultT] = self._loop.create_future()
         self._queue.put((item, future))
         return future
-
-    async def do(self, item: ItemT) -> ResultT:
-        """Return the result of `item`; it is done even if the caller is cancelled meanwhile."""
-        return await self.submit(item)
 
     def _run(self) -> None:
         while self._turn():
             pass
 
     def _turn(self) -> bool:
-        """Do one batch, and return whether there may be another."""
-        batch = self._next()
-        results: Sequence[ResultT | Exception]
-        try:
-            results = self._work([item for item, _ in batch]) if batch else []
-        except Exception as error:  # noqa: BLE001 - passed on to the waiting caller
-            results = [error] * len(batch)
-        futures = [future for _, future in batch]
-        self._loop.call_soon_threadsafe(_settle, futures, results)
-        return bool(batch)
-
-    def _next(self) -> list[tuple[ItemT, asyncio.Future[ResultT]]]:
-        """Wait for an item, and return all that wait by then; none: it is over."""
-        batch = []
-        try:
+        """Wait for an item, do all that wait by then, and return whether to continue."""
+        items: list[ItemT] = []
+        futures: list[asyncio.Future[ResultT]] = []
+        entry = self._queue.get()
+        while entry is not None:
+            item, future = entry
+            items.append(item)
+            futures.append(future)
+            if len(items) == MOST or self._queue.empty():  # nobody else takes from it
+                break
             entry = self._queue.get()
-            while entry is not None:
-                batch.append(entry)
-                if len(batch) == MOST:
-                    return batch
-                entry = self._queue.get_nowait()
-        except Empty:
-            return batch
-        if batch:
-            self._queue.put(None)
-        return batch
+        if items:
+            results: Sequence[ResultT | Exception]
+            try:
+                results = self._work(items)
+            except Exception as error:  # noqa: BLE001 - passed on to the waiting caller
+                results = [error] * len(items)
+            self._loop.call_soon_threadsafe(_settle, futures, results)
+        return entry is not None
 
 
 def _settle(

@@ -14,6 +14,7 @@ import sqlite3
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -208,8 +209,12 @@ class Ledger:
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Use `open`, or `temporary`."""
         self._db = connection
+        # What `_flush` writes, and what it has written for `take_fresh`.
+        self._claimed: list[int] = []
+        self._made: dict[State, list[int]] = {"done": [], "filtered": []}
+        self._came: list[Row] = []
+        self._images: list[ImageFacts] = []
         self._fresh: list[StoredImageRow] = []
-        self._forget()
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -288,7 +293,6 @@ class Ledger:
             self._flush()
             self._db.execute("COMMIT")
         except BaseException:
-            self._fresh.clear()
             self._forget()
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -644,8 +648,9 @@ class Ledger:
     def settle(self, row: Row, result: Result) -> None:
         """Record the result of an attempt, and the state of its charge."""
         if result.image is not None:
-            (self._filtered if result.state == "filtered" else self._done).append(row.position)
-            self._came.append((row, result.image))
+            self._made[result.state].append(row.position)
+            self._came.append(row)
+            self._images.append(result.image)
             return
         self._flush()
         self._db.execute(
@@ -689,7 +694,10 @@ class Ledger:
                 f"SELECT position, attempts, price, 'reserved' FROM rows WHERE {NAMED}",
                 named,
             )
-        for state, positions in (("done", self._done), ("filtered", self._filtered)):
+            self._claimed.clear()
+        if not self._came:
+            return
+        for state, positions in self._made.items():
             if positions:
                 named = (json.dumps(positions),)
                 self._db.execute(
@@ -701,16 +709,19 @@ class Ledger:
                     f"UPDATE charges SET state = 'spent' WHERE state = 'reserved' AND {NAMED}",  # noqa: S608
                     named,
                 )
-        if self._came:
-            first = self._insert_images([image for _, image in self._came])
-            self._fresh += [(first + index, *pair) for index, pair in enumerate(self._came)]
-        self._forget()
+                positions.clear()
+        first = self._insert_images(self._images)
+        self._fresh += zip(count(first), self._came, self._images, strict=False)
+        self._came.clear()
+        self._images.clear()
 
     def _forget(self) -> None:
-        self._came: list[tuple[Row, ImageFacts]] = []
-        self._claimed: list[int] = []
-        self._done: list[int] = []
-        self._filtered: list[int] = []
+        """Drop what was gathered for a transaction that is rolled back."""
+        for positions in (self._claimed, *self._made.values()):
+            positions.clear()
+        self._came.clear()
+        self._images.clear()
+        self._fresh.clear()
 
     def take_fresh(self) -> list[StoredImageRow]:
         """Return what was finished since the last call, for `metadata.jsonl`."""

@@ -54,8 +54,8 @@ class LedgerWriter:
         await self._thread.__aexit__(exc_type, exc, traceback)
         await in_thread(self._mark)
 
-    async def do(self, change: Callable[[Ledger], T]) -> T:
-        """Call `change` with the ledger and return its result, once that is on the disk.
+    def do(self, change: Callable[[Ledger], T]) -> asyncio.Future[T]:
+        """Call `change` with the ledger, and return its result once that is on the disk.
 
         It is done even if the caller is cancelled meanwhile.
 
@@ -64,42 +64,38 @@ class LedgerWriter:
                 from then on.
             Exception: What `change` raises; nothing is kept of it.
         """
-        return cast("T", await self._thread.do(change))
+        return cast("asyncio.Future[T]", self._thread.do(change))
 
     def post(self, change: Callable[[Ledger], object]) -> None:
         """Make a change before all that is asked for later, without waiting for it.
 
         If it fails, so do all later changes.
         """
-        self._thread.submit(change).add_done_callback(_retrieve)
+        self._thread.do(change).add_done_callback(_retrieve)
 
     def _commit(self, changes: Sequence[Callable[[Ledger], Any]]) -> list[Any]:
-        try:
-            return self._commit_together(changes)
-        except JobError:
-            raise
-        except Exception as error:  # noqa: BLE001 - passed on to the caller of that change
-            if len(changes) == 1:
-                return [error]
-            return [result for change in changes for result in self._commit([change])]
-
-    def _commit_together(self, changes: Sequence[Callable[[Ledger], Any]]) -> list[Any]:
         if self._failure is not None:
             raise self._failure
         try:
             with self._ledger.transaction():
                 results = [change(self._ledger) for change in changes]
-                fresh = self._ledger.take_fresh()
                 if self._metadata.unmarked >= MARK_EVERY:
                     self._metadata.mark()
-            self._metadata.append(fresh)
+            if fresh := self._ledger.take_fresh():
+                self._metadata.append(fresh)
+        except JobError:
+            raise
         except sqlite3.Error as error:
             self._failure = LedgerError(f"the ledger cannot be written: {error}")
         except OSError as error:
             self._failure = StorageError(f"metadata.jsonl cannot be written: {error.strerror}")
-        if self._failure is not None:
-            raise self._failure
-        return results
+        except Exception as error:  # noqa: BLE001 - passed on to the caller of that change
+            if len(changes) == 1:
+                return [error]
+            return [result for change in changes for result in self._commit([change])]
+        else:
+            return results
+        raise self._failure
 
     def _mark(self) -> None:
         if self._failure is not None:

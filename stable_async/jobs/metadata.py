@@ -43,6 +43,9 @@ class MetadataFile:
     The ledger knows a mark, and the times of the file when it was set. A file that was edited,
     truncated or replaced since does not fit its mark, and is rewritten. What lies behind the
     mark is written again after a crash.
+
+    Attributes:
+        unmarked: How many lines are behind the mark.
     """
 
     def __init__(self, path: Path, ledger: Ledger) -> None:
@@ -58,20 +61,15 @@ class MetadataFile:
         self._file = path.open("a+b", buffering=0)
         for lines in self._missing():
             self._write(lines)
-        self._marked = -1
+        self.unmarked: int = self._number
 
     def append(self, fresh: Sequence[StoredImageRow]) -> None:
         """Add lines for images that the ledger has."""
-        if fresh:
-            data = self._lines(fresh)
-            self._checksum = zlib.crc32(data, self._checksum)
-            self._write(data)
-            self._number = fresh[-1][0]
-
-    @property
-    def unmarked(self) -> int:
-        """How many lines are behind the mark."""
-        return self._number - self._marked
+        data = self._lines(fresh)
+        self._checksum = zlib.crc32(data, self._checksum)
+        self._write(data)
+        self._number = fresh[-1][0]
+        self.unmarked += len(fresh)
 
     def mark(self) -> None:
         """Set the mark to the end of the file; inside a transaction of the ledger."""
@@ -82,7 +80,7 @@ class MetadataFile:
             metadata_checksum=self._checksum,
             metadata_times=_times(os.fstat(self._file.fileno())),
         )
-        self._marked = self._number
+        self.unmarked = 0
 
     def close(self) -> None:
         """Close the file."""

@@ -99,9 +99,9 @@ async def test_a_batch_is_all_that_came_meanwhile_and_each_item_has_its_own_resu
         return [ValueError(item) if item == 3 else item * 10 for item in items]
 
     async with BatchThread(work, name="test") as thread:
-        first = asyncio.create_task(thread.do(1))
+        first = thread.do(1)
         await asyncio.to_thread(begun.wait, 10)
-        others = [asyncio.create_task(thread.do(item)) for item in (2, 3, 4)]
+        others = [thread.do(item) for item in (2, 3, 4)]
         await asyncio.sleep(0)
         others[2].cancel()
         go_on.set()
@@ -117,7 +117,7 @@ async def test_leaving_a_batch_thread_does_what_waits_and_what_it_raises_goes_to
         raise ValueError(len(items))
 
     async with BatchThread(work, name="test") as thread:
-        waiting = [asyncio.create_task(thread.do(item)) for item in range(200)]
+        waiting = [thread.do(item) for item in range(200)]
         await asyncio.sleep(0)
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(result, ValueError) for result in results)

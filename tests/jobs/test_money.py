@@ -409,7 +409,7 @@ async def test_each_step_of_an_image_is_on_the_disk_before_the_next(
             steps.append("rename")
         replace(source, target)
 
-    commit, append = LedgerWriter._commit_together, MetadataFile.append
+    commit, append = LedgerWriter._commit, MetadataFile.append
 
     def committed() -> str:
         """Return the state of the row as another connection sees it."""
@@ -430,7 +430,7 @@ async def test_each_step_of_an_image_is_on_the_disk_before_the_next(
 
     path = bench.write("a")
     job = bench.job(path)
-    monkeypatch.setattr(LedgerWriter, "_commit_together", noting_commit)
+    monkeypatch.setattr(LedgerWriter, "_commit", noting_commit)
     monkeypatch.setattr(MetadataFile, "append", noting_append)
     monkeypatch.setattr(os, "open", noting_open)
     monkeypatch.setattr(os, "fsync", noting_fsync)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stable_async.jobs.storage.facts import RowFacts
 
 __all__ = [
+    "FILE_SUFFIXES",
     "FILTERED",
     "HEAD_SIZE",
     "ImageWriter",
@@ -30,7 +31,7 @@ __all__ = [
     "describe",
     "extension",
     "file_stem",
-    "file_suffixes",
+    "file_suffix",
     "parse_stem",
     "parse_stems",
 ]
@@ -48,6 +49,9 @@ EXTENSIONS = {
 }
 KNOWN_ENDS = "|".join(EXTENSIONS.values())
 FILTERED = ".filtered"
+# All ends that the name of an image may have: that of a filtered one says so, should the ledger be
+# lost.
+FILE_SUFFIXES = tuple(f"{mark}.{name}" for mark in ("", FILTERED) for name in EXTENSIONS.values())
 IRREVERSIBLE = "="
 # Far enough into an image for its size: JPEG may have a color profile before it.
 HEAD_SIZE = 64 * 1024
@@ -241,18 +245,9 @@ def content_type_of(name: str) -> str:
     return {known: media for media, known in EXTENSIONS.items()}.get(extension, "image/png")
 
 
-def file_suffixes(
-    content_type: str | None = None, *, filtered: bool | None = None
-) -> tuple[str, ...]:
-    """Return the ends that the name of such an image may have; `None` is any.
-
-    That of a filtered image says so, should the ledger be lost.
-    """
-    extensions = EXTENSIONS.values() if content_type is None else [extension(content_type)]
-    marks = [
-        FILTERED if mark else "" for mark in ([False, True] if filtered is None else [filtered])
-    ]
-    return tuple(f"{mark}.{name}" for mark in marks for name in extensions)
+def file_suffix(content_type: str, *, filtered: bool) -> str:
+    """Return the end of the name of such an image."""
+    return f"{FILTERED if filtered else ''}.{extension(content_type)}"
 
 
 def extension(content_type: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from stable_async.api.media_types import sniff
 from stable_async.files import in_thread, write_atomically
 from stable_async.jobs.storage.base import (
+    FILE_SUFFIXES,
     FILTERED,
     HEAD_SIZE,
     SpooledError,
@@ -17,7 +18,7 @@ from stable_async.jobs.storage.base import (
     content_type_of,
     describe,
     file_stem,
-    file_suffixes,
+    file_suffix,
     parse_stems,
 )
 from stable_async.jobs.storage.claims import Claims
@@ -71,7 +72,7 @@ class BucketStore:
             await writer.claims.aclose()
 
     def find(self, stem: str) -> StoredImage | None:
-        for suffix in file_suffixes():
+        for suffix in FILE_SUFFIXES:
             data = self.objects.read_now(stem + suffix)
             if data is not None:
                 return describe(
@@ -238,7 +239,7 @@ class _BucketWriter:
         filtered: bool,
         facts: Callable[[StoredImage], ImageFacts],
     ) -> Sink[ImageFacts]:
-        (suffix,) = file_suffixes(content_type, filtered=filtered)
+        suffix = file_suffix(content_type, filtered=filtered)
         return _ObjectSink(self._store, self.claims, row, suffix, content_type, facts)
 
 

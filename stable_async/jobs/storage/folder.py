@@ -7,20 +7,21 @@ import os
 import shutil
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 from stable_async.api.media_types import sniff
 from stable_async.files import AtomicFile, in_thread, write_atomically
 from stable_async.jobs.batch_thread import BatchThread
 from stable_async.jobs.kinds import IMAGE, MediaKind
 from stable_async.jobs.storage.base import (
+    FILE_SUFFIXES,
     FILTERED,
     HEAD_SIZE,
     SpooledError,
     StoredImage,
     describe,
     file_stem,
-    file_suffixes,
+    file_suffix,
     parse_stems,
 )
 from stable_async.jobs.storage.owner import owner, remove_left_over
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["FolderStore"]
 
 PROBE = ".probe"
-
-T = TypeVar("T")
 
 
 class FolderStore:
@@ -94,7 +93,7 @@ class FolderStore:
     def find(self, stem: str) -> StoredImage | None:
         path = self._images / stem
         found: Path | None = None
-        for suffix in file_suffixes():
+        for suffix in FILE_SUFFIXES:
             if spooled := self._spool.find(stem + suffix):
                 self._bring_over(spooled, stem + suffix)
         if not path.parent.is_dir():
@@ -188,7 +187,7 @@ class _FolderWriter:
         filtered: bool,
         facts: Callable[[StoredImage], ImageFacts],
     ) -> _Image:
-        (suffix,) = file_suffixes(content_type, filtered=filtered)
+        suffix = file_suffix(content_type, filtered=filtered)
         spooled = file_stem(row.position, row.id) + suffix
         name = f"{self._name}/{spooled}"
         path = f"{self._job}/{name}"
@@ -209,22 +208,25 @@ class _FolderWriter:
         Step by step for all of them: a file system that is changed between two syncs has its
         journal to be committed at the second one as well, which takes most of the time.
         """
-        kept: list[StoredImage | Exception | None] = [None] * len(images)
+        results: list[StoredImage | Exception | None] = [None] * len(images)
+        folders: set[str] = set()
         for step in (_Image.finish_writing, _Image.sync, _Image.keep):
-            kept = [
-                so_far if isinstance(so_far, Exception) else _attempt(step, image)
-                for image, so_far in zip(images, kept, strict=True)
-            ]
-        for folder in {
-            image.folder
-            for image, stored in zip(images, kept, strict=True)
-            if isinstance(stored, StoredImage)
-        }:
+            for index, image in enumerate(images):
+                if isinstance(results[index], Exception):
+                    continue
+                try:
+                    results[index] = stored = step(image)
+                except Exception as error:  # noqa: BLE001 - passed on to who waits for this image
+                    results[index] = error
+                else:
+                    if stored is not None:
+                        folders.add(image.folder)
+        for folder in folders:
             _sync_folder(folder)
-        return [
-            image.divert(error) if isinstance(error, OSError) else error
-            for image, error in zip(images, kept, strict=True)
-        ]
+        for index, result in enumerate(results):
+            if isinstance(result, OSError):
+                results[index] = images[index].divert(result)
+        return results
 
 
 class _Image:
@@ -330,13 +332,6 @@ class _Image:
         file = self._writer.spool.open(self._spool_name, data)
         self._file.discard()
         self._file, self._failure = file, error
-
-
-def _attempt(step: Callable[[_Image], T], image: _Image) -> T | Exception:
-    try:
-        return step(image)
-    except Exception as error:  # noqa: BLE001 - passed on to the caller that waits for this image
-        return error
 
 
 def _sync_folder(folder: str | Path) -> None:
