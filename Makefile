@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
 
-.PHONY: help demo test test-wheel test-ray lint types typing lowest wasm docs package check soak browser live bench clean
+.PHONY: help demo test test-wheel test-ray lint types typing lowest wasm docs package check soak mutants browser live bench clean
 
 help:
 	@echo "make demo        turn prompts into images with the sandbox: no key, no network but the package index"
@@ -20,6 +20,7 @@ help:
 	@echo "make wasm        import every module on Python 3.14 in WebAssembly (needs node and npm)"
 	@echo "make typing      check typed user programs with mypy, pyright, ty and pyrefly (needs node)"
 	@echo "make soak        run the long versions of the quota and crash tests"
+	@echo "make mutants     break money and quota code in thousands of ways and count which the tests notice"
 	@echo "make browser     test the web pages in a real browser (Debian: chromium, chromium-driver)"
 	@echo "make live        compare the documented API facts with the real API: needs a key, costs nothing"
 	@echo "make bench       measure the figures in the README on this machine"
@@ -120,6 +121,9 @@ soak: $(VENV)/.installed-dev
 	"$(BIN)/python" -m tests.machines.exchanges 100
 	"$(BIN)/python" -m tests.machines.bad_network 0 200
 	"$(BIN)/python" -m tests.jobs.soak
+
+mutants: $(VENV)/.installed-dev
+	"$(BIN)/python" -m tests.mutation
 
 live: $(VENV)/.installed-demo
 	"$(BIN)/stable-async" doctor --probe

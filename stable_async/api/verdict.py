@@ -57,7 +57,7 @@ FAILED = 500
 TOO_MANY_REQUESTS = 429
 PROXY_LOGIN = 407
 
-_ANY = range(1_000_000)
+_ANY = range(1000)  # more digits are no status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,21 +76,23 @@ class Rule:
 
     from_api: bool
     words: tuple[str, ...] = ()
-    statuses: Collection[int] = field(default=_ANY, repr=False)
-    title: str = "any"
-    error: type[APIStatusError] = APIStatusError
-    billed: Literal["no", "maybe", "yes"] = "no"
+    statuses: Collection[int] = field(repr=False)
+    title: str
+    error: type[APIStatusError]
+    billed: Literal["no", "maybe"]
     concerns: Literal["request", "account", "service", "network"]
-    penalty: bool = False
+    penalty: bool
     job: Literal["final", "again", "stop", "pause", "doubt"]
-    why: str = ""
+    why: str
 
     def fits(self, status: int, envelope: Envelope | None) -> bool:
         """Return whether this rule matches such an answer."""
-        if (envelope is not None) is not self.from_api or status not in self.statuses:
-            return False
         name = "" if envelope is None else _letters(envelope.name)
-        return not self.words or any(_letters(word) in name for word in self.words)
+        return (
+            (envelope is not None) is self.from_api
+            and status in self.statuses
+            and (not self.words or any(_letters(word) in name for word in self.words))
+        )
 
     def verdict(self, status: int) -> Verdict:
         """Return the verdict on a submission that was answered with `status`."""
@@ -133,7 +135,7 @@ def _way(
     job: Literal["again", "stop", "pause", "doubt"],
     error: type[APIStatusError],
     *statuses: int,
-    within: range = range(0),
+    within: Collection[int] = (),
     title: str = "",
     billed: Literal["no", "maybe"] = "no",
     penalty: bool = False,

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from stable_async import Audio, Image, InvalidResponseError, Model3D, StabilityError
 from stable_async.api.answers import Answer, read_error, read_generation_id, read_retry_after
-from stable_async.api.envelope import read_envelope
+from stable_async.api.envelope import Envelope, read_envelope
 from stable_async.api.media_reader import MediaReader
 from stable_async.api.media_types import sniff
 from stable_async.api.texts import clean
 from stable_async.api.v1 import V1TextToImage
-from stable_async.api.verdict import Asked, judge
+from stable_async.api.verdict import Asked, judge, judge_broken_connection, judge_unreadable
 from tests.samples import mp3, picture, wav
 from tests.verdicts_page import PAGE, page
 
@@ -160,6 +160,57 @@ def test_every_error_is_that_of_the_table(
     assert error.verdict.retry is (asked != "look" and status in {429, 500}) or (
         status == 429 and envelope is not None
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "statuses", "job", "billed"),
+    [
+        ("brand_new", [499, 407], "final", "no"),
+        ("brand_new", [500, 501, 503, 599], "again", "no"),
+        ("brand_new", [504, 600, 199], "doubt", "maybe"),
+        ("timeout", [400, 500, 600], "again", "no"),
+        ("timeout", [501, 504, 599], "doubt", "maybe"),
+        (None, [300, 399], "stop", "no"),
+        (None, [400, 498], "pause", "no"),
+        (None, [299, 501, 599, 600], "doubt", "maybe"),
+    ],
+)
+def test_every_range_of_statuses_ends_where_it_should(
+    name: str | None, statuses: list[int], job: str, billed: str
+) -> None:
+    envelope = None if name is None else Envelope("a1", name, ())
+    for status in statuses:
+        verdict = judge(status, envelope, "submit")
+        assert (verdict.job, verdict.billed) == (job, billed), status
+
+
+def test_a_success_without_a_result_is_in_doubt_unless_the_api_ends_a_generation() -> None:
+    envelope = Envelope("a1", "brand_new", ())
+    for asked in ("submit", "look", "read"):
+        assert not judge_unreadable(None, asked).from_api
+    submitted, looked = judge_unreadable(envelope, "submit"), judge_unreadable(envelope, "look")
+    assert (submitted.from_api, submitted.job, submitted.concerns) == (True, "doubt", "service")
+    assert (looked.from_api, looked.job, looked.concerns) == (True, "final", "request")
+    assert (judge_unreadable(envelope, "read").job) == "again"
+
+
+def test_no_answer_is_never_the_word_of_the_api() -> None:
+    for sent, proxy_status, job in (
+        (True, None, "doubt"),
+        (False, 407, "stop"),
+        (False, 403, "pause"),
+        (False, None, "pause"),
+    ):
+        verdict = judge_broken_connection(sent=sent, asked="submit", proxy_status=proxy_status)
+        assert (verdict.from_api, verdict.concerns) == (False, "network")
+        assert (verdict.job, verdict.billed) == (job, "maybe" if sent else "no")
+        assert (verdict.retry, verdict.penalty) == (False, False)
+
+
+def test_what_is_free_is_asked_again_where_a_submission_is_in_doubt() -> None:
+    for status, job in ((502, "again"), (401, "stop"), (403, "pause")):
+        assert judge(status, None, "read").job == job
+    assert judge_broken_connection(sent=True, asked="read").job == "again"
 
 
 @given(
