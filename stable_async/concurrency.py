@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
-__all__ = ["map_as_completed"]
+__all__ = ["for_each", "map_as_completed"]
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -27,10 +27,26 @@ async def map_as_completed(
     there are never more tasks than that. An error of `items` or `function` is raised after the
     results of the calls in progress. Closing the generator cancels the calls in progress.
     """
-    pool = _Pool(function, items, limit)
+    pool = _Pool(function, _iterate(items), limit, keep_results=True)
     try:
         async for result in pool.results():
             yield result
+    finally:
+        await pool.cancel()
+
+
+async def for_each(
+    function: Callable[[ItemT], Awaitable[object]], items: AsyncGenerator[ItemT, None], limit: int
+) -> None:
+    """Call `await function(item)` for every item, at most `limit` of them at a time.
+
+    An error of `items` or `function` is raised after the calls in progress. A cancellation cancels
+    them. `items` is closed at the end.
+    """
+    pool = _Pool(function, items, limit, keep_results=False)
+    try:
+        async for _ in pool.results():
+            pass
     finally:
         await pool.cancel()
 
@@ -41,12 +57,15 @@ class _Pool(Generic[ItemT, ResultT]):
     def __init__(
         self,
         function: Callable[[ItemT], Awaitable[ResultT]],
-        items: Iterable[ItemT] | AsyncIterable[ItemT],
+        items: AsyncGenerator[ItemT, None],
         limit: int,
+        *,
+        keep_results: bool,
     ) -> None:
         self._function = function
-        self._items = _iterate(items)
+        self._items = items
         self._limit = limit
+        self._keep_results = keep_results
         self._slots = asyncio.Semaphore(limit)
         self._reading = asyncio.Lock()
         self._exhausted = False
@@ -92,8 +111,12 @@ class _Pool(Generic[ItemT, ResultT]):
                 # One more worker while there are items: few items create few tasks.
                 if len(self._workers) < self._limit:
                     self._start_worker()
-            self._finished.append(await self._function(item))
-            self._changed.set()
+            result = await self._function(item)
+            if self._keep_results:
+                self._finished.append(result)
+                self._changed.set()
+            else:
+                self._slots.release()
 
     def _worker_ended(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)

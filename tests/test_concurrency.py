@@ -1,4 +1,4 @@
-"""`map_as_completed`: bounded, lazy, and nothing under way is lost."""
+"""Concurrent calls: bounded, lazy, and nothing under way is lost."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stable_async.concurrency import map_as_completed
+from stable_async.concurrency import for_each, map_as_completed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 
 @settings(max_examples=60, deadline=None)
@@ -109,3 +109,50 @@ async def test_a_slow_source_holds_no_result_back() -> None:
         assert await anext(results) == 1
         more.set()
         assert await anext(results) == 2
+
+
+async def test_for_each_is_bounded_and_ends_what_is_under_way_before_an_error() -> None:
+    begun, ended, at_once = 0, 0, 0
+    closed = False
+
+    async def source() -> AsyncGenerator[int, None]:
+        nonlocal closed
+        try:
+            for item in range(20):
+                yield item
+            raise ZeroDivisionError
+        finally:
+            closed = True
+
+    async def work(item: int) -> None:
+        nonlocal begun, ended, at_once
+        begun += 1
+        at_once = max(at_once, begun - ended)
+        await asyncio.sleep(0)
+        ended += 1
+
+    with pytest.raises(ZeroDivisionError):
+        await for_each(work, source(), 4)
+    assert (begun, ended, at_once, closed) == (20, 20, 4, True)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_cancelling_for_each_cancels_what_is_under_way() -> None:
+    cancelled: list[int] = []
+
+    async def source() -> AsyncGenerator[int, None]:
+        for item in range(20):
+            yield item
+
+    async def never(item: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.append(item)
+
+    running = asyncio.create_task(for_each(never, source(), 3))
+    await asyncio.sleep(0.001)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert sorted(cancelled) == [0, 1, 2]

@@ -6,23 +6,23 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, cast
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 from stable_async.errors import APIConnectionError, RateLimitError, StabilityError
 from stable_async.jobs.errors import JobError, StorageError
 from stable_async.jobs.failures import is_outage, meaning, result_of
 from stable_async.jobs.gate import REFUSALS_OF_A_ROW, StoppedError
 from stable_async.jobs.ledger import Ledger
-from stable_async.jobs.row import ImageFacts, Result
-from stable_async.jobs.rules import make_request
-from stable_async.jobs.storage.base import SpooledError, file_stem
+from stable_async.jobs.row import Result
+from stable_async.jobs.row_image import make_image
+from stable_async.jobs.storage.base import file_stem
 from stable_async.jobs.storage.claims import RowClaimedError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from pathlib import Path
 
-    from stable_async.api.base import MediaRequest
     from stable_async.client import StabilityClient
     from stable_async.errors import APIStatusError
     from stable_async.jobs.budget import Budget
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from stable_async.jobs.lock import FolderLock
     from stable_async.jobs.progress import Departures, Progress
     from stable_async.jobs.row import ChargeState, Row
-    from stable_async.jobs.storage.base import ImageWriter, StoredImage
+    from stable_async.jobs.storage.base import ImageWriter
+    from stable_async.jobs.storage.claims import Claims
     from stable_async.jobs.storage.facts import RowFacts
-    from stable_async.media import Media
 
 __all__ = ["Attempt", "RunContext"]
 
@@ -45,7 +45,7 @@ class RunContext:
     """What all attempts of a run share.
 
     Attributes:
-        client: Open; sends with priority `bulk`.
+        client: Open; its calls are `bulk`.
         ledger: Where the rows are.
         images: Where their images are stored.
         budget: What they may cost.
@@ -74,30 +74,33 @@ class _HeldError(Exception):
 class Attempt:
     """Makes the image of one row, and records the result in the ledger.
 
-    The client calls `leaving` and `refused` on it, as an `AttemptObserver`.
+    It is the `RowObserver` of its image.
     """
 
     def __init__(self, context: RunContext, row: Row) -> None:
         """Prepare; the price of `row` is reserved, unless its generation was accepted before."""
         self._context = context
         self._row = row
-        self._stem = file_stem(row.position, row.id)
         self._claimed = False
         self._accepted = row.generation_id is not None
         self._reserved = not self._accepted
         self._away = False
-        self._sent_at: float | None = None
+        self.sent_at: float | None = None
         self._left_at: float | None = None
         self._refused_at: float | None = None
         self._refusals = 0
         # Has no end of its own: `Gate.stop` sets it while nothing of the row is on its way.
         self._scope = asyncio.timeout(None)
 
+    @cached_property
+    def _stem(self) -> str:
+        return file_stem(self._row.position, self._row.id)
+
     async def run(self) -> Result | None:
         """Make the image, and return the result; `None` if the ledger is broken."""
         charge: ChargeState = "in doubt"  # what could not be noted may have cost
         try:
-            result = await self._result()
+            result = await self._make()
             if self._claimed or self._accepted or result.state != "waiting":
                 await self._settle(result)
             charge = result.charge
@@ -132,38 +135,56 @@ class Attempt:
         charge = facts.charges[-1].state if facts.charges else "returned"
         return Result(facts.state, charge, reason=facts.reason, error=facts.error)
 
-    async def _result(self) -> Result:
-        gate = self._context.gate
+    async def _make(self) -> Result:
+        """Make the image, through outages of the network."""
+        context, gate = self._context, self._context.gate
         try:
-            with gate.passage(self):
-                async with self._scope:
-                    gate.hold(self._scope)
-                    try:
-                        return await self._bring_through_outages()
-                    finally:
-                        gate.let_go(self._scope)
-        except StoppedError:
-            return self._unsent()
-        except TimeoutError as error:
-            # Only the scope says that nothing has left; another time-out says nothing.
-            return self._unsent() if self._scope.expired() else self._unexpected(error)
-        except StorageError as error:
-            gate.stop(error)
-            # It stays in flight: the next run finds the image, wherever it got to.
-            return Result("in flight", "spent", reason="not stored", error=str(error))
-        except JobError as error:
-            gate.stop(error)
-            return self._unsent()
+            async with self._scope:
+                gate.hold(self._scope)
+                try:
+                    while True:
+                        await gate.wait(self)
+                        try:
+                            return await make_image(
+                                context.client, context.images, context.folder, self._row, self
+                            )
+                        except _HeldError:
+                            continue
+                        except StabilityError as error:
+                            if not self._is_tried_again(error):
+                                raise
+                finally:
+                    gate.let_go(self._scope)  # it cannot be rescheduled once it has ended
         except RowClaimedError:
             raise
-        except StabilityError as error:
-            if meaning(error) == "stop":
-                gate.stop(JobError(str(error)))
-            return result_of(error, accepted=self._accepted, blocked=self._is_blocked)
         except Exception as error:  # noqa: BLE001 - what was paid for is not to be lost
-            return self._unexpected(error)
+            return self._result_of(error)
         finally:
+            gate.end_probe(self)
             self._landed()
+
+    def _result_of(self, error: Exception) -> Result:
+        """Return what the row is after an error, and stop the job if that is one of the job."""
+        gate = self._context.gate
+        match error:
+            case StoppedError():
+                return self._unsent()
+            case TimeoutError() if self._scope.expired():
+                # Only the scope says that nothing has left; another time-out says nothing.
+                return self._unsent()
+            case StorageError():
+                gate.stop(error)
+                # It stays in flight: the next run finds the image, wherever it got to.
+                return Result("in flight", "spent", reason="not stored", error=str(error))
+            case JobError():
+                gate.stop(error)
+                return self._unsent()
+            case StabilityError():
+                if meaning(error) == "stop":
+                    gate.stop(JobError(str(error)))
+                return result_of(error, accepted=self._accepted, blocked=self._is_blocked)
+            case _:
+                return self._unexpected(error)
 
     def _unexpected(self, error: Exception) -> Result:
         """Settle a row after an error of a callback or a bug, and stop the job."""
@@ -180,29 +201,22 @@ class Attempt:
     def _unsent(self) -> Result:
         return Result("waiting", "spent" if self._accepted else "returned")
 
-    async def _bring_through_outages(self) -> Result:
+    def _is_tried_again(self, error: StabilityError) -> bool:
+        """Note what an error says of the network, and return whether to try again after it."""
         gate = self._context.gate
-        while True:
-            await gate.wait(self)
-            try:
-                return await self._bring()
-            except _HeldError:
-                continue
-            except StabilityError as error:
-                pauses = not self._accepted and meaning(error) == "pause"
-                if pauses:
-                    self._count_refusal()
-                if is_outage(error) and not self._is_blocked:
-                    gate.refused(error)
-                if not pauses:
-                    raise
-                if isinstance(error, APIConnectionError):
-                    self._not_sent()
-                self._release()
-                if gate.stopping:
-                    raise StoppedError from error
-                if self._is_blocked:
-                    raise
+        pauses = not self._accepted and meaning(error) == "pause"
+        if pauses:
+            self._count_refusal()
+        if is_outage(error) and not self._is_blocked:
+            gate.refused(error)
+        if not pauses:
+            return False
+        if isinstance(error, APIConnectionError):
+            self._not_sent()
+        self._release()
+        if gate.stopping:
+            raise StoppedError from error
+        return not self._is_blocked
 
     @property
     def _is_blocked(self) -> bool:
@@ -217,63 +231,24 @@ class Attempt:
         if self._refusals >= REFUSALS_OF_A_ROW:
             gate.blocked.add(self._row.position)
 
-    async def _bring(self) -> Result:
-        context, row = self._context, self._row
-        parameters = dict(row.fields)
-        if row.seed is not None:
-            parameters["seed"] = row.seed
-        request: MediaRequest[Media] = make_request(row.service, parameters, context.folder)
-        result = request.operation.result
-        if result is not None:
-            generation_id = row.generation_id
-            if generation_id is None:
-                accepted = await context.client.submit(request, priority="bulk", observer=self)
-                generation_id = accepted.id
-                await self._accept(generation_id)
-            request = cast("MediaRequest[Media]", result(id=generation_id, paid=row.price))
-        async with context.client.stream(request, priority="bulk", observer=self) as stream:
-            context.gate.answered(self._left_at)
-            filtered, seed = stream.filtered, row.seed if stream.seed is None else stream.seed
+    # What is reported on the way.
 
-            def image_of(stored: StoredImage) -> ImageFacts:
-                return ImageFacts(
-                    position=row.position,
-                    file_name=stored.file_name,
-                    content_type=stored.content_type,
-                    bytes=stored.bytes,
-                    sha256=stored.sha256,
-                    width=stored.width,
-                    height=stored.height,
-                    seed=seed,
-                    finish_reason=stream.finish_reason,
-                    request_id=stream.request_id,
-                    credits=row.price,
-                    sent_at=self._sent_at,
-                    finished_at=time.time(),
-                )
-
-            sink = context.images.sink(row, stream.content_type, filtered=filtered, facts=image_of)
-            try:
-                image = await stream.save_to(sink)
-            except OSError as error:
-                why = f"an image cannot be kept: {error.strerror or error}"
-                raise StorageError(why, spooled=isinstance(error, SpooledError)) from error
-        return Result("filtered" if filtered else "done", "spent", image)
-
-    async def _accept(self, generation_id: str) -> None:
+    async def accepted(self, generation_id: str) -> None:
         """Note the id of a generation: it is paid for."""
-        context, row = self._context, self._row
+        context = self._context
         self._accepted = True
-        row.generation_id = generation_id
         context.gate.answered(self._left_at)
         self._left_at = None  # the looks at its result leave later
         claims = context.images.claims
         if claims is not None:
             claims.accept(self._stem, generation_id)
-        await context.ledger.do(partial(Ledger.accept, row=row, generation_id=generation_id))
+        accept = partial(Ledger.accept, row=self._row, generation_id=generation_id)
+        await context.ledger.do(accept)
         self._settle_price("spent")
 
-    # What the client reports.
+    def answered(self) -> None:
+        """Note that the API has answered with a result."""
+        self._context.gate.answered(self._left_at)
 
     async def leaving(self) -> None:
         """Note in the ledger that a request is about to leave; when this is over, it may."""
@@ -291,15 +266,16 @@ class Attempt:
                 raise StoppedError
         # From here on the request may cost: it is brought in whatever happens.
         gate.let_go(self._scope)
-        self._landed()  # a permit may expire before its request is sent
+        if self._away:
+            self._landed()  # a permit may expire before its request is sent
         self._away = True
-        self._sent_at = time.time()
+        self.sent_at = time.time()
         self._left_at = asyncio.get_running_loop().time()
         context.progress.left(self._left_at)
         context.departures.count(requests=1)
 
-    async def _claim(self) -> None:
-        """Claim the row in the ledger and, where images are in a bucket, there: side by side."""
+    def _claim(self) -> Awaitable[None]:
+        """Claim the row in the ledger and, where images are in a bucket, there."""
         context, row = self._context, self._row
         departures = context.departures.take(before=int(time.time()))
 
@@ -308,17 +284,17 @@ class Attempt:
             if departures:
                 ledger.count_departures(departures)
 
-        claims = context.images.claims
-        if claims is None:
-            await context.ledger.do(claim)
-            return
-        noted, claimed = await asyncio.gather(
-            context.ledger.do(claim), claims.claim(self._stem, row), return_exceptions=True
-        )
+        noting, claims = context.ledger.do(claim), context.images.claims
+        return noting if claims is None else self._claim_in_bucket(noting, claims)
+
+    async def _claim_in_bucket(self, noting: Awaitable[None], claims: Claims) -> None:
+        """Claim the row in the bucket, while the ledger notes its claim."""
+        claiming = claims.claim(self._stem, self._row)
+        noted, claimed = await asyncio.gather(noting, claiming, return_exceptions=True)
         if isinstance(noted, BaseException):
             raise noted
         if isinstance(claimed, OSError):
-            context.gate.stop(
+            self._context.gate.stop(
                 StorageError(f"a claim cannot be stored: {claimed.strerror or claimed}")
             )
             raise StoppedError

@@ -90,7 +90,9 @@ class Budget:
         bill = self.bill
         while True:
             self._settled.clear()
-            if bill.total + price <= self._limit and await self._fits_all(price):
+            if bill.total + price <= self._limit and (
+                self._shared is None or await self._fits_all(self._shared, price)
+            ):
                 bill.reserved += price
                 return True
             if not bill.reserved or bill.spent + bill.in_doubt + price > self._limit:
@@ -116,11 +118,11 @@ class Budget:
             limit = min(limit, self._share + TOLERANCE)
         return limit
 
-    async def _fits_all(self, price: float) -> bool:
-        if self._shared is None or self.limit is None:
+    async def _fits_all(self, shared: BudgetHome, price: float) -> bool:
+        if self.limit is None:
             return True
         total = self.bill.total
-        fits = await self._shared.hold(total + price, self.limit + TOLERANCE, total)
+        fits = await shared.hold(total + price, self.limit + TOLERANCE, total)
         return fits and self.bill.total + price <= self._limit
 
     def settle(self, price: float, charge: ChargeState) -> None:

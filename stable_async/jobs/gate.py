@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,6 @@ from stable_async.errors import APIConnectionError
 from stable_async.jobs.errors import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from stable_async.errors import StabilityError
     from stable_async.jobs.progress import Progress
 
@@ -93,18 +90,10 @@ class Gate:
         """Keep `stop` from ending a scope."""
         self._waiting.discard(scope)
 
-    @contextmanager
-    def passage(self, who: object) -> Iterator[None]:
-        """Let another request probe when the block of this one ends, if this one did."""
-        try:
-            yield
-        finally:
-            self._end_probe(who)
-
     async def wait(self, who: object) -> None:
         """Return when the request of `who` may leave: at once, as a probe, or after an outage."""
         if self._probe is who:  # it has probed, and was refused
-            self._end_probe(who)
+            self.end_probe(who)
             await asyncio.sleep(0)  # the next in the row probes: this one may be blocked alone
         while not self.lets_pass(who):
             if self._probe is None:
@@ -115,7 +104,8 @@ class Gate:
             self._changed.clear()
             await self._changed.wait()
 
-    def _end_probe(self, who: object) -> None:
+    def end_probe(self, who: object) -> None:
+        """Let another request probe, if this one did; to be called when it is over."""
         if self._probe is who:
             self._probe = None
             self._changed.set()

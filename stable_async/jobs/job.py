@@ -160,7 +160,7 @@ class Job:
             store.writing() as images,
         ):
             context = RunContext(
-                client=client,
+                client=client.with_options(priority="bulk"),
                 ledger=writer,
                 images=images,
                 budget=budget,

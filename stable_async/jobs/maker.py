@@ -23,9 +23,10 @@ from stable_async.files import in_thread
 from stable_async.jobs.budget import Budget
 from stable_async.jobs.errors import RowProblem, StorageError
 from stable_async.jobs.failures import meaning, result_of
-from stable_async.jobs.row import ImageFacts, Result, Row
-from stable_async.jobs.rules import PromptRules, check, make_request
-from stable_async.jobs.storage.base import SpooledError, file_stem
+from stable_async.jobs.row import Result, Row
+from stable_async.jobs.row_image import make_image
+from stable_async.jobs.rules import PromptRules, check
+from stable_async.jobs.storage.base import file_stem
 from stable_async.jobs.storage.bucket import BucketStore
 from stable_async.jobs.storage.claims import RowClaimedError
 from stable_async.jobs.storage.objects import Objects
@@ -34,13 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-    from stable_async.api.base import MediaRequest
     from stable_async.client import StabilityClient
-    from stable_async.jobs.row import ChargeState
-    from stable_async.jobs.storage.base import ImageWriter, StoredImage
+    from stable_async.jobs.row import ChargeState, ImageFacts
+    from stable_async.jobs.storage.base import ImageWriter
     from stable_async.jobs.storage.claims import Claims
     from stable_async.jobs.storage.facts import RowFacts
-    from stable_async.media import Media
 
 __all__ = ["ImageMaker", "Made", "SharedBudget"]
 
@@ -133,7 +132,7 @@ class ImageMaker:
         """
         local = isinstance(images, Path) or "://" not in images
         self._url = Path(images).absolute().as_uri() if local else str(images)
-        self._client = client
+        self._client = client.with_options(priority="bulk")
         self._rules = PromptRules(service=service)
         self._budget = _LocalBudget(budget) if isinstance(budget, int | float) else budget
         self._places = asyncio.Semaphore(max_in_flight)
@@ -268,7 +267,7 @@ class _LocalBudget:
 
 
 class _Attempt:
-    """One row on its way: claimed, accepted, stored. The client calls `leaving` and `refused`."""
+    """One row on its way: claimed, accepted, stored. It is the `RowObserver` of its image."""
 
     def __init__(
         self, client: StabilityClient, writer: ImageWriter, claims: Claims, row: Row, stem: str
@@ -277,14 +276,14 @@ class _Attempt:
         self._row, self._stem = row, stem
         self._claimed = False
         self._accepted = row.generation_id is not None
-        self._sent_at: float | None = None
+        self.sent_at: float | None = None
 
     async def run(self) -> Result:
         """Return the facts of the row."""
         give_up = time.monotonic() + OUTAGE_LIMIT
         while True:
             try:
-                return await self._bring()
+                return await make_image(self._client, self._writer, Path(), self._row, self)
             except StorageError:
                 raise
             except StabilityError as error:
@@ -303,7 +302,7 @@ class _Attempt:
         if not self._claimed and not self._accepted:
             await self._claims.claim(self._stem, self._row)
             self._claimed = True
-        self._sent_at = time.time()
+        self.sent_at = time.time()
 
     def refused(self, error: APIStatusError) -> None:
         """Note that nothing was billed: if this process ends now, the row is not in doubt."""
@@ -316,47 +315,13 @@ class _Attempt:
             self._row.attempts += 1
             self._claims.settle(self._stem, Result("waiting", "returned"))
 
-    async def _bring(self) -> Result:
-        row = self._row
-        parameters = dict(row.fields)
-        if row.seed is not None:
-            parameters["seed"] = row.seed
-        request: MediaRequest[Media] = make_request(row.service, parameters, Path())
-        later = request.operation.result
-        if later is not None:
-            if row.generation_id is None:
-                accepted = await self._client.submit(request, priority="bulk", observer=self)
-                row.generation_id, self._accepted = accepted.id, True
-                self._claims.accept(self._stem, accepted.id)
-            request = cast("MediaRequest[Media]", later(id=row.generation_id, paid=row.price))
-        async with self._client.stream(request, priority="bulk", observer=self) as stream:
-            seed = row.seed if stream.seed is None else stream.seed
+    async def accepted(self, generation_id: str) -> None:
+        """Note the id of a generation: it is paid for."""
+        self._accepted = True
+        self._claims.accept(self._stem, generation_id)
 
-            def image_of(stored: StoredImage) -> ImageFacts:
-                return ImageFacts(
-                    position=row.position,
-                    file_name=stored.file_name,
-                    content_type=stored.content_type,
-                    bytes=stored.bytes,
-                    sha256=stored.sha256,
-                    width=stored.width,
-                    height=stored.height,
-                    seed=seed,
-                    finish_reason=stream.finish_reason,
-                    request_id=stream.request_id,
-                    credits=row.price,
-                    sent_at=self._sent_at,
-                    finished_at=time.time(),
-                )
-
-            sink = self._writer.sink(
-                row, stream.content_type, filtered=stream.filtered, facts=image_of
-            )
-            try:
-                image = await stream.save_to(sink)
-            except SpooledError as error:
-                raise StorageError(f"an image cannot be kept: {error.strerror or error}") from error
-            return Result("filtered" if stream.filtered else "done", "spent", image)
+    def answered(self) -> None:
+        """Do nothing."""
 
 
 def _made(facts: RowFacts, *, made: bool) -> Made:

@@ -134,7 +134,8 @@ class Progress:
         self.requests += 1
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
-        _add(self._departures, now, RATE_WINDOW)
+        _recent(self._departures, now, RATE_WINDOW)
+        self._departures.append(now)
 
     def settle(self, result: Result, now: float) -> None:
         """Count what an attempt made of a row."""
@@ -153,7 +154,8 @@ class Progress:
                 return
         if result.reason is not None:
             self.failures[result.reason] += 1
-        _add(self._results, now, FORECAST_WINDOW)
+        _recent(self._results, now, FORECAST_WINDOW)
+        self._results.append(now)
 
     def request_rate(self, now: float) -> float:
         """Return the requests per second of the last seconds."""
@@ -182,17 +184,15 @@ class Departures:
 
     def take(self, before: int | None = None) -> dict[int, tuple[int, int]]:
         """Return the counts of seconds before one, or all of them, once."""
-        seconds = [second for second in self._seconds if before is None or second < before]
-        return {second: self._seconds.pop(second) for second in seconds}
-
-
-def _add(times: deque[float], now: float, window: float) -> None:
-    """Add a time and forget those before the window: nobody may ever look."""
-    _recent(times, now, window)
-    times.append(now)
+        taken = {}
+        for second in list(self._seconds):
+            if before is None or second < before:
+                taken[second] = self._seconds.pop(second)
+        return taken
 
 
 def _recent(times: deque[float], now: float, window: float) -> int:
+    """Forget the times before the window, and count the others."""
     while times and times[0] <= now - window:
         times.popleft()
     return len(times)

@@ -339,18 +339,5 @@ def retire_replaced(ledger: Ledger, store: Store) -> None:
 def _facts(
     stored: StoredImage, *, position: int, seed: int | None, price: float | None
 ) -> ImageFacts:
-    return ImageFacts(
-        position=position,
-        file_name=stored.file_name,
-        content_type=stored.content_type,
-        bytes=stored.bytes,
-        sha256=stored.sha256,
-        width=stored.width,
-        height=stored.height,
-        seed=seed,
-        finish_reason=CONTENT_FILTERED if stored.filtered else SUCCESS,
-        request_id=None,
-        credits=price,
-        sent_at=None,
-        finished_at=None,
-    )
+    reason = CONTENT_FILTERED if stored.filtered else SUCCESS
+    return stored.facts(position=position, seed=seed, finish_reason=reason, price=price)

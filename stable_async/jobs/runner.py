@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING
 
-from stable_async.concurrency import map_as_completed
+from stable_async.concurrency import for_each
 from stable_async.jobs.attempt import Attempt
 from stable_async.jobs.errors import StorageError
 from stable_async.jobs.ledger import Ledger
@@ -112,10 +111,7 @@ class Runner:
                 return
 
     async def _make(self, rows: AsyncGenerator[Row, None]) -> None:
-        outcomes = map_as_completed(self._attempt, rows, self._max_in_flight)
-        async with aclosing(outcomes):
-            async for _ in outcomes:
-                pass
+        await for_each(self._attempt, rows, self._max_in_flight)
 
     async def _attempt(self, row: Row) -> None:
         progress = self._context.progress

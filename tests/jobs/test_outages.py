@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from math import log2
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from tests.samples import picture
 from tests.virtual_time import virtual_time
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stable_async.jobs import Summary
     from tests.jobs.conftest import Bench
     from tests.raw_server import Connection
@@ -195,6 +198,14 @@ def gate(progress: Progress, *, limit: float = 120.0) -> Gate:
     return made
 
 
+@contextmanager
+def probing(one: Gate, who: object) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        one.end_probe(who)
+
+
 @virtual_time
 async def test_one_request_at_a_time_probes_at_growing_intervals() -> None:
     clock = asyncio.get_running_loop().time
@@ -205,7 +216,7 @@ async def test_one_request_at_a_time_probes_at_growing_intervals() -> None:
 
     async def send() -> None:
         me = object()
-        with one.passage(me):
+        with probing(one, me):
             await one.wait(me)
             left.append(clock())
             await asyncio.sleep(0)
@@ -231,7 +242,7 @@ async def test_an_outage_ends_the_job_after_its_limit_and_not_before() -> None:
     began = clock()
     while not one.stopping:
         me = object()
-        with one.passage(me):
+        with probing(one, me):
             await one.wait(me)
             one.refused(refusal())
     assert clock() - began == pytest.approx(120.0, abs=0.1)
@@ -273,7 +284,7 @@ async def test_a_probe_that_is_cancelled_lets_another_one_probe() -> None:
         one.refused(refusal())
 
     async def send() -> None:
-        with one.passage(me := object()):
+        with probing(one, me := object()):
             await one.wait(me)
 
     first = asyncio.create_task(send())

@@ -712,7 +712,7 @@ async def test_a_seed_is_the_same_wherever_and_whenever_a_row_is_made(bench: Ben
     assert derive_seed("x", 1, 0) != derive_seed("x", 1, 1) != derive_seed("x", 2, 0)
 
 
-@pytest.mark.parametrize("where", ["progress.Departures.count", "attempt.make_request"])
+@pytest.mark.parametrize("where", ["progress.Departures.count", "row_image.make_request"])
 async def test_a_bug_or_a_callback_that_raises_leaves_no_row_in_flight(
     bench: Bench, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

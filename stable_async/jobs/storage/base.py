@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from stable_async.image_header import read_image_header
+from stable_async.jobs.row import ImageFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from stable_async.files import Sink
-    from stable_async.jobs.row import ImageFacts, Row
+    from stable_async.jobs.row import Row
     from stable_async.jobs.shard import Shard
     from stable_async.jobs.storage.claims import Claims
     from stable_async.jobs.storage.facts import RowFacts
@@ -78,6 +79,34 @@ class StoredImage:
     width: int | None
     height: int | None
     filtered: bool
+
+    def facts(
+        self,
+        *,
+        position: int,
+        seed: int | None,
+        finish_reason: str | None,
+        price: float | None,
+        request_id: str | None = None,
+        sent_at: float | None = None,
+        finished_at: float | None = None,
+    ) -> ImageFacts:
+        """Return the facts of the image, with what is known of its row and its request."""
+        return ImageFacts(
+            position=position,
+            file_name=self.file_name,
+            content_type=self.content_type,
+            bytes=self.bytes,
+            sha256=self.sha256,
+            width=self.width,
+            height=self.height,
+            seed=seed,
+            finish_reason=finish_reason,
+            request_id=request_id,
+            credits=price,
+            sent_at=sent_at,
+            finished_at=finished_at,
+        )
 
 
 class SpooledError(OSError):

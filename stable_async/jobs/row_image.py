@@ -1,0 +1,90 @@
+"""The image of one row: requested, and stored. Jobs and makers do it alike."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol, cast
+
+from stable_async.jobs.errors import StorageError
+from stable_async.jobs.row import Result
+from stable_async.jobs.rules import make_request
+from stable_async.jobs.storage.base import SpooledError
+from stable_async.transport.options import AttemptObserver
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stable_async.api.base import MediaRequest
+    from stable_async.client import StabilityClient
+    from stable_async.jobs.row import ImageFacts, Row
+    from stable_async.jobs.storage.base import ImageWriter, StoredImage
+    from stable_async.media import Media
+
+__all__ = ["RowObserver", "make_image"]
+
+
+class RowObserver(AttemptObserver, Protocol):
+    """Notified of what happens on the way to the image of a row.
+
+    Attributes:
+        sent_at: When the last request left, seconds since 1970; `None` before the first one.
+    """
+
+    sent_at: float | None
+
+    async def accepted(self, generation_id: str) -> None:
+        """Called when an asynchronous operation was accepted, and so is paid for."""
+
+    def answered(self) -> None:
+        """Called when the image begins to arrive."""
+
+
+async def make_image(
+    client: StabilityClient, images: ImageWriter, folder: Path, row: Row, observer: RowObserver
+) -> Result:
+    """Return the result of a row whose image is stored.
+
+    The generation of an asynchronous operation that was accepted before is fetched, and not
+    requested again.
+
+    Args:
+        client: Sends the request.
+        images: Stores the image.
+        folder: What the input files of the row are relative to.
+        row: The row, checked.
+        observer: Notified on the way.
+
+    Raises:
+        StorageError: The image has come, and could not be stored where it belongs.
+        StabilityError: There is none, as for `StabilityClient.stream`.
+    """
+    fields = row.fields if row.seed is None else {**row.fields, "seed": row.seed}
+    request: MediaRequest[Media] = make_request(row.service, fields, folder)
+    if (fetching := request.operation.result) is not None:
+        if row.generation_id is None:
+            row.generation_id = (await client.submit(request, observer=observer)).id
+            await observer.accepted(row.generation_id)
+        fetch = fetching(id=row.generation_id, paid=row.price)
+        request = cast("MediaRequest[Media]", fetch)
+    async with client.stream(request, observer=observer) as stream:
+        observer.answered()
+        filtered = stream.filtered
+
+        def facts(stored: StoredImage) -> ImageFacts:
+            return stored.facts(
+                position=row.position,
+                seed=row.seed if (seed := stream.seed) is None else seed,
+                finish_reason=stream.finish_reason,
+                price=row.price,
+                request_id=stream.request_id,
+                sent_at=observer.sent_at,
+                finished_at=time.time(),
+            )
+
+        sink = images.sink(row, stream.content_type, filtered=filtered, facts=facts)
+        try:
+            image = await stream.save_to(sink)
+        except OSError as error:
+            why = f"an image cannot be kept: {error.strerror or error}"
+            raise StorageError(why, spooled=isinstance(error, SpooledError)) from error
+    return Result("filtered" if filtered else "done", "spent", image)
