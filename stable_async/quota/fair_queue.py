@@ -81,11 +81,13 @@ class _Line:
 
     def ahead(self, tenant: str | None) -> int:
         """Count those who would leave before a new waiter of `tenant`."""
-        own = len(self._tenants.get(tenant, ()))
-        return sum(
-            min(len(waiters), own if name == tenant else own + 1)
-            for name, waiters in self._tenants.items()
-        )
+        turns = len(self._tenants.get(tenant, ())) + 1
+        count = 0
+        for name, waiters in self._tenants.items():
+            if name == tenant:  # the tenants behind it have one turn less before its last
+                turns -= 1
+            count += min(len(waiters), turns)
+        return count
 
 
 class FairQueue:
@@ -142,8 +144,9 @@ class FairQueue:
         """Count those who would leave before a new waiter, if no other one came."""
         same = self._line(priority).ahead(tenant)
         if priority == "interactive":
-            return same + min(same // (BULK_TURN - 1), self._bulk.length)
-        return same + min((same + 1) * (BULK_TURN - 1), self._interactive.length)
+            return same + min((self._passed_over + same) // (BULK_TURN - 1), self._bulk.length)
+        turns = (same + 1) * (BULK_TURN - 1) - self._passed_over
+        return same + min(max(turns, 0), self._interactive.length)
 
     @property
     def _bulk_is_due(self) -> bool:

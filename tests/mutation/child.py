@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from importlib.machinery import ModuleSpec
     from pathlib import Path
-    from types import FrameType, ModuleType
+    from types import CodeType, FrameType, ModuleType
 
     from tests.mutation.operators import Mutant
 
@@ -87,15 +87,24 @@ class _Lines:
     def __init__(self, path: Path) -> None:
         self._path = str(path)
         self._lines: set[int] = set()
+        self._lines_in: dict[CodeType, set[int]] = {}
         self._on_import: set[int] = set()
         self._lines_of: dict[str, list[int]] = {}
         self.seconds: dict[str, float] = {}
 
-    def trace(self, frame: FrameType, _event: str, _argument: object) -> Any:
-        if frame.f_code.co_filename != self._path:
+    def trace(self, frame: FrameType, event: str, _argument: object) -> Any:
+        code = frame.f_code
+        if code.co_filename != self._path:
             return None
         self._lines.add(frame.f_lineno)
+        if event == "call" and self._lines.issuperset(self._in(code)):
+            return None  # nothing new: tracing lines is slow
         return self.trace
+
+    def _in(self, code: CodeType) -> set[int]:
+        if code not in self._lines_in:
+            self._lines_in[code] = {line for _, _, line in code.co_lines() if line is not None}
+        return self._lines_in[code]
 
     def pytest_sessionstart(self) -> None:
         threading.settrace(self.trace)
@@ -122,13 +131,13 @@ class _Lines:
         return found
 
 
-def _pytest(tests: Sequence[str], folder: Path, *plugins: object) -> int:
+def _pytest(tests: Sequence[str], folder: Path, *plugins: object, timeout: int = 20) -> int:
     import pytest
 
     output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    options = ["-x", "-q", "--tb=line", "--timeout=20", f"--basetemp={folder / 'files'}"]
+    options = ["-x", "-q", "--tb=line", f"--timeout={timeout}", f"--basetemp={folder / 'files'}"]
     for plugin in ("cacheprovider", "xdist", "randomly"):
         options += ["-p", f"no:{plugin}"]
     # What this process has imported before: a plugin of tests cannot be rewritten any more.
@@ -156,7 +165,7 @@ def unchanged(path: Path, tests: Sequence[str], folder: Path) -> Run:
 
     def work() -> int:
         lines = _Lines(path)
-        status = _pytest(tests, folder, lines)
+        status = _pytest(tests, folder, lines, timeout=120)
         loaded = [name for name in sys.modules if not name.startswith(("tests", "stable_async"))]
         report.write_text(json.dumps([lines.seconds, list(lines.tests_of().items()), loaded]))
         return status

@@ -1,0 +1,117 @@
+"""Who leaves next: the floor of bulk requests, tenants in turn, and the place foretold."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stable_async.quota.fair_queue import FairQueue, Priority, Waiter
+from stable_async.quota.state import BULK_TURN
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from stable_async.quota.state import Slot
+
+PRIORITIES: list[Priority] = ["interactive", "bulk"]
+# Who asks next: priority and tenant. `None`: the next one leaves.
+EVENTS = st.lists(
+    st.none() | st.tuples(st.sampled_from(PRIORITIES), st.sampled_from(["a", "b", "c", None])),
+    max_size=60,
+)
+
+
+def waiter(priority: Priority, tenant: str | None = None, since: float = 0.0) -> Waiter:
+    return Waiter(priority, tenant, since, inf, cast("asyncio.Future[Slot]", None))
+
+
+def leave(queue: FairQueue) -> Waiter:
+    return queue.pop(queue.next_priority())
+
+
+@given(EVENTS, st.sampled_from(PRIORITIES), st.sampled_from(["a", "b", None]))
+def test_the_place_of_a_new_waiter_is_foretold_exactly(
+    events: list[tuple[Priority, str | None] | None], priority: Priority, tenant: str | None
+) -> None:
+    queue = FairQueue()
+    for event in events:
+        if event is not None:
+            queue.push(waiter(*event))
+        elif queue:
+            leave(queue)
+    foretold = queue.ahead(priority, tenant)
+    new = waiter(priority, tenant)
+    queue.push(new)
+    before = 0
+    while leave(queue) is not new:
+        before += 1
+    assert before == foretold
+
+
+@given(EVENTS)
+def test_all_leave_once_and_bulk_requests_have_their_floor(
+    events: list[tuple[Priority, str | None] | None],
+) -> None:
+    queue = FairQueue()
+    waiting: list[Waiter] = []
+    passed_over = 0
+    for number, event in enumerate(events):
+        if event is not None:
+            waiting.append(waiter(*event, since=float(number)))
+            queue.push(waiting[-1])
+        elif waiting:
+            head = queue.head(queue.next_priority())
+            left = leave(queue)
+            assert left is head
+            # The oldest of its priority and tenant.
+            same = [
+                one for one in waiting if (one.priority, one.tenant) == (left.priority, left.tenant)
+            ]
+            assert left is same[0]
+            waiting.remove(left)
+            if left.priority == "bulk":
+                passed_over = 0
+            elif queue.count("bulk"):
+                passed_over += 1
+                assert passed_over < BULK_TURN
+        bulk = [one for one in waiting if one.priority == "bulk"]
+        assert (len(queue), queue.count("bulk")) == (len(waiting), len(bulk))
+        assert queue.count("interactive") == len(waiting) - len(bulk)
+        assert queue.oldest() == (waiting[0].since if waiting else None)
+
+
+def test_bulk_leaves_only_when_due_while_interactive_requests_wait() -> None:
+    queue = FairQueue()
+    for priority in PRIORITIES:
+        for _ in range(3 * BULK_TURN):
+            queue.push(waiter(priority))
+    left = "".join(leave(queue).priority[0] for _ in range(6 * BULK_TURN))
+    assert left.startswith(("i" * (BULK_TURN - 1) + "b") * 3)
+    assert left.endswith("b" * (3 * BULK_TURN - 3))
+
+
+def test_interactive_requests_count_for_the_floor_only_while_bulk_ones_wait() -> None:
+    queue = FairQueue()
+    for _ in range(2 * BULK_TURN):
+        queue.push(waiter("interactive"))
+        leave(queue)
+    queue.push(waiter("bulk"))
+    queue.push(waiter("interactive"))
+    assert queue.next_priority() == "interactive"
+
+
+def test_tenants_leave_in_turn_and_who_goes_away_leaves_no_gap() -> None:
+    queue = FairQueue()
+    waiters = [waiter("bulk", tenant, float(at)) for at, tenant in enumerate("aaabbc")]
+    for one in waiters:
+        queue.push(one)
+    queue.remove(waiters[3])
+    queue.remove(waiters[3])
+    queue.remove(waiter("bulk", "a"))
+    queue.remove(waiter("bulk", "z"))
+    assert len(queue) == 5
+    assert [leave(queue).tenant for _ in range(5)] == ["a", "b", "c", "a", "a"]
+    assert (len(queue), queue.oldest()) == (0, None)
