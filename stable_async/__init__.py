@@ -214,8 +214,8 @@ __all__ = [
     "__version__",
 ]
 
-# What is loaded when it is first asked for (PEP 562), by the module it is in: aiohttp and pydantic
-# take a fifth of a second, and each request model a millisecond.
+# Names loaded on first access (PEP 562), by the module that defines them: aiohttp and pydantic take
+# a fifth of a second, and each request model a millisecond.
 _LAZY = {
     "api.account": (
         "Account",
@@ -343,5 +343,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """Name what is public, loaded or not."""
+    """Return the public names, loaded or not."""
     return sorted({*globals(), *__all__})

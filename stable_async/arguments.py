@@ -1,4 +1,4 @@
-"""Arguments checked at run time as a type checker would: their words, types and values.
+"""Arguments checked at run time as a type checker would: their names, types and values.
 
 A rule takes a value and returns it in the type that the code works with; it raises `UnfitError`,
 which says what is allowed. Settings turn that into a `ConfigurationError`, calls into an
@@ -99,7 +99,7 @@ def choice(*words: str) -> Callable[[object], str]:
 
 def a_path(value: object) -> Path:
     """Take a path, as text or as a path object."""
-    from pathlib import Path  # half a millisecond of the import of the package
+    from pathlib import Path  # costs half a millisecond of the package's import
 
     if isinstance(value, str | os.PathLike) and not isinstance(text := os.fspath(value), bytes):
         return Path(text)
@@ -151,7 +151,7 @@ def or_none(rule: Callable[[object], T]) -> Callable[[object], T | None]:
 
 
 def checked_setting(name: str, value: object, rule: Callable[[object], T]) -> T:
-    """Return the value of a setting as `rule` takes it.
+    """Return the value of a setting as `rule` returns it.
 
     Raises:
         ConfigurationError: It breaks the rule.
@@ -166,10 +166,10 @@ def checked_setting(name: str, value: object, rule: Callable[[object], T]) -> T:
 def check_fields(
     settings: object, rules: Mapping[str, Callable[[object], object]], prefix: str = ""
 ) -> None:
-    """Store each field of a frozen dataclass as its rule takes it.
+    """Store each field of a frozen dataclass as its rule returns it.
 
     Raises:
-        ConfigurationError: One breaks its rule; it is named after `prefix`.
+        ConfigurationError: A field breaks its rule; the message names it with `prefix`.
     """
     for name, rule in rules.items():
         value = checked_setting(prefix + name, getattr(settings, name), rule)
@@ -177,7 +177,7 @@ def check_fields(
 
 
 def unknown_word(word: str, known: Collection[str]) -> str:
-    """Describe a keyword that is not in `known`, with the nearest one that is."""
+    """Describe a keyword that is not in `known`, and suggest the nearest one that is."""
     near = _nearest(word, known)
     return f"no such argument, did you mean {near}?" if near else "no such argument"
 
@@ -185,8 +185,8 @@ def unknown_word(word: str, known: Collection[str]) -> str:
 def checked_keywords(cls: type[T]) -> type[T]:
     """Let a class of settings refuse an unknown keyword with a `ConfigurationError`.
 
-    Python's `TypeError` is not an error of this package, and before version 3.13 it does not name
-    the nearest right word.
+    Python's `TypeError` is not an error of this package, and before version 3.13 it does not
+    suggest the nearest name.
     """
     init: Callable[..., None] = cls.__init__
     parameters = list(signature(init).parameters.values())[1:]
@@ -213,7 +213,9 @@ def _number(value: object) -> float | None:
 
 
 def _nearest(word: object, known: Collection[str]) -> str | None:
-    from difflib import get_close_matches  # where it is too late to save a millisecond
+    from difflib import (
+        get_close_matches,  # imported here to save a millisecond of the package's import
+    )
 
     if not isinstance(word, str):
         return None

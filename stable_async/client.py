@@ -112,9 +112,9 @@ Outcome = Success[ResultT] | Failure[ResultT]
 class StabilityClient(Groups):
     """An asynchronous client of the Stability AI API for one key.
 
-    Use it as `async with StabilityClient() as client:`, or `open` and `aclose` it, and share it
-    between all tasks of the event loop: the connections are its own. The quota is that of its key
-    and address.
+    Use it as `async with StabilityClient() as client:`, or call `open` and `aclose`, and share it
+    between all tasks of the event loop. It has its own connections; its quota is shared by all
+    clients of its key and address.
     """
 
     def __init__(
@@ -150,33 +150,33 @@ class StabilityClient(Groups):
             base_url: Address of the API, with any path prefix; `None` reads
                 `STABILITY_BASE_URL`, else https://api.stability.ai.
             quota: What the server allows the key. All clients of the same key and address on this
-                machine share it, unless its scope is `client`; a `SharedQuota` keeps it elsewhere;
+                machine share it, unless its scope is `client`; a `SharedQuota` stores it elsewhere;
                 `None` switches the limiter off.
             retry: How 429 and 500 responses are retried: a `RetryPolicy`, or the number of retries.
             timeout: Time limits of one attempt: `Timeouts`, or the total in seconds; `None` means
                 no limit.
             max_in_flight: The most requests of one `map` in flight at a time.
-            max_waiting: The most interactive calls that may wait for the quota at a time; one more
-                raises `QuotaTimeoutError`. `None` means no limit. Bulk calls do not count.
+            max_waiting: The most interactive calls that may wait for the quota at a time; a further
+                one raises `QuotaTimeoutError`. `None` means no limit. Bulk calls do not count.
             client_id: Name of your application, sent to the API; up to 256 characters.
             client_user_id: Your user, sent to the API; up to 256 characters.
             client_version: Version of your application, sent to the API; up to 256 characters.
             organization: Organization that pays for v1 operations, such as `org-123456`; `None` is
                 the account's default.
-            poll_interval: Least seconds between two looks at the result of an asynchronous
-                operation; `None` reads `STABILITY_POLL_INTERVAL`, else 10, which the API asks
-                for. A sandbox accepts less.
-            result_timeout: For how long the result of an asynchronous operation is looked for,
-                seconds, whatever the looks meet on their way; `None` means for ever. Then
-                `APITimeoutError` carries the generation's id.
+            poll_interval: The least seconds between two polls for the result of an asynchronous
+                operation; `None` reads `STABILITY_POLL_INTERVAL`, else 10, which the API asks for.
+                A sandbox accepts less.
+            result_timeout: For how long to poll for the result of an asynchronous operation,
+                seconds, whatever the polls return; `None` means no limit. The `APITimeoutError`
+                raised then carries the generation's id.
             accept: The form of results: `None` and `image/*` ask for bytes, `application/json`
                 for base64 in JSON. The results are the same.
             raise_on_filtered: Raise `ContentFilteredError` for a blurred result.
             priority: Priority of calls that name none; a `map` is `bulk` unless it names one.
             tenant_ids: How a call's `tenant` is sent to the API as the user's id, for its abuse
-                checks: as its SHA-256 in hexadecimal, as it is, or not at all.
+                checks: as its SHA-256 in hexadecimal, unchanged, or not at all.
             telemetry: Receives events of every call, such as `integrations.opentelemetry`'s.
-            log_prompts: Log prompts with what is logged of each request at level DEBUG.
+            log_prompts: Include prompts in the log line of each request, at level DEBUG.
             proxy: URL of an HTTP proxy, with any user name and password; `None` reads
                 `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, `False` uses none.
             ssl: A context, which can have a client certificate, or the path of a CA bundle that
@@ -186,7 +186,7 @@ class StabilityClient(Groups):
                 `limit=0`: a request that waits for a connection holds a permit of the quota.
 
         Raises:
-            ConfigurationError: There is no key, or a setting makes no sense.
+            ConfigurationError: There is no key, or a setting is invalid.
         """
         identification = {
             "stability-client-id": _identification("client_id", client_id),
@@ -255,9 +255,9 @@ class StabilityClient(Groups):
         return self
 
     async def aclose(self) -> None:
-        """Close the connections, after the calls that finish without their callers.
+        """Wait for the calls that finish without their callers, then close the connections.
 
-        Harmless when they are closed. If it is cancelled, those calls are cut.
+        Does nothing when the client is closed. If this is cancelled, those calls are cut.
         """
         try:
             await self._finishing.aclose()
@@ -288,7 +288,7 @@ class StabilityClient(Groups):
 
     @property
     def shared_quota(self) -> SharedQuota | None:
-        """The shared quota that this client was given; `None`: that of its key, or none."""
+        """The shared quota passed to this client; `None` if it uses that of its key, or none."""
         return self._shared_quota
 
     def quota_statistics(self) -> QuotaStatistics | None:
@@ -298,7 +298,7 @@ class StabilityClient(Groups):
     def with_options(self, **options: Unpack[CallOptions[object]]) -> Self:
         """Return a client with other defaults for the options of its calls.
 
-        It has the same connections and the same quota, and is open while this one is.
+        It shares the connections and the quota of this client, and is open while this one is.
 
         Raises:
             InvalidRequestError: An option is unknown or has a wrong type.
@@ -314,12 +314,12 @@ class StabilityClient(Groups):
     ) -> ResultT:
         """Send a request of any kind and return its result, held in memory.
 
-        An asynchronous operation is waited for, with one look every 10 seconds. An error raised
+        Waits for the result of an asynchronous operation, polling every 10 seconds. An error raised
         meanwhile carries `generation_id`, with which the result can still be fetched.
 
         Raises:
             InvalidRequestError: An option is unknown or of a wrong type, or a file of the request
-                is missing, too large or not what it must be.
+                is missing, too large or of the wrong kind.
             QuotaTimeoutError: It could not leave before `deadline`; it was not sent.
             APIStatusError: The API refused it; 429 and 500 were retried before.
             APIConnectionError: No connection, or it broke; `maybe_billed` says what is known.
@@ -364,7 +364,7 @@ class StabilityClient(Groups):
     ) -> ResultRequest[MediaT]:
         """Start an asynchronous operation and return the request that fetches its result.
 
-        It does not wait for the result. `send` and `stream` take what this returns, in this process
+        Does not wait for the result. Pass what this returns to `send` or `stream`, in this process
         or another one: it can be pickled, and its `id` alone is enough for `client.results.get`.
 
         Raises:
@@ -381,7 +381,7 @@ class StabilityClient(Groups):
     ) -> MediaT | None:
         """Look once for the result of a generation; return `None` while it is running.
 
-        Waits before it looks if this client last did so less than 10 seconds ago.
+        Waits first if this client last looked less than 10 seconds ago.
 
         Raises:
             StabilityError: As for `send`, but that filtered results are never made an error.
@@ -398,9 +398,9 @@ class StabilityClient(Groups):
     ) -> AsyncGenerator[Outcome[ResultT], None]:
         """Send many requests, `bulk` by default, and yield their outcomes as they finish.
 
-        `requests` is read no further ahead than `max_in_flight` outcomes that were not taken yet,
-        so that memory does not grow with their number. Close the generator (`contextlib.aclosing`)
-        to cancel the calls in flight.
+        `requests` is read no further ahead than `max_in_flight` outcomes not yet consumed, so that
+        memory does not grow with their number. Close the generator (`contextlib.aclosing`) to
+        cancel the calls in flight.
 
         Raises:
             InvalidRequestError: An option is unknown or of a wrong type; raised at once.
@@ -438,7 +438,7 @@ class StabilityClient(Groups):
         given: CallOptions[ResultT],
         kind: type[Request[object]] = Request,
     ) -> Options:
-        """Return the options of a call, after a check that it has a request of `kind`."""
+        """Return the options of a call, after checking that its request is a `kind`."""
         check_request(request, kind)
         if not given:
             return self._options
@@ -448,7 +448,7 @@ class StabilityClient(Groups):
 
 
 def check_request(request: object, kind: type[Request[object]] = Request) -> None:
-    """Check what a call was given as its request.
+    """Check that a call was passed a request.
 
     Raises:
         InvalidRequestError: It is not a request of that kind.

@@ -23,9 +23,9 @@ async def map_as_completed(
 ) -> AsyncGenerator[ResultT, None]:
     """Yield `await function(item)` for every item, in the order in which they finish.
 
-    At most `limit` items at any time are read from `items` without their result having been taken;
-    there are never more tasks than that. An error of `items` or `function` is raised after the
-    results of the calls in progress. Closing the generator cancels the calls in progress.
+    At any time, at most `limit` items have been read from `items` whose result has not been
+    consumed; there are never more tasks than that. An error of `items` or `function` is raised
+    after the results of the calls in progress. Closing the generator cancels the calls in progress.
     """
     pool = _Pool(function, _iterate(items), limit, keep_results=True)
     try:
@@ -108,7 +108,7 @@ class _Pool(Generic[ItemT, ResultT]):
                 except StopAsyncIteration:
                     self._exhausted = True
                     return
-                # One more worker while there are items: few items create few tasks.
+                # Start one more worker while there are items: few items create few tasks.
                 if len(self._workers) < self._limit:
                     self._start_worker()
             result = await self._function(item)
@@ -120,7 +120,7 @@ class _Pool(Generic[ItemT, ResultT]):
 
     def _worker_ended(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
-        self._slots.release()  # the slot it acquired last has no result
+        self._slots.release()  # the last slot that it acquired has no result
         if not worker.cancelled() and (error := worker.exception()) is not None:
             self._exhausted = True
             self._failure = self._failure or error

@@ -1,4 +1,4 @@
-"""Settings, frozen; and the key and base URL from arguments or the environment."""
+"""Frozen settings, and the key and base URL from arguments or the environment."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Quota:
     scope: Literal["key", "client"] = "key"
 
     def __post_init__(self) -> None:
-        """Refuse values that would mean no limit, or no progress."""
+        """Reject values that would mean no limit, or no progress."""
         check_fields(
             self,
             {
@@ -107,13 +107,13 @@ class RetryPolicy:
     max_backoff: float = 30.0
 
     def __post_init__(self) -> None:
-        """Refuse values that could not mean anything."""
+        """Reject values that make no sense."""
         rules = {"attempts": at_least(1), "initial_backoff": seconds, "max_backoff": seconds}
         check_fields(self, rules, "RetryPolicy.")
 
     @classmethod
     def of(cls, value: object) -> RetryPolicy:
-        """Return a policy as it is, or the default one with that number of retries.
+        """Return a policy unchanged, or the default one with that number of retries.
 
         Raises:
             UnfitError: It is neither.
@@ -136,10 +136,10 @@ class Timeouts:
     Attributes:
         connect: To open a connection: name resolution, proxy, TCP and TLS.
         first_byte: From the request to the first byte of the response. Synchronous operations send
-            nothing until the image is ready (34 s seen, 180 s is what live clients settled on).
-        between_bytes: Between two pieces of the response, and between two pieces of an upload that
-            the server does not accept.
-        total: All of it, from opening the connection to the last byte of the response.
+            nothing until the image is ready (34 s observed; live clients settled on 180 s).
+        between_bytes: Between two pieces of the response, and for the server to accept the next
+            piece of an upload.
+        total: From opening the connection to the last byte of the response.
     """
 
     connect: float | None = 15.0
@@ -148,14 +148,14 @@ class Timeouts:
     total: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse zero: it would look like a limit and mean none."""
+        """Reject zero: it would look like a limit and mean none."""
         limit = or_none(above_zero)
         limits = ("connect", "first_byte", "between_bytes", "total")
         check_fields(self, dict.fromkeys(limits, limit), "Timeouts.")
 
     @classmethod
     def of(cls, value: object) -> Timeouts:
-        """Return limits as they are, or those of a total: `None` means none at all.
+        """Return limits unchanged, or those that a total implies; `None` means no limit.
 
         Raises:
             UnfitError: It is neither limits, nor a number of seconds above 0, nor `None`.
@@ -168,12 +168,12 @@ class Timeouts:
             total = above_zero(value)
         except UnfitError as error:
             raise UnfitError(f"Timeouts, {error}, or None") from None
-        # Someone who allows ten minutes in all wants no less than that for the first byte.
+        # Whoever allows ten minutes in total also allows them for the first byte.
         return cls(first_byte=total, total=total)
 
 
 class Secret(str):
-    """Text that tools which show local variables do not show."""
+    """Text whose `repr` is a placeholder, for tools that show local variables."""
 
     __slots__ = ()
 
@@ -243,7 +243,7 @@ def resolve_poll_interval(poll_interval: float | None, default: float) -> float:
     """Return the poll interval: argument, `STABILITY_POLL_INTERVAL` or default, in seconds.
 
     Raises:
-        ConfigurationError: It is no number of seconds.
+        ConfigurationError: It is not a number of seconds.
     """
     text = os.environ.get(POLL_INTERVAL_VARIABLE, "").strip()
     if poll_interval is not None or not text:

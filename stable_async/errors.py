@@ -22,9 +22,10 @@
     ├── InvalidResponseError
     └── ContentFilteredError
 
-What to do next: `ConfigurationError` and `InvalidRequestError` want another setting or request.
-`QuotaTimeoutError` wants time. `APIStatusError`, `APIConnectionError` and `InvalidResponseError`
-carry a `Verdict`: whether the API itself has spoken (`from_api`), what the error is about
+What to do next: correct the setting or the request after `ConfigurationError` and
+    `InvalidRequestError`; wait after `QuotaTimeoutError`. `APIStatusError`, `APIConnectionError`
+    and `InvalidResponseError` carry a `Verdict`: whether the API itself has answered (`from_api`),
+    what the error is about
 (`concerns`), and whether it may have cost something (`maybe_billed`).
 
 The key, prompts and images appear in no text of an error. Errors survive pickling.
@@ -67,21 +68,21 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a failed answer, or none, means. Made by `stable_async.api.verdict` alone.
+    """What a failed answer, or the lack of one, means. Made by `stable_async.api.verdict` alone.
 
     Attributes:
-        from_api: Whether the API itself has answered: in its error envelope. Else something on the
-            way has, such as a CDN, a firewall or a proxy, or nothing.
-        billed: Whether it cost something. With `yes` a generation was submitted and paid, and its
-            result can still be fetched.
+        from_api: Whether the API itself has answered, in its error envelope. Otherwise something on
+            the way has, such as a CDN, a firewall or a proxy, or nothing.
+        billed: Whether it cost something. `yes` means that a generation was submitted and paid for,
+            and that its result can still be fetched.
         concerns: What it is about: the `request`, the `account`, the `service` that failed, or the
             `network` between here and there.
         retry: Whether the client sends the request again: only after a 429 or a 500.
-        penalty: Whether everybody with this key has to wait, as after a breach of the quota.
+        penalty: Whether everybody with this key has to wait, as after breaching the quota.
         job: What a job does. `final`: this row is refused for good. `again`: the row waits for a
             later run. `stop`: the job stops, and no row is final. `pause`: nothing new is sent for
-            a while. `look`: the result is polled again. `doubt`: the row may have been billed,
-            and is not sent again unless the user says so. `keep`: a success.
+            a while. `look`: the job polls for the result again. `doubt`: the row may have been
+            billed, and is not sent again unless the user says so. `keep`: a success.
     """
 
     from_api: bool
@@ -104,14 +105,14 @@ class StabilityError(Exception):
     """Root of every error of this package.
 
     Attributes:
-        generation_id: The generation whose result was waited for: it was submitted, paid for, and
-            can still be fetched with `client.results.get`. `None` for everything else.
+        generation_id: The generation whose result the call waited for: it was submitted and paid
+            for, and can still be fetched with `client.results.get`. `None` for everything else.
     """
 
     generation_id: str | None = None
 
     def attach_generation(self, generation_id: str) -> None:
-        """Note that this happened while waiting for the result of `generation_id`."""
+        """Record that this happened while waiting for the result of `generation_id`."""
         if self.generation_id is None:
             self.generation_id = generation_id
 
@@ -121,7 +122,7 @@ class StabilityError(Exception):
         return super().__str__()
 
     def __str__(self) -> str:
-        """Return what has happened, with the id of the generation that it has happened to."""
+        """Return what has happened, with the id of the generation concerned."""
         if self.generation_id is None:
             return self.text
         shown = "".join(one if one.isprintable() else "?" for one in self.generation_id)
@@ -133,7 +134,7 @@ class StabilityError(Exception):
 
 
 class ConfigurationError(StabilityError):
-    """A setting is missing or makes no sense: the key, the base URL, a `Quota` value."""
+    """A setting is missing or invalid: the key, the base URL, a `Quota` value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ class FieldProblem:
 
     Attributes:
         field: The API's name of the field; empty for the request as a whole.
-        given: What was given, shortened; texts and files are described, not quoted.
+        given: The value, shortened; texts and files are described, not quoted.
         allowed: What the field takes.
     """
 
@@ -158,7 +159,7 @@ class FieldProblem:
 
 
 class InvalidRequestError(StabilityError):
-    """A request breaks a documented rule; found before anything was sent.
+    """A request breaks a documented rule; raised before anything is sent.
 
     Attributes:
         problems: Everything found wrong, one `FieldProblem` each.
@@ -195,7 +196,7 @@ class BudgetExceededError(StabilityError):
 
 
 class _Judged:
-    """What the errors that carry a verdict have in common."""
+    """The base of the errors that carry a verdict."""
 
     verdict: Verdict
 
@@ -224,7 +225,7 @@ class APIStatusError(StabilityError, _Judged):
         status: HTTP status.
         name: The API's name of the error, such as `bad_request`; empty when the API has not
             answered.
-        errors: The messages, one or more, cleaned: no control characters, the key taken out.
+        errors: The messages, one or more, cleaned: without control characters and without the key.
         request_id: The answer's `x-request-id`, else the `id` of its body.
         attempts: How many attempts were made, this one included.
         retry_after: The answer's `Retry-After`, seconds.
@@ -347,7 +348,7 @@ class InvalidResponseError(StabilityError, _Judged):
     """
 
     def __init__(self, message: str, *, verdict: Verdict, request_id: str | None = None) -> None:
-        """Carry the id, for a question to the API's support."""
+        """Carry the id, which the API's support asks for."""
         self.verdict = verdict
         self.request_id = request_id
         super().__init__(message)
@@ -359,7 +360,7 @@ class ContentFilteredError(StabilityError):
     Raised only with `raise_on_filtered=True`.
 
     Attributes:
-        result: The blurred result, as it came.
+        result: The blurred result, as received.
     """
 
     def __init__(self, result: object) -> None:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: to a temporary name beside the target, synced, then renamed.
+"""Atomic files: written to a temporary name beside the target, synced, then renamed.
 
 Nothing here needs POSIX: where a faster call is missing, a portable one is used.
 """
@@ -33,7 +33,7 @@ KeptT = TypeVar("KeptT", covariant=True)
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    """Return our own threads: those of asyncio are few, and also resolve host names."""
+    """Return our own threads: asyncio has few, and also resolves host names in them."""
     return ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="stable_async")
 
 
@@ -45,8 +45,8 @@ if hasattr(os, "register_at_fork"):
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a blocking function in a worker thread.
 
-    If this is cancelled, it waits for the call to end before it raises: the caller may close what
-    the function uses, such as a file, right afterwards.
+    If this is cancelled, it waits for the call to end before raising, because the caller may then
+    close what the function uses, such as a file.
     """
     loop = asyncio.get_running_loop()
     call = loop.run_in_executor(_threads(), partial(function, *args, **kwargs))
@@ -80,7 +80,7 @@ class Sink(Protocol[KeptT]):
         """Append `last` and store everything durably."""
 
     async def discard(self) -> None:
-        """Remove everything; harmless after `commit`."""
+        """Remove everything; does nothing after `commit`."""
 
 
 class AtomicFile:
@@ -96,7 +96,8 @@ class AtomicFile:
         """
         self.path: str = os.fspath(path)
         folder, name = os.path.split(self.path)
-        # Named after its target, for the removal after a crash; names have at most 255 bytes.
+        # Named after its target, so that it can be removed after a crash; names have at most 255
+        # bytes.
         name = name[:MOST_NAME]
         while len(os.fsencode(name)) > MOST_NAME:
             name = name[:-1]
@@ -113,7 +114,7 @@ class AtomicFile:
             OSError: The folder is missing or not writable, or the disk is full.
         """
         descriptor = self._open()
-        # As few calls as possible: each releases the interpreter lock and has to acquire it again.
+        # As few calls as possible: each releases the interpreter lock and must reacquire it.
         pieces: Iterator[memoryview] = map(memoryview, filter(None, chunks))
         while views := list(islice(pieces, MOST_PIECES)):
             self._synced = False
@@ -128,7 +129,7 @@ class AtomicFile:
                     views[0] = views[0][written:]
 
     def begin_sync(self) -> None:
-        """Start writing to the disk what was appended so far, without waiting."""
+        """Start writing what was appended so far to the disk, without waiting."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._open(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -172,9 +173,9 @@ class AtomicFile:
             raise self._naming_target(error) from None
 
     def discard(self) -> None:
-        """Remove the temporary file; harmless after `commit`."""
+        """Remove the temporary file; does nothing after `commit`."""
         self._close()
-        # Whatever keeps it there must not hide the error that it is discarded for.
+        # A failure to remove it must not hide the error that led here.
         with suppress(OSError):
             os.unlink(self._temporary)
 
@@ -231,11 +232,11 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> P
 
 
 def prove_writable(path: str | os.PathLike[str]) -> None:
-    """Check that a file can be kept at `path`: write, sync, rename and remove one beside it.
+    """Check that a file can be stored at `path`: write, sync, rename and remove one beside it.
 
     Raises:
-        OSError: The folder is missing or not writable, the disk is full, or `path` is something
-            else than a file.
+        OSError: The folder is missing or not writable, the disk is full, or `path` is not a regular
+            file.
     """
     target = Path(path)
     if target.is_dir():

@@ -26,7 +26,7 @@ class ImageHeader:
 
 
 def read_image_header(head: bytes) -> ImageHeader | None:
-    """Return what the header says; `None` if it is not the header of a JPEG, PNG or WebP.
+    """Return the format and size; `None` if this is not the header of a JPEG, PNG or WebP.
 
     Raises:
         EOFError: The header continues after `head`.

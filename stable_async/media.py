@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["Audio", "Image", "Media", "Model3D", "warn_of_other_format"]
 
 CONTENT_FILTERED = "CONTENT_FILTERED"
-# A result that is here, whatever its bytes are.
+# The verdict on a result that has arrived but whose bytes are invalid.
 KEPT = Verdict(from_api=True, billed="yes", concerns="service", job="keep")
 
-# What a name's suffix says of its file.
+# Media types by file suffix.
 MEDIA_TYPES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
@@ -88,7 +88,7 @@ class Media:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image(Media):
-    """An image: PNG, JPEG or WebP. Jupyter shows it where it is the last value of a cell."""
+    """An image: PNG, JPEG or WebP. Jupyter shows it when it is the last value of a cell."""
 
     @property
     def width(self) -> int:
@@ -141,7 +141,7 @@ class Image(Media):
         )
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict[str, str]:
-        """Return what Jupyter shows: not every front end knows `image/webp` outside of HTML."""
+        """Return what Jupyter shows: not every front end renders `image/webp` outside of HTML."""
         shown = {"text/plain": repr(self)}
         encoded = b64encode(self.data).decode()
         if self.content_type in {"image/png", "image/jpeg"}:
@@ -166,7 +166,9 @@ class Model3D(Media):
     """A textured model: binary glTF (.glb). Jupyter shows a link that saves it."""
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict[str, str]:
-        """Return what Jupyter shows: no front end renders models without a program from afar."""
+        """Return what Jupyter shows: no front end renders models without loading a remote
+        script.
+        """
         size = f"{len(self.data) / 1e6:.1f} MB"
         link = f'<a download="model.glb" href="{_data_url(self)}">model.glb, {size}</a>'
         return {"text/plain": repr(self), "text/html": link}

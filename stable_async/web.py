@@ -1,4 +1,4 @@
-"""For web services: errors as HTTP answers, requests from JSON, and results with their states.
+"""For web services: errors as HTTP answers, requests from JSON, and results with progress.
 
 Nothing here needs a framework; docs/web.md shows how Starlette, FastAPI and aiohttp use it.
 """
@@ -57,23 +57,23 @@ logger: logging.Logger = logging.getLogger("stable_async")
 
 MAX_REPORTED = 100
 
-# How far a story may be ahead of who takes it, parts.
+# How many parts `narrated` may be ahead of its consumer.
 AHEAD = 8
 
-# A JSON request can carry no file.
+# A JSON request cannot carry a file.
 TEXT_SERVICES = {name: service for name, service in SERVICES.items() if service.takes_text_alone}
 
 _INVALID = (422, "The request is not valid.")
 _MODERATED = (422, "The request was refused by the content rules.")
-_BUSY = (503, "There are too many requests just now; try again later.")
+_BUSY = (503, "There are too many requests right now; try again later.")
 _CLOSED = (503, "Nothing can be made at present.")
 _FAILED = (502, "The result could not be made; try again.")
 _UNAVAILABLE = (503, "The result could not be made; try again later.")
 _TOO_SLOW = (504, "The result took too long; try again.")
-_OWN_FAULT = (500, "Something went wrong here.")
+_OWN_FAULT = (500, "Something went wrong on our side.")
 
-# Answers to users for what the API said about their request, by the class of error. None of it
-# says whose key it is, or how the service works.
+# Answers to users for what the API said about their request, by the class of error. They reveal
+# neither the key's owner nor how the service works.
 _REFUSED: dict[type[StabilityError], tuple[int, str]] = {
     ContentModerationError: _MODERATED,
     UnprocessableError: (422, "The request was refused; try other words, in English."),
@@ -82,13 +82,13 @@ _REFUSED: dict[type[StabilityError], tuple[int, str]] = {
 }
 _REFUSED_OTHERWISE = (422, "The request was refused because of its parameters.")
 
-# Statuses by which something gave up waiting for something else.
+# Statuses of a server that gave up waiting for another one.
 _TIMEOUTS = frozenset({408, 504, 522, 524})
 
 
 @dataclass(frozen=True, slots=True)
 class HTTPAnswer:
-    """What a service answers for an error.
+    """The answer of a service to its user for an error.
 
     Attributes:
         status: HTTP status.
@@ -103,17 +103,17 @@ class HTTPAnswer:
 
 
 def to_http_status(error: BaseException) -> int:
-    """Return the HTTP status with which a service answers for an error.
+    """Return the HTTP status that a service answers with for an error.
 
     422 is for requests that the user can correct, 503 (with `Retry-After`) for those that can wait,
-    502 and 504 for failures of the API, 500 for what only the service's operator can mend: the
-    key, the settings, the code.
+    502 and 504 for failures of the API, 500 for what only the service's operator can fix: the key,
+    the settings, the code.
     """
     return _answer(error)[0]
 
 
 def to_http_answer(error: BaseException) -> HTTPAnswer:
-    """Return the answer of a service for an error; safe to be shown, whatever the error says."""
+    """Return the answer of a service for an error; safe to show, whatever the error says."""
     _report(error)
     status, message = _answer(error)
     headers = {"content-type": "application/json"}
@@ -121,7 +121,7 @@ def to_http_answer(error: BaseException) -> HTTPAnswer:
         headers["retry-after"] = str(seconds)
     content: dict[str, object] = {"error": _word(error, status), "message": message}
     if isinstance(error, InvalidRequestError):
-        # Not what was given: it may be a path of this machine.
+        # Without the value: it may be a path on this machine.
         content["fields"] = {problem.field: problem.allowed for problem in error.problems}
     return HTTPAnswer(status, headers, json.dumps(content).encode())
 
@@ -129,7 +129,7 @@ def to_http_answer(error: BaseException) -> HTTPAnswer:
 def request_from_json(content: object) -> MediaRequest[Media]:
     """Return the request that a JSON object describes: `prompt`, `service` and its parameters.
 
-    Files are refused: a text would be taken for a path of this machine.
+    Files are refused: text would be taken for a path on this machine.
 
     Raises:
         InvalidRequestError: It is not such an object, or breaks a documented rule.
@@ -154,10 +154,10 @@ def request_from_json(content: object) -> MediaRequest[Media]:
 async def narrated(
     client: StabilityClient, request: MediaRequest[Media], **options: Unpack[CallOptions[Media]]
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the states of a request as they change, then its result: for a page that shows both.
+    """Yield the states of a request as they change, then its result, for a page that shows both.
 
     Each state is a JSON object on a line: `{"state": "waiting"}` for the quota, `"generating"`, and
-    in the end `"done"` or `"filtered"` with `headers`, followed by the result's bytes, or
+        finally `"done"` or `"filtered"` with `headers`, followed by the result's bytes, or
     `"refused"` with `status` and `message`. Closing the generator (`contextlib.aclosing`) cancels
     the request.
 
@@ -208,14 +208,14 @@ class _Narrator:
         await self._state("generating")
 
     def refused(self, error: APIStatusError) -> None:
-        pass  # the next attempt reports itself, and the error of the last one is raised
+        pass  # the next attempt reports its own state, and the error of the last one is raised
 
     async def _state(self, state: str, **facts: object) -> None:
         await self._parts.send(json.dumps({"state": state, **facts}).encode() + b"\n")
 
 
 def _answer(error: BaseException) -> tuple[int, str]:
-    """Return status and message: 422 and the like only for what is said about the request."""
+    """Return status and message: 422 and the like only for errors about the request itself."""
     match error:
         case InvalidRequestError():
             return _INVALID
@@ -257,12 +257,12 @@ def _word(error: BaseException, status: int) -> str:
     )
 
 
-# What was logged for the operator already: a wrong key would be logged with every request.
+# What has been logged for the operator: a wrong key would be logged with every request.
 _reported: set[tuple[str, str]] = set()
 
 
 def _report(error: BaseException) -> None:
-    """Log what only the operator of the service can mend, once each."""
+    """Log what only the operator of the service can fix, once each."""
     account = isinstance(error, APIStatusError) and (
         error.concerns == "account" and not error.verdict.penalty
     )
@@ -271,7 +271,7 @@ def _report(error: BaseException) -> None:
     what = (type(error).__name__, str(getattr(error, "name", error)))
     if what not in _reported and len(_reported) < MAX_REPORTED:
         _reported.add(what)
-        logger.error("requests fail until this is mended: %s: %s", type(error).__name__, error)
+        logger.error("requests fail until this is fixed: %s: %s", type(error).__name__, error)
 
 
 def _retry_after(error: BaseException) -> int | None:

@@ -12,16 +12,16 @@ from stable_async.errors import StabilityError
 
 __all__ = ["COMMANDS", "make_app", "run"]
 
-# Where each command is, and what the list of commands says of it: the first paragraph of its own
-# docstring. A command's module is imported when it is called: importing all of them takes twice
-# as long as all else that `--help` does.
+# Where each command is, and its line in the list of commands: the first paragraph of its own
+# docstring. A command's module is imported when it is called: importing all of them takes twice as
+# long as the rest of `--help`.
 COMMANDS = {
     "run": (
         "run_job:run",
         "Make an image for every prompt in a file. A later run makes only what is missing.",
     ),
     "generate": ("generate:app", "Make one image, audio or model."),
-    "results": ("results:app", "Fetch a result that was paid for."),
+    "results": ("results:app", "Fetch the result of a paid generation."),
     "estimate": (
         "estimate:estimate",
         "Print requests, credits, dollars and the least time under the quota.",
@@ -56,16 +56,16 @@ COMMANDS = {
     ),
 }
 
-# Commands that send what costs.
+# Commands that send paid requests.
 PAYING = ("run", "generate", "doctor")
 
 
 def make_app(called: str | None = None, defaults: Defaults | None = None) -> App:
-    """Return the command line.
+    """Return the app with all commands.
 
     Args:
-        called: The command whose own help may be asked for.
-        defaults: Of options.
+        called: The command that is called, and whose help may be asked for.
+        defaults: Defaults of options.
     """
     app = App(
         name="stable-async",
@@ -88,7 +88,7 @@ def run(arguments: Sequence[str]) -> int:
         called = arguments[0] if arguments else None
         defaults = Defaults(profile)
         if called in defaults.commands:
-            # What changes what is bought is not silent.
+            # Defaults that change what is bought are reported.
             _say(f"{NAME}: defaults for {called}{f', profile {profile}' if profile else ''}")
         status = make_app(called, defaults)(
             arguments, exit_on_error=False, print_error=False, result_action="return_value"

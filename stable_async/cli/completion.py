@@ -1,4 +1,4 @@
-"""`stable-async completion`: what a shell needs to complete commands and options."""
+"""`stable-async completion`: completion of commands and options in a shell."""
 
 from typing import Literal
 

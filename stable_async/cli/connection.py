@@ -27,7 +27,7 @@ class Connection:
     Attributes:
         base_url: Address of the API. Default: STABILITY_BASE_URL, else https://api.stability.ai.
         no_quota: Do not limit requests to 150 in 10 s. A breach blocks the key for 60 s.
-        shared_quota: Where the quota is kept: a file or redis:// URL; else STABILITY_SHARED_QUOTA.
+        shared_quota: Home of the quota: a file or redis:// URL. Default: STABILITY_SHARED_QUOTA.
         sandbox: Use a private sandbox on this machine. Needs no key and costs nothing.
     """
 
@@ -38,12 +38,12 @@ class Connection:
 
 
 def quota_of(connection: Connection) -> Quota | SharedQuota | None:
-    """Return the quota to keep to."""
+    """Return the quota to observe."""
     if connection.no_quota:
         return None
     if connection.shared_quota is not None:
         return SharedQuota.parse(connection.shared_quota)
-    # Nobody else uses a private sandbox.
+    # A private sandbox has no other users.
     return Quota(scope="client" if connection.sandbox else "key")
 
 
@@ -55,7 +55,7 @@ async def open_client(
 
     Args:
         connection: Where requests go.
-        result_timeout: For how long results are looked for, seconds.
+        result_timeout: For how long to poll for results, seconds.
     """
     quota = quota_of(connection)
     if not connection.sandbox:

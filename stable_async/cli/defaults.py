@@ -18,18 +18,18 @@ TABLES = {"defaults", "profiles"}
 
 
 class Defaults:
-    """What the file says for a profile.
+    """The defaults that the file has for a profile.
 
     Attributes:
         commands: Commands that it has defaults for.
-        config: For cyclopts, the stronger first.
+        config: Configurations for cyclopts; earlier ones take precedence.
     """
 
     def __init__(self, profile: str | None) -> None:
         """Read the file, if there is one.
 
         Raises:
-            UsageError: It is not TOML, has other tables, or no such profile.
+            UsageError: It is not TOML, has other tables, or lacks the profile.
         """
         path = Path(NAME)
         try:

@@ -29,7 +29,7 @@ CEILING = Quota().requests / Quota().window
 
 @asynccontextmanager
 async def show_progress(job: Job, client: StabilityClient) -> AsyncIterator[None]:
-    """Show on stderr how far `job` is, as long as the block lasts."""
+    """Show the progress of `job` on stderr while in the block."""
     console = Console(stderr=True, highlight=False)
     show = _draw if console.is_terminal else _write_lines
     task = asyncio.ensure_future(show(console, job, client))
@@ -172,7 +172,7 @@ def _penalty(client: StabilityClient) -> str:
 def show_summary(summary: Summary, job: Job, folder: Path) -> None:
     """Print the summary of a job and its first failures."""
     for identity, row, error in job.refused:
-        # A row that is not a valid request has no id of its own.
+        # A row that is not a valid request may have no id.
         name = "" if identity == f"row\u00a0{row}" else f" ({identity})"
         what = error or "blurred by the content filter"
         print(f"row {row}{name}: {what}", file=sys.stderr)
@@ -195,7 +195,7 @@ def summary_lines(summary: Summary, left: Left, *, kind: MediaKind = IMAGE) -> I
     for number, what in (
         (summary.skipped, "there before"),
         (summary.failed, "failed"),
-        (summary.again, "to be tried again"),
+        (summary.again, "to be retried"),
         (summary.filtered, "filtered"),
         (summary.in_doubt, "in doubt"),
         (summary.missing, "with their files missing"),

@@ -44,8 +44,8 @@ def export(
 ) -> int:
     """Write the images of a job as a data set, with a card that describes it.
 
-    Every file is checked against its SHA-256 when it is written, those of a folder each time.
-    The same command resumes an export that was stopped, and adds what is new.
+    Every file is checked against its SHA-256 when it is written; files of a folder are checked each
+    time. The same command resumes an export that was stopped, and adds what is new.
 
     Exit status: 0 everything is in the data set; 1 it could not be written; 2 wrong usage; 3
     damaged files were left out; 130 interrupted.

@@ -1,4 +1,4 @@
-"""Exit statuses, and what ends a command with one line instead of a traceback."""
+"""Exit statuses, and the errors that end a command with one line instead of a traceback."""
 
 __all__ = ["CANNOT_WORK", "INTERRUPTED", "OK", "WRONG_USAGE", "UsageError"]
 

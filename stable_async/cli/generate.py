@@ -70,7 +70,7 @@ def _command(model: type[MediaRequest[Media]]) -> Callable[..., int]:
 
 
 def _plain(annotation: object) -> object:
-    """Return a type without its limits: the request checks them, with better messages."""
+    """Return a type without its limits: the request checks them and has better messages."""
     if get_origin(annotation) is Annotated:
         return _plain(get_args(annotation)[0])
     if get_origin(annotation) in {Union, UnionType}:
@@ -79,7 +79,7 @@ def _plain(annotation: object) -> object:
 
 
 def _help(model: type[MediaRequest[Media]], name: str) -> str:
-    """Return what the docstring of a request says about a field."""
+    """Return the description of a field in the docstring of its request."""
     lines = inspect.cleandoc(model.__doc__ or "").splitlines()
     found: list[str] = []
     for line in lines:

@@ -1,4 +1,4 @@
-"""Kinds of options that many commands have."""
+"""Kinds of options that several commands share."""
 
 from typing import Annotated
 
@@ -7,4 +7,4 @@ from cyclopts import Parameter
 __all__ = ["Flag"]
 
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
-"""An option that is given or not."""
+"""A flag: given or not."""

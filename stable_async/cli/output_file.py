@@ -1,4 +1,4 @@
-"""The file of one result: proved before anything is paid, and never lost afterwards."""
+"""The file of one result: proved writable before anything is paid, and never lost afterwards."""
 
 import json
 import tempfile
@@ -16,10 +16,10 @@ from stable_async.media import MEDIA_TYPES, Audio, Image, Media, Model3D
 __all__ = ["FORMATS", "OutputFile", "OutputOption", "kind_of"]
 
 OutputOption = Annotated[
-    Path, Parameter(name=["--output", "-o"], help="File to write; replaced if there.")
+    Path, Parameter(name=["--output", "-o"], help="File to write; an existing one is replaced.")
 ]
 
-# What the suffix of a file says: the kind of result, and the `output_format` to ask for.
+# The meaning of a file's suffix: the kind of result, and the `output_format` to ask for.
 FORMATS: dict[type[Media], dict[str, str]] = {
     Image: {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"},
     Audio: {".mp3": "mp3", ".wav": "wav"},
@@ -36,7 +36,7 @@ EXTENSIONS = {
 
 
 def kind_of(output: Path) -> type[Media]:
-    """Return the kind of result that a file name asks for; an image where it does not say."""
+    """Return the kind of result that a file name asks for; an image if it does not tell."""
     suffix = output.suffix.lower()
     return next((kind for kind, formats in FORMATS.items() if suffix in formats), Image)
 
@@ -57,11 +57,11 @@ class OutputFile:
         """Make the file's folder and check that the file can be written, before anything is sent.
 
         Raises:
-            OSError: It cannot.
+            OSError: The file cannot be written.
         """
 
         def prove() -> None:
-            with suppress(FileExistsError, NotADirectoryError):  # which the next line names better
+            with suppress(FileExistsError, NotADirectoryError):  # the next line reports it better
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             prove_writable(self.path)
 
@@ -71,7 +71,7 @@ class OutputFile:
         """Return the format that the suffix of the file asks for.
 
         Raises:
-            UsageError: It is none of this kind.
+            UsageError: The suffix is not one of this kind.
         """
         formats = FORMATS[kind]
         if (suffix := self.path.suffix.lower()) not in formats:
@@ -79,10 +79,10 @@ class OutputFile:
         return formats[suffix]
 
     async def keep(self, result: Media) -> int:
-        """Write the result, print what it is, and return the exit status.
+        """Write the result, print its facts, and return the exit status.
 
-        If the file cannot be written any more, the result is spooled to the folder for temporary
-        files: it was paid for.
+        If the file can no longer be written, the result is spooled to the folder for temporary
+        files, because it was paid for.
         """
         path, status, problem = self.path, SOME_FAILED if result.filtered else OK, ""
         try:

@@ -1,4 +1,4 @@
-"""What a run will do, before it does anything: for `estimate`, `run --dry-run` and its start."""
+"""A preview of a run: for `estimate`, `run --dry-run` and the start of `run`."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ __all__ = ["column_lines", "facts", "preview", "start_lines"]
 def preview(
     source: PromptFile, rules: PromptRules, settings: JobSettings | None, *, as_json: bool
 ) -> None:
-    """Print what a run does, to stdout.
+    """Print what a run will do to stdout.
 
     Raises:
         PromptFileError: The file would be refused.
@@ -45,7 +45,7 @@ def preview(
 
 
 def facts(found: Estimate) -> dict[str, object]:
-    """Return the figures as JSON has them."""
+    """Return the figures as JSON values."""
     return {
         "new": found.new,
         "there": found.there,
@@ -75,7 +75,7 @@ def _columns(columns: ColumnReport) -> dict[str, object]:
 
 
 def start_lines(found: Estimate) -> Iterator[str]:
-    """Yield what a run says at its start."""
+    """Yield the lines that a run prints at its start."""
     price = ""
     if found.new:
         seconds = duration(found.least_seconds(Quota()))
@@ -86,10 +86,10 @@ def start_lines(found: Estimate) -> Iterator[str]:
     for number, what in (
         (found.there, "there"),
         (found.changed, "changed"),
-        (found.gone, "gone from the file"),
+        (found.gone, "no longer in the file"),
         (found.in_doubt, "in doubt"),
         (found.failed, "failed before"),
-        (found.duplicates, "the same as one before, made once"),
+        (found.duplicates, "the same as an earlier row, made once"),
     ):
         if number:
             parts.append(f"{number:,} {what}")
@@ -98,11 +98,11 @@ def start_lines(found: Estimate) -> Iterator[str]:
 
 
 def column_lines(columns: ColumnReport) -> Iterator[str]:
-    """Yield what is done with columns, where that is not plain."""
+    """Yield what is done with columns, where that is not obvious."""
     others = (
         ("kept as metadata only", columns.kept),
         ("dropped", columns.dropped),
-        ("left out, as they have bytes", columns.left_out),
+        ("left out because they contain bytes", columns.left_out),
     )
     if any(names for _, names in others) or set(columns.parameters) != set(
         columns.parameters.values()

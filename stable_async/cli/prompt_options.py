@@ -19,7 +19,7 @@ PromptsArgument = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """The path of a prompt file, or `-`."""
 
 Columns = Annotated[list[str], Parameter(metavar="COLUMN", negative="", show_default=False)]
-"""Names of columns: repeated, or with commas between them."""
+"""Names of columns: repeated, or separated by commas."""
 
 
 @Parameter(name="*")
@@ -34,11 +34,11 @@ class PromptOptions:
         limit: Make only the first N images of the file.
         sample: Make only N images, spread over the file, to review before buying the rest.
         shard: Make only part I of N, I from 1; names and seeds are those of the whole file.
-        allow_duplicates: Make the same request with the same seed as often as it is listed.
+        allow_duplicates: Make the same request with the same seed as often as it occurs.
         format: Format of PROMPTS if its name does not show it; standard input is jsonl.
         encoding: Encoding of a text file without a byte order mark, if not UTF-8: such as cp1252.
         delimiter: Delimiter of CSV cells, if the header does not show it; "tab" is allowed.
-        prompt_column: Column or key with the prompts; upper and lower case are the same.
+        prompt_column: Column or key with the prompts; case does not matter.
         map: Use a column as a parameter; repeatable.
         keep: Columns to keep as metadata although they look like parameters; '*' is all.
         drop: Columns to ignore.
@@ -69,7 +69,7 @@ class PromptOptions:
         """Return the prompt file and the rules that these options make.
 
         Raises:
-            UsageError: There is no such file, or an option makes no sense.
+            UsageError: There is no such file, or an option is invalid.
         """
         for name in ("limit", "sample"):
             number: int | None = getattr(self, name)

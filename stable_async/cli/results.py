@@ -1,4 +1,4 @@
-"""`stable-async results get`: fetch a result that was paid for."""
+"""`stable-async results get`: fetch the result of a paid generation."""
 
 import asyncio
 from typing import Annotated
@@ -16,7 +16,9 @@ from stable_async.transport.polling import RESULT_TIMEOUT
 
 __all__ = ["app"]
 
-app: App = App(name="results", help="Fetch a result that was paid for.", help_format="plaintext")
+app: App = App(
+    name="results", help="Fetch the result of a paid generation.", help_format="plaintext"
+)
 
 
 @app.command
@@ -32,8 +34,8 @@ def get(
     """Fetch the result of an asynchronous generation: free, for 24 hours, with the same key.
 
     Args:
-        identity: The id of the generation, as a message or a ledger shows it.
-        output: File to write; replaced if there. With .mp3 or .wav the result is audio.
+        identity: The id of the generation, from a message or a ledger.
+        output: File to write; an existing one is replaced. With .mp3 or .wav the result is audio.
         wait: Seconds to wait while it is running.
         json: Print the facts as JSON.
         connection: Where requests go.

@@ -77,14 +77,16 @@ def run(
 ) -> int:
     """Make an image for every prompt in a file. A later run makes only what is missing.
 
-    The first Ctrl-C sends nothing new and waits for what is in flight; the second aborts.
+    After the first Ctrl-C nothing new is sent and the run waits for what is in flight; the second
+    aborts.
 
     Exit status: 0 every row has its result; 1 the job could not start or continue; 2 wrong usage;
     3 some rows failed, were filtered or are in doubt; 4 the budget is reached; 130 interrupted.
 
     Args:
         prompts: A .jsonl, .json, .csv, .tsv, .txt or .parquet file, a folder of input files, a glob
-            pattern, or - for standard input. Without it the job continues as it was begun.
+            pattern, or - for standard input. Without it the job continues with the options that it
+            was begun with.
         prompt_options: How prompts become requests.
         connection: Where requests go.
         out: Folder of the job, new or from an earlier run.
@@ -151,7 +153,7 @@ def run(
 def _as_begun(
     out: Path, options: PromptOptions, connection: Connection
 ) -> tuple[PromptFile | None, PromptRules, Connection, str | None]:
-    """Return prompt file, rules, connection and URL of the images of a job, as it was begun."""
+    """Return prompt file, rules, connection and URL of the images that a job was begun with."""
     if replace(options, limit=None, sample=None) != PromptOptions():
         raise UsageError("PROMPTS is missing; without it a job continues with its own options")
     found = read_begun(out)
@@ -176,7 +178,7 @@ async def _run(job: Job, connection: Connection) -> Summary:
 
 
 class JobShow(JobEvents):
-    """Shows what a run does at its start, and hands events on to a file."""
+    """Shows what a run will do at its start, and passes events on to a file."""
 
     def __init__(self, job: Job, path: Path | None) -> None:
         self._job = job
@@ -201,7 +203,7 @@ class JobShow(JobEvents):
 
 @asynccontextmanager
 async def _tell_progress(job: Job) -> AsyncIterator[None]:
-    """Hand on how far a job is, every few seconds."""
+    """Report the progress of a job every few seconds."""
 
     async def tell() -> None:
         while True:
@@ -218,7 +220,7 @@ async def _tell_progress(job: Job) -> AsyncIterator[None]:
 
 @contextmanager
 def _interruptible(job: Job, running: asyncio.Future[Summary]) -> Iterator[None]:
-    """Let the first SIGINT, SIGTERM or SIGHUP end the job well, and the second one at once.
+    """Let the first SIGINT, SIGTERM or SIGHUP end the job in good order, and the second at once.
 
     A SIGHUP that was ignored at the start, as under `nohup`, stays ignored.
     """

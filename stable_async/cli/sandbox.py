@@ -48,7 +48,7 @@ def sandbox(
         edge: Share of requests that meet an edge fault, such as firewall=0.05; repeatable.
         balance_lag: Seconds until a charge appears in the balance.
         facts: File of facts to use instead of the package's own.
-        seed: Seed of everything that is random.
+        seed: Seed for everything random.
     """
     token = os.environ.get(TOKEN_VARIABLE) or (
         None if host == LOOPBACK else secrets.token_urlsafe(18)

@@ -1,4 +1,4 @@
-"""The data set card: `README.md` with the YAML head that the Hub and `datasets` read."""
+"""The data set card: `README.md` with the YAML front matter that the Hub and `datasets` read."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ if TYPE_CHECKING:
 
 __all__ = ["Census", "SplitFiles", "card", "with_edits"]
 
-# Columns with no more values than these are listed with their values.
+# Columns with at most this many values are listed with them.
 VALUES_LISTED = 12
 LONGEST_VALUE = 60
 # https://github.com/huggingface/hub-docs/blob/main/datasetcard.md, read 2026-09-22.
 SIZE_NAMES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
 
-# Keys of the head that say what is in the files; the others are for the reader to change.
+# Keys of the front matter that describe the files; the others are the user's to change.
 KEYS_WRITTEN_ANEW = ("size_categories", "configs", "dataset_info")
-BEGIN = "<!-- Every export writes anew what follows; it keeps what stands before. -->"
+BEGIN = "<!-- Every export rewrites what follows; it keeps what comes before. -->"
 END = "<!-- Every export keeps what follows. -->"
 HEAD = re.compile(r"---\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 KEY = re.compile(r"^(?=[^\s#\-\]}])", re.MULTILINE)
 
-# What pyarrow takes for a time in JSON, and more.
+# Matches what pyarrow takes for a time in JSON, and more.
 TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d.*)?")
 
 SAME_AGAIN = (
-    "`sha256` is of the file's bytes, which are as they were received. The same service, model, "
-    "parameters and seed make the same again."
+    "`sha256` is the digest of the file's bytes, which are exactly as received. The same service, "
+    "model, parameters and seed make the same again."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class SplitFiles:
-    """A split as it was written.
+    """A split that was written.
 
     Attributes:
-        name: Of the split.
+        name: Name of the split.
         data_files: Patterns of its files.
         count: Media in it.
-        bytes: Of all of them.
+        bytes: Size of all of them.
     """
 
     name: str
@@ -59,16 +59,16 @@ class SplitFiles:
 
 @dataclass(slots=True)
 class Census:
-    """What the records of a data set have in common; memory does not grow with them.
+    """Figures over the records of a data set; memory does not grow with them.
 
     Attributes:
         media: How many there are.
-        bytes: Of all of them.
+        bytes: Size of all of them.
         spent: Media and credits by service and model.
         suffixes: Extensions of the media.
-        values: By column, how often each value is there; `None`: there are too many.
+        values: By column, how often each value occurs; `None` if there are too many values.
         filled: By column, how many records have a value.
-        times: Columns with texts that look like times.
+        times: Columns with text that looks like times.
     """
 
     media: int = 0
@@ -125,15 +125,15 @@ def card(
     """Return the text of the card.
 
     Args:
-        name: Of the data set.
-        census: Of what is in it.
-        columns: Its columns, that of the media apart.
-        kind: Of its media.
+        name: Name of the data set.
+        census: Figures over its records.
+        columns: Its columns, except that of the media.
+        kind: Kind of its media.
         sandbox: Whether the sandbox made the media.
         splits: Its splits.
-        features: Its columns as the YAML head has them.
-        config_has_features: Whether `datasets` wants them under `configs` too.
-        guesses_times: Whether `datasets` takes texts for times.
+        features: Its columns as in the YAML front matter.
+        config_has_features: Whether `datasets` needs them under `configs` too.
+        guesses_times: Whether `datasets` takes some text for times.
         loading: Code that loads it.
         left_out: How many media of the job are not in it, by reason.
     """
@@ -179,7 +179,7 @@ def card(
         f"```python\n{loading}\n```",
         END,
         "## Licence",
-        "Not stated here: state it under `license:` in the head of this file before publishing.",
+        "Not stated here: state it under `license:` at the top of this file before publishing.",
     ]
     return "---\n" + "\n".join(_yaml(head)) + "\n---\n\n" + "\n\n".join(sections) + "\n"
 
@@ -189,7 +189,7 @@ def _made(census: Census, kind: MediaKind, *, sandbox: bool) -> str:
     if sandbox:
         return (
             f"{what}, made by the sandbox of stable_async and not by the Stability AI API: they "
-            "are for trying things. Nothing was paid for them."
+            "are for testing. Nothing was paid for them."
         )
     dollars = census.credits * DOLLARS_PER_CREDIT
     return (
@@ -206,9 +206,9 @@ def _splits(splits: Sequence[SplitFiles], kind: MediaKind) -> Iterator[str]:
 
 
 def with_edits(new: str, old: str) -> str:
-    """Return a new card with what somebody may have changed in an old one.
+    """Return a new card with the edits that somebody may have made to an old one.
 
-    That is: keys of its head that do not say what is in the files, and its text outside the
+    These are keys of its front matter that do not describe the files, and its text outside the
     marks; without the marks, all its text.
     """
     if not old.strip():
@@ -225,7 +225,7 @@ def with_edits(new: str, old: str) -> str:
 
 
 def _parts(text: str) -> tuple[dict[str, str], str]:
-    """Return the head of a card, as lines by their key, and what comes after it."""
+    """Return the front matter of a card, as lines by their key, and the text after it."""
     found = HEAD.match(text)
     if not found:
         return {}, f"\n{text}"
@@ -236,9 +236,9 @@ def _parts(text: str) -> tuple[dict[str, str], str]:
 def _caution(times: set[str]) -> str:
     names = ", ".join(f"`{_cell(name)}`" for name in sorted(times))
     return (
-        f"{names}: some texts look like times. `datasets` may take such a column of a metadata "
-        "table for times, and return `2024-01-04` as `2024-01-04 00:00:00`. `metadata.jsonl` has "
-        "the texts as they were."
+        f"{names}: some values look like times. `datasets` may read such a column of a metadata "
+        "table as times, and return `2024-01-04` as `2024-01-04 00:00:00`. `metadata.jsonl` has "
+        "the original text."
     )
 
 
@@ -265,7 +265,7 @@ def _columns(census: Census, columns: Sequence[Column]) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """Return a text as part of a line of Markdown."""
+    """Return text as part of a line of Markdown."""
     short = text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
     line = " ".join(short.split())
     for sign, safe in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("`", "'")):
@@ -302,7 +302,7 @@ def _yaml(value: object, indent: str = "") -> Iterator[str]:
 
 
 def _scalar(value: object) -> str:
-    """Return a value in JSON, which YAML reads too, but for two escapes that make one character."""
+    """Return a value in JSON, which YAML reads too, except two escapes that make one character."""
     return re.sub(
         r"[^ -~]", lambda sign: f"\\U{ord(sign[0]):08x}", json.dumps(value, ensure_ascii=False)
     )

@@ -44,10 +44,10 @@ class Selection:
     """What of a job goes into a data set.
 
     Attributes:
-        include_filtered: Take in what the content filter blurred.
-        only_listed: Leave out what the prompt file does not have any more.
-        drop_duplicates: Of images that look alike, take the first one only.
-        splits: Shares of the splits by name, which sum to 1; empty: `train` alone.
+        include_filtered: Include what the content filter blurred.
+        only_listed: Leave out what is no longer in the prompt file.
+        drop_duplicates: Of images that look alike, export only the first.
+        splits: Shares of the splits by name, which sum to 1; empty means one split, `train`.
     """
 
     include_filtered: bool = False
@@ -61,17 +61,17 @@ class ExportSummary:
     """The outcome of an export.
 
     Attributes:
-        kind: Of the media.
+        kind: Kind of the media.
         media: Images, audio files or models in the data set.
-        bytes: Of all of them.
-        shards: Of the data set; folders, where media are files.
+        bytes: Size of all of them.
+        shards: Number of shards; of folders, where media are files.
         kept: Shards that an earlier export finished.
         splits: Media by split.
         filtered: Media left out because the content filter blurred them.
-        unlisted: Media left out because the prompt file does not have them any more.
+        unlisted: Media left out because they are no longer in the prompt file.
         duplicates: Images left out because an earlier one looks alike.
         damaged: Media left out because they are missing, or differ from the ledger.
-        damage: Id, file name and what is wrong, of the first damaged ones.
+        damage: Id, file name and problem of the first damaged ones.
     """
 
     kind: MediaKind = IMAGE
@@ -98,27 +98,26 @@ def export_job(
 ) -> ExportSummary:
     """Write the results of a job as a data set with a card, and return a summary.
 
-    Every file is held against its SHA-256 in the ledger when it is written; damaged ones are
-    left out and reported. Exported again, a data set gets what is new: shards that would be the
-    same are kept, files of folders once they are checked again.
-    All this blocks. Memory does not grow with the number of results, but for 500 bytes each with
-    `drop_duplicates`.
+    Every file is checked against its SHA-256 in the ledger when it is written; damaged ones are
+    left out and reported. A repeated export adds what is new: shards that would be the same are
+    kept, and files of folders too after another check. This blocks. Memory does not grow with the
+    number of results, except by 500 bytes each with `drop_duplicates`.
 
     Args:
         job: The folder of the job, which may be running, or those of all its parts; or the URL of
             its images.
-        target: The folder of the data set; made if it is not there.
+        target: The folder of the data set; created if missing.
         format: `imagefolder` and `audiofolder` of Hugging Face, `files` of any kind, tar files, or
             parquet files.
-        selection: What goes in.
+        selection: What to include.
         shard_size: Maximum bytes of media in a tar or parquet file.
-        on_progress: Called with the number of results done so far, and of all.
+        on_progress: Called with the number of results done so far, and the total.
 
     Raises:
-        ConfigurationError: `shard_size` or `selection` makes no sense.
+        ConfigurationError: `shard_size` or `selection` is invalid.
         JobLockedError: Another process exports to `target`.
-        JobError: `job` is no job or has nothing to export, the format is for other media, `target`
-            belongs to something else, or what the format needs is not installed.
+        JobError: `job` is not a job or has nothing to export, the format is for other media,
+            `target` belongs to something else, or what the format needs is not installed.
         OSError: `target` cannot be written.
     """
     if shard_size < 1:
@@ -244,7 +243,7 @@ class _Export:
                 return MediaFolder(part, records.kind, self._files)
 
     def _write_split(self, split: str, writer: DataSetWriter, shard_limit: float) -> int:
-        """Write all of a split, and return its number of shards."""
+        """Write a split, and return its number of shards."""
         count = 0
         for shard in shards(self._records.of(split), shard_limit, writer.records_per_shard):
             self._bring(writer, shard)
@@ -257,7 +256,7 @@ class _Export:
         return count
 
     def _bring(self, writer: DataSetWriter, shard: Shard) -> None:
-        """Write a shard, unless it is there."""
+        """Write a shard, unless it exists."""
         number, records = shard.number, shard.records
         digest = shard.digest(self._records.columns)
         path = writer.report_path(number)
@@ -278,7 +277,7 @@ class _Export:
         report.save(path)
 
     def _good(self, records: list[Record], report: ShardReport) -> Iterator[tuple[Record, bytes]]:
-        """Yield the files that are what the ledger says, and note the others."""
+        """Yield the files that match the ledger, and record the others."""
         for record, data in self._files.read(records):
             if isinstance(data, Damage):
                 report.outcomes[data] += 1

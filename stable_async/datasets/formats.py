@@ -1,4 +1,4 @@
-"""What a kind of data set has to do; and the part of one that a writer writes."""
+"""The protocol of data set writers, and the part of a data set that each writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Part:
     Attributes:
         target: The folder of the data set.
         split: Its name.
-        alone: Whether there is no other: then folders are not named after it.
+        alone: Whether it is the only split: then folders are not named after it.
     """
 
     target: Path
@@ -37,11 +37,11 @@ class Part:
 
     @property
     def prefix(self) -> str:
-        """What patterns of its files begin with."""
+        """The prefix of patterns of its files."""
         return "" if self.alone else f"{self.split}/"
 
     def report_path(self, number: int) -> Path:
-        """Return where the report of a shard is."""
+        """Return the path of a shard's report."""
         return self.target / STATE_FOLDER / f"{self.split}-{number:05d}.json"
 
     def reported(self) -> set[int]:
@@ -58,24 +58,24 @@ class DataSetWriter(Protocol):
 
     @property
     def config_has_features(self) -> bool:
-        """Whether `datasets` wants the columns under `configs` as well as `dataset_info`."""
+        """Whether `datasets` needs the columns under `configs` as well as `dataset_info`."""
 
     @property
     def guesses_times(self) -> bool:
-        """Whether `datasets` takes texts for times."""
+        """Whether `datasets` takes some text for times."""
 
     @property
     def records_per_shard(self) -> int:
         """The most records in a shard."""
 
     def report_path(self, number: int) -> Path:
-        """Return where the report of a shard is."""
+        """Return the path of a shard's report."""
 
     def numbers(self) -> set[int]:
-        """Return the numbers of all shards of which there is something."""
+        """Return the numbers of all shards of which any file exists."""
 
     def is_whole(self, number: int, records: Sequence[Record], size: int) -> bool:
-        """Return whether a shard that was written is still there."""
+        """Return whether a shard that was written still exists."""
 
     def write(self, number: int, media: Iterator[tuple[Record, bytes]]) -> int:
         """Write a shard, whole or not at all, and return its size."""
@@ -84,7 +84,7 @@ class DataSetWriter(Protocol):
         """Remove a shard."""
 
     def finish(self, examples: Iterator[Record], records: Iterator[Record]) -> None:
-        """Write what stands beside the shards."""
+        """Write the files beside the shards."""
 
     def loading(self, shards: int) -> str:
         """Return code that loads a data set of so many shards."""
@@ -94,7 +94,7 @@ class DataSetWriter(Protocol):
 
 
 def numbers_in(folder: Path, before: str, after: str) -> set[int]:
-    """Return the numbers that stand between two texts in the names of a folder's entries."""
+    """Return the numbers between a prefix and a suffix in the names of a folder's entries."""
     middles = (
         path.name.removeprefix(before).removesuffix(after)
         for path in folder.glob(f"{before}*{after}")

@@ -1,4 +1,4 @@
-"""Media files read back from where a job keeps them, and checked against the ledger."""
+"""Media files read back from where a job stores them, and checked against the ledger."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ READ_AHEAD = 8
 
 
 class Damage(str):
-    """What is wrong with a file, in a word or two."""
+    """The problem of a file, in a word or two."""
 
     __slots__ = ()
 
@@ -52,17 +52,17 @@ class MediaFiles:
         self._pool.shutdown(cancel_futures=True)
 
     def path(self, record: Record) -> Path | None:
-        """Return where a file is; `None` if it is in a bucket."""
+        """Return the path of a file; `None` if it is in a bucket."""
         return self._view.path(record.image.position, record.image.file_name)
 
     def read(
         self, records: Iterable[Record], place: Callable[[Record], Path] | None = None
     ) -> Iterator[tuple[Record, bytes | Damage]]:
-        """Yield the bytes of files, in order, or what is wrong with them.
+        """Yield the bytes of files in order, or their damage.
 
         Args:
-            records: Of the files.
-            place: Returns where a file is; `None` reads those of the job.
+            records: The records of the files.
+            place: Returns the path of a file; `None` reads those of the job.
 
         Raises:
             StorageError: A bucket cannot be read at all.
@@ -72,7 +72,7 @@ class MediaFiles:
     def process(
         self, records: Iterable[Record], function: Callable[[Record], T]
     ) -> Iterator[tuple[Record, T]]:
-        """Yield records in order, each with what `function` returns, called ahead in threads."""
+        """Yield records in order, each with the result of `function`, called ahead in threads."""
         ahead: deque[tuple[Record, Future[T]]] = deque()
         for record in records:
             ahead.append((record, self._pool.submit(function, record)))
@@ -85,7 +85,7 @@ class MediaFiles:
     def read_one(
         self, record: Record, place: Callable[[Record], Path] | None = None
     ) -> bytes | Damage:
-        """Return the bytes of a file, or what is wrong with it; see `read`."""
+        """Return the bytes of a file, or its damage; see `read`."""
         try:
             image = record.image
             data = (

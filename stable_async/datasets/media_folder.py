@@ -52,7 +52,7 @@ class MediaFolder:
 
     @property
     def data_files(self) -> Sequence[str]:
-        # Without a feature, `datasets` has no reader for the files: the table alone.
+        # Without a feature, `datasets` has no reader for the files, only for the table.
         media = [f"{self._part.prefix}{self._kind.folder}/**"] if self._kind.feature else []
         return [f"{self._part.prefix}{METADATA}", *media]
 
@@ -63,7 +63,7 @@ class MediaFolder:
         return numbers_in(self._part.folder / self._kind.folder, "", "") | self._part.reported()
 
     def is_whole(self, number: int, records: Sequence[Record], size: int) -> bool:
-        # Read as well: damage to a file of the job is damage to its hard link here.
+        # Also read: damage to a file of the job is damage to its hard link here.
         there = self._files.read(records, lambda record: self._path(number, record))
         return not any(isinstance(data, Damage) for _, data in there)
 
@@ -88,10 +88,10 @@ class MediaFolder:
             shutil.rmtree(self._folder(number))
 
     def finish(self, examples: Iterator[Record], records: Iterator[Record]) -> None:
-        """Write the metadata of every file that is there.
+        """Write the metadata of every file that exists.
 
-        `datasets` guesses the types of columns from the first 10 MB and fails over a column that
-        had no value there, so a record with a value of it comes first.
+        `datasets` guesses the types of columns from the first 10 MB and fails on a column without a
+        value there, so records with values come first.
         """
         head = {record.number: record for record in examples}
         rest = (record for record in records if record.number not in head)
@@ -132,12 +132,12 @@ class MediaFolder:
 
 
 def _link(source: Path, path: Path) -> bool:
-    """Link a file to another name, and return whether that could be done."""
+    """Link a file to another name, and return whether that succeeded."""
     temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
     try:
         os.link(source, temporary)
     except OSError:
         return False
     temporary.replace(path)
-    temporary.unlink(missing_ok=True)  # it is still there if both are the same file already
+    temporary.unlink(missing_ok=True)  # it still exists if both are the same file already
     return True

@@ -1,4 +1,4 @@
-"""Images that look alike, told by a perceptual hash: `pHash` of ImageHash, 64 bits."""
+"""Images that look alike, by a perceptual hash: `pHash` of ImageHash, 64 bits."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_BITS", "NearDuplicates", "find_near_duplicates", "perceptual_hash"]
 
-# Images whose hashes differ in no more bits look alike: the same scene, recompressed or scaled.
-# Images of different prompts differ in 20 and more, 32 on average.
+# Images whose hashes differ in at most this many bits look alike: the same scene, recompressed or
+# scaled. Images of different prompts differ in 20 or more, 32 on average.
 MOST_BITS = 4
 BITS = 64
-# Of two hashes that differ in no more than `MOST_BITS`, one of so many parts is the same.
+# Two hashes that differ in at most `MOST_BITS` have one of this many parts in common.
 PARTS = MOST_BITS + 1
 
 
 def perceptual_hash() -> Callable[[bytes], int | None]:
-    """Return a function from the bytes of an image to its hash, `None` for what is no image.
+    """Return a function from the bytes of an image to its hash; `None` for what is not an image.
 
     Raises:
         JobError: ImageHash is not installed.
@@ -57,9 +57,9 @@ def find_near_duplicates(
     """Return the numbers of records whose image looks like an earlier one.
 
     Args:
-        records: In order.
-        files: Of the job.
-        known: A file with hashes of earlier exports by SHA-256, which is brought up to date.
+        records: The records, in order.
+        files: The files of the job.
+        known: A file with the hashes of earlier exports by SHA-256, which is updated.
 
     Raises:
         JobError: ImageHash is not installed.
@@ -88,16 +88,16 @@ def find_near_duplicates(
 
 
 class NearDuplicates:
-    """Hashes seen so far, looked up by parts of them. About 500 bytes for each."""
+    """Hashes seen so far, indexed by their parts. About 500 bytes for each."""
 
     def __init__(self) -> None:
-        """Begin without any."""
+        """Start empty."""
         self._parts: list[dict[int, list[tuple[int, int]]]] = [
             defaultdict(list) for _ in range(PARTS)
         ]
 
     def add(self, number: int, value: int) -> int | None:
-        """Return the first one that is like `value`; else keep it under `number`."""
+        """Return the first one that is like `value`; if there is none, store it under `number`."""
         keys = _keys(value)
         for part, key in zip(self._parts, keys, strict=True):
             for other, seen in part.get(key, ()):
@@ -109,6 +109,6 @@ class NearDuplicates:
 
 
 def _keys(value: int) -> list[int]:
-    """Return the parts of a hash: of 12 and 13 bits."""
+    """Return the parts of a hash, of 12 and 13 bits."""
     edges = [BITS * place // PARTS for place in range(PARTS + 1)]
     return [value >> low & (1 << high - low) - 1 for low, high in itertools.pairwise(edges)]

@@ -1,4 +1,4 @@
-"""Parquet: media and columns in files that `datasets` and the Hub's viewer know at sight."""
+"""Parquet: media and columns in files that `datasets` and the Hub's viewer recognise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Parquet"]
 
-# Readers that stream fetch a row group at a time, and the Hub's viewer one for each page.
+# Streaming readers fetch one row group at a time, and the Hub's viewer one for each page.
 ROW_GROUP_BYTES = 32 * 1024 * 1024
 ROW_GROUP_ROWS = 1_000
 
@@ -29,7 +29,7 @@ dataset = load_dataset("path/to/this/folder", split="{split}", streaming=True)""
 
 
 class Parquet:
-    """Shards named `data/train-00000.parquet` and on, after their split."""
+    """Shards named after their split: `data/train-00000.parquet` and so on."""
 
     config_has_features = False
     guesses_times = False
@@ -91,7 +91,7 @@ class Parquet:
             with self._parquet.ParquetWriter(
                 self._pa.PythonFile(stream, mode="w"),
                 self._schema,
-                # Media are compressed already, and have no order and no repetition.
+                # Media are already compressed, have no order and do not repeat.
                 compression={bytes_: "none"}
                 | {path: "zstd" for path in self._paths() if path != bytes_},
                 use_dictionary=[column.name for column in self._columns],
@@ -109,7 +109,7 @@ class Parquet:
         self._path(number).unlink(missing_ok=True)
 
     def finish(self, examples: Iterator[Record], records: Iterator[Record]) -> None:
-        """Write nothing: there are the shards only."""
+        """Do nothing: there are only shards."""
 
     def loading(self, shards: int) -> str:
         return LOADING.format(split=self._part.split)
@@ -151,7 +151,7 @@ def _row_groups(
 
 
 class _Stream:
-    """What pyarrow writes to, as a file object."""
+    """The file object that pyarrow writes to."""
 
     closed = False
 
@@ -165,7 +165,7 @@ class _Stream:
         self._file.discard()
 
     def write(self, data: bytes) -> int:
-        # pyarrow writes the end of a file that was given up when its writer is collected.
+        # pyarrow writes the end of an abandoned file when its writer is garbage collected.
         if not self._discarded:
             self._file.write([data])
         self._size += len(data)

@@ -1,4 +1,4 @@
-"""What goes into a data set: the results of a ledger as records with the same columns each."""
+"""The records of a data set: the results of a ledger, each with the same columns."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ColumnType = Literal["string", "int64", "float64", "bool"]
 Origin = tuple[str, str | None]
 """SHA-256 and request id of a result, which identify its job."""
 
-# The facts of every result; the rows of the prompt file say what else there is.
+# The facts of every result; rows of the prompt file add more columns.
 FACTS_BEFORE: dict[str, ColumnType] = {"id": "string", "text": "string", "service": "string"}
 FACTS_AFTER: dict[str, ColumnType] = {
     "seed": "int64",
@@ -48,9 +48,9 @@ class Column:
     """A column of the data set.
 
     Attributes:
-        name: In the data set.
+        name: Name in the data set.
         source: Key of `metadata.jsonl` that it comes from.
-        type: What all its values are, apart from missing ones.
+        type: Type of all its values, except missing ones.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Column:
     type: ColumnType
 
     def value(self, given: object) -> object:
-        """Return a value as the type of the column."""
+        """Return a value converted to the type of the column."""
         if given is None:
             return None
         match self.type:
@@ -75,13 +75,13 @@ class Record:
     """A result and its row.
 
     Attributes:
-        number: Of the result, in the ledger.
+        number: Number of the result in the ledger.
         index: How many records of its split are before this one.
-        key: Names the file: digits alone, since a dot ends the key of a WebDataset sample, and
+        key: Names the file: digits only, since a dot ends the key of a WebDataset sample, and
             `datasets` would take a file named `test` or `train` for a split.
         suffix: Extension by media type.
-        image: As the ledger has it.
-        values: By column, every column being there.
+        image: The facts of the file in the ledger.
+        values: Values of all columns, by column.
     """
 
     number: int
@@ -105,7 +105,7 @@ class Shard:
     records: list[Record]
 
     def digest(self, columns: Sequence[Column]) -> str:
-        """Return a digest of all that is written: a shard with the same one can be kept."""
+        """Return a digest of all that is written: a shard with the same digest can be kept."""
         digest = blake2b(repr(columns).encode(), digest_size=16)
         for record in self.records:
             digest.update(f"{record.name} {to_json(record.values)}\n".encode())
@@ -116,12 +116,12 @@ class Records:
     """The results of a ledger that are exported, in the order in which they came.
 
     Attributes:
-        columns: What every record has.
-        kind: Of their media.
+        columns: The columns of every record.
+        kind: Kind of their media.
         splits: Parts of the data set.
         counts: How many there are, by split.
         filtered: How many are left out because the content filter blurred them.
-        unlisted: How many are left out because the prompt file does not have them any more.
+        unlisted: How many are left out because they are no longer in the prompt file.
     """
 
     def __init__(
@@ -134,15 +134,15 @@ class Records:
         splits: Splits = Splits(),  # noqa: B008 - frozen
         left_out: Collection[int] = frozenset(),
     ) -> None:
-        """Look through a ledger once.
+        """Read through a ledger once.
 
         Args:
-            ledger: Of the job.
-            name: Of the job, for messages.
-            include_filtered: Take in what the content filter blurred.
-            only_listed: Leave out what the prompt file does not have now.
+            ledger: The ledger of the job.
+            name: Name of the job, for messages.
+            include_filtered: Include what the content filter blurred.
+            only_listed: Leave out what is no longer in the prompt file.
             splits: Parts of the data set.
-            left_out: Numbers of results that are left out.
+            left_out: Numbers of results to leave out.
 
         Raises:
             JobError: The job has nothing to export, or results of several kinds.
@@ -189,11 +189,11 @@ class Records:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of records."""
         return sum(self.counts.values())
 
     def without(self, left_out: Collection[int]) -> Records:
-        """Return the same records without some, by their numbers."""
+        """Return the records without those with these numbers."""
         return Records(
             self._ledger,
             self._name,
@@ -212,7 +212,7 @@ class Records:
         return self._records(split, 0, 0)
 
     def examples(self, split: str) -> Iterator[Record]:
-        """Yield records that together have a value in every column that has one in the split."""
+        """Yield records that together have a value in every column that has any in the split."""
         for number, index in self._examples[split].items():
             yield next(self._records(split, number - 1, index))
 
@@ -242,12 +242,14 @@ class Records:
             index += 1
 
     def _is_filtered(self, image: ImageFacts) -> bool:
-        """Return whether the content filter blurred an image, and such are left out."""
+        """Return whether an image is to be left out because the content filter blurred it."""
         return image.finish_reason == CONTENT_FILTERED and not self._include_filtered
 
 
 def shards(records: Iterable[Record], size: float, count: int) -> Iterator[Shard]:
-    """Yield shards of at least one record: no more than `size` bytes of media, and `count`."""
+    """Yield shards of one or more records, with at most `size` bytes of media and `count`
+    records.
+    """
     number, some, left = 0, list[Record](), size
     for record in records:
         if some and (record.image.bytes > left or len(some) == count):
@@ -266,7 +268,7 @@ def _type_of(value: object) -> ColumnType:
         case int() if -INT64_LIMIT <= value < INT64_LIMIT:
             return "int64"
         case float() if math.isfinite(value):
-            return "float64"  # JSON has no other ones
+            return "float64"  # JSON has no other types
         case _:
             return "string"
 
@@ -292,7 +294,7 @@ def _common(types: set[ColumnType]) -> ColumnType:
 
 
 def _column_name(key: str, taken: Collection[str]) -> str:
-    """Return a name that is free, and that `datasets` does not take for that of a file."""
+    """Return a free name that `datasets` does not take for the name of a file."""
     name = key
     while name in taken or name.endswith(("file_name", "file_names")):
         name += "_source"

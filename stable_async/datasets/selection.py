@@ -1,4 +1,4 @@
-"""What of a job goes into a data set, and into which split. Pure."""
+"""Which results of a job go into a data set, and into which split. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Splits"]
 
-# What `datasets` takes for the name of a split.
+# What `datasets` accepts as the name of a split.
 NAME = re.compile(r"[A-Za-z]\w*")
 # Shares are written with few decimals.
 TOLERANCE = 1e-9
@@ -22,13 +22,13 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Parts of a data set, each with its share.
+    """The splits of a data set, each with its share.
 
-    An id decides, so that a record stays where it is when others come. Variants of one row, which
-    have ids such as `fox[seed=1]`, stay together.
+    The id decides, so that a record stays in its split when others are added. Variants of one row,
+    which have ids such as `fox[seed=1]`, stay together.
 
     Attributes:
-        shares: By name, in order; they sum to 1. Empty: one part, called `train`.
+        shares: Shares by name, in order; they sum to 1. Empty means one split, `train`.
     """
 
     shares: tuple[tuple[str, float], ...] = ()
@@ -38,7 +38,7 @@ class Splits:
         """Return the splits with these shares.
 
         Raises:
-            ConfigurationError: A name or a share makes no sense, or they do not sum to 1.
+            ConfigurationError: A name or a share is invalid, or the shares do not sum to 1.
         """
         for name, share in shares.items():
             if not NAME.fullmatch(name):
@@ -54,7 +54,7 @@ class Splits:
 
     @property
     def names(self) -> Sequence[str]:
-        """The names; `train` alone where there are no splits."""
+        """The names; only `train` where there are no splits."""
         return [name for name, _ in self.shares] or ["train"]
 
     def of_id(self, identity: str) -> str:

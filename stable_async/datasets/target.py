@@ -1,4 +1,4 @@
-"""The folder that an export goes to: whose it is, and what is finished of it."""
+"""The target folder of an export: which job it belongs to, and which shards are finished."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ CLAIM = "export.json"
 
 @dataclass(slots=True)
 class ShardReport:
-    """How the writing of a shard went; kept as JSON with the names that img2dataset has.
+    """The outcome of writing a shard, stored as JSON under the names that img2dataset uses.
 
     Attributes:
-        digest: Of what was to be written.
+        digest: Digest of the records that were to be written.
         count: Records that were to be written.
         bytes: Size of the shard, as written.
         outcomes: Records by outcome; `success` is the good one.
@@ -67,7 +67,7 @@ class ShardReport:
 
     @classmethod
     def load(cls, path: Path) -> ShardReport | None:
-        """Return the report of an earlier export; `None` if there is none that can be read."""
+        """Return the report of an earlier export; `None` if it is missing or unreadable."""
         try:
             facts = json.loads(path.read_bytes())
             return cls(
@@ -89,11 +89,11 @@ def claimed(
     origins: list[Origin],
     is_of_job: Callable[[Origin], bool],
 ) -> Iterator[None]:
-    """Hold a folder for an export, and remove what a killed one left half written.
+    """Hold a folder for an export, and remove what a killed export left half written.
 
     Args:
-        target: The folder; made if it is not there.
-        folders: Those of the job.
+        target: The folder; created if missing.
+        folders: The folders of the job.
         layout: Format and splits of the data set.
         origins: Results that identify the job.
         is_of_job: Returns whether the job has, or had, a result.
@@ -107,14 +107,14 @@ def claimed(
         raise JobError(f"{target} is in the job's own folder: choose another one")
     state = target / STATE_FOLDER
     if target.is_dir() and not state.is_dir() and any(target.iterdir()):
-        raise JobError(f"{target} is not empty, and no export: choose another folder")
+        raise JobError(f"{target} is not empty and not an export: choose another folder")
     state.mkdir(parents=True, exist_ok=True)
     with locked(state, "exports to this folder"):
         path = state / CLAIM
         if path.exists():
             claim = json.loads(path.read_bytes())
-            # Any will do: the first ones may have been replaced since, and forgotten by a ledger
-            # that was rebuilt.
+            # Any of them is enough: the first ones may have been replaced since, and lost by a
+            # ledger that was rebuilt.
             if claim["layout"] != layout or not any(map(is_of_job, claim["origins"])):
                 raise JobError(
                     f"{target} has an export of another job, in another format or with other "

@@ -1,4 +1,6 @@
-"""WebDataset: tar files in which the files of a sample share a name: `.png`, `.json`, `.txt`."""
+"""WebDataset: tar files in which the files of a sample share a base name: `.png`, `.json`,
+`.txt`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ END = b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
 class WebDataset:
-    """Shards named `00000.tar` and on, each with `00000_stats.json` as img2dataset writes it."""
+    """Shards named `00000.tar` and so on, each with `00000_stats.json` as img2dataset writes it."""
 
     config_has_features = False
     guesses_times = False
@@ -53,7 +55,8 @@ class WebDataset:
         return path.exists() and path.stat().st_size == size
 
     def write(self, number: int, media: Iterator[tuple[Record, bytes]]) -> int:
-        # Headers by hand: the same job makes the same bytes, and a file is copied nowhere.
+        # Headers are written by hand: the same job makes the same bytes, and no file is copied
+        # twice.
         path = self._path(number)
         path.parent.mkdir(exist_ok=True)
         file = AtomicFile(path)
@@ -76,7 +79,7 @@ class WebDataset:
         self._path(number).unlink(missing_ok=True)
 
     def finish(self, examples: Iterator[Record], records: Iterator[Record]) -> None:
-        """Write nothing: there are the shards only."""
+        """Do nothing: there are only shards."""
 
     def loading(self, shards: int) -> str:
         decoding = '.decode("pil")' if self._kind is IMAGE else ""

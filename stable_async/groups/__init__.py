@@ -22,10 +22,10 @@ __all__ = ["Groups"]
 
 
 class Groups(Sender):
-    """The groups of a client. Their request models take a millisecond each to load."""
+    """The groups of a client, loaded lazily: each request model takes a millisecond to load."""
 
     def forget_groups(self) -> None:
-        """Create the groups again on next use: a copy has the groups of its original."""
+        """Create the groups again on next use: a copied client has the groups of its original."""
         for name, member in vars(Groups).items():
             if isinstance(member, cached_property):
                 self.__dict__.pop(name, None)
@@ -53,7 +53,7 @@ class Groups(Sender):
 
     @cached_property
     def control(self) -> Control:
-        """Images after a sketch, a structure or a style."""
+        """Images from a sketch, a structure or a style."""
         from stable_async.groups.control import Control
 
         return Control(self)
@@ -74,7 +74,7 @@ class Groups(Sender):
 
     @cached_property
     def results(self) -> Results:
-        """What asynchronous operations have made."""
+        """Results of asynchronous operations."""
         from stable_async.groups.results import Results
 
         return Results(self)

@@ -21,7 +21,9 @@ class Account(Group):
     """
 
     async def balance(self, **options: Unpack[CallOptions[account.Balance]]) -> account.Balance:
-        """Look up the credits that are left: free. It lags behind; do not account by it."""
+        """Look up the credits that are left: free. The figure lags; do not use it for
+        accounting.
+        """
         return await self._send(AccountBalance(), **options)
 
     async def details(self, **options: Unpack[CallOptions[account.Account]]) -> account.Account:

@@ -34,7 +34,7 @@ class Audio(Group):
         output_format: AudioFormat | None = None,
         **options: Unpack[CallOptions[media.Audio]],
     ) -> media.Audio:
-        """Make audio from words: 18.8 to 26 credits; see `TextToAudio` for the fields."""
+        """Make audio from text: 18.8 to 26 credits; see `TextToAudio` for the fields."""
         return await self._send(
             TextToAudio(
                 prompt=prompt,
@@ -62,7 +62,7 @@ class Audio(Group):
         strength: float | None = None,
         **options: Unpack[CallOptions[media.Audio]],
     ) -> media.Audio:
-        """Make audio from words and audio: 18.8 to 26 credits; fields: `AudioToAudio`."""
+        """Make audio from text and audio: 18.8 to 26 credits; fields: `AudioToAudio`."""
         return await self._send(
             AudioToAudio(
                 prompt=prompt,
@@ -93,7 +93,7 @@ class Audio(Group):
         mask_end: float | None = None,
         **options: Unpack[CallOptions[media.Audio]],
     ) -> media.Audio:
-        """Make a part of audio anew: 20 or 26 credits; see `AudioInpaint` for the fields."""
+        """Regenerate a part of audio: 20 or 26 credits; see `AudioInpaint` for the fields."""
         return await self._send(
             AudioInpaint(
                 prompt=prompt,

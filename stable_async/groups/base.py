@@ -1,4 +1,4 @@
-"""What the groups of coroutines have in common."""
+"""The base of the groups of coroutines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`client.control`: images after a sketch, a structure or a style."""
+"""`client.control`: images from a sketch, a structure or a style."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Control"]
 
 
 class Control(Group):
-    """Makes images after other images.
+    """Makes images guided by other images.
 
     Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
     """
@@ -34,7 +34,7 @@ class Control(Group):
         style_preset: StylePreset | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Make an image after a sketch: 5 credits; see `ControlSketch` for the fields."""
+        """Make an image from a sketch: 5 credits; see `ControlSketch` for the fields."""
         return await self._send(
             ControlSketch(
                 prompt=prompt,

@@ -41,7 +41,7 @@ class Edit(Group):
         output_format: ImageFormat | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Take away what a mask covers: 5 credits; see `Erase` for the fields."""
+        """Remove what a mask covers: 5 credits; see `Erase` for the fields."""
         return await self._send(
             Erase(
                 image=image,
@@ -66,7 +66,7 @@ class Edit(Group):
         style_preset: StylePreset | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Paint anew what a mask covers: 5 credits; see `Inpaint` for the fields."""
+        """Repaint what a mask covers: 5 credits; see `Inpaint` for the fields."""
         return await self._send(
             Inpaint(
                 image=image,
@@ -96,7 +96,7 @@ class Edit(Group):
         style_preset: StylePreset | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Paint on beyond the edges: 4 credits; see `Outpaint` for the fields."""
+        """Extend an image beyond its edges: 4 credits; see `Outpaint` for the fields."""
         return await self._send(
             Outpaint(
                 image=image,
@@ -126,7 +126,7 @@ class Edit(Group):
         style_preset: StylePreset | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Put one thing in place of another: 5 credits; see `SearchAndReplace` for the fields."""
+        """Replace one thing with another: 5 credits; see `SearchAndReplace` for the fields."""
         return await self._send(
             SearchAndReplace(
                 image=image,
@@ -203,7 +203,7 @@ class Edit(Group):
         output_format: ImageFormat | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Put the subject elsewhere, and wait for it: 8 credits; fields:
+        """Replace the background and light, and wait for it: 8 credits; fields:
         `ReplaceBackgroundAndRelight`.
         """
         return await self._send(

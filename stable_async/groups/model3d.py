@@ -1,4 +1,4 @@
-"""`client.model3d`: textured models of what an image shows."""
+"""`client.model3d`: textured 3D models of what an image shows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Model3D(Group):
         seed: int | None = None,
         **options: Unpack[CallOptions[media.Model3D]],
     ) -> media.Model3D:
-        """Make a model with better backsides: 4 credits; see `StablePointAware3D`."""
+        """Make a model with better hidden sides: 4 credits; see `StablePointAware3D`."""
         return await self._send(
             StablePointAware3D(
                 image=image,

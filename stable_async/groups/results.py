@@ -1,4 +1,4 @@
-"""`client.results`: what asynchronous operations have made."""
+"""`client.results`: results of asynchronous operations."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["Results"]
 
 
 class Results(Group):
-    """Fetches what was made for the same key within the last 24 hours, once it is finished.
+    """Fetches results that were made with the same key within the last 24 hours.
 
-    For one look that does not wait there is `StabilityClient.poll`.
+    `StabilityClient.poll` looks once without waiting.
 
     Every coroutine raises what `StabilityClient.send` does.
     """

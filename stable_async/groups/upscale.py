@@ -54,7 +54,7 @@ class Upscale(Group):
         creativity: float | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Make an image large, close to the original: 40 credits; see `UpscaleConservative`."""
+        """Enlarge an image close to the original: 40 credits; see `UpscaleConservative`."""
         return await self._send(
             UpscaleConservative(
                 image=image,
@@ -79,7 +79,9 @@ class Upscale(Group):
         style_preset: StylePreset | None = None,
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
-        """Make an image large and anew, and wait for it: 60 credits; see `UpscaleCreative`."""
+        """Regenerate an image at a large size, and wait for it: 60 credits; see
+        `UpscaleCreative`.
+        """
         return await self._send(
             UpscaleCreative(
                 image=image,

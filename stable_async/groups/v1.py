@@ -123,7 +123,7 @@ class V1(Group):
         mask_image: FileInput | None = None,
         **options: Unpack[CallOptions[list[Image]]],
     ) -> list[Image]:
-        """Paint anew what a mask covers; see `V1Masking` for the fields."""
+        """Repaint what a mask covers; see `V1Masking` for the fields."""
         return await self._send(
             V1Masking(
                 engine_id=engine_id,

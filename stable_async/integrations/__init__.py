@@ -1,1 +1,3 @@
-"""One module per neighbour, each behind an extra or used only where the neighbour is there."""
+"""One module per library that this package integrates with, each behind an extra or used only where
+that library is installed.
+"""

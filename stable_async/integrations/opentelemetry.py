@@ -1,7 +1,7 @@
 """Traces and metrics with OpenTelemetry: `StabilityClient(telemetry=OpenTelemetry())`.
 
-It needs the extra `[otel]`. docs/observability.md lists what is measured. Prompts and the key are
-in none of it.
+It needs the extra `[otel]`. docs/observability.md lists what is measured. It never includes prompts
+or the key.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ __all__ = ["OpenTelemetry"]
 
 SCOPE = "stable_async"
 
-# Bucket boundaries, seconds. Of requests: images take longer than the web pages that the
-# semantic conventions for HTTP, read 2026-11-20, have in mind. Of waits: a window, a penalty.
+# Bucket boundaries, seconds. Of requests: images take longer than the web pages that the semantic
+# conventions for HTTP (read 2026-11-20) assume. Of waits: a window, a penalty.
 DURATIONS = (0.1, 0.25, 0.5, 1, 2.5, 5, 7.5, 10, 15, 20, 30, 45, 60, 90, 180)
 WAITS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120)
 
 
 class OpenTelemetry:
-    """Makes a span of every call and every attempt, and keeps the metrics; for any client."""
+    """Makes a span for every call and every attempt, and records metrics, for any number of
+    clients.
+    """
 
     def __init__(
         self,
@@ -88,11 +90,11 @@ class OpenTelemetry:
             )
 
     def opened(self, statistics: Callable[[], QuotaStatistics | None]) -> None:
-        """Note a client that opens."""
+        """Add a client that opens."""
         self._clients.append(statistics)
 
     def closed(self, statistics: Callable[[], QuotaStatistics | None]) -> None:
-        """Forget a client that closes."""
+        """Remove a client that closes."""
         if statistics in self._clients:
             self._clients.remove(statistics)
 
@@ -164,7 +166,7 @@ class _Call:
         self._outcome = {}
 
     def answered(self, status: int, headers: Mapping[str, str]) -> None:
-        """Note what came of the attempt; its body is still to come."""
+        """Record the head of the answer; its body is still to come."""
         self._outcome["http.response.status_code"] = status
         operation = {"stable_async.operation": self._request.operation.id}
         if price := self._request.credits:
@@ -209,7 +211,7 @@ def _end(span: Span, error: BaseException | None) -> None:
             span.set_attribute("stable_async.from_api", error.from_api)
             span.set_attribute("stable_async.concerns", error.concerns)
             span.set_attribute("stable_async.maybe_billed", error.maybe_billed)
-        # A caller that goes away is no failure of the call.
+        # A caller that goes away is not a failure of the call.
         if not isinstance(error, asyncio.CancelledError | GeneratorExit):
             span.set_status(Status(StatusCode.ERROR))
     span.end()

@@ -46,9 +46,9 @@ SCHEMA = pa.schema(
 class MakeImages:
     """Makes the images of rows: `dataset.map_batches(MakeImages, fn_constructor_kwargs=...)`.
 
-    Rows have an `id`, fields of the API, and anything else. What comes out is one row for each,
-    `stable_async.jobs.maker.Made`, as it finishes: there is no barrier at the end of a batch. What
-    is there already is found; what was in flight when an actor was killed is `in doubt`.
+    Rows have an `id`, fields of the API, and anything else. The output is one row for each, a
+    `stable_async.jobs.maker.Made`, as it finishes: there is no barrier at the end of a batch.
+    Images that exist already are found; what was in flight when an actor was killed is `in doubt`.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class MakeImages:
         """Prepare; the first batch opens the client.
 
         Args:
-            images: A URL such as `s3://bucket/name`, or a folder that all machines see.
+            images: A URL such as `s3://bucket/name`, or a folder that all machines can access.
             quota: `SharedQuota.ray(name)` or `SharedQuota.redis(url)`; the same in all actors.
             service: The service of rows that name none.
             budget: Credits that all actors together may spend; `None`: no limit.
-            resend_doubtful: Send rows again that are in doubt, which may pay twice.
-            max_in_flight: The most rows that are out at a time in one actor.
+            resend_doubtful: Send rows again that are in doubt, which may charge twice.
+            max_in_flight: The most rows in flight at a time in one actor.
             base_url: The API's address; the key is that of `STABILITY_API_KEY` on each machine.
         """
         self._client = StabilityClient(base_url=base_url, quota=quota, priority="bulk")
@@ -105,17 +105,17 @@ class MakeImages:
 class ClusterBudget:
     """A limit of credits for all actors of a cluster that name it.
 
-    A named actor keeps it, and it is detached as `SharedQuota.ray` is: the next program goes on
-    with what this one has spent. What was reserved by an actor that was killed stays reserved, for
-    it may have been billed.
+    A named actor holds it. It is detached like that of `SharedQuota.ray`: the next program
+    continues with what this one has spent. What was reserved by an actor that was killed stays
+    reserved, because it may have been billed.
     """
 
     def __init__(self, name: str, limit: float) -> None:
         """Name the budget.
 
         Args:
-            name: Of the budget in the cluster.
-            limit: Credits. That of the first use holds until `ray.kill` ends the actor.
+            name: Name of the budget in the cluster.
+            limit: Credits. The limit of the first use holds until `ray.kill` ends the actor.
         """
         self._name = f"{NAMESPACE}.budget.{name}"
         self._limit = limit
@@ -160,7 +160,7 @@ class _BudgetKeeper:
 
 
 def _rows(batch: Mapping[str, Any]) -> list[dict[str, object]]:
-    """Return the rows of a batch, with values as Python has them."""
+    """Return the rows of a batch, with Python values."""
     columns = {
         name: values.tolist() if hasattr(values, "tolist") else list(values)
         for name, values in batch.items()
@@ -172,7 +172,7 @@ def _rows(batch: Mapping[str, Any]) -> list[dict[str, object]]:
 
 
 def _is_missing(value: object) -> bool:
-    """Return whether an engine writes this where a row has no value."""
+    """Return whether this is what an engine writes for a missing value."""
     return value is None or (isinstance(value, float) and value != value)
 
 

@@ -1,4 +1,4 @@
-"""Results of the API as responses of Starlette and FastAPI: passed on as they come."""
+"""Results of the API as responses of Starlette and FastAPI, passed on as they arrive."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class MediaResponse(Response):
     """A response that sends a request to the API and passes the result on, chunk by chunk.
 
     It carries the result's `content-type`, `content-length`, `seed` and `finish-reason`. An error
-    becomes the answer of `stable_async.web.to_http_answer`. When the browser goes away, also
-    before the first byte, the call is cancelled; its option `on_disconnect` says what that means.
+    becomes the answer of `stable_async.web.to_http_answer`. When the browser goes away, even before
+    the first byte, the call is cancelled; its option `on_disconnect` says what that means.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class MediaResponse(Response):
         self._options = options
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, for as long as somebody listens."""
+        """Answer as long as the client is connected."""
         answering = asyncio.create_task(self._answer(scope, receive, send))
         listening = asyncio.create_task(_until_gone(receive))
         try:
@@ -66,7 +66,7 @@ class MediaResponse(Response):
                 await send({"type": "http.response.body"})
         except StabilityError as error:
             if begun:
-                raise  # the server cuts the connection, so that it does not look complete
+                raise  # the server cuts the connection, so that the answer does not look complete
             answer = to_http_answer(error)
             await Response(answer.body, answer.status, dict(answer.headers))(scope, receive, send)
 

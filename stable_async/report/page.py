@@ -1,4 +1,4 @@
-"""The report put together: a page of fixed HTML, style and script, and the job as JSON in it."""
+"""The report: a page of fixed HTML, style and script that embeds the job as JSON."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["MOST_ROWS", "REPORT_NAME", "write_report"]
 
 REPORT_NAME = "report.html"
-# Rows in the page. More make it too large to open at ease; the figures are always of all.
+# The most rows in the page: with more it is slow to open. The figures always cover all rows.
 MOST_ROWS = 50_000
-# Images that stand in the page itself; the others are links to files beside it.
+# The most images embedded in the page; the others are links to files beside it.
 THUMBNAILS = 500
 ROWS_AT_A_TIME = 100
 
@@ -43,19 +43,18 @@ ROWS_AT_A_TIME = 100
 def write_report(*sources: str | Path, to: Path | None = None, most_rows: int = MOST_ROWS) -> Path:
     """Write the report of a job, and return its path.
 
-    Images are shown from where they are on this machine, the first ones from thumbnails inside the
-    page if Pillow is installed; with ImageHash, these are grouped by how they look. All this
-    blocks.
+    Images are shown from where they are on this machine; the first ones as embedded thumbnails if
+    Pillow is installed, grouped by similarity if ImageHash is. This blocks.
 
     Args:
-        sources: The folder of the job, those of all its parts, or where its images are. The job may
-            be running.
-        to: The file; `None`: `report.html` in the folder, if there is one only.
+        sources: The folder of the job, those of all its parts, or the URL of its images. The job
+            may be running.
+        to: The file; `None` means `report.html` in the folder, if there is only one.
         most_rows: Maximum rows in the contact sheet. The figures always cover all rows.
 
     Raises:
         ConfigurationError: `to` is missing.
-        JobError: A source is no job, or they are not parts of one job.
+        JobError: A source is not a job, or they are not parts of one job.
         OSError: The report cannot be written.
     """
     with reading_job(sources) as view:
@@ -121,7 +120,7 @@ def _facts(view: JobView) -> dict[str, object]:
 
 
 def _rows(view: JobView, to: Path, most: int) -> Iterator[bytes]:
-    """Yield a JSON array of rows; a value that repeats that of the row before is `0`."""
+    """Yield a JSON array of rows; a value that repeats that of the previous row is `0`."""
     rows, beside = view.ledger.report_rows(most), to.absolute().parent
     separator, left, number = "[", THUMBNAILS, 0
     before: tuple[object, ...] = (None, None)
@@ -156,7 +155,7 @@ def _rows(view: JobView, to: Path, most: int) -> Iterator[bytes]:
 
 
 class _Alike:
-    """Finds the first row that has the same bytes, or an image that looks alike."""
+    """Finds the first row with the same bytes, or with an image that looks alike."""
 
     def __init__(self) -> None:
         self._same: dict[str, int] = {}
@@ -175,7 +174,7 @@ class _Alike:
 
 
 def _json(value: object) -> str:
-    """Return JSON that can stand in a script element: nothing in it ends the element."""
+    """Return JSON that is safe in a script element: nothing in it ends the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 

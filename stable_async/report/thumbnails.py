@@ -1,4 +1,4 @@
-"""Small images that stand in the page itself, where Pillow is there to make them."""
+"""Thumbnails embedded in the page, if Pillow is installed to make them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Thumbnail", "thumbnails"]
 
-# As sharp as a screen of two pixels to the point shows in a tile, and 500 are a few megabytes.
+# Sharp in a tile on a screen with two pixels per point; 500 of them are a few megabytes.
 SIDE = 320
 QUALITY = 55
 THREADS = 4
@@ -29,7 +29,7 @@ class Thumbnail:
 
     Attributes:
         url: A `data:` URL.
-        hash: What it looks like; `None` without ImageHash.
+        hash: Its perceptual hash; `None` without ImageHash.
     """
 
     url: str
@@ -37,7 +37,7 @@ class Thumbnail:
 
 
 def thumbnails(paths: Sequence[Path]) -> list[Thumbnail | None]:
-    """Return small images; `None` for what cannot be read, all without Pillow."""
+    """Return thumbnails; `None` for what cannot be read, and for all without Pillow."""
     try:
         from PIL import Image
     except ImportError:

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "runs"]
 
-# A pause this long, seconds, divides one run of the job from the next.
+# A pause of this length, seconds, separates one run of the job from the next.
 PAUSE = 60
-# More points than a screen has pixels show nothing more.
+# More points than a screen has pixels would show nothing more.
 POINTS = 1_200
 
 
@@ -23,7 +23,7 @@ class Run:
 
     Attributes:
         start: Second since 1970 of the first request.
-        step: Seconds that a point stands for.
+        step: Seconds that a point covers.
         points: By step, the most requests in any window that ends in it.
         limited: By step, answers that were 429.
     """

@@ -508,7 +508,7 @@ def test_texts_that_look_like_times_are_told_in_the_card_of_an_image_folder(
     for kind in FORMATS:
         export_job(job.folder, tmp_path / kind, kind)
         card = (tmp_path / kind / "README.md").read_text()
-        assert ("`day`, `id`: some texts look like times" in card) == (kind == "imagefolder")
+        assert ("`day`, `id`: some values look like times" in card) == (kind == "imagefolder")
 
 
 def test_what_was_changed_in_a_card_stays_when_it_is_written_anew(tmp_path: Path) -> None:
