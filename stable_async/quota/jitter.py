@@ -12,12 +12,20 @@ from __future__ import annotations
 from collections import deque
 from math import inf
 from statistics import median_low
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["JitterDump", "JitterEstimator"]
+__all__ = [
+    "DelayHistory",
+    "Delays",
+    "JitterDump",
+    "JitterEstimator",
+    "Measured",
+    "allowance",
+    "jitter_of",
+]
 
 # Bounds of the allowance, seconds. Below the lower one a server's own hiccups decide; above the
 # upper one stragglers cost less as a rare penalty than as a part of every second.
@@ -65,6 +73,65 @@ class _Period(NamedTuple):
     together: float = -inf
 
 
+class Delays(TypedDict):
+    """The delays of one kind that one process has measured, seconds.
+
+    Attributes:
+        lowest: The shortest.
+        highest: The longest.
+        together: What neighbouring delays usually reach: the median of the latest periods.
+        dense: The least number of delays in a period; 0 before there are enough periods.
+    """
+
+    lowest: float
+    highest: float
+    together: float
+    dense: int
+
+
+class Measured(TypedDict, total=False):
+    """What one process has measured; a kind of which nothing is known is absent.
+
+    Attributes:
+        round_trips: The round trips of cheap requests.
+        set_ups: The set-ups of connections.
+    """
+
+    round_trips: Delays
+    set_ups: Delays
+
+
+def jitter_of(
+    measured: Sequence[Measured], upper: Literal["highest", "together"] = "highest"
+) -> float:
+    """Return by how much the delays of all processes differ, seconds.
+
+    One host's own delays differ by less than those of hosts near and far.
+    """
+    jitter = 0.0
+    for kind in ("round_trips", "set_ups"):
+        known = [one[kind] for one in measured if kind in one]
+        if known:
+            lowest = min(delays["lowest"] for delays in known)
+            jitter = max(jitter, max(delays[upper] for delays in known) - lowest)
+    return jitter
+
+
+def allowance(measured: Sequence[Measured], start: float, least: float) -> float:
+    """Return the allowance for the delays of all processes, seconds, without an upper bound.
+
+    Args:
+        measured: What each process has measured.
+        start: The configured allowance, or what a refusal proved to be needed, seconds.
+        least: Lower bound, seconds.
+    """
+    counts = [one["round_trips"]["dense"] if "round_trips" in one else 0 for one in measured]
+    # Below the start only if each process has measured for long, and all together enough.
+    if sum(counts) >= DENSE and min(counts) > 0:
+        start = min(max(jitter_of(measured) * FACTOR_BELOW + CUSHION, least), start)
+    return max(jitter_of(measured, "together") * FACTOR_ABOVE + CUSHION, start)
+
+
 # What `dump` returns: allowance, start, least; then the periods and the latest delays of round
 # trips, and of set-ups.
 _Kind = tuple["Sequence[Sequence[float]]", "Sequence[float]"]
@@ -91,33 +158,27 @@ class JitterEstimator:
         self.most: float = max(start, min(MOST, window / 4))
         self._start = start
         self._least = min(start, LEAST)
-        self._round_trips = _Delays()
-        self._set_ups = _Delays()
+        self._history = DelayHistory()
 
     @property
     def measured(self) -> float:
         """Jitter of the remembered delays, every single one counted, seconds."""
-        return max(self._round_trips.jitter(), self._set_ups.jitter())
+        return jitter_of([self._history.summary()])
 
     def dump(self) -> JitterDump:
         """Return all that is remembered, to be stored or sent."""
-        round_trips, set_ups = self._round_trips.dump(), self._set_ups.dump()
-        return self.current, self._start, self._least, round_trips, set_ups
+        return self.current, self._start, self._least, *self._history.dump()
 
     def load(self, dumped: JitterDump) -> None:
         """Restore what `dump` returned."""
-        self.current, self._start, self._least, round_trips, set_ups = dumped
-        self._round_trips, self._set_ups = _Delays(*round_trips), _Delays(*set_ups)
+        self.current, self._start, self._least, *kinds = dumped
+        self._history = DelayHistory(*kinds)
 
     def observe(self, now: float, delay: float, *, set_up: bool = False) -> None:
         """Add the round trip of a cheap request, or with `set_up` the set-up of a connection."""
-        (self._set_ups if set_up else self._round_trips).add(now, delay)
-        usual = max(self._round_trips.usual(), self._set_ups.usual())
-        needed = usual * FACTOR_ABOVE + CUSHION
-        least = self._start
-        if self._round_trips.is_evidence():
-            least = min(max(self.measured * FACTOR_BELOW + CUSHION, self._least), self._start)
-        self.current = min(max(needed, least), self.most)
+        self._history.add(now, delay, set_up=set_up)
+        needed = allowance([self._history.summary()], self._start, self._least)
+        self.current = min(needed, self.most)
 
     def widen(self) -> bool:
         """Allow for all that was measured, for good; return whether that is more than before."""
@@ -128,12 +189,39 @@ class JitterEstimator:
         return True
 
 
+class DelayHistory:
+    """The delays that one process has measured, by periods."""
+
+    def __init__(self, round_trips: _Kind = ((), ()), set_ups: _Kind = ((), ())) -> None:
+        """Start with none, or with what `dump` returned."""
+        self._round_trips, self._set_ups = _Delays(*round_trips), _Delays(*set_ups)
+
+    def dump(self) -> tuple[_Kind, _Kind]:
+        """Return all that is remembered, to be stored or sent."""
+        return self._round_trips.dump(), self._set_ups.dump()
+
+    def add(self, now: float, delay: float, *, set_up: bool) -> None:
+        """Add the round trip of a cheap request, or with `set_up` the set-up of a connection."""
+        (self._set_ups if set_up else self._round_trips).add(now, delay)
+
+    def summary(self, enough: int = ENOUGH) -> Measured:
+        """Return what is known.
+
+        Args:
+            enough: The least number of delays of a period that shows how much they usually differ.
+        """
+        measured = Measured()
+        if round_trips := self._round_trips.summary(enough):
+            measured["round_trips"] = round_trips
+        if set_ups := self._set_ups.summary(enough):
+            measured["set_ups"] = set_ups
+        return measured
+
+
 class _Delays:
     """The delays of one kind, by periods."""
 
-    def __init__(
-        self, periods: Iterable[Sequence[float]] = (), latest: Iterable[float] = ()
-    ) -> None:
+    def __init__(self, periods: Iterable[Sequence[float]], latest: Iterable[float]) -> None:
         self._periods = deque(
             (_Period(int(number), int(count), *rest) for number, count, *rest in periods),
             PERIODS + 1,
@@ -161,22 +249,17 @@ class _Delays:
             max(last.together, together),
         )
 
-    def jitter(self) -> float:
-        """Return the longest less the shortest."""
-        if not self._periods:
-            return 0.0
-        return max(one.highest for one in self._periods) - self._lowest()
-
-    def usual(self) -> float:
-        """Return by how much neighbouring delays exceed the shortest, in most of the periods."""
-        together = [one.together for one in self._periods if one.delays >= ENOUGH]
-        return max(median_low(together[-RECENT:]) - self._lowest(), 0.0) if together else 0.0
-
-    def is_evidence(self) -> bool:
-        """Return whether there are enough of them, for long enough, to show what is not there."""
-        if len(self._periods) <= PERIODS:
-            return False
-        return all(self._periods[place].delays >= DENSE for place in range(PERIODS))
-
-    def _lowest(self) -> float:
-        return min(one.lowest for one in self._periods)
+    def summary(self, enough: int) -> Delays | None:
+        periods = self._periods
+        if not periods:
+            return None
+        lowest = min(one.lowest for one in periods)
+        together = [one.together for one in periods if one.delays >= enough][-RECENT:]
+        # The last period is not over yet.
+        dense = min(one.delays for one in [*periods][:-1]) if len(periods) > PERIODS else 0
+        return Delays(
+            lowest=lowest,
+            highest=max(one.highest for one in periods),
+            together=max(median_low(together), lowest) if together else lowest,
+            dense=dense,
+        )

@@ -17,12 +17,12 @@ from stable_async.quota.homes.central import (
     LEASE,
     Answer,
     CentralState,
-    Measured,
     Message,
     Refusal,
     Terms,
 )
 from stable_async.quota.homes.script import script
+from stable_async.quota.jitter import DENSE, Delays, Measured
 from stable_async.quota.rule import BINS
 from tests.machines.servers import running
 
@@ -112,11 +112,12 @@ class Process:
         for kind in ("round_trips", "set_ups"):
             if rng.random() < 0.5:
                 low, more, most = rng.uniform(0, 0.2), rng.uniform(0, 0.3), rng.uniform(0, 1)
-                self.delays[kind] = {
-                    "lowest": low,
-                    "highest": low + more,
-                    "straggler": low + more + most,
-                }
+                self.delays[kind] = Delays(
+                    lowest=low,
+                    highest=low + more + rng.choice([0.0, most]),
+                    together=low + more,
+                    dense=rng.choice([0, 1, DENSE - 1, DENSE, 2 * DENSE]),
+                )
 
 
 def compare(server: Redis, seed: int, steps: int, key: str = "exchanges") -> int:
@@ -128,7 +129,7 @@ def compare(server: Redis, seed: int, steps: int, key: str = "exchanges") -> int
     rng = random.Random(seed)
     window = 10.0
     terms = Terms(
-        requests=rng.choice([1, 2, 3, 7, 20, 150, 256]),
+        requests=rng.choice([1, 2, 3, 7, 20, 150, 256, 400]),
         window=window,
         penalty=60.0,
         jitter=rng.choice([0.0, 0.3, 1.0]),

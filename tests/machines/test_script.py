@@ -10,11 +10,13 @@ import pytest
 
 from stable_async.quota.homes.central import FORGET, LEASE, Answer, CentralState, Message, Terms
 from stable_async.quota.homes.script import script
+from stable_async.quota.jitter import DENSE, LEAST, Delays
 from tests.machines.exchanges import CLOCK, START, compare
 
 if TYPE_CHECKING:
     from redis import Redis
 
+    from stable_async.quota.jitter import Measured
     from tests.machines.servers import Server
 
 WINDOW, JITTER, PENALTY = 10.0, 0.3, 60.0
@@ -187,13 +189,52 @@ def test_messages_that_come_late_or_twice_change_nothing(server: Redis, key: str
     assert server.get(key) == state
 
 
+def delays(
+    lowest: float, highest: float | None = None, together: float | None = None, dense: int = 0
+) -> Measured:
+    highest = lowest if highest is None else highest
+    together = highest if together is None else together
+    return {"round_trips": Delays(lowest=lowest, highest=highest, together=together, dense=dense)}
+
+
 def test_the_jitter_is_that_of_all_processes_together(server: Redis, key: str) -> None:
     """Each host's own delays hardly differ, but those of one are long."""
     near, far = speaker(server, key, "near"), Speaker(server, key, "far")
-    for one, delay in ((near, 0.01), (far, 0.5)):
-        known = {"lowest": delay, "highest": delay, "straggler": delay}
-        answer = one.say(0.0, delays={"round_trips": known})
-    assert answer["jitter"] == pytest.approx(0.49 * 1.1 + 0.02)
+    near.say(0.0, delays=delays(0.01))
+    answer = far.say(0.0, delays=delays(0.5))
+    assert answer["jitter"] == pytest.approx(0.49 * 1.25 + 0.02)
+
+
+def test_a_straggler_raises_the_jitter_only_where_a_refusal_proves_it(
+    server: Redis, key: str
+) -> None:
+    one = speaker(server, key)
+    known = delays(0.01, 0.81, together=0.02)
+    assert one.say(0.0, delays=known)["jitter"] == JITTER
+    refused = one.say(1.0, delays=known, refusals=[{"index": 1, "age": 0.0, "slot": 0}])
+    assert refused["jitter"] == pytest.approx(0.8)
+    assert refused["share"] == 1.0
+    # For good, also when ten minutes have shown nothing of it.
+    later = one.say(PENALTY + 2.0, delays=delays(0.01, 0.02, dense=DENSE))
+    assert later["jitter"] == pytest.approx(0.8)
+
+
+def test_the_jitter_falls_only_once_all_processes_have_measured_enough(
+    server: Redis, key: str
+) -> None:
+    one, other = speaker(server, key, "one"), Speaker(server, key, "other")
+    half = delays(0.01, 0.03, dense=DENSE // 2)
+    assert one.say(0.0, delays=half)["jitter"] == JITTER
+    assert other.say(0.1, delays=half)["jitter"] == LEAST
+    assert other.say(0.2, delays=delays(0.01, 0.13, dense=DENSE // 2))["jitter"] == pytest.approx(
+        0.12 * 2.0 + 0.02
+    )
+    # One that has just been started may be on a host that is farther away.
+    new = Speaker(server, key, "new")
+    assert new.say(0.3)["jitter"] == JITTER
+    assert new.say(0.4, delays=delays(0.01))["jitter"] == JITTER
+    new.say(0.5, leaving=True)
+    assert other.say(0.6, delays=half)["jitter"] == LEAST
 
 
 def test_a_burst_of_bulk_requests_is_granted_in_small_parts(server: Redis, key: str) -> None:

@@ -12,16 +12,11 @@ changes nothing. Only durations are exchanged: nobody's clock has to agree with 
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from stable_async.quota import jitter, rule, state
+from stable_async.quota.jitter import Measured, allowance, jitter_of
 from stable_async.quota.rule import Rule
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from stable_async.quota.homes.delays import Delays
-
 
 __all__ = ["CONSTANTS", "LEASE", "PATIENCE", "Answer", "CentralState", "Message"]
 
@@ -39,10 +34,6 @@ PATIENCE = 1.5
 # jitter allowance has room for. Time servers step by more, and slew what is less.
 CLOCK_SLACK = 0.25
 
-# How much of a delay is made up, seconds. Messages of many processes are late by more than the
-# timers of one. Much more would leave less room for requests that arrive late.
-CATCH_UP = 0.15
-
 # Longest time after which a process is asked to return, seconds.
 LOOK = 1.0
 
@@ -59,9 +50,6 @@ MOST_AHEAD = 0.25
 # come a moment later.
 BULK_PART = 0.05
 
-# The measured jitter is raised by this factor: the worst is yet to be seen.
-FACTOR = 1.1
-
 # What quota.lua needs to know, named as there.
 CONSTANTS: dict[str, float] = {
     "FORMAT": FORMAT,
@@ -75,15 +63,18 @@ CONSTANTS: dict[str, float] = {
     "BINS": rule.BINS,
     "MARGIN": rule.MARGIN,
     "PROBE": state.PROBE,
-    "CATCH_UP": CATCH_UP,
+    "MAKE_UP": state.MAKE_UP,
     "BULK_BURST": state.BULK_BURST,
     "COMPANY": state.COMPANY,
     "BULK_TURN": state.BULK_TURN,
     "CUT": state.CUT,
     "LEAST_SHARE": state.LEAST_SHARE,
     "REGAINED": state.REGAINED,
+    "LEAST_JITTER": jitter.LEAST,
     "MOST_JITTER": jitter.MOST,
-    "FACTOR": FACTOR,
+    "DENSE": jitter.DENSE,
+    "FACTOR_ABOVE": jitter.FACTOR_ABOVE,
+    "FACTOR_BELOW": jitter.FACTOR_BELOW,
     "CUSHION": jitter.CUSHION,
 }
 
@@ -99,13 +90,6 @@ class Terms(TypedDict):
     jitter: float
     adaptive: bool
     lease: float
-
-
-class Measured(TypedDict, total=False):
-    """The delays of round trips and of setting up connections; absent: none."""
-
-    round_trips: Delays
-    set_ups: Delays
 
 
 class Refusal(TypedDict):
@@ -140,7 +124,7 @@ class Message(TypedDict):
         open: Slots whose requests have not left yet.
         sent: Slots whose requests have left, and seconds since then.
         refusals: 429 answers that were not told yet.
-        delays: Delays that were measured.
+        delays: What it has measured.
         want: How many interactive and how many bulk slots it wants.
         ahead: How many seconds ahead of its time a slot may be granted.
         penalty_left: Seconds left of the penalty that it knows of.
@@ -261,10 +245,11 @@ class CentralState:
         self.terms = terms
         self._most_jitter = max(terms["jitter"], min(jitter.MOST, window / 4))
         self._start_jitter = terms["jitter"]
+        self._least_jitter = min(terms["jitter"], jitter.LEAST)
         self._rule = Rule(requests, window, terms["jitter"], max_jitter=self._most_jitter)
         self._interval = (window + terms["jitter"]) / requests
-        # When the next of those who wait may leave; the one that leaves next has had to wait.
-        self._next, self._waited = -inf, False
+        # When the next of those who wait may leave, and from when on the rule allowed it.
+        self._next = self._allowed = -inf
         # Bulk beside interactive, as in `QuotaState`.
         self._bulk_due = -inf
         self._passed_over = 0
@@ -394,13 +379,15 @@ class CentralState:
         bounds = (inf, max(int(self.terms["requests"] * BULK_PART), 1))
         for kind in (INTERACTIVE, BULK):
             want, got = message["want"][kind], 0
+            # Those who need not wait leave at once; those who wait leave evenly.
+            waited = process.since[kind] > -inf or self._others_wait(process, kind)
             while got < want:
                 if got >= bounds[kind]:
                     again = 0.0
                     break
-                due = self._due(process, kind)
-                if due > now:
-                    self._waited = True
+                since = self._could_leave(kind)
+                due = self._due(process, kind, since)
+                waited = waited or due > now
                 if due > now + ahead:
                     again = min(again, due - now)
                     if process.since[kind] == -inf:
@@ -409,7 +396,8 @@ class CentralState:
                     break
                 got += 1
                 at = max(due, now)
-                grants.append((self._open_slot(process, at), at - now))
+                slot = self._open_slot(process, at, since if waited else None, kind)
+                grants.append((slot, at - now))
                 process.since[kind] = -inf
                 if kind == BULK:
                     self._passed_over = 0
@@ -422,39 +410,52 @@ class CentralState:
                 process.since[kind] = -inf
         return grants, again
 
-    def _open_slot(self, process: _Process, at: float) -> int:
+    def _open_slot(self, process: _Process, at: float, since: float | None, kind: int) -> int:
+        """Open a slot for a request that is to leave at a time, and return its number.
+
+        `since` is from when on it could have left; `None`: it did not wait. What was lost since
+        then, because processes or messages are late, is made up.
+        """
         self._number += 1
         self._rule.open += 1
         process.open.append(self._number)
         if self._probe_due:
             self._probe = self._number
             self._next = at + state.PROBE
-        elif self._waited:
-            self._next = max(self._next, at - CATCH_UP) + self._interval
-        self._probe_due = self._waited = False
-        bulk_burst = state.BULK_BURST * self.terms["window"]
-        self._bulk_due = max(self._bulk_due, at - bulk_burst) + self._interval
+        elif since is not None:
+            self._next = max(self._next, since) + self._interval
+        self._probe_due = False
+        before = state.BULK_BURST if kind == BULK else state.MAKE_UP
+        floor = (at if since is None else since) - before * self.terms["window"]
+        self._bulk_due = max(self._bulk_due, floor) + self._interval
         return self._number
 
-    def _due(self, process: _Process, kind: int) -> float:
-        """Return when one more request of a process may leave."""
-        now = self._now
+    def _could_leave(self, kind: int) -> float:
+        """Return from when on one more request could leave, and at most a window ago."""
         self._use_share()
-        interval = self._interval
-        due = max(self._rule.earliest(now), self._even(), self._ready)
-        if kind == BULK and now < self._company_until:
-            due = max(due, self._bulk_due)
+        now = self._now
+        earliest = self._rule.earliest(now)
+        # What the rule says of the past is no more exact; so what it said last is remembered.
+        self._allowed = earliest if earliest > now else min(self._allowed, now)
+        made_up = now - state.MAKE_UP * self.terms["window"]
+        since = max(self._allowed, self._even(), self._ready, made_up)
+        bulk_waits = kind == BULK and now < self._company_until
+        return max(since, self._bulk_due) if bulk_waits else since
+
+    def _due(self, process: _Process, kind: int, since: float) -> float:
+        """Return when one more of a process may leave, where one of any could since a time."""
+        due, now, interval = since, self._now, self._interval
         bulk_turn = self._passed_over >= state.BULK_TURN - 1
         if (kind == BULK) != bulk_turn and self._others_wait(process, 1 - kind):
             due = max(due, now) + interval
-        since = process.since[kind]
+        asked = process.since[kind]
         before = sum(
             other is not process
             and other.waits(kind, now)
-            and (since == -inf or other.since[kind] < since)
+            and (asked == -inf or other.since[kind] < asked)
             for other in self._processes.values()
         )
-        return max(due, now) + before * interval if before else due
+        return due + before * interval
 
     def _others_wait(self, process: _Process, kind: int) -> bool:
         return any(
@@ -495,40 +496,17 @@ class CentralState:
         self._rule.limit = max(int(self.terms["requests"] * value), 1)
         self._interval = (self.terms["window"] + self._rule.jitter) / self._rule.limit
 
-    # The jitter allowance, measured by all processes together: one host's own delays differ by
-    # less than those of hosts near and far.
-
     def _use_delays(self) -> None:
-        if not self.terms["adaptive"]:
-            return
-        measured = max(
-            _range((delays["lowest"], delays["highest"]) for delays in self._delays(kind))
-            for kind in ("round_trips", "set_ups")
-        )
-        # Never below the start: a quiet network has its stalls.
-        wanted = max(measured * FACTOR + jitter.CUSHION, self._start_jitter)
-        self._rule.jitter = min(wanted, self._most_jitter)
+        if self.terms["adaptive"]:
+            wanted = allowance(self._delays(), self._start_jitter, self._least_jitter)
+            self._rule.jitter = min(wanted, self._most_jitter)
 
     def _widen(self) -> bool:
-        needed = max(
-            _range((delays["lowest"], delays["straggler"]) for delays in self._delays(kind))
-            for kind in ("round_trips", "set_ups")
-        )
-        needed = min(needed, self._most_jitter)
+        needed = min(jitter_of(self._delays()), self._most_jitter)
         if not self.terms["adaptive"] or needed <= self._rule.jitter:
             return False
-        self._rule.jitter = self._start_jitter = needed
+        self._rule.jitter = self._start_jitter = self._least_jitter = needed
         return True
 
-    def _delays(self, kind: Literal["round_trips", "set_ups"]) -> list[Delays]:
-        return [
-            process.delays[kind] for process in self._processes.values() if kind in process.delays
-        ]
-
-
-def _range(bounds: Iterable[tuple[float, float]]) -> float:
-    """Return the highest of all less the lowest."""
-    known = list(bounds)
-    if not known:
-        return 0.0
-    return max(max(highest for _, highest in known) - min(lowest for lowest, _ in known), 0.0)
+    def _delays(self) -> list[Measured]:
+        return [process.delays for process in self._processes.values()]

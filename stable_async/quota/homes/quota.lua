@@ -91,10 +91,11 @@ if lost then
   state = {
     lost = lost, format = C.FORMAT, epoch = message.process .. ':' .. message.seq, run = run, terms = terms,
     base = seconds, offset = 0, now = micros / 1000000,
-    log = {}, open = 0, number = 0, ready = micros / 1000000 + C.LEASE,
+    log = {}, allowed = NEVER, open = 0, number = 0, ready = micros / 1000000 + C.LEASE,
     share = 1, share_since = 0, limit = N,
     jitter = terms.jitter, start_jitter = terms.jitter,
-    flow = { ends = NEVER, probe_due = false, next = NEVER, waiting = false, bulk_due = NEVER },
+    least_jitter = min(terms.jitter, C.LEAST_JITTER),
+    flow = { ends = NEVER, probe_due = false, next = NEVER, bulk_due = NEVER },
     passed_over = 0, probe = -1, refusals = 0, processes = {},
   }
   now = state.now
@@ -189,15 +190,18 @@ local function flow_earliest()
   return flow.next
 end
 
-local function leave(at)
+-- A request is to leave at a time. `since` is from when on it could have left, nil if it did not
+-- wait: what was lost since then, because processes or messages are late, is made up.
+local function leave(at, since, kind)
   local probe = flow.probe_due
   if probe then
     flow.next = at + C.PROBE
-  elseif flow.waiting then
-    flow.next = max(flow.next, at - C.CATCH_UP) + state.interval
+  elseif since then
+    flow.next = max(flow.next, since) + state.interval
   end
-  flow.bulk_due = max(flow.bulk_due, at - C.BULK_BURST * W) + state.interval
-  flow.probe_due, flow.waiting = false, false
+  local before = kind == BULK and C.BULK_BURST or C.MAKE_UP
+  flow.bulk_due = max(flow.bulk_due, (since or at) - before * W) + state.interval
+  flow.probe_due = false
   return probe
 end
 
@@ -216,30 +220,42 @@ end
 -- The jitter allowance, measured by all processes together: see jitter.py. One host's own delays
 -- differ by less than those of hosts near and far.
 
-local function pooled(kind, upper)
-  local lowest, highest = math.huge, NEVER
-  for _, other in pairs(state.processes) do
-    local delays = other.delays[kind]
-    if delays then
-      lowest = min(lowest, delays.lowest)
-      highest = max(highest, delays[upper])
+local function jitter_of(upper)
+  local jitter = 0
+  for _, kind in ipairs({ 'round_trips', 'set_ups' }) do
+    local lowest, highest = math.huge, NEVER
+    for _, other in pairs(state.processes) do
+      local delays = other.delays[kind]
+      if delays then
+        lowest = min(lowest, delays.lowest)
+        highest = max(highest, delays[upper])
+      end
     end
+    jitter = max(jitter, highest - lowest)
   end
-  return max(highest - lowest, 0)
+  return jitter
 end
 
 local function use_delays()
   if not terms.adaptive then return end
-  local measured = max(pooled('round_trips', 'highest'), pooled('set_ups', 'highest'))
-  -- Never below the start: a quiet network has its stalls.
-  state.jitter = min(max(measured * C.FACTOR + C.CUSHION, state.start_jitter), most_jitter)
+  local start, count, sparse = state.start_jitter, 0, false
+  for _, other in pairs(state.processes) do
+    local delays = other.delays.round_trips
+    count = count + (delays and delays.dense or 0)
+    sparse = sparse or not delays or delays.dense == 0
+  end
+  -- Below the start only if each process has measured for long, and all together enough.
+  if count >= C.DENSE and not sparse then
+    local measured = jitter_of('highest') * C.FACTOR_BELOW + C.CUSHION
+    start = min(max(measured, state.least_jitter), start)
+  end
+  state.jitter = min(max(jitter_of('together') * C.FACTOR_ABOVE + C.CUSHION, start), most_jitter)
 end
 
 local function widen()
-  local needed = max(pooled('round_trips', 'straggler'), pooled('set_ups', 'straggler'))
-  needed = min(needed, most_jitter)
+  local needed = min(jitter_of('highest'), most_jitter)
   if not terms.adaptive or needed <= state.jitter then return false end
-  state.jitter, state.start_jitter = needed, needed
+  state.jitter, state.start_jitter, state.least_jitter = needed, needed, needed
   return true
 end
 
@@ -269,10 +285,19 @@ local function others_wait(kind)
   return false
 end
 
-local function due_for(kind)
+-- From when on one more request could leave, and at most a window ago.
+local function could_leave(kind)
   use_share()
-  local due = max(earliest(), flow_earliest(), state.ready)
-  if kind == BULK and now < flow.company then due = max(due, flow.bulk_due) end
+  local soonest = earliest()
+  state.allowed = soonest > now and soonest or min(state.allowed, now)
+  local since = max(state.allowed, flow_earliest(), state.ready, now - C.MAKE_UP * W)
+  if kind == BULK and now < flow.company then since = max(since, flow.bulk_due) end
+  return since
+end
+
+-- When one more of this process may leave, where one of any could since a time.
+local function due_for(kind, since)
+  local due = since
   local other_kind = INTERACTIVE + BULK - kind
   if (kind == BULK) ~= (state.passed_over >= C.BULK_TURN - 1) and others_wait(other_kind) then
     due = max(due, now) + state.interval
@@ -284,8 +309,7 @@ local function due_for(kind)
       before = before + 1
     end
   end
-  if before > 0 then due = max(due, now) + before * state.interval end
-  return due
+  return due + before * state.interval
 end
 
 -- Processes that are silent for a lease cannot send any more. What they held counts as sent.
@@ -348,13 +372,16 @@ local ahead = min(message.ahead, C.MOST_AHEAD)
 local bounds = { math.huge, max(floor(N * C.BULK_PART), 1) }
 for kind = INTERACTIVE, BULK do
   local want, got = message.want[kind], 0
+  -- Those who need not wait leave at once; those who wait leave evenly.
+  local waited = process.since[kind] > NEVER or others_wait(kind)
   while got < want do
     if got >= bounds[kind] then
       again = 0
       break
     end
-    local due = due_for(kind)
-    if due > now then flow.waiting = true end
+    local since = could_leave(kind)
+    local due = due_for(kind, since)
+    waited = waited or due > now
     if due > now + ahead then
       again = min(again, due - now)
       if process.since[kind] == NEVER then process.since[kind] = now end
@@ -366,7 +393,7 @@ for kind = INTERACTIVE, BULK do
     state.open = state.open + 1
     process.open[#process.open + 1] = state.number
     local at = max(due, now)
-    if leave(at) then state.probe = state.number end
+    if leave(at, waited and since or nil, kind) then state.probe = state.number end
     grants[#grants + 1] = { state.number, at - now }
     process.since[kind] = NEVER
     if kind == BULK then

@@ -21,12 +21,11 @@ from stable_async.quota.homes.central import (
     LEASE,
     PATIENCE,
     Answer,
-    Measured,
     Message,
     Refusal,
     Terms,
 )
-from stable_async.quota.homes.delays import RecentDelays
+from stable_async.quota.jitter import DelayHistory
 from stable_async.quota.state import Slot, Snapshot
 
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ class RemoteHome:
         self._sent: list[tuple[int, float]] = []
         self._refusals: list[tuple[int, float, float | None, Slot | None]] = []
         self._refused = 0
-        self._round_trips, self._set_ups = RecentDelays(), RecentDelays()
+        self._delays = DelayHistory()
         # When the latest answered message was sent, and its answer came.
         self._confirmed = self._heard_at = -inf
         self._answer: Answer = {}
@@ -238,7 +237,7 @@ class RemoteHome:
     def observe(self, now: float, delay: float, *, set_up: bool = False) -> None:
         """Remember a measured delay, seconds; it is sent with the next message."""
         if self._quota.adaptive:
-            (self._set_ups if set_up else self._round_trips).add(now, delay)
+            self._delays.add(now, delay, set_up=set_up)
 
     def earliest(self, now: float, ahead: int = 0) -> float:
         """Return the time from which a request with `ahead` others before it might leave."""
@@ -378,21 +377,14 @@ class RemoteHome:
             open=[*self._out, *(slot.number for _, slot in self._hand)],
             sent=[(number, now - left) for number, left in self._sent],
             refusals=[_refusal(now, *refusal) for refusal in self._refusals],
-            delays=self._measured(now),
+            # One of many processes has few of them, and is far or near all the time.
+            delays=self._delays.summary(enough=1),
             want=wanted,
             ahead=ahead,
             penalty_left=max(self._penalty_ends - now, 0.0),
             share=answer.get("share", 1.0),
             leaving=leaving,
         )
-
-    def _measured(self, now: float) -> Measured:
-        measured: Measured = {}
-        if round_trips := self._round_trips.summary(now):
-            measured["round_trips"] = round_trips
-        if set_ups := self._set_ups.summary(now):
-            measured["set_ups"] = set_ups
-        return measured
 
     def _take(self, answer: Answer, began: float, now: float, wanted: tuple[int, int]) -> None:
         """Take over an answer to a message that was sent at `began`."""
