@@ -294,9 +294,17 @@ class WholeRequest(Request[ResultT]):
 
 
 class MediaRequest(Request[MediaT]):
-    """A request that is answered with one image, audio or model, as bytes or as base64."""
+    """A request that is answered with one image, audio or model, as bytes or as base64.
+
+    Attributes:
+        media: The kind of its result.
+        priced: Whether sources state what it costs.
+        one_of: Fields of which each request needs one; empty where there are none.
+    """
 
     media: ClassVar[type[Media]]
+    priced: ClassVar[bool] = True
+    one_of: ClassVar[tuple[str, ...]] = ()
 
 
 class ImageRequest(MediaRequest[Image]):

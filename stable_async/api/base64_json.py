@@ -3,8 +3,8 @@
 The API's JSON answers are small except for one field, `image` or `audio`: four thirds of a file
 that may have 20 MB. The text and the bytes of a whole file are never in memory together.
 
-The result is paid for, so that every spelling is accepted: another name of the field, line breaks,
-    a data URL, JSON escapes, the URL-safe alphabet, no padding.
+The result is paid for, so that every spelling is accepted: another name of the field or shape of
+the object, line breaks, a data URL, JSON escapes, the URL-safe alphabet, no padding.
 """
 
 from __future__ import annotations
@@ -18,12 +18,18 @@ from stable_async.api.parsing import parse_json
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Base64Field", "decode_base64"]
+__all__ = ["Base64Field", "decode_base64", "other_fields"]
 
 # What may surround the base64 text: the other fields are a number and a word.
 MAX_REST = 64 * 1024
 # What a data URL may have before its comma.
 MAX_DATA_URL = 256
+
+# How files begin in base64: PNG, JPEG, WebP and WAV, glTF, MP3, FLAC, Ogg. A text that begins so is
+# the one, whatever its name.
+_FILE = rb"data:(?:image|audio|model)/|iVBORw0KGgo|(?:\\)?/9j(?:\\)?/|UklGR|Z2xURg|SUQz|ZkxhQ|T2dnU"
+# A shorter text is a word, such as `"result": "success"`, and no file.
+SHORTEST = 20
 
 _PLAIN = re.compile(rb"[A-Za-z0-9+/]*")
 _ESCAPES = re.compile(rb"\\(?:u([0-9A-Fa-f]{4})|(.))", re.DOTALL)
@@ -32,17 +38,17 @@ _FROM_URL = bytes.maketrans(b"-_", b"+/")
 
 
 class Base64Field:
-    """Decodes the base64 text of one field of a JSON object, piece by piece.
+    """Decodes the base64 text of one field of a JSON value, piece by piece.
 
     Raises:
         ValueError: From any method: the bytes are not such JSON, or the text is not base64.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        """Decode the first field with one of these names that is not empty."""
+        """Decode the first text that is in a field with one of these names, or begins as a file."""
         self._names = tuple(names)
         either = b"|".join(re.escape(name.encode()) for name in self._names)
-        self._opening = re.compile(rb'"(?:' + either + rb')"\s*:\s*"')
+        self._opening = re.compile(rb'"(?:' + either + rb')"\s*:\s*"|"(?=' + _FILE + rb")")
         self._rest = bytearray()  # everything outside the text
         self._text = _Base64Text()
         self._inside = self._found = False
@@ -58,11 +64,12 @@ class Base64Field:
             return b""
         position = 0
         while match := self._opening.search(self._rest, position):
-            if self._rest[match.end() : match.end() + 1] == b'"':
-                position = match.end() + 1  # an empty text
+            end = self._rest.find(b'"', match.end(), match.end() + SHORTEST)
+            if end >= 0:
+                position = end + 1
                 continue
-            if match.end() == len(self._rest):
-                break  # nothing of the text is here
+            if len(self._rest) < match.end() + SHORTEST:
+                break  # too little of the text is here
             text = bytes(self._rest[match.end() :])
             del self._rest[match.end() :]
             self._inside = self._found = True
@@ -72,24 +79,26 @@ class Base64Field:
         return b""
 
     @property
+    def rest(self) -> bytes:
+        """What stands around the text, as far as it came."""
+        return bytes(self._rest)
+
+    @property
     def closed(self) -> bool:
         """Whether the whole text has been fed."""
         return self._found and not self._inside
 
     def finish(self) -> dict[str, object]:
-        """Return the object's other fields, once the whole answer has been fed.
+        """Return the other fields, once the whole answer has been fed: the outermost of each name.
 
         A field that cannot be parsed is left out: a complete image is not lost because of it.
         """
         if not self.closed:
             raise ValueError(f"no whole base64 text in {self._allowed()}")
         try:
-            content = parse_json(self._rest)
+            return other_fields(self._rest)
         except ValueError:
             return {}
-        if not isinstance(content, dict):
-            return {}
-        return cast("dict[str, object]", content)
 
     def _decode(self, chunk: bytes) -> bytes:
         text, quote, rest = chunk.partition(b'"')
@@ -102,6 +111,28 @@ class Base64Field:
 
     def _allowed(self) -> str:
         return " or ".join(map(repr, self._names))
+
+
+def other_fields(text: bytes | bytearray) -> dict[str, object]:
+    """Return the fields of a JSON value at any depth: the outermost, and first, of each name.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    fields: dict[str, object] = {}
+    level: list[object] = [parse_json(text)]
+    while level:
+        for value in level:
+            if isinstance(value, dict):
+                fields = cast("dict[str, object]", value) | fields
+        level = [inner for value in level for inner in _within(value)]
+    return fields
+
+
+def _within(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def decode_base64(text: str) -> bytes:

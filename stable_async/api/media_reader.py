@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from stable_async.api.base64_json import Base64Field
+from stable_async.api.base64_json import Base64Field, other_fields
 from stable_async.api.media_types import ENOUGH, describe, is_exact, is_whole, sniff
 from stable_async.api.parsing import parse_seed
 from stable_async.api.texts import clean
@@ -73,6 +73,11 @@ class MediaReader(Generic[MediaT]):
         return int(length) if as_it_is and length.isascii() and length.isdigit() else None
 
     @property
+    def tells_late(self) -> bool:
+        """Whether seed and finish reason are known at the end only, as with JSON."""
+        return self._json is not None
+
+    @property
     def request_id(self) -> str | None:
         """The answer's `x-request-id`."""
         return self._answer.request_id
@@ -121,7 +126,9 @@ class MediaReader(Generic[MediaT]):
                 raise self._unreadable() from None
             if (seed := parse_seed(fields.get("seed"))) is not None:
                 self.seed = seed
-            self.finish_reason = self._word(fields.get("finish_reason")) or self.finish_reason
+            # v1 writes it in its own way.
+            reason = fields.get("finish_reason") or fields.get("finishReason")
+            self.finish_reason = self._word(reason) or self.finish_reason
         if not self.recognised:
             raise self._unreadable()
         cut = not self._framed and self._ending is not None and not self._ending.is_whole()
@@ -165,6 +172,9 @@ class MediaReader(Generic[MediaT]):
         if self.recognised:
             return self._answer.unreadable(f"a part of {_ARTICLE[self._kind]}, in base64")
         held = bytes(self._page)
+        if reason := self._failure():
+            said = f"no {self._family.rstrip('/')} (finish reason {reason})"
+            return replace(self._answer, body=held).unreadable(said)
         what = (
             f"JSON with {describe(bytes(self._data), self._answer.key)}"
             if self._data
@@ -175,6 +185,16 @@ class MediaReader(Generic[MediaT]):
         return replace(self._answer, body=held).unreadable(
             f"{what}{labelled} instead of {_ARTICLE[self._kind]}"
         )
+
+    def _failure(self) -> str | None:
+        """Return the finish reason of JSON without a result."""
+        if self._json is None or self._data:
+            return None
+        try:
+            fields = other_fields(self._json.rest)
+        except ValueError:
+            return None
+        return self._word(fields.get("finish_reason") or fields.get("finishReason"))
 
     def _is_part(self) -> bool:
         """Return whether the answer says that it is a part, as 206 may."""

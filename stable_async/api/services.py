@@ -20,12 +20,18 @@ from stable_async.api.edit import (
 from stable_async.api.generate import GenerateCore, GenerateSD3, GenerateUltra
 from stable_async.api.model3d import StableFast3D, StablePointAware3D
 from stable_async.api.upscale import UpscaleConservative, UpscaleCreative, UpscaleFast
+from stable_async.api.v1 import V1ImageToImage, V1Masking, V1TextToImage
+from stable_async.api.v1_single import (
+    V1SingleImageToImage,
+    V1SingleMasking,
+    V1SingleTextToImage,
+)
 from stable_async.media import Image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stable_async.api.base import MediaRequest
+    from stable_async.api.base import MediaRequest, Request
     from stable_async.media import Media
 
 __all__ = ["IMAGE_SERVICES", "SERVICES", "Service", "fields_of_all", "service_name"]
@@ -39,11 +45,14 @@ class Service:
         name: Its name, such as `search-and-replace`.
         model: The class of its requests.
         coroutine: The client's coroutine for it, `group.name`.
+        several: What that coroutine sends where it returns a list of results; its docstring
+            describes the fields.
     """
 
     name: str
     model: type[MediaRequest[Media]]
     coroutine: str
+    several: type[Request[list[Image]]] | None = None
 
     @property
     def media(self) -> type[Media]:
@@ -93,8 +102,11 @@ SERVICES = _registry(
     Service("audio-inpaint", AudioInpaint, "audio.inpaint"),
     Service("stable-fast-3d", StableFast3D, "model3d.fast"),
     Service("stable-point-aware-3d", StablePointAware3D, "model3d.point_aware"),
+    Service("v1-text-to-image", V1SingleTextToImage, "v1.text_to_image", V1TextToImage),
+    Service("v1-image-to-image", V1SingleImageToImage, "v1.image_to_image", V1ImageToImage),
+    Service("v1-masking", V1SingleMasking, "v1.masking", V1Masking),
 )
-"""All services that make something, by name."""
+"""All services that make something, by name; v1's upscaling, which v2's have replaced, is none."""
 
 IMAGE_SERVICES = _registry(*(one for one in SERVICES.values() if one.media is Image))
 """Those that make images."""

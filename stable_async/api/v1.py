@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue
 from typing_extensions import TypedDict
 
 from stable_async.api.answers import Answer, read_artifacts, read_as
-from stable_async.api.base import Operation, PathPart, WholeRequest
+from stable_async.api.base import Operation, PathPart, Request, ResultT, WholeRequest
 from stable_async.api.fields import StylePreset, UnitInterval
 from stable_async.api.file_input import FileInput, FilePart
 from stable_async.api.heads import FileHead
@@ -131,11 +131,10 @@ _ENGINES: dict[str, _Sizes] = {
 }
 
 
-class _V1Generation(WholeRequest[list[Image]]):
-    """The fields of every v1 request but the upscaler's."""
+class V1Generation(Request[ResultT]):
+    """The fields of every v1 request but the upscaler's, without the prompts."""
 
     engine_id: EngineId
-    text_prompts: TextPrompts
     cfg_scale: CfgScale | None = None
     clip_guidance_preset: ClipGuidancePreset | None = None
     sampler: Sampler | None = None
@@ -145,9 +144,6 @@ class _V1Generation(WholeRequest[list[Image]]):
     style_preset: StylePreset | None = None
     extras: dict[str, JsonValue] | None = None
 
-    def read(self, answer: Answer) -> list[Image]:
-        return read_artifacts(answer)
-
     def broken_rules(self) -> Iterator[FieldProblem]:
         engine = _ENGINES.get(self.engine_id, _Sizes())
         if self.steps is not None and self.steps > engine.max_steps:
@@ -155,7 +151,34 @@ class _V1Generation(WholeRequest[list[Image]]):
             yield FieldProblem("steps", f"given {self.steps}", allowed)
 
 
-class V1TextToImage(_V1Generation):
+class _Artifacts(WholeRequest[list[Image]]):
+    """What is answered with as many images as `samples`."""
+
+    engine_id: EngineId
+    text_prompts: TextPrompts
+
+    def read(self, answer: Answer) -> list[Image]:
+        return read_artifacts(answer)
+
+
+class TextToImageFields(V1Generation[ResultT]):
+    """The fields of `V1TextToImage` besides its prompts."""
+
+    height: Side | None = None
+    width: Side | None = None
+
+    def broken_rules(self) -> Iterator[FieldProblem]:
+        yield from super().broken_rules()
+        engine = _ENGINES.get(self.engine_id)
+        if engine is None or (self.width is None and self.height is None):
+            return
+        width, height = self.width or 512, self.height or 512
+        if not engine.takes(width, height):
+            given = f"given {width} x {height} pixels"
+            yield FieldProblem("width", given, f"{engine} with {self.engine_id}")
+
+
+class V1TextToImage(TextToImageFields[list[Image]], _Artifacts):
     """Images from prompts. As many as `samples`, of the asked size; the price is not stated.
 
     Attributes:
@@ -184,21 +207,28 @@ class V1TextToImage(_V1Generation):
         organization=True,
     )
 
-    height: Side | None = None
-    width: Side | None = None
+
+class ImageToImageFields(V1Generation[ResultT]):
+    """The fields of `V1ImageToImage` besides its prompts."""
+
+    init_image: Annotated[FileInput, FilePart()] = Field(repr=False)
+    init_image_mode: Literal["IMAGE_STRENGTH", "STEP_SCHEDULE"] | None = None
+    image_strength: UnitInterval | None = None
+    step_schedule_start: UnitInterval | None = None
+    step_schedule_end: UnitInterval | None = None
 
     def broken_rules(self) -> Iterator[FieldProblem]:
         yield from super().broken_rules()
-        engine = _ENGINES.get(self.engine_id)
-        if engine is None or (self.width is None and self.height is None):
-            return
-        width, height = self.width or 512, self.height or 512
-        if not engine.takes(width, height):
-            given = f"given {width} x {height} pixels"
-            yield FieldProblem("width", given, f"{engine} with {self.engine_id}")
+        if self.init_image_mode == "STEP_SCHEDULE":
+            other, names = "IMAGE_STRENGTH", ["image_strength"]
+        else:
+            other, names = "STEP_SCHEDULE", ["step_schedule_start", "step_schedule_end"]
+        for name in names:
+            if (value := getattr(self, name)) is not None:
+                yield FieldProblem(name, f"given {value:g}", f"only with init_image_mode={other!r}")
 
 
-class V1ImageToImage(_V1Generation):
+class V1ImageToImage(ImageToImageFields[list[Image]], _Artifacts):
     """Images from prompts and an image. As many as `samples`; the price is not stated.
 
     Attributes:
@@ -230,24 +260,34 @@ class V1ImageToImage(_V1Generation):
         organization=True,
     )
 
+
+class MaskingFields(V1Generation[ResultT]):
+    """The fields of `V1Masking` besides its prompts."""
+
     init_image: Annotated[FileInput, FilePart()] = Field(repr=False)
-    init_image_mode: Literal["IMAGE_STRENGTH", "STEP_SCHEDULE"] | None = None
-    image_strength: UnitInterval | None = None
-    step_schedule_start: UnitInterval | None = None
-    step_schedule_end: UnitInterval | None = None
+    mask_source: Literal["MASK_IMAGE_WHITE", "MASK_IMAGE_BLACK", "INIT_IMAGE_ALPHA"]
+    mask_image: Annotated[FileInput | None, FilePart()] = Field(default=None, repr=False)
 
     def broken_rules(self) -> Iterator[FieldProblem]:
         yield from super().broken_rules()
-        if self.init_image_mode == "STEP_SCHEDULE":
-            other, names = "IMAGE_STRENGTH", ["image_strength"]
-        else:
-            other, names = "STEP_SCHEDULE", ["step_schedule_start", "step_schedule_end"]
-        for name in names:
-            if (value := getattr(self, name)) is not None:
-                yield FieldProblem(name, f"given {value:g}", f"only with init_image_mode={other!r}")
+        source = self.mask_source
+        if source == "INIT_IMAGE_ALPHA":
+            if self.mask_image is not None:
+                yield FieldProblem("mask_image", "given", f"not with mask_source={source!r}")
+        elif self.mask_image is None:
+            yield FieldProblem("mask_image", "not given", f"required with mask_source={source!r}")
+
+    def broken_file_rules(self, heads: Mapping[str, FileHead]) -> Iterator[FieldProblem]:
+        if "mask_image" not in heads:
+            return
+        mask, init = (read_image_header(heads[name].data) for name in ("mask_image", "init_image"))
+        if mask and init and (mask.width, mask.height) != (init.width, init.height):
+            given = f"given {mask.width} x {mask.height} pixels"
+            allowed = f"{init.width} x {init.height} pixels, as init_image"
+            yield FieldProblem("mask_image", given, allowed)
 
 
-class V1Masking(_V1Generation):
+class V1Masking(MaskingFields[list[Image]], _Artifacts):
     """An image with what a mask covers repainted. As many as `samples`; the price is not
     stated.
 
@@ -277,28 +317,6 @@ class V1Masking(_V1Generation):
         accept=ACCEPT,
         organization=True,
     )
-
-    init_image: Annotated[FileInput, FilePart()] = Field(repr=False)
-    mask_source: Literal["MASK_IMAGE_WHITE", "MASK_IMAGE_BLACK", "INIT_IMAGE_ALPHA"]
-    mask_image: Annotated[FileInput | None, FilePart()] = Field(default=None, repr=False)
-
-    def broken_rules(self) -> Iterator[FieldProblem]:
-        yield from super().broken_rules()
-        source = self.mask_source
-        if source == "INIT_IMAGE_ALPHA":
-            if self.mask_image is not None:
-                yield FieldProblem("mask_image", "given", f"not with mask_source={source!r}")
-        elif self.mask_image is None:
-            yield FieldProblem("mask_image", "not given", f"required with mask_source={source!r}")
-
-    def broken_file_rules(self, heads: Mapping[str, FileHead]) -> Iterator[FieldProblem]:
-        if "mask_image" not in heads:
-            return
-        mask, init = (read_image_header(heads[name].data) for name in ("mask_image", "init_image"))
-        if mask and init and (mask.width, mask.height) != (init.width, init.height):
-            given = f"given {mask.width} x {mask.height} pixels"
-            allowed = f"{init.width} x {init.height} pixels, as init_image"
-            yield FieldProblem("mask_image", given, allowed)
 
 
 _LATENT_UPSCALER = "stable-diffusion-x4-latent-upscaler"

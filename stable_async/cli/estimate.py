@@ -37,5 +37,5 @@ def estimate(
     """
     source, rules = prompt_options.read(prompts)
     settings = None if out is None else JobSettings(folder=out)
-    preview(source, rules, settings, as_json=json_summary)
+    preview(source, rules, settings, as_json=json_summary, needs_prices=False)
     return OK

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Union, get_args, get_origin
@@ -10,7 +10,7 @@ from typing import Annotated, Union, get_args, get_origin
 from cyclopts import App, Parameter
 
 from stable_async.api.base import MediaRequest
-from stable_async.api.services import SERVICES
+from stable_async.api.services import SERVICES, Service
 from stable_async.cli.connection import Connection, open_client
 from stable_async.cli.failures import UsageError
 from stable_async.cli.output_file import OutputFile, OutputOption
@@ -28,8 +28,9 @@ JsonOption = Annotated[
 app: App = App(name="generate", help="Make one image, audio or model.", help_format="plaintext")
 
 
-def _command(model: type[MediaRequest[Media]]) -> Callable[..., int]:
+def _command(service: Service) -> Callable[..., int]:
     """Return the command of a service: an option for each field of its request."""
+    model = service.model
 
     def command(
         *prompt: str,
@@ -52,7 +53,7 @@ def _command(model: type[MediaRequest[Media]]) -> Callable[..., int]:
                 (Path if field.is_required() else Path | None)
                 if name in model.file_parts
                 else _plain(field.annotation),
-                Parameter(negative="", help=_help(model, name)),
+                Parameter(negative="", help=_help(service, name)),
             ],
         )
         for name, field in model.model_fields.items()
@@ -70,19 +71,29 @@ def _command(model: type[MediaRequest[Media]]) -> Callable[..., int]:
 
 
 def _plain(annotation: object) -> object:
-    """Return a type without its limits: the request checks them and has better messages."""
+    """Return a type without its limits: the request checks them and has better messages.
+
+    A list or an object is written as JSON.
+    """
     if get_origin(annotation) is Annotated:
         return _plain(get_args(annotation)[0])
     if get_origin(annotation) in {Union, UnionType}:
         return Union[tuple(map(_plain, get_args(annotation)))]  # noqa: UP007 - made of a list
-    return annotation
+    return str if get_origin(annotation) in {dict, Sequence} else annotation
 
 
-def _help(model: type[MediaRequest[Media]], name: str) -> str:
-    """Return the description of a field in the docstring of its request."""
-    lines = inspect.cleandoc(model.__doc__ or "").splitlines()
+def _help(service: Service, name: str) -> str:
+    """Return what docstrings of a request say about a field."""
+    kinds: list[type] = [*service.model.__mro__]
+    if service.several is not None:
+        kinds.append(service.several)
+    texts = (_described(kind, name) for kind in kinds)
+    return next(filter(None, texts), "")
+
+
+def _described(kind: type, name: str) -> str:
     found: list[str] = []
-    for line in lines:
+    for line in inspect.cleandoc(kind.__doc__ or "").splitlines():
         if line.startswith(f"    {name}: "):
             found.append(line.partition(": ")[2])
         elif found and line.startswith("      "):
@@ -112,4 +123,4 @@ async def _generate(
 
 
 for _service in SERVICES.values():
-    app.command(_command(_service.model), name=_service.name)
+    app.command(_command(_service), name=_service.name)

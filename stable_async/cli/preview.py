@@ -20,16 +20,28 @@ __all__ = ["column_lines", "facts", "preview", "start_lines"]
 
 
 def preview(
-    source: PromptFile, rules: PromptRules, settings: JobSettings | None, *, as_json: bool
+    source: PromptFile,
+    rules: PromptRules,
+    settings: JobSettings | None,
+    *,
+    as_json: bool,
+    needs_prices: bool = True,
 ) -> None:
     """Print what a run will do to stdout.
+
+    Args:
+        source: The prompts.
+        rules: How they become requests.
+        settings: Of the run; `None`: of a new job.
+        as_json: Print one object.
+        needs_prices: Refuse rows of unknown prices, as a run does.
 
     Raises:
         PromptFileError: The file would be refused.
         UsageError: The job was begun with other words.
     """
     try:
-        found = estimate_run(source, rules, settings)
+        found = estimate_run(source, rules, settings, needs_prices=needs_prices)
     except JobChangedError as error:
         raise UsageError(str(error)) from None
     except SuspiciousFileError as error:
@@ -132,6 +144,9 @@ def _show(found: Estimate) -> None:
         f"{requests}, {found.credits:,.2f} credits, {found.dollars:,.2f} US dollars, "
         f"{duration(found.least_seconds(Quota()))} at least"
     )
+    for service in sorted({share.service for share in found.shares if share.credits is None}):
+        if problem := PromptRules().price_problem(service):
+            console.print(problem.text, markup=False)
     for line in start_lines(found):
         console.print(line, markup=False)
     for number, request in enumerate(found.first_requests, start=1):

@@ -35,6 +35,7 @@ class PromptOptions:
         sample: Make only N images, spread over the file, to review before buying the rest.
         shard: Make only part I of N, I from 1; names and seeds are those of the whole file.
         allow_duplicates: Make the same request with the same seed as often as it occurs.
+        price: Credits to count for a row whose price no source states, as those of v1.
         format: Format of PROMPTS if its name does not show it; standard input is jsonl.
         encoding: Encoding of a text file without a byte order mark, if not UTF-8: such as cp1252.
         delimiter: Delimiter of CSV cells, if the header does not show it; "tab" is allowed.
@@ -55,6 +56,7 @@ class PromptOptions:
     sample: int | None = None
     shard: Annotated[str | None, Parameter(metavar="I/N")] = None
     allow_duplicates: Flag = False
+    price: Annotated[float | None, Parameter(metavar="CREDITS")] = None
     format: Format | None = None
     encoding: str | None = None
     delimiter: str | None = None
@@ -86,6 +88,7 @@ class PromptOptions:
             sample=self.sample,
             shard=self._shard(),
             allow_duplicates=self.allow_duplicates,
+            price=self.price,
         )
         for problem in rules.problems():
             raise UsageError(str(problem))

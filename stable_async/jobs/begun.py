@@ -41,6 +41,7 @@ class Begun:
         reading: How the prompt file is read; see `PromptFile.reading`.
         allow_duplicates: Whether the same request with the same seed is made more than once.
         shard: Which part of the rows the job makes; empty: all.
+        price: Credits that are counted for a row whose price no source states.
     """
 
     server: str
@@ -52,6 +53,7 @@ class Begun:
     reading: Mapping[str, object]
     allow_duplicates: bool = False
     shard: str = ""
+    price: float | None = None
 
     @classmethod
     def of(cls, prompts: PromptFile, rules: PromptRules, *, server: str) -> Begun:
@@ -67,6 +69,7 @@ class Begun:
             reading=prompts.reading,
             allow_duplicates=rules.allow_duplicates,
             shard="" if rules.shard == WHOLE else str(rules.shard),
+            price=rules.price,
         )
 
     @classmethod
@@ -88,7 +91,7 @@ class Begun:
     def differences(self, now: Begun) -> list[str]:
         """Return what another run has in other words; not the name of the prompt file."""
         found = []
-        for name in ("server", "service", "set", "vary", "shard"):
+        for name in ("server", "service", "set", "vary", "shard", "price"):
             before, after = getattr(self, name), getattr(now, name)
             if before != after:
                 found.append(f"{name} was {_shown(before)} and is {_shown(after)}")
@@ -131,6 +134,7 @@ class Begun:
             sample=sample,
             allow_duplicates=self.allow_duplicates,
             shard=Shard.parse(self.shard) if self.shard else WHOLE,
+            price=self.price,
         )
 
 
@@ -155,7 +159,7 @@ def changed_error(
 
 
 def _shown(value: object) -> str:
-    if not value:
+    if not value and value != 0.0:
         return "nothing"
     match value:
         case dict():

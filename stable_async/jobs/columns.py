@@ -96,9 +96,15 @@ MEANT: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "seconds": ("duration",),
         "maskimage": ("mask", "mask_image"),
         "maskpath": ("mask", "mask_image"),
-        "modelname": ("model",),
-        "checkpoint": ("model",),
-        "engine": ("model", "engine_id"),
+        "modelname": ("model", "engine_id"),
+        "checkpoint": ("model", "engine_id"),
+        "engine": ("engine_id", "model"),
+        "model": ("engine_id",),
+        "modelid": ("engine_id", "model"),
+        "n": ("samples",),
+        "numimages": ("samples",),
+        "numsamples": ("samples",),
+        "batchsize": ("samples",),
     }
 )
 # Those of them whose values are no aspect ratios.
@@ -252,10 +258,11 @@ class ColumnRules:
         """Fields that every row needs and no option sets."""
         if self._service is None:
             return frozenset()
-        fields = self._service.model.model_fields
-        return frozenset(
-            name for name, info in fields.items() if info.is_required() and name not in self.given
-        )
+        model = self._service.model
+        needed = [name for name, info in model.model_fields.items() if info.is_required()]
+        if self.given.isdisjoint(model.one_of):
+            needed += model.one_of[:1]
+        return frozenset(needed) - self.given
 
     @cached_property
     def file_fields(self) -> frozenset[str]:
@@ -312,12 +319,15 @@ class ColumnRules:
         ) or next(iter(get_close_matches(name, known, n=1, cutoff=ALIKE)), None)
         if meant is not None:
             return Target("kept" if meant in there else "suspicious", own, meant)
-        return Target("suspicious" if name in ALL_FIELDS else "kept", own)
+        # Many a data set says how large its images are.
+        of_another = name in ALL_FIELDS and name not in SIZES
+        return Target("suspicious" if of_another else "kept", own)
 
     def target_of_key(self, key: str) -> Target:
         """Return where a key of JSON Lines goes: unknown ones stay, to be refused."""
         target = self._told(key)
-        if target is None and EVERYTHING in self.keep and not is_parameter(key):
+        known = is_parameter(key) and (key in self.fields or key not in SIZES)
+        if target is None and EVERYTHING in self.keep and not known:
             return Target("kept", own_name(key))
         return target or Target("field", key)
 
@@ -355,6 +365,9 @@ class ColumnRules:
             ColumnError: One is missing; says which there are.
         """
         missing = sorted(self.required.difference(found))
+        one_of = self._service.model.one_of if self._service is not None else ()
+        if not set(one_of).isdisjoint(found):
+            missing = [name for name in missing if name not in one_of]
         if not missing:
             return
         named = [name.strip() for name in columns if folded(name)]

@@ -122,7 +122,11 @@ class Estimate:
 
 
 def estimate_run(
-    prompts: PromptFile, rules: PromptRules, settings: JobSettings | None = None
+    prompts: PromptFile,
+    rules: PromptRules,
+    settings: JobSettings | None = None,
+    *,
+    needs_prices: bool = True,
 ) -> Estimate:
     """Read and check a whole prompt file, and return what a run of it does. Nothing is written.
 
@@ -130,6 +134,7 @@ def estimate_run(
         prompts: The file.
         rules: How its rows become requests.
         settings: Of the run, whose job may have been begun; `None`: a new one.
+        needs_prices: Refuse rows of unknown prices, as a run does.
 
     Raises:
         PromptFileError: The prompts cannot be used as they are.
@@ -143,7 +148,14 @@ def estimate_run(
         ledger.transaction(),
     ):
         replace_changed = settings is not None and settings.replace_changed
-        intake = Intake(ledger, prompts, rules, replace_changed=replace_changed, only_look=True)
+        intake = Intake(
+            ledger,
+            prompts,
+            rules,
+            replace_changed=replace_changed,
+            only_look=True,
+            needs_prices=needs_prices,
+        )
         last = ledger.last_position()
         intake.run()
         before = Begun.load(ledger)

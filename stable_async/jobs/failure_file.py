@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from stable_async.files import write_atomically
 from stable_async.jobs.errors import StorageError
-from stable_async.jobs.row import to_json
+from stable_async.jobs.row import text_of, to_json
 from stable_async.jobs.storage.facts import RowFacts, read_facts
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _lines(ledger: Ledger) -> Iterator[bytes]:
             "reason": reason,
             "error": error,
             "service": row.service,
-            "text": row.fields.get("prompt"),
+            "text": text_of(row.fields),
             "generation_id": row.generation_id,
             "attempts": row.attempts,
             "credits_in_doubt": in_doubt,

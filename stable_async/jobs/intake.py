@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from contextlib import closing
 from dataclasses import asdict, replace
-from functools import partial
 from hashlib import blake2b, file_digest
 from typing import TYPE_CHECKING
 
@@ -68,6 +67,7 @@ class Intake:
         *,
         replace_changed: bool = False,
         only_look: bool = False,
+        needs_prices: bool = True,
     ) -> None:
         """Prepare to read.
 
@@ -77,12 +77,17 @@ class Intake:
             rules: How its rows become images.
             replace_changed: Make paid rows again whose content changed.
             only_look: Do not read input files that are not known yet.
+            needs_prices: Refuse rows of unknown prices.
 
         Raises:
             PromptFileError: The rules make no sense.
         """
-        if problems := list(rules.problems()):
+        problems = list(rules.problems())
+        if needs_prices and not problems and (unknown := rules.price_problem(rules.service)):
+            problems = [unknown]
+        if problems:
             raise PromptFileError("options", problems)
+        self._needs_prices = needs_prices
         self._ledger = ledger
         self._prompts = prompts
         self._rules = rules
@@ -246,13 +251,19 @@ class Intake:
         plan = plan_rows(
             rows,
             known,
-            partial(check, folder=self._prompts.folder),
+            self._check,
             positions=positions,
             replace_changed=self._replace_changed,
         )
         ledger.apply(plan)
         self.report.count(plan)
         return sorted(problems + plan.problems, key=lambda problem: problem.row)
+
+    def _check(self, row: Row) -> list[RowProblem]:
+        unknown = self._rules.price_problem(row.service) if self._needs_prices else None
+        if unknown is not None:
+            return [replace(unknown, row=row.number)]
+        return check(row, self._prompts.folder, self._rules.price)
 
     def _known(self, ids: Collection[str]) -> dict[str, Known]:
         """Return what is known of ids; those that rows of other parts have are seen."""

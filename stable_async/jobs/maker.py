@@ -115,6 +115,7 @@ class ImageMaker:
         *,
         service: str = "core",
         budget: SharedBudget | float | None = None,
+        price: float | None = None,
         max_in_flight: int = 256,
         resend_doubtful: bool = False,
     ) -> None:
@@ -127,13 +128,14 @@ class ImageMaker:
             service: The service of rows that name none.
             budget: Credits that this maker may spend, or a limit that several share; `None`: no
                 limit.
+            price: Credits to count for a row whose price no source states; required for such.
             max_in_flight: The most rows that are out at a time.
             resend_doubtful: Send rows again that are in doubt, which may pay twice.
         """
         local = isinstance(images, Path) or "://" not in images
         self._url = Path(images).absolute().as_uri() if local else str(images)
         self._client = client.with_options(priority="bulk")
-        self._rules = PromptRules(service=service)
+        self._rules = PromptRules(service=service, price=price)
         self._budget = _LocalBudget(budget) if isinstance(budget, int | float) else budget
         self._places = asyncio.Semaphore(max_in_flight)
         self._resend_doubtful = resend_doubtful
@@ -204,7 +206,8 @@ class ImageMaker:
         (row,) = self._rules.expand(Row(0, fields, metadata))
         if isinstance(row, RowProblem):
             return row.text
-        problems = check(row, Path())
+        unknown = self._rules.price_problem(row.service)
+        problems = [unknown] if unknown else check(row, Path(), self._rules.price)
         if problems:
             return "; ".join(problem.text for problem in problems)
         row.position = int.from_bytes(sha256(row.id.encode()).digest()[:8]) % NUMBERS

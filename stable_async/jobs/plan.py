@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stable_async.jobs.errors import RowProblem
-from stable_async.jobs.row import Row, State, to_json
+from stable_async.jobs.row import FACTS, Row, State, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -276,7 +276,9 @@ def _may_be_made_from(there: Known, row: Row, given_seed: str) -> bool:
     service, fields, seed = there.restored
     if given_seed != "0" and row.seed != seed:  # 0 is none: one was drawn
         return False
-    return service == row.service and fields == json.loads(to_json(row.fields))
+    # What the file says of the image itself, such as its width, is not taken for a field.
+    given = {name: value for name, value in row.fields.items() if name not in FACTS}
+    return service == row.service and fields == json.loads(to_json(given))
 
 
 def _derived_id(row: Row) -> str:

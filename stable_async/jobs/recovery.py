@@ -245,7 +245,7 @@ def _restore_line(ledger: Ledger, line: dict[str, Any], position: int, size: int
     service = str(line.get("service"))
     fields = SERVICES[service].model.model_fields if service in SERVICES else {}
     parameters = {key: line[key] for key in line if key in fields and key not in FACTS}
-    if line.get("text") is not None:
+    if line.get("text") is not None and "text_prompts" not in parameters:
         parameters["prompt"] = line["text"]
     own = {key: line[key] for key in line if key not in fields and key not in FACTS}
     image = ImageFacts(

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from stable_async.api.fields import MAX_SEED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stable_async.api.v1 import TextPrompt
 
 __all__ = [
     "FACTS",
@@ -21,6 +26,7 @@ __all__ = [
     "derive_seed",
     "metadata_line",
     "metadata_of",
+    "text_of",
     "to_json",
 ]
 
@@ -158,10 +164,12 @@ def derive_seed(identity: str, copy: int, remake: int) -> int:
 def metadata_of(row: Row, image: ImageFacts) -> dict[str, object]:
     """Return what `metadata.jsonl` says about an image."""
     fields = dict(row.fields)
+    text = text_of(fields)
+    fields.pop("prompt", None)
     return {
         "file_name": image.file_name,
         "id": row.id,
-        "text": fields.pop("prompt", None),
+        "text": text,
         "service": row.service,
         **fields,
         "seed": image.seed,
@@ -173,6 +181,15 @@ def metadata_of(row: Row, image: ImageFacts) -> dict[str, object]:
         "request_id": image.request_id,
         **row.metadata,
     }
+
+
+def text_of(fields: Mapping[str, object]) -> str | None:
+    """Return what an image shows, in words: its prompt, or its prompts with weights above 0."""
+    prompt = fields.get("prompt")
+    if isinstance(prompt, str):
+        return prompt
+    prompts = cast("list[TextPrompt]", fields.get("text_prompts") or [])
+    return ", ".join(one["text"] for one in prompts if one.get("weight", 1) > 0) or None
 
 
 def metadata_line(row: Row, image: ImageFacts) -> str:

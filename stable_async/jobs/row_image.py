@@ -68,6 +68,8 @@ async def make_image(
         request = cast("MediaRequest[Media]", fetch)
     async with client.stream(request, observer=observer) as stream:
         observer.answered()
+        if stream.tells_late:
+            await stream.hold()
         filtered = stream.filtered
 
         def facts(stored: StoredImage) -> ImageFacts:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import reprlib
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import product
+from math import inf
 from typing import TYPE_CHECKING, cast
 
 from stable_async.api.heads import FileHead
@@ -43,6 +45,7 @@ class PromptRules:
         allow_duplicates: Make the same request with the same seed as often as the file has it;
             else it is made once.
         shard: Only this part of them: positions and names are those of the whole file.
+        price: Credits to count for a row whose price no source states.
     """
 
     service: str = "core"
@@ -52,6 +55,7 @@ class PromptRules:
     sample: int | None = None
     allow_duplicates: bool = False
     shard: Shard = WHOLE
+    price: float | None = None
 
     def problems(self) -> Iterator[RowProblem]:
         """Return what is wrong with the rules themselves."""
@@ -59,6 +63,18 @@ class PromptRules:
             yield RowProblem(0, _unknown_service(self.service))
         if both := sorted(self.set.keys() & self.vary.keys()):
             yield RowProblem(0, f"{', '.join(both)}: both set and varied")
+        if self.price is not None and not 0 <= self.price < inf:
+            yield RowProblem(0, f"price: given {self.price}; allowed: 0 or more credits")
+
+    def price_problem(self, service: str) -> RowProblem | None:
+        """Return what is wrong with buying of a service whose price is not known."""
+        if self.price is not None or SERVICES[service_name(service)].model.priced:
+            return None
+        return RowProblem(
+            0,
+            f"{service}: no source states its price; --price CREDITS says what to count for each "
+            "row in budget and bill",
+        )
 
     def expand(self, row: Row) -> Iterator[Row | RowProblem]:
         """Return one row for each image that a row of the file asks for."""
@@ -83,6 +99,8 @@ class PromptRules:
                 choice = ",".join(f"{name}={value}" for name, value in variant.items())
                 identity = f"{identity}[{choice}]"
             try:
+                if isinstance(own.get("text_prompts"), str):
+                    own["text_prompts"] = _parsed(own["text_prompts"])
                 content = _digest(service, own)
                 identity.encode()
                 if row.metadata:
@@ -95,12 +113,13 @@ class PromptRules:
             yield Row(row.number, own, row.metadata, service, identity, content)
 
 
-def check(row: Row, folder: Path) -> list[RowProblem]:
+def check(row: Row, folder: Path, price: float | None = None) -> list[RowProblem]:
     """Check a row, and fill in its fields as the API takes them, its seed and its price.
 
     Args:
         row: From `PromptRules.expand`; left as it is where something is wrong.
         folder: What input files are relative to.
+        price: Credits to count where no source states the price.
 
     Returns:
         All that is wrong with the row.
@@ -123,7 +142,7 @@ def check(row: Row, folder: Path) -> list[RowProblem]:
     if "seed" in type(request).model_fields:
         given = getattr(request, "seed", None)
         row.seed = given or derive_seed(row.id, row.copy, row.remake)
-    row.price = request.credits
+    row.price = price if request.credits is None else request.credits
     return []
 
 
@@ -192,9 +211,19 @@ def _digest(service: str, fields: Mapping[str, object]) -> bytes:
     return blake2b("\x1f".join(parts).encode(), digest_size=16).digest()
 
 
+def _parsed(text: object) -> object:
+    """Return what a text of JSON says: in a table a cell has it, elsewhere it is no text."""
+    try:
+        return json.loads(str(text))
+    except (ValueError, RecursionError):
+        return text
+
+
 def _wire_text(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
+    if isinstance(value, list):
+        return to_json(value)
     return str(value)
 
 

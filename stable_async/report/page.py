@@ -23,7 +23,7 @@ from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
 from stable_async.jobs.job_view import JobView, reading_job
 from stable_async.jobs.kinds import IMAGE, kind_of
 from stable_async.jobs.read_ledger import is_of_sandbox
-from stable_async.jobs.row import to_json
+from stable_async.jobs.row import text_of, to_json
 from stable_async.report.thumbnails import Thumbnail, thumbnails
 from stable_async.report.timeline import runs
 
@@ -133,7 +133,8 @@ def _rows(view: JobView, to: Path, most: int) -> Iterator[bytes]:
         for row, path in zip(some, paths, strict=True):
             identity, service, state, parameters, metadata, error, reason, *facts = row
             fields = {**json.loads(parameters), **json.loads(metadata or "{}")}
-            text = fields.pop("prompt", None)
+            text = text_of(fields)
+            fields.pop("prompt", None)
             more = {name: _shown(value) for name, value in fields.items()}
             _, width, height, seed, cost, sha256, _ = facts
             thumbnail = small.get(path) if path else None

@@ -78,6 +78,11 @@ class MediaStream(Generic[MediaT]):
         return self.finish_reason == CONTENT_FILTERED
 
     @property
+    def tells_late(self) -> bool:
+        """Whether seed and finish reason are known only when all was read, as with JSON."""
+        return self._reader.tells_late
+
+    @property
     def request_id(self) -> str | None:
         """The answer's `x-request-id`."""
         return self._reader.request_id
@@ -149,6 +154,15 @@ class MediaStream(Generic[MediaT]):
         except StabilityError as error:
             self._attach_generation(error)
             raise
+
+    async def hold(self) -> None:
+        """Read the whole result into memory, so that all is known of it; it can still be read.
+
+        Raises:
+            APIConnectionError, APITimeoutError, InvalidResponseError: As for iterating.
+        """
+        self._first = [data async for data in self]
+        self._begun = False
 
     def _attach_generation(self, error: StabilityError) -> None:
         if self.generation_id is not None:

@@ -364,6 +364,48 @@ async def test_an_image_that_came_whole_is_kept_when_its_answer_breaks_off(
             assert (await stream.save(tmp_path / "a")).read_bytes() == expected
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"images": [B64]},
+        {"data": [{"b64_json": B64}], "seed": 7},
+        {"result": "success", "data": {"output": B64}},
+        {"output": [f"data:image/png;base64,{B64}"]},
+        [B64],
+        {"artifacts": [{"seed": 7, "finishReason": "SUCCESS", "base64": B64}]},
+    ],
+    ids=str,
+)
+async def test_an_image_is_found_in_json_of_any_shape(content: object) -> None:
+    body = json.dumps(content).encode()
+    assert len(body) > 100
+    async with raw_server(Server(answer(body, content_type=JSON))) as url, client(url) as one:
+        image = await one.generate.core("x")
+    assert image.data == PNG
+    assert image.seed == (7 if b"seed" in body else None)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"images": []}, "JSON"),
+        ({"data": [{"b64_json": ""}]}, "JSON"),
+        ({"data": [{"b64_json": "AAAA" * 10}]}, "JSON"),
+        ({"image": "AAAA" * 10}, "JSON with 30 bytes of an unknown kind"),
+        ({"url": "https://example.com/1.png"}, "JSON"),
+        ({"image": None, "finish_reason": "ERROR"}, "no image (finish reason ERROR)"),
+        ([], "JSON"),
+    ],
+    ids=str,
+)
+async def test_json_without_an_image_is_a_doubt(content: object, says: str) -> None:
+    body = json.dumps(content).encode()
+    async with raw_server(Server(answer(body, content_type=JSON))) as url, client(url) as one:
+        with pytest.raises(InvalidResponseError, match=re.escape(says)) as caught:
+            await one.generate.core("x")
+    assert (caught.value.maybe_billed, caught.value.verdict.job) == (True, "doubt")
+
+
 @pytest.mark.parametrize("kind", ["png", "jpeg", "wav", "glb", "json", "id"])
 async def test_what_came_whole_is_kept_when_a_time_limit_expires(kind: str) -> None:
     bodies = FILES | {"json": ENTIRE, "id": b'{"id":"abc"}'}

@@ -153,7 +153,7 @@ def test_everything_works_on_uvloop(tmp_path: Path) -> None:
 
 
 @given(
-    data=st.binary(min_size=1, max_size=500),
+    data=st.binary(min_size=16, max_size=500),
     cuts=st.lists(st.integers(0, 1000), max_size=12),
     escaped=st.booleans(),
     before=st.booleans(),
