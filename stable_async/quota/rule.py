@@ -17,12 +17,13 @@ new one, less `N`, the condition is a lower bound on `t`:
 and never more than `b + W + D`. The bound rises with `b` while `C` and `prev` stay as they are, so
 only boundaries just below a departure, or just below `W` after one, can bind. Once `b` is past,
 its bound is a line in `m` that never changes. The earliest time is the highest line at today's
-`m`; a line that a later one exceeds from now until it expires is dropped.
+`m`. A line expires `W + D` after its boundary.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from itertools import pairwise
 from math import ceil
 from typing import NamedTuple
 
@@ -35,9 +36,6 @@ BINS = 256
 # Seconds added to every earliest time, against rounding, here and in the server's own sums. After
 # 30 years of uptime a double still resolves 0.12 microseconds.
 MARGIN = 1e-6
-
-# Lines added between two prunings: fewer cost more passes, more cost longer scans.
-PRUNE_EVERY = 24
 
 
 class _Departures(NamedTuple):
@@ -101,7 +99,6 @@ class Rule:
         self._before = 0
         self._recent: deque[_Departures] = deque()
         self._lines: deque[_Line] = deque()
-        self._prune_at = PRUNE_EVERY
         self._cached: tuple[int, float] | None = None
 
     @property
@@ -159,7 +156,6 @@ class Rule:
         self._sent, self._latest, self._before = state.sent, state.latest, state.before
         self._recent = deque(_Departures(*entry) for entry in state.recent)
         self._lines = deque(_Line(*entry) for entry in state.lines)
-        self._prune_at = len(self._lines) + PRUNE_EVERY
         self._cached = None
 
     def revised(
@@ -181,9 +177,8 @@ class Rule:
             for age in range(lumps, 0, -1):
                 if counts[age - 1]:
                     revised.send(now - age * self._window, counts[age - 1])
-        afters = [*[before for _, before in self._recent][1:], self._sent]
-        for (time, before), after in zip(self._recent, afters, strict=True):
-            revised.send(time, after - before)
+        for one, following in pairwise([*self._recent, _Departures(now, self._sent)]):
+            revised.send(one.time, following.before - one.before)
         return revised
 
     def _highest(self, ahead: int) -> float:
@@ -236,30 +231,3 @@ class Rule:
 
     def _add_line(self, boundary: float, departed: int, previous: int) -> None:
         self._lines.append(_Line(boundary, departed, self._window / previous))
-        if len(self._lines) >= self._prune_at:
-            self._prune()
-
-    def _prune(self) -> None:
-        """Drop each line that the highest of the later ones exceeds until it expires.
-
-        Both are straight, so it is enough to compare them at the lowest index that can still come
-        and where the older one ends.
-        """
-        lowest = self._sent + 1 - self._requests
-        kept: list[_Line] = []
-        top: _Line | None = None
-        height = float("-inf")
-        for line in reversed(self._lines):
-            boundary, departed, slope = line
-            fall = slope * max(departed - lowest, 0)
-            if (
-                top is not None
-                and boundary - fall <= height
-                and boundary <= top.boundary - top.slope * (top.departed - departed)
-            ):
-                continue
-            kept.append(line)
-            if fall < self._window and boundary - fall > height:
-                top, height = line, boundary - fall
-        self._lines = deque(reversed(kept))
-        self._prune_at = len(kept) + PRUNE_EVERY

@@ -317,7 +317,8 @@ class QuotaState:
     def depart(self, count: int, now: float) -> None:
         """Count departures that had no slot, whether there is room for them or not."""
         self.advance(now)
-        self._rule.send(self.now, count)
+        if count > 0:
+            self._rule.send(self.now, count)
 
     def release(self, process: str, number: int, now: float) -> None:
         """Take an open slot back: its request never left."""

@@ -5,8 +5,8 @@
 Reads `modules.toml`: the modules, the tests that hold each, and the mutants that were judged. First
 the tests of a module run once, unchanged, and tell which lines each of them runs. Then each mutant
 gets a process of its own, which imports the package with the change (no file is written) and runs
-the tests of that line, the quickest first, until one fails. `--again` takes only the mutants that
-lived last time.
+the tests of that line, the quickest first, until one fails. `--again` leaves out those that were
+killed last time, so it also goes on where a run was ended.
 
 mutmut and cosmic-ray were tried. mutmut removes no statement, so that "the file is synced before it
 is renamed" would stay whole; it changes no table of a module and no decorated function. cosmic-ray
@@ -67,16 +67,19 @@ class Module(NamedTuple):
         return RESULTS / f"{self.name.replace('/', '.')}.json"
 
     def chosen(self, every: list[Mutant], *, again: bool) -> list[Mutant]:
-        """Return the mutants of the sample; with `again` only those that lived last time."""
+        """Return the mutants of the sample; with `again` without those killed before."""
         chosen = every
         if self.sample is not None and self.sample < len(every):
             picked = random.Random(f"{SEED} {self.name}").sample(range(len(every)), self.sample)
             chosen = [every[at] for at in sorted(picked)]
         if again:
-            last = json.loads(self.results.read_text()) if self.results.exists() else []
-            names = {name for _, name, end in last if end in LIVED}
-            chosen = [mutant for mutant in chosen if mutant.name in names]
+            killed = {name for name, end in self.last() if end not in LIVED}
+            chosen = [mutant for mutant in chosen if mutant.name not in killed]
         return chosen
+
+    def last(self) -> list[tuple[str, str]]:
+        """Return the names of the mutants tried last, and what became of each."""
+        return json.loads(self.results.read_text()) if self.results.exists() else []
 
 
 class _Running(NamedTuple):
@@ -155,28 +158,29 @@ def judge(module: Module, jobs: int, *, again: bool) -> tuple[int, int]:
     for name in module.judged.keys() - {mutant.name for mutant in every}:
         print(f"{module.name}: judged, but no mutant any more: {name}")
     chosen = module.chosen(every, again=again)
+    ends = dict(module.last()) if again else {}
     folder = Path(tempfile.mkdtemp(prefix="mutants-"))
-    ends: list[tuple[Mutant, str]] = []
     try:
         if chosen:
             trial = Trial(module, tree, unchanged(module.path, module.tests, folder), folder)
-            trial.try_all(chosen, jobs)
-            ends = sorted(trial.ends, key=lambda end: end[0].line)
+            try:
+                trial.try_all(chosen, jobs)
+            finally:
+                ends |= {mutant.name: end for mutant, end in trial.ends}
+                module.results.write_text(json.dumps(list(ends.items()), indent=1))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    module.results.write_text(
-        json.dumps([[mutant.line, mutant.name, end] for mutant, end in ends], indent=1)
-    )
-    killed = sum(end not in LIVED for _, end in ends)
+    tried = [(mutant, ends[mutant.name]) for mutant in module.chosen(every, again=False)]
+    killed = sum(end not in LIVED for _, end in tried)
     print(
-        f"{module.name:24}{killed:4} of {len(ends):4} {killed / max(len(ends), 1):7.1%}"
+        f"{module.name:24}{killed:4} of {len(tried):4} {killed / max(len(tried), 1):7.1%}"
         f"  ({len(every)} mutants, {time.monotonic() - started:.0f} s)",
         flush=True,
     )
-    for mutant, end in ends:
+    for mutant, end in tried:
         if end in LIVED and mutant.name not in module.judged:
             print(f"  {mutant.line:4} {mutant.name}" + ("  (not run)" if end != "lived" else ""))
-    return killed, len(ends)
+    return killed, len(tried)
 
 
 def main() -> None:
@@ -185,6 +189,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("modules", nargs="*")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     RESULTS.mkdir(parents=True, exist_ok=True)
     table = tomllib.loads((HERE / "modules.toml").read_text())
     if unknown := set(arguments.modules) - set(table):

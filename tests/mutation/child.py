@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import resource
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -106,7 +107,7 @@ class _Lines:
             self._lines_in[code] = {line for _, _, line in code.co_lines() if line is not None}
         return self._lines_in[code]
 
-    def pytest_sessionstart(self) -> None:
+    def start(self) -> None:
         threading.settrace(self.trace)
         sys.settrace(self.trace)
 
@@ -117,8 +118,7 @@ class _Lines:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0) + report.duration
         if report.when == "setup":
             self._lines.clear()
-            threading.settrace(self.trace)
-            sys.settrace(self.trace)
+            self.start()
         elif report.when == "call" and report.passed:
             self._lines_of[report.nodeid] = sorted(self._lines)
 
@@ -153,6 +153,7 @@ def _fork(work: Callable[[], int], folder: Path) -> int:
     status = 70
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         status = work()
     except BaseException as error:  # noqa: BLE001 - the child must not go on as its parent
         (folder / "output").write_text(repr(error))
@@ -165,6 +166,7 @@ def unchanged(path: Path, tests: Sequence[str], folder: Path) -> Run:
 
     def work() -> int:
         lines = _Lines(path)
+        lines.start()
         status = _pytest(tests, folder, lines, timeout=120)
         loaded = [name for name in sys.modules if not name.startswith(("tests", "stable_async"))]
         report.write_text(json.dumps([lines.seconds, list(lines.tests_of().items()), loaded]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Mutant(NamedTuple):
     Attributes:
         line: The line of the change.
         span: The lines of the innermost statement around it.
-        name: The function it is in, and the source as it was and as it is.
+        name: The function it is in, and the source as it was and as it is; unique.
         parent, field, at: Where the changed node hangs in the tree.
         new: What is put there.
     """
@@ -77,6 +78,7 @@ def mutants(source: str) -> tuple[list[Mutant], ast.Module]:
     """Return all mutants of a module, in the order of its lines, and the tree they change."""
     tree = ast.parse(source)
     lines = source.splitlines()
+    names: Counter[str] = Counter()
     spans = _spans(tree)
     found = []
     for place, parent, field, at in _nodes(tree, "module"):
@@ -89,6 +91,8 @@ def mutants(source: str) -> tuple[list[Mutant], ast.Module]:
                 if not hasattr(each, "lineno"):
                     ast.fix_missing_locations(ast.copy_location(each, node))
             name = f"{place}: {_short(node)} -> {_short(new)}"
+            names[name] += 1
+            name += f" ({names[name]})" if names[name] > 1 else ""
             span = spans.get(node.lineno, range(node.lineno, node.lineno + 1))
             found.append(Mutant(node.lineno, span, name, parent, field, at, new))
     return sorted(found, key=lambda mutant: mutant.line), tree

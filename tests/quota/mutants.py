@@ -119,22 +119,6 @@ class _ShortMemory(Rule):
         self._memory = window
 
 
-class _PrunedByHeight(Rule):
-    """A line is dropped when a later one is higher now, although it is less steep."""
-
-    def _prune(self) -> None:
-        lowest = self._sent + 1 - self._requests
-        height = float("-inf")
-        kept = []
-        for line in reversed(self._lines):
-            now = line.boundary - line.slope * max(line.departed - lowest, 0)
-            if now > height:
-                kept.append(line)
-            height = max(height, now)
-        self._lines = type(self._lines)(reversed(kept))
-        self._prune_at = len(kept) + 1
-
-
 class _HalfWeight(Rule):
     """The window before counts half."""
 
@@ -165,7 +149,6 @@ MUTANTS: dict[str, Callable[[int, float, float], Rule]] = {
     "no boundaries below departures": _OnlyAfterDepartures,
     "no boundaries to come": _NothingToCome,
     "forgotten too early": _ShortMemory,
-    "pruned by height alone": _PrunedByHeight,
     "half the weight": _HalfWeight,
     "bins counted too early": _BinsTooEarly,
 }

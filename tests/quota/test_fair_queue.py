@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from stable_async.quota.state import Slot
 
 PRIORITIES: list[Priority] = ["interactive", "bulk"]
-# Who asks next: priority and tenant. `None`: the next one leaves.
+# Who asks next: priority and tenant. `None`: the next one leaves. Several in a row do the same.
 EVENTS = st.lists(
-    st.none() | st.tuples(st.sampled_from(PRIORITIES), st.sampled_from(["a", "b", "c", None])),
-    max_size=60,
-)
+    st.tuples(
+        st.integers(1, 2 * BULK_TURN),
+        st.none() | st.tuples(st.sampled_from(PRIORITIES), st.sampled_from(["a", "b", None])),
+    ),
+    max_size=8,
+).map(lambda events: [event for count, event in events for _ in range(count)])
 
 
 def waiter(priority: Priority, tenant: str | None = None, since: float = 0.0) -> Waiter:

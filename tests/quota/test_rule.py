@@ -63,6 +63,74 @@ def test_the_earliest_time_is_allowed_and_no_earlier_one_is(
             now = max(now, earliest)
 
 
+@given(
+    events=EVENTS,
+    at=st.integers(0, 60),
+    old=st.tuples(st.integers(1, 9), st.sampled_from([4.0, 8.0]), st.sampled_from([0.0, 1.0])),
+    new=st.tuples(st.integers(1, 9), st.sampled_from([4.0, 8.0]), st.sampled_from([0.0, 1.0])),
+)
+def test_a_rule_of_other_terms_allows_nothing_that_its_whole_history_forbids(
+    events: list[tuple[int, str]],
+    at: int,
+    old: tuple[int, float, float],
+    new: tuple[int, float, float],
+) -> None:
+    rule, (requests, window, jitter) = Rule(*old), old
+    sent: list[float] = []
+    now = 1000.0
+    for number, (pause, what) in enumerate(events):
+        now += pause / 8
+        if number == at:
+            was_open = rule.open
+            rule, (requests, window, jitter) = rule.revised(now, *new, max_jitter=new[2]), new
+            assert (rule.open, rule.window, rule.limit) == (was_open, window, requests)
+        if rule.earliest(now) > now and what == "wait" and rule.open < requests:
+            now = rule.earliest(now)
+        if rule.earliest(now) <= now and what != "release":
+            assert worst(sent, rule.open, now, window, jitter) <= requests
+            if what == "open":
+                rule.open += 1
+            else:
+                rule.send(now)
+                sent.append(now)
+        elif what in {"stamp", "release"} and rule.open:
+            rule.open -= 1
+            if what == "stamp":
+                rule.send(now)
+                sent.append(now)
+    # What is long past holds back nothing.
+    free = now + 2 * max(old[1], new[1]) + max(old[2], new[2]) + 1.0
+    if rule.open < rule.limit:
+        assert rule.earliest(free) <= free
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0])
+def test_a_rule_of_the_same_terms_goes_on_much_as_before(rate: float) -> None:
+    rule = Rule(10, WINDOW, 0.25)
+    now = 1000.0
+    for _ in range(50):
+        now = max(now + WINDOW / 10 / rate, rule.earliest(now))
+        rule.send(now)
+    revised = rule.revised(now, 10, WINDOW, 0.25, max_jitter=0.25)
+    assert revised.in_window(now) == rule.in_window(now)
+    earliest = max(rule.earliest(now), now)
+    # Older windows are taken to have been full.
+    assert earliest <= max(revised.earliest(now), now) <= earliest + WINDOW / 2
+
+
+def test_a_rule_that_was_never_used_can_have_other_terms() -> None:
+    for sent_at in (None, 900.0):
+        rule = Rule(10, WINDOW, 0.25)
+        if sent_at is not None:
+            rule.send(sent_at, 10)
+        revised = rule.revised(1000.0, 3, 2 * WINDOW, 1.0, max_jitter=1.0)
+        assert revised.in_window(1000.0) == 0
+        for _ in range(3):
+            assert revised.earliest(1000.0) <= 1000.0
+            revised.send(1000.0)
+        assert revised.earliest(1000.0) > 1000.0 + 2 * WINDOW
+
+
 @given(events=EVENTS, requests=st.integers(1, 9), ahead=st.integers(0, 30))
 def test_nobody_leaves_before_the_time_foretold_to_the_one_at_his_place(
     events: list[tuple[int, str]], requests: int, ahead: int
