@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from stable_async.api.verdict import Asked
 
 __all__ = [
+    "FieldLimits",
     "ImageRequest",
     "MediaRequest",
     "Operation",
@@ -49,6 +50,7 @@ __all__ = [
     "Request",
     "ResultRequest",
     "WholeRequest",
+    "limits_of",
 ]
 
 ResultT = TypeVar("ResultT", covariant=True)
@@ -355,7 +357,7 @@ def _given(field: str, value: object) -> str:
 
 
 @dataclass(slots=True)
-class _Limits:
+class FieldLimits:
     """The bounds of a field's value and length, wherever its annotation states them."""
 
     low: float | None = None
@@ -365,8 +367,9 @@ class _Limits:
     longest: int | None = None
 
 
-def _limits(field: FieldInfo) -> _Limits:
-    limits = _Limits()
+def limits_of(field: FieldInfo) -> FieldLimits:
+    """Return the limits that the type of a field states."""
+    limits = FieldLimits()
     pending: list[object] = [*field.metadata, field.annotation]
     while pending:
         item = pending.pop()
@@ -390,7 +393,7 @@ def _limits(field: FieldInfo) -> _Limits:
 
 def _allowed(field: FieldInfo, detail: ErrorDetails) -> str:
     """Return what a field accepts, in words."""
-    kind, limits, context = detail["type"], _limits(field), detail.get("ctx", {})
+    kind, limits, context = detail["type"], limits_of(field), detail.get("ctx", {})
     if kind == "literal_error":
         return str(context["expected"])
     if kind == "too_short":

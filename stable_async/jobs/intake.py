@@ -14,6 +14,7 @@ from hashlib import blake2b, file_digest
 from typing import TYPE_CHECKING
 
 from stable_async.api.services import SERVICES, service_name
+from stable_async.jobs.checker import Checker
 from stable_async.jobs.errors import PromptFileError, RowProblem
 from stable_async.jobs.inputs import InputFiles
 from stable_async.jobs.plan import (
@@ -26,9 +27,8 @@ from stable_async.jobs.plan import (
     repeated,
     taken_by,
 )
-from stable_async.jobs.read_ahead import ReadAhead
+from stable_async.jobs.read_ahead import Batches, ReadAhead
 from stable_async.jobs.row import Row
-from stable_async.jobs.rules import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Mapping, Sequence
@@ -92,6 +92,7 @@ class Intake:
         self._prompts = prompts
         self._rules = rules
         self._replace_changed = replace_changed
+        self._checker = Checker(rules.price)
         # Those inside the prompt file are named by their content.
         self._inputs = (
             None
@@ -101,7 +102,7 @@ class Intake:
         self._problems: list[RowProblem] = []
         self._problem_count = 0
         self._positions = Positions(rules.shard, 0)
-        self._source: ReadAhead[Row | RowProblem] | None = None
+        self._source: Batches[Row | RowProblem] | ReadAhead[Row | RowProblem] | None = None
         self._has_rows = False
         self._may_repeat = False
         self.report: PlanReport = PlanReport()
@@ -209,7 +210,8 @@ class Intake:
     def _begin(self) -> None:
         self._ledger.begin_plan()
         self._begin_positions()
-        self._source = ReadAhead(self._read(), BATCH)
+        read = ReadAhead if self._prompts.is_pipe else Batches
+        self._source = read(self._read(), BATCH)
 
     def _begin_positions(self) -> None:
         self._positions = Positions(self._rules.shard, self._ledger.last_position())
@@ -263,7 +265,7 @@ class Intake:
         unknown = self._rules.price_problem(row.service) if self._needs_prices else None
         if unknown is not None:
             return [replace(unknown, row=row.number)]
-        return check(row, self._prompts.folder, self._rules.price)
+        return self._checker.check(row, self._prompts.folder)
 
     def _known(self, ids: Collection[str]) -> dict[str, Known]:
         """Return what is known of ids; those that rows of other parts have are seen."""

@@ -73,6 +73,7 @@ class PromptFile:
         name: What to call the file in messages.
         path: Where it is, if it is a file; `None` for pipes, which can be read only once, and for
             folders.
+        is_pipe: Whether it can be read only once, and may be silent for any time.
         folder: What its input files are relative to; for a pipe, the current one.
         format: Its format; `folder` for a folder.
         encoding: Of its text; `None`: what its byte order mark says, else UTF-8.
@@ -112,6 +113,7 @@ class PromptFile:
         self._inputs: Path | None = None
         self.name: str = "standard input" if source == STDIN else source
         self.path: Path | None = None if piped or self._files else path
+        self.is_pipe: bool = piped
         self.folder: Path = Path.cwd() if piped else path.absolute().parent
         if self._files:
             self.folder = self._files.root.absolute()

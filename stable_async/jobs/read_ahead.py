@@ -1,20 +1,66 @@
-"""Rows read in a thread of its own: a pipe may be silent, and nobody else is to wait for it."""
+"""Rows read in batches: those of a pipe in a thread of its own, as it may be silent."""
 
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["ReadAhead"]
+__all__ = ["Batches", "ReadAhead"]
 
 T = TypeVar("T")
 
 # Seconds in which a reader ends that does not wait for a pipe.
 END_OF_READER = 0.1
+
+
+class Batches(Generic[T]):
+    """Items of an iterator that waits for nobody. Any thread may call it.
+
+    Attributes:
+        exhausted: Whether everything was taken.
+    """
+
+    def __init__(self, items: Generator[T, None, None], most: int) -> None:
+        """Prepare to take up to `most` items at a time."""
+        self._items = items
+        self._most = most
+        self._error: Exception | None = None
+        self._reading = threading.Lock()
+        self.exhausted: bool = False
+
+    def take(self, timeout: float) -> list[T]:
+        """Return the next items, in order: what comes within `timeout` seconds, at least one.
+
+        Raises:
+            Exception: What the iterator raised after all that was taken before.
+        """
+        if self._error is not None:
+            self.exhausted = True
+            raise self._error
+        found: list[T] = []
+        end = time.monotonic() + timeout
+        with self._reading:
+            try:
+                for item in self._items:
+                    found.append(item)
+                    if len(found) == self._most or time.monotonic() > end:
+                        return found
+            except Exception as error:
+                if not found:
+                    raise
+                self._error = error
+        self.exhausted = not found
+        return found
+
+    def close(self) -> None:
+        """Read no more."""
+        with self._reading:
+            self._items.close()
 
 
 class ReadAhead(Generic[T]):

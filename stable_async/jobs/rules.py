@@ -6,6 +6,7 @@ import json
 import os
 import reprlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import product
 from math import inf
@@ -80,37 +81,29 @@ class PromptRules:
         """Return one row for each image that a row of the file asks for."""
         fields = {**row.fields, **self.set}
         given_id = fields.pop("id", None)
-        service = service_name(str(fields.pop("service", self.service)))
-        if service not in SERVICES:
-            yield RowProblem(row.number, f"service: {_unknown_service(service)}")
-            return
-        if (kind := kind_of_service(service)) is not (wanted := kind_of_service(self.service)):
-            what = f"service: {service} makes {kind.many}, and this job makes {wanted.many}"
-            yield RowProblem(row.number, f"{what}; name a service for all rows with --service")
-            return
-        if given_id is not None and (problem := _id_problem(given_id)):
+        service, problem = _service_of(str(fields.pop("service", self.service)), self.service)
+        if problem is None and given_id is not None:
+            problem = _id_problem(given_id)
+        if problem is not None:
             yield RowProblem(row.number, problem)
             return
-        for values in product(*self.vary.values()):
-            variant = dict(zip(self.vary, values, strict=True))
-            own = {**fields, **variant}
-            identity = "" if given_id is None else str(given_id)
-            if identity and variant:
-                choice = ",".join(f"{name}={value}" for name, value in variant.items())
-                identity = f"{identity}[{choice}]"
-            try:
-                if isinstance(own.get("text_prompts"), str):
-                    own["text_prompts"] = _parsed(own["text_prompts"])
-                content = _digest(service, own)
-                identity.encode()
-                if row.metadata:
-                    to_json(row.metadata).encode()
-            except ValueError as error:
-                infinite = "metadata: a number is not finite; allowed: what JSON has"
-                unreadable = isinstance(error, UnicodeEncodeError)
-                yield RowProblem(row.number, "not valid UTF-8" if unreadable else infinite)
+        identity = "" if given_id is None else str(given_id)
+        try:
+            if row.metadata:
+                to_json(row.metadata).encode()
+            if not self.vary:
+                yield _named(row, service, fields, identity)
                 return
-            yield Row(row.number, own, row.metadata, service, identity, content)
+            for values in product(*self.vary.values()):
+                variant = dict(zip(self.vary, values, strict=True))
+                choice = ",".join(f"{name}={value}" for name, value in variant.items())
+                own_id = identity and f"{identity}[{choice}]"
+                own = Row(row.number, {}, row.metadata)
+                yield _named(own, service, {**fields, **variant}, own_id)
+        except ValueError as error:
+            infinite = "metadata: a number is not finite; allowed: what JSON has"
+            unreadable = isinstance(error, UnicodeEncodeError)
+            yield RowProblem(row.number, "not valid UTF-8" if unreadable else infinite)
 
 
 def check(row: Row, folder: Path, price: float | None = None) -> list[RowProblem]:
@@ -163,6 +156,32 @@ def make_request(service: str, fields: Mapping[str, object], folder: Path) -> Me
         if isinstance(path := given.get(name), str):
             given[name] = folder / path
     return model(**given)
+
+
+def _named(row: Row, service: str, fields: dict[str, object], identity: str) -> Row:
+    """Fill in what a row asks for.
+
+    Raises:
+        UnicodeEncodeError: A text is not valid UTF-8.
+    """
+    identity.encode()
+    if isinstance(prompts := fields.get("text_prompts"), str):
+        fields["text_prompts"] = _parsed(prompts)
+    row.content = _digest(service, fields)
+    row.service, row.fields, row.id = service, fields, identity
+    return row
+
+
+@lru_cache
+def _service_of(given: str, service: str) -> tuple[str, str | None]:
+    """Return the name of a row's service in a job of another, and what is wrong with it."""
+    name = service_name(given)
+    if name not in SERVICES:
+        return name, f"service: {_unknown_service(name)}"
+    if (kind := kind_of_service(name)) is not (wanted := kind_of_service(service)):
+        what = f"service: {name} makes {kind.many}, and this job makes {wanted.many}"
+        return name, f"{what}; name a service for all rows with --service"
+    return name, None
 
 
 def _missing_files(row: Row, folder: Path) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import string
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stable_async.jobs.budget import Budget
+from stable_async.jobs.checker import Checker
 from stable_async.jobs.intake import Intake
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.plan import Plan
-from stable_async.jobs.row import Result, Row
-from stable_async.jobs.rules import PromptRules
+from stable_async.jobs.row import Result, Row, to_json
+from stable_async.jobs.rules import PromptRules, check
 from stable_async.jobs.storage.base import file_stem, parse_stem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from stable_async.jobs.row import ChargeState, State
 
@@ -82,6 +83,7 @@ class Rows:
     format = "jsonl"
     reading: ClassVar[dict[str, object]] = {}
     has_inputs_inside = False
+    is_pipe = False
 
     def __init__(self, folder: Path, prompts: list[str]) -> None:
         self.folder = folder
@@ -90,6 +92,43 @@ class Rows:
     def rows(self) -> Iterator[Row]:
         for number, prompt in enumerate(self._prompts, 1):
             yield Row(number, {"prompt": prompt})
+
+
+texts = st.sampled_from(["", "a", " ", "é", "x" * 10_000, "x" * 10_001, 5, None, ["a"]])
+numbers = st.sampled_from(
+    [0, 1, True, 1.0, 0.5, -1, 7, "7", "07", " 7", "7.0", "0", "4294967294", "4294967295", "٣",
+     4294967294, 4294967295, 10**30, None, "", "x"]
+)  # fmt: skip
+SOME_FIELDS = {
+    "prompt": texts,
+    "negative_prompt": texts,
+    "seed": numbers,
+    "cfg_scale": numbers,
+    "steps": numbers,
+    "strength": numbers,
+    "aspect_ratio": st.sampled_from(["16:9", "1:1", "16/9", None]),
+    "model": st.sampled_from(["sd3.5-large", "sd3.5-flash", "stable-audio-2.5", "x"]),
+    "mode": st.sampled_from(["text-to-image", "image-to-image"]),
+}
+
+
+@pytest.mark.parametrize("service", ["core", "ultra", "sd3", "text-to-audio"])
+@given(rows=st.lists(st.fixed_dictionaries({}, optional=SOME_FIELDS), min_size=2, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_rows_that_are_checked_together_are_checked_as_each_alone(
+    service: str, rows: list[dict[str, object]]
+) -> None:
+    checker = Checker()
+    for number, fields in enumerate(rows):
+        # Rows that share a shape, and rows that do not.
+        for prompt in (fields.get("prompt", "a"), "b"):
+            given_fields = {**fields, "prompt": prompt}
+            alone = Row(number, dict(given_fields), service=service, id="i")
+            together = Row(number, dict(given_fields), service=service, id="i")
+            problems = check(alone, Path())
+            assert checker.check(together, Path()) == problems
+            assert together == alone
+            assert to_json(together.fields) == to_json(alone.fields)
 
 
 few = st.lists(st.sampled_from("abcd"), min_size=1, max_size=30)

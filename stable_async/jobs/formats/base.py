@@ -17,7 +17,7 @@ Lines = Iterator[tuple[int, str]]
 # Letters and symbols by category that show nothing: fillers of Hangul, the blank of Braille.
 INVISIBLE = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 # Fields that mean nothing when they are blank.
-TEXTS = frozenset(("prompt", "search_prompt", "select_prompt"))
+TEXTS = ("prompt", "search_prompt", "select_prompt")
 
 
 class UnreadableError(Exception):
@@ -45,8 +45,8 @@ def is_blank(text: str) -> bool:
 
 def blank_problem(row: Row) -> RowProblem | None:
     """Return the problem of a row whose prompt is blank; the API's rules refuse an empty one."""
-    for name in TEXTS & row.fields.keys():
-        value = row.fields[name]
-        if isinstance(value, str) and value and is_blank(value):
+    for name in TEXTS:
+        value = row.fields.get(name)
+        if value and isinstance(value, str) and is_blank(value):
             return RowProblem(row.number, f"{name}: blank; write one, or remove the row")
     return None

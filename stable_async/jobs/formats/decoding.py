@@ -113,12 +113,14 @@ class TextFile:
             UnreadableError: As `first_line`, and a line is too long.
         """
         with self._reading() as text:
-            while line := self._pending or text.readline(MAX_LINE + 1):
-                self._pending = ""
+            line = self._pending or text.readline(MAX_LINE + 1)
+            self._pending = ""
+            while line:
                 self._number += 1
                 if len(line) > MAX_LINE:
                     raise UnreadableError(self._number, f"longer than {MAX_LINE:,} characters")
                 yield self._number, line.rstrip("\n")
+                line = text.readline(MAX_LINE + 1)
 
     def pieces(self) -> Iterator[str]:
         """Yield the text in pieces of any length.

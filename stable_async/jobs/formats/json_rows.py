@@ -84,12 +84,11 @@ def _is_table(line: str) -> bool:
 
 def _read_lines(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Rows:
     lines = _Keys(rules, report) if rules.metadata_only else _Lines(rules, report)
-    decode = DECODER.decode
     for number, line in text.lines():
         if not line or line.isspace():
             continue
         try:
-            fields = decode(line)
+            fields = _decoded(line)
         except (ValueError, RecursionError) as error:
             what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             place = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
@@ -99,6 +98,15 @@ def _read_lines(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Row
             yield RowProblem(number, f"not a JSON object; allowed: {EXAMPLE}")
             continue
         yield lines.row(number, cast("dict[str, object]", fields))
+
+
+def _decoded(line: str) -> object:
+    # `decode` looks for white space on both sides first, which nearly no line has.
+    if line[0] == "{":
+        value, end = DECODER.raw_decode(line)
+        if end == len(line):
+            return value
+    return DECODER.decode(line)
 
 
 class _Lines:
@@ -113,11 +121,13 @@ class _Lines:
         self._unknown: set[str] = set()
 
     def row(self, number: int, fields: dict[str, object]) -> Row | RowProblem:
-        given = fields.pop("metadata", {})
-        if not isinstance(given, dict):
-            what = f"metadata: given {reprlib.repr(given)}; allowed: a JSON object"
-            return RowProblem(number, what)
-        metadata: dict[str, object] = {own_name(name): value for name, value in given.items()}
+        metadata: dict[str, object] = {}
+        if "metadata" in fields:
+            given = fields.pop("metadata")
+            if not isinstance(given, dict):
+                what = f"metadata: given {reprlib.repr(given)}; allowed: a JSON object"
+                return RowProblem(number, what)
+            metadata = {own_name(name): value for name, value in given.items()}
         if not fields.keys() <= self._seen:
             self._learn(number, fields)
         if self._moved:
