@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from stable_async.datasets.formats import Part, numbers_in
+from stable_async.datasets.shard_files import ShardFiles
 from stable_async.extras import install_command
-from stable_async.files import AtomicFile
 from stable_async.jobs.errors import JobError
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stable_async.datasets.records import Column, Record
+    from stable_async.files import AtomicFile
     from stable_async.jobs.kinds import MediaKind
 
 __all__ = ["Parquet"]
@@ -28,12 +29,8 @@ LOADING = """from datasets import load_dataset
 dataset = load_dataset("path/to/this/folder", split="{split}", streaming=True)"""
 
 
-class Parquet:
+class Parquet(ShardFiles):
     """Shards named after their split: `data/train-00000.parquet` and so on."""
-
-    config_has_features = False
-    guesses_times = False
-    records_per_shard = 10_000
 
     def __init__(self, part: Part, kind: MediaKind, columns: Sequence[Column]) -> None:
         """Write a part of a data set with media of one kind, and `columns`.
@@ -77,14 +74,7 @@ class Parquet:
         written = numbers_in(self._part.target / "data", prefix, ".parquet")
         return written | self._part.reported()
 
-    def is_whole(self, number: int, records: Sequence[Record], size: int) -> bool:
-        path = self._path(number)
-        return path.exists() and path.stat().st_size == size
-
-    def write(self, number: int, media: Iterator[tuple[Record, bytes]]) -> int:
-        path = self._path(number)
-        path.parent.mkdir(exist_ok=True)
-        file = AtomicFile(path)
+    def _write(self, file: AtomicFile, media: Iterator[tuple[Record, bytes]]) -> None:
         stream = _Stream(file)
         bytes_ = f"{self._column}.bytes"
         try:
@@ -99,17 +89,9 @@ class Parquet:
             ) as writer:
                 for group in _row_groups(media):
                     writer.write_batch(self._batch(group), row_group_size=len(group))
-            file.commit()
-            return path.stat().st_size
         except BaseException:
-            stream.discard()
+            stream.abandoned = True
             raise
-
-    def remove(self, number: int) -> None:
-        self._path(number).unlink(missing_ok=True)
-
-    def finish(self, examples: Iterator[Record], records: Iterator[Record]) -> None:
-        """Do nothing: there are only shards."""
 
     def loading(self, shards: int) -> str:
         return LOADING.format(split=self._part.split)
@@ -158,15 +140,11 @@ class _Stream:
     def __init__(self, file: AtomicFile) -> None:
         self._file = file
         self._size = 0
-        self._discarded = False
-
-    def discard(self) -> None:
-        self._discarded = True
-        self._file.discard()
+        self.abandoned = False
 
     def write(self, data: bytes) -> int:
         # pyarrow writes the end of an abandoned file when its writer is garbage collected.
-        if not self._discarded:
+        if not self.abandoned:
             self._file.write([data])
         self._size += len(data)
         return len(data)

@@ -8,7 +8,7 @@ import tarfile
 from typing import TYPE_CHECKING
 
 from stable_async.datasets.formats import Part, numbers_in
-from stable_async.files import AtomicFile
+from stable_async.datasets.shard_files import ShardFiles
 from stable_async.jobs.kinds import IMAGE, MediaKind
 from stable_async.jobs.row import to_json
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stable_async.datasets.records import Column, Record
+    from stable_async.files import AtomicFile
 
 __all__ = ["WebDataset"]
 
@@ -27,12 +28,8 @@ dataset = webdataset.WebDataset(pattern, shardshuffle=False){decoding}"""
 END = b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
-class WebDataset:
+class WebDataset(ShardFiles):
     """Shards named `00000.tar` and so on, each with `00000_stats.json` as img2dataset writes it."""
-
-    config_has_features = False
-    guesses_times = False
-    records_per_shard = 10_000
 
     def __init__(self, part: Part, kind: MediaKind) -> None:
         """Write a part of a data set with media of one kind."""
@@ -50,36 +47,18 @@ class WebDataset:
         folder = self._part.folder
         return numbers_in(folder, "", ".tar") | numbers_in(folder, "", "_stats.json")
 
-    def is_whole(self, number: int, records: Sequence[Record], size: int) -> bool:
-        path = self._path(number)
-        return path.exists() and path.stat().st_size == size
-
-    def write(self, number: int, media: Iterator[tuple[Record, bytes]]) -> int:
+    def _write(self, file: AtomicFile, media: Iterator[tuple[Record, bytes]]) -> None:
         # Headers are written by hand: the same job makes the same bytes, and no file is copied
         # twice.
-        path = self._path(number)
-        path.parent.mkdir(exist_ok=True)
-        file = AtomicFile(path)
-        try:
-            for record, data in media:
-                text = str(record.values["text"] or "")
-                entries = {
-                    record.name: data,
-                    f"{record.key}.json": to_json(record.values).encode(),
-                    f"{record.key}.txt": text.encode(),
-                }
-                file.write(piece for name in entries for piece in _entry(name, entries[name]))
-            file.commit([END])
-            return path.stat().st_size
-        except BaseException:
-            file.discard()
-            raise
-
-    def remove(self, number: int) -> None:
-        self._path(number).unlink(missing_ok=True)
-
-    def finish(self, examples: Iterator[Record], records: Iterator[Record]) -> None:
-        """Do nothing: there are only shards."""
+        for record, data in media:
+            text = str(record.values["text"] or "")
+            entries = {
+                record.name: data,
+                f"{record.key}.json": to_json(record.values).encode(),
+                f"{record.key}.txt": text.encode(),
+            }
+            file.write(piece for name in entries for piece in _entry(name, entries[name]))
+        file.write([END])
 
     def loading(self, shards: int) -> str:
         decoding = '.decode("pil")' if self._kind is IMAGE else ""
