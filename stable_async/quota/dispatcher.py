@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from stable_async.errors import QuotaTimeoutError, StabilityError
 from stable_async.quota.burst import BurstLimit
 from stable_async.quota.fair_queue import FairQueue, Priority, Waiter
+from stable_async.quota.loop_lag import LoopLag
 from stable_async.quota.state import Slot
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Dispatcher:
         self._earliest = -inf
         self._kicked = False
         self._longest_wait = 0.0
+        self._lag: LoopLag | None = None
 
     @classmethod
     def join(
@@ -107,6 +109,9 @@ class Dispatcher:
             self._timer = None
         if self._burst is not None:
             self._burst.close()
+        if self._lag is not None:
+            self._lag.close()
+            self._lag = None
         try:
             await self.home.aclose()
         finally:
@@ -121,6 +126,11 @@ class Dispatcher:
         if burst < self._burst_size:
             self._burst_size = burst
             self._burst = BurstLimit(burst, rate, self._dispatch)
+
+    def watch_lag(self) -> None:
+        """Notice how late the event loop is: delays will be measured."""
+        if self._lag is None:
+            self._lag = LoopLag(self.loop, self.now)
 
     async def acquire(
         self, priority: Priority, deadline: float | None, tenant: str | None, max_waiting: float
@@ -156,6 +166,20 @@ class Dispatcher:
         self.home.release(slot, self.now())
         if self._burst is not None:
             self._burst.give_back()
+        self.kick()
+
+    def observe(self, delay: float, jitter: float, *, set_up: bool) -> None:
+        """Add a measured delay, without what this event loop added by being busy.
+
+        Args:
+            delay: As measured, seconds.
+            jitter: By how much delays differ in any case, seconds.
+            set_up: It is that of the set-up of a connection.
+        """
+        now = self.now()
+        if self._lag is not None:
+            delay = self._lag.corrected(delay, now, jitter, set_up=set_up)
+        self.home.observe(now, delay, set_up=set_up)
         self.kick()
 
     def kick(self) -> None:
@@ -228,6 +252,8 @@ class Dispatcher:
         self.granted += 1
         self._longest_wait = max(self._longest_wait, now - waiter.since)
         waiter.future.set_result(slot)
+        if self._lag is not None:
+            self._lag.watch(now)
 
     def _remove(self, waiter: Waiter) -> None:
         self.queue.remove(waiter)

@@ -25,6 +25,7 @@ __all__ = [
     "Measured",
     "allowance",
     "jitter_of",
+    "neutral",
 ]
 
 # Bounds of the allowance, seconds. Below the lower one a server's own hiccups decide; above the
@@ -136,6 +137,11 @@ def allowance(measured: Sequence[Measured], start: float, least: float) -> float
 # trips, and of set-ups.
 _Kind = tuple["Sequence[Sequence[float]]", "Sequence[float]"]
 JitterDump = tuple[float, float, float, _Kind, _Kind]
+
+
+def neutral(start: float) -> float:
+    """Return by how much a delay may exceed the shortest and leave the allowance at `start`."""
+    return max(start - CUSHION, 0.0) / FACTOR_ABOVE
 
 
 class JitterEstimator:

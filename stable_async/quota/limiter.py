@@ -212,10 +212,15 @@ class QuotaLimiter:
         dispatcher.kick()
 
     def observe(self, delay: float, *, set_up: bool = False) -> None:
-        """Add a measured delay, seconds: of the set-up of a connection, or of a cheap request."""
-        dispatcher = self._attached()
-        dispatcher.home.observe(dispatcher.now(), delay, set_up=set_up)
-        dispatcher.kick()
+        """Add a delay that was measured until now, of a cheap request with a permit.
+
+        While the event loop was busy with other things, the delay does not count as the network's.
+
+        Args:
+            delay: Seconds from the departure to the answer.
+            set_up: It is that of the set-up of a connection.
+        """
+        self._attached().observe(delay, self._quota.jitter, set_up=set_up)
 
     def statistics(self) -> QuotaStatistics:
         """Return the figures of this moment, for progress displays and metrics."""
@@ -258,6 +263,8 @@ class QuotaLimiter:
             self._dispatcher = Dispatcher.join(identity, self._own_home, loop)
             rate = self._quota.requests / self._quota.window
             self._dispatcher.limit_burst(self._quota.burst or self._quota.requests, rate)
+            if self._quota.adaptive:
+                self._dispatcher.watch_lag()
         dispatcher = self._dispatcher
         if dispatcher.loop is not loop:
             raise WrongEventLoopError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from dataclasses import replace
 from itertools import cycle
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,13 @@ from benchmarks import quota_counting as counting
 from stable_async.errors import ConfigurationError, QuotaTimeoutError, WrongEventLoopError
 from stable_async.quota import Permit, ProcessHome, Quota, QuotaLimiter, Slot
 from stable_async.quota.jitter import LEAST
+from stable_async.quota.loop_lag import LoopLag
 from stable_async.quota.state import BULK_BURST, BULK_TURN
 from tests.virtual_time import VirtualTimeLoop, virtual_time
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from stable_async.quota import Priority
 
 QUOTA = Quota(requests=10, window=10.0, penalty=60.0, jitter=0.5)
@@ -770,7 +774,7 @@ async def test_the_figures_add_up() -> None:
 
 @virtual_time
 async def test_one_timer_serves_all_who_wait() -> None:
-    limiter = QuotaLimiter(QUOTA)
+    limiter = QuotaLimiter(replace(QUOTA, adaptive=False))  # which does not watch the loop
     await use_up(limiter)
     sent = Sent(limiter)
     sent.begin("a", 500)
@@ -781,3 +785,95 @@ async def test_one_timer_serves_all_who_wait() -> None:
     for task in sent.tasks:
         task.cancel()
     await asyncio.gather(*sent.tasks, return_exceptions=True)
+
+
+# ---- a busy event loop
+
+
+async def converse(
+    limiter: QuotaLimiter, count: int, *, busy: float, free: float, delays: Iterable[float]
+) -> list[float]:
+    """Send requests from a loop that is busy, measure their delays, and return when they left."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    own, left = iter(cycle(delays)), []
+
+    async def request() -> None:
+        permit = await limiter.acquire()
+        permit.mark_sent()
+        left.append(sent := clock())
+        await asyncio.sleep(next(own))
+        limiter.observe(clock() - sent)
+
+    done = asyncio.gather(*(request() for _ in range(count)))
+    while not done.done():
+        await asyncio.sleep(free)
+        loop.stand_still(busy)
+    return left
+
+
+@virtual_time
+async def test_a_busy_event_loop_is_not_taken_for_a_network_whose_delays_differ() -> None:
+    for busy, free, least in ((0.2, 0.2, 0.95), (0.5, 0.5, 0.93), (1.5, 0.5, 0.85)):
+        limiter = QuotaLimiter()
+        left = await converse(limiter, 600, busy=busy, free=free, delays=(0.3, 0.32, 0.35))
+        assert limiter.statistics().jitter == Quota().jitter
+        assert (10 + 450 / 15) / (left[-1] - left[0]) >= least
+        await limiter.aclose()
+
+
+@virtual_time
+async def test_delays_that_differ_are_seen_from_a_busy_event_loop_too() -> None:
+    limiter = QuotaLimiter()
+    late = [0.1] * 20 + [0.9] * 20
+    await converse(limiter, 600, busy=0.2, free=0.2, delays=late)
+    assert limiter.statistics().jitter > 0.9
+    await limiter.aclose()
+
+
+@virtual_time
+async def test_what_a_busy_event_loop_hides_is_no_proof_that_less_is_enough() -> None:
+    """Ten minutes of the same delay, but twice a minute the loop stands still."""
+    limiter = QuotaLimiter()
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    for _ in range(21):
+        await measure(limiter, 0.05, seconds=29.0)
+        permit = await limiter.acquire()
+        permit.mark_sent()
+        sent = clock()
+        await asyncio.sleep(0.05)
+        loop.stand_still(1.0)
+        await asyncio.sleep(0)
+        limiter.observe(clock() - sent)
+    assert limiter.statistics().jitter == Quota().jitter
+
+
+@virtual_time
+async def test_the_event_loop_is_watched_only_while_requests_are_on_their_way() -> None:
+    limiter = QuotaLimiter()
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    (await limiter.acquire()).mark_sent()
+    assert loop.timers() == 1
+    await asyncio.sleep(5)
+    assert loop.timers() == 0
+    (await limiter.acquire()).mark_sent()
+    await limiter.aclose()
+    assert loop.timers() == 0
+    fixed = QuotaLimiter(Quota(adaptive=False))
+    (await fixed.acquire()).mark_sent()
+    assert loop.timers() == 0
+
+
+@virtual_time
+async def test_how_late_the_event_loop_is_shows_before_its_timers_have_their_turn() -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    lag = LoopLag(loop, loop.time)
+    lag.watch(loop.time())
+    loop.stand_still(0.5)
+    assert lag.lag(loop.time()) == pytest.approx(0.5, abs=0.05)
+    await asyncio.sleep(0.1)
+    assert lag.lag(loop.time()) == 0
+    lag.close()

@@ -1,0 +1,88 @@
+"""How long the event loop stood still, and what that adds to measured delays.
+
+A loop that is busy with other things sees an answer only when it has time. Without a correction,
+a busy loop would look like a network whose delays differ, and the allowance for that costs a part
+of every second.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from stable_async.quota.jitter import neutral
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+__all__ = ["LoopLag"]
+
+# How often the loop is looked at, seconds. Lateness of less than twice this is not noticed.
+TICK = 0.02
+
+# It is looked at for this long after a permit was granted, seconds. What takes longer is no cheap
+# request, and is not measured.
+WATCHED = 3.0
+
+# An answer reaches its caller a turn or two after the loop has read it: until so long after the
+# loop stood still, seconds, it may have come meanwhile.
+GRACE = 0.05
+
+
+class LoopLag:
+    """Watches one event loop with a timer, while requests are on their way."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
+        """Prepare; `clock` is that of the loop, seconds."""
+        self._loop = loop
+        self._clock = clock
+        self._timer: asyncio.TimerHandle | None = None
+        self._until = -inf
+        self._ticked = -inf
+        # The last time it stood still: the ticks before and after, and the longest gap between two.
+        self._stood = -inf, -inf, 0.0
+        # The shortest delays so far, of requests and of set-ups.
+        self._shortest = [inf, inf]
+
+    def watch(self, now: float) -> None:
+        """Watch the loop for the next seconds."""
+        self._until = now + WATCHED
+        if self._timer is None:
+            self._ticked = now
+            self._timer = self._loop.call_later(TICK, self._tick)
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def lag(self, now: float) -> float:
+        """Return for how long what is seen now may have waited for the loop, seconds."""
+        before, after, _ = self._stood
+        latest = now if self._timer is None else self._ticked
+        since = before if now - after < GRACE else latest
+        return max(now - since - 2 * TICK, 0.0)
+
+    def corrected(self, delay: float, now: float, jitter: float, *, set_up: bool) -> float:
+        """Return a measured delay without the lag, as far as that is on the safe side.
+
+        What the loop may have hidden is no proof that delays differ by more than `jitter`, the
+        quota's own. It is no proof that they differ by less either: that much of it is kept.
+        """
+        shortest = self._shortest[set_up] = min(self._shortest[set_up], delay)
+        return max(delay - self.lag(now), min(delay, shortest + neutral(jitter)))
+
+    def _tick(self) -> None:
+        now = self._clock()
+        gap = now - self._ticked
+        before, after, longest = self._stood
+        longest = max(longest, gap)
+        if self._ticked == after and gap > 1.5 * TICK and now - before < 2 * longest:
+            # It works off what has come meanwhile.
+            self._stood = before, now, longest
+        elif gap > 3 * TICK:
+            self._stood = self._ticked, now, gap
+        self._ticked = now
+        self._timer = self._loop.call_later(TICK, self._tick) if now < self._until else None
