@@ -1,4 +1,4 @@
-"""Bulk jobs: files of prompts that become folders of images. Nothing lost, nothing paid twice."""
+"""Bulk jobs: a file of prompts becomes a folder of images. Nothing is lost or paid twice."""
 
 try:
     import fcntl  # noqa: F401 - what the lock of a folder needs

@@ -46,14 +46,14 @@ class RunContext:
 
     Attributes:
         client: Open; its calls are `bulk`.
-        ledger: Where the rows are.
-        images: Where their images are stored.
-        budget: What they may cost.
-        gate: Whether they may leave.
-        progress: Is kept up to date.
-        departures: Counts what leaves.
-        lock: Of the job's folder.
-        folder: What the input files of rows are relative to.
+        ledger: The ledger that has the rows.
+        images: Stores their images.
+        budget: Limits what they may cost.
+        gate: Decides whether they may leave.
+        progress: Updated with every attempt.
+        departures: Counts the requests that leave.
+        lock: The lock of the job's folder.
+        folder: The folder that input files of rows are relative to.
     """
 
     client: StabilityClient
@@ -89,7 +89,7 @@ class Attempt:
         self._left_at: float | None = None
         self._refused_at: float | None = None
         self._refusals = 0
-        # Has no end of its own: `Gate.stop` sets it while nothing of the row is on its way.
+        # Has no deadline of its own: `Gate.stop` ends it while nothing of the row is in flight.
         self._scope = asyncio.timeout(None)
 
     @cached_property
@@ -98,7 +98,7 @@ class Attempt:
 
     async def run(self) -> Result | None:
         """Make the image, and return the result; `None` if the ledger is broken."""
-        charge: ChargeState = "in doubt"  # what could not be noted may have cost
+        charge: ChargeState = "in doubt"  # what could not be recorded may have cost something
         try:
             result = await self._make()
             if self._claimed or self._accepted or result.state != "waiting":
@@ -125,7 +125,7 @@ class Attempt:
             await claims.forget(self._stem)
 
     async def _take_over(self, facts: RowFacts) -> Result:
-        """Note what the bucket says of a row that this ledger, an older copy, did not know."""
+        """Record what the bucket knows of a row that this ledger, an older copy, did not know."""
 
         def adopt(ledger: Ledger) -> None:
             ledger.withdraw(self._row)
@@ -170,11 +170,12 @@ class Attempt:
             case StoppedError():
                 return self._unsent()
             case TimeoutError() if self._scope.expired():
-                # Only the scope says that nothing has left; another time-out says nothing.
+                # Only the scope's timeout shows that nothing has left; another timeout shows
+                # nothing.
                 return self._unsent()
             case StorageError():
                 gate.stop(error)
-                # It stays in flight: the next run finds the image, wherever it got to.
+                # The row stays in flight: the next run finds the image wherever it was stored.
                 return Result("in flight", "spent", reason="not stored", error=str(error))
             case JobError():
                 gate.stop(error)
@@ -223,7 +224,9 @@ class Attempt:
         return self._row.position in self._context.gate.blocked
 
     def _count_refusal(self) -> None:
-        """Note a refusal by the network: is it the only row, again and again, that is refused?"""
+        """Count a refusal by the network, and find out whether only this row is refused
+        repeatedly.
+        """
         gate = self._context.gate
         if self._refused_at is None or gate.answers_since(self._refused_at):
             self._refusals += 1
@@ -234,11 +237,11 @@ class Attempt:
     # What is reported on the way.
 
     async def accepted(self, generation_id: str) -> None:
-        """Note the id of a generation: it is paid for."""
+        """Record the id of a generation: it is paid for."""
         context = self._context
         self._accepted = True
         context.gate.answered(self._left_at)
-        self._left_at = None  # the looks at its result leave later
+        self._left_at = None  # polls for its result leave later
         claims = context.images.claims
         if claims is not None:
             claims.accept(self._stem, generation_id)
@@ -251,7 +254,7 @@ class Attempt:
         self._context.gate.answered(self._left_at)
 
     async def leaving(self) -> None:
-        """Note in the ledger that a request is about to leave; when this is over, it may."""
+        """Record in the ledger that a request is about to leave; it may leave once this returns."""
         context = self._context
         gate = context.gate
         if gate.stopping:
@@ -264,7 +267,7 @@ class Attempt:
             await self._claim()
             if gate.stopping:
                 raise StoppedError
-        # From here on the request may cost: it is brought in whatever happens.
+        # From here on the request may be charged, so its result is fetched whatever happens.
         gate.let_go(self._scope)
         if self._away:
             self._landed()  # a permit may expire before its request is sent
@@ -302,7 +305,7 @@ class Attempt:
             raise claimed
 
     def refused(self, error: APIStatusError) -> None:
-        """Note that an attempt was answered with an error."""
+        """Record that an attempt was answered with an error."""
         context = self._context
         if error.from_api:
             context.gate.answered(self._left_at)
@@ -316,7 +319,7 @@ class Attempt:
             context.departures.count(rate_limited=1)
 
     def _not_sent(self) -> None:
-        """Note that there was no connection after all."""
+        """Record that no connection was made after all."""
         if self._away:
             self._context.progress.requests -= 1
             self._context.departures.count(requests=-1)
@@ -324,7 +327,7 @@ class Attempt:
         self._context.gate.hold(self._scope)
 
     def _release(self) -> None:
-        """Note that nothing was billed: if this process ends now, the row is not in doubt."""
+        """Record that nothing was billed: if this process ends now, the row is not in doubt."""
         if self._claimed:
             self._claimed = False
             unsent = Result("waiting", "returned")
@@ -333,7 +336,7 @@ class Attempt:
             self._context.ledger.post(partial(Ledger.settle, row=self._row, result=unsent))
 
     def _landed(self) -> None:
-        """Nothing of this row is on its way any more."""
+        """Record that nothing of this row is in flight any more."""
         if self._away:
             self._away = False
             self._context.progress.in_flight -= 1

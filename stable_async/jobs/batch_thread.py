@@ -1,4 +1,4 @@
-"""A thread that does together what has gathered while it was busy."""
+"""A thread that processes together what was submitted while it was busy."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["BatchThread"]
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-# So that the first of a batch does not wait for very many others.
+# A bound, so that the first item of a batch does not wait for very many others.
 MOST = 64
 
 
 class BatchThread(Generic[ItemT, ResultT]):
     """One thread for one event loop, as an async context manager.
 
-    Items that come while others are in work make the next batch. Many small items so share what
-    one call costs: a sync of the disk, and waking up the thread and the loop.
+    Items submitted while a batch is processed form the next batch. Many small items thus share the
+    cost of one call: a sync of the disk, and waking the thread and the loop.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class BatchThread(Generic[ItemT, ResultT]):
     ) -> None:
         """Call `work` with each batch in a thread of this `name`.
 
-        `work` returns a result or an error for each item; what it raises is the error of all.
+        `work` returns a result or an error for each item; an error that it raises is that of all.
         """
         self._work = work
         self._queue: SimpleQueue[tuple[ItemT, asyncio.Future[ResultT]] | None] = SimpleQueue()
@@ -52,7 +52,7 @@ class BatchThread(Generic[ItemT, ResultT]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Do what is waiting, and end the thread."""
+        """Process what is waiting, and end the thread."""
         self._queue.put(None)
         await in_thread(self._thread.join)
 

@@ -1,4 +1,4 @@
-"""What a job was begun with: another run with other words would buy other images."""
+"""The options that a job was begun with: a run with other ones would buy other images."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ if TYPE_CHECKING:
 __all__ = ["SANDBOX", "Begun", "changed_error"]
 
 SANDBOX = "sandbox"
-"""The server of jobs whose images a sandbox has drawn."""
+"""The server of jobs whose images were made by a sandbox."""
 
 NAME = "begun"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """What a job was begun with, in values of JSON.
+    """The options that a job was begun with, as JSON values.
 
     Attributes:
         server: Address of the API, or `SANDBOX`.
-        prompts: Absolute path of the prompt file; `-` for what can be read only once.
-        folder: What input files are relative to.
-        service: Of rows that name none.
+        prompts: Absolute path of the prompt file; `-` for a source that can be read only once.
+        folder: The folder that input files are relative to.
+        service: The service of rows that name none.
         set: Values that replace those of every row.
-        vary: Values of which every row is made with each.
+        vary: Values that every row is made with, once each.
         reading: How the prompt file is read; see `PromptFile.reading`.
-        allow_duplicates: Whether the same request with the same seed is made more than once.
-        shard: Which part of the rows the job makes; empty: all.
+            allow_duplicates: Whether the same request with the same seed may be made more than
+                once.
+        shard: The part of the rows that the job makes; empty means all.
         price: Credits that are counted for a row whose price no source states.
-    """
+        """
 
     server: str
     prompts: str
@@ -57,7 +58,7 @@ class Begun:
 
     @classmethod
     def of(cls, prompts: PromptFile, rules: PromptRules, *, server: str) -> Begun:
-        """Return what a run is to be made with."""
+        """Return the options of a run."""
         once = prompts.path is None and prompts.format != "folder"
         return cls(
             server=server,
@@ -74,22 +75,26 @@ class Begun:
 
     @classmethod
     def load(cls, ledger: Ledger) -> Begun | None:
-        """Return what the job of a ledger was begun with; `None` if that is not known."""
+        """Return the options that the job of a ledger was begun with; `None` if they are not
+        known.
+        """
         text = ledger.get(NAME)
         return cls.parse(json.loads(text)) if isinstance(text, str) else None
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Begun:
-        """Return what was stored; names of newer versions are left out."""
+        """Return what was stored; keys of newer versions are ignored."""
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
 
     def store(self, ledger: Ledger) -> None:
-        """Note in a ledger what its job is made with."""
+        """Store these options in a ledger."""
         ledger.set(**{NAME: json.dumps(asdict(self))})
 
     def differences(self, now: Begun) -> list[str]:
-        """Return what another run has in other words; not the name of the prompt file."""
+        """Return the options that differ in another run; the name of the prompt file does not
+        count.
+        """
         found = []
         for name in ("server", "service", "set", "vary", "shard", "price"):
             before, after = getattr(self, name), getattr(now, name)
@@ -103,14 +108,14 @@ class Begun:
         return found
 
     def mixes_sandbox(self, now: Begun) -> bool:
-        """Return whether one of two runs is of a sandbox, and the other is not."""
+        """Return whether one of two runs uses a sandbox and the other does not."""
         return (self.server == SANDBOX) is not (now.server == SANDBOX)
 
     def prompt_file(self) -> PromptFile | None:
-        """Return the prompt file, to be read again; `None` if it could be read only once.
+        """Return the prompt file, to read it again; `None` if it could be read only once.
 
         Raises:
-            PromptFileError: It is not there any more.
+            PromptFileError: It no longer exists.
         """
         if self.prompts == STDIN:
             return None
@@ -141,13 +146,13 @@ class Begun:
 def changed_error(
     folder: Path, differences: Sequence[str], count: int | None = None, price: float = 0.0
 ) -> JobChangedError:
-    """Return the error of a run in other words than those the job was begun with.
+    """Return the error for a run whose options differ from those that the job was begun with.
 
     Args:
-        folder: Of the job.
-        differences: Between the words.
-        count: How many rows would be new; `None`: not known.
-        price: Of them, credits.
+        folder: The folder of the job.
+        differences: The differences between the options.
+        count: How many rows would be new; `None` if not known.
+        price: Their price, credits.
     """
     cost = ""
     if count is not None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bill", "Budget", "BudgetHome"]
 
-# Prices have at most two decimals; sums of floats may be off by far less than this.
+# Prices have at most two decimals; the error of a sum of floats is far below this.
 TOLERANCE = 1e-6
 
 
@@ -22,9 +22,9 @@ class Bill:
     """The charges of a job, credits.
 
     Attributes:
-        spent: For what came, or was accepted.
-        in_doubt: For requests that left and got no whole answer: they may have been billed.
-        reserved: For requests on their way.
+        spent: For results that arrived, and generations that were accepted.
+        in_doubt: For requests that left and got no complete answer: they may have been billed.
+        reserved: For requests in flight.
     """
 
     spent: float = 0.0
@@ -33,16 +33,16 @@ class Bill:
 
     @property
     def total(self) -> float:
-        """The most that the job may have cost once all that is on its way has come."""
+        """The most that the job may have cost once everything in flight has arrived."""
         return self.spent + self.in_doubt + self.reserved
 
 
 class BudgetHome(Protocol):
-    """Where the parts of a job share a budget."""
+    """The home of a budget that the parts of a job share."""
 
     @property
     def lost(self) -> bool:
-        """Whether it has lost what the parts hold."""
+        """Whether it has lost the amounts that the parts hold."""
 
     async def hold(self, total: float, limit: float, otherwise: float) -> bool:
         """Hold credits for this part, and return whether all parts together fit the limit."""
@@ -55,8 +55,8 @@ class Budget:
     """What a job may spend: `limit >= spent + in doubt + reserved` at any time.
 
     Attributes:
-        limit: Credits; `None` is no limit.
-        bill: The charges so far, of this part of the job.
+        limit: Credits; `None` means no limit.
+        bill: The charges so far of this part of the job.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Budget:
         shared: BudgetHome | None = None,
         share: float | None = None,
     ) -> None:
-        """Begin with the `bill` of the runs before.
+        """Begin with the `bill` of earlier runs.
 
         Args:
-            limit: Credits; `None` is no limit.
+            limit: Credits; `None` means no limit.
             bill: The charges so far.
-            shared: Where the parts of the job share `limit`; `None`: it is this part's alone.
+            shared: Where the parts of the job share `limit`; `None` if it is for this part alone.
             share: Maximum that this part may spend once `shared` is lost.
         """
         self.limit = limit
@@ -82,7 +82,7 @@ class Budget:
         self._settled = asyncio.Event()
 
     async def reserve(self, price: float) -> bool:
-        """Reserve `price` and return whether it fits, which may take what is on its way to tell.
+        """Reserve `price` and return whether it fits; this may wait for requests in flight.
 
         Raises:
             JobError: A shared budget cannot be reached.
@@ -126,7 +126,7 @@ class Budget:
         return fits and self.bill.total + price <= self._limit
 
     def settle(self, price: float, charge: ChargeState) -> None:
-        """Turn what was reserved into what it became."""
+        """Turn a reservation into the charge that it became."""
         bill = self.bill
         bill.reserved -= price
         if abs(bill.reserved) < TOLERANCE:

@@ -34,13 +34,13 @@ __all__ = [
 ]
 
 ALL_FIELDS = fields_of_all()
-# Keys of a row that are no fields of the API.
+# Keys of a row that are not fields of the API.
 ROW_KEYS = frozenset({"id", "service"})
-# `--keep '*'`: every column that is no parameter.
+# `--keep '*'`: every column that is not a parameter.
 EVERYTHING = "*"
 
-# Names that other programs and data sets use for a parameter, by what may be meant: the first
-# that the service has. Names are folded, without the underscores.
+# Names that other programs and data sets use for a parameter, with the parameters that may be
+# meant; the first one that the service has counts. Names are folded, without underscores.
 MEANT: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "neg": ("negative_prompt",),
@@ -107,11 +107,11 @@ MEANT: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "batchsize": ("samples",),
     }
 )
-# Those of them whose values are no aspect ratios.
+# Those of them whose values are not aspect ratios.
 SIZES = frozenset({"width", "height", "w", "h", "size", "image_size", "resolution", "dimensions"})
-# How alike, 0 to 1, a name and a parameter are when one is taken for a slip of the other.
+# How similar, 0 to 1, a name must be to a parameter to count as a misspelling of it.
 ALIKE = 0.88
-# Columns in which data sets have what may serve as prompts, the likeliest first.
+# Columns in which data sets have text that may serve as prompts, the likeliest first.
 PROMPTS = ("caption", "text", "prompts", "description", "positive_prompt", "positive", "title")
 
 
@@ -121,7 +121,7 @@ class Suspicion:
 
     Attributes:
         column: Its name in the file.
-        meant: The parameter; `None` where the service has none like it.
+        meant: The parameter; `None` if the service has none like it.
     """
 
     column: str
@@ -130,13 +130,13 @@ class Suspicion:
 
 @dataclass(slots=True)
 class ColumnReport:
-    """What is done with the columns of a file, each by its name in the file.
+    """How the columns of a file are used, by their names in the file.
 
     Attributes:
-        parameters: Column, and the field that it goes to.
-        kept: Columns that go to `metadata.jsonl` only.
+        parameters: Field of the API by column.
+        kept: Columns that only go to `metadata.jsonl`.
         dropped: Columns that the options leave out.
-        left_out: Columns with bytes, which metadata cannot have.
+        left_out: Columns with bytes, which metadata cannot hold.
         suspicious: Columns that stop the job until an option names them.
     """
 
@@ -147,7 +147,7 @@ class ColumnReport:
     suspicious: list[Suspicion] = field(default_factory=list)
 
     def add(self, column: str, target: Target) -> None:
-        """Note where a column goes."""
+        """Add a column and its target."""
         match target.kind:
             case "field":
                 self.parameters[column] = target.name
@@ -161,7 +161,7 @@ class ColumnReport:
                 self.suspicious.append(Suspicion(column, target.meant))
 
     def take(self, other: ColumnReport) -> None:
-        """Become the same as another report."""
+        """Copy another report into this one."""
         for name in self.__slots__:
             setattr(self, name, getattr(other, name))
 
@@ -175,8 +175,8 @@ class Target:
 
     Attributes:
         kind: `field`: a field of the API, `id` or `service`. `kept`: metadata. `dropped`: an
-            option says so. `left out`: bytes. `suspicious`: nowhere before an option says so.
-        name: Of the field, or in the metadata.
+            option says so. `left out`: bytes. `suspicious`: unused until an option says so.
+        name: Name of the field, or in the metadata.
         meant: The parameter that a suspicious column looks like.
     """
 
@@ -187,12 +187,12 @@ class Target:
     """Whether a value may be any text."""
 
     def __post_init__(self) -> None:
-        """Recognise texts by their names."""
+        """Recognise text fields by their names."""
         object.__setattr__(self, "is_text", self.name.endswith(("prompt", "prompts")))
 
 
 class ColumnError(ValueError):
-    """The columns of a file do not go together with what is wanted of them."""
+    """The columns of a file do not match the rules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,14 +204,14 @@ class _Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnRules:
-    """What options say about columns. Names are matched without regard to case.
+    """Rules for columns, from options. Names are matched without regard to case.
 
     Attributes:
         service: The service of rows that name none.
         given: Fields that options set for every row.
-        prompt_column: The column with the prompts; `None`: `prompt`.
-        map: Column, and the field that it goes to.
-        keep: Columns that are metadata, whatever they look like; `*` is all that are no parameter.
+        prompt_column: The column with the prompts; `None` means `prompt`.
+        map: Field of the API by column.
+        keep: Columns that are metadata, whatever they look like; `*` means all but parameters.
         drop: Columns that are left out.
         metadata_only: Whether columns are metadata unless an option makes them parameters.
     """
@@ -241,7 +241,7 @@ class ColumnRules:
 
     @cached_property
     def mapped(self) -> dict[str, str]:
-        """The columns that go to another field than that of their name."""
+        """The columns that go to a field other than that of their name."""
         mapped = dict(self.map)
         if self.prompt_column is not None:
             mapped[self.prompt_column] = "prompt"
@@ -275,7 +275,7 @@ class ColumnRules:
 
     @cached_property
     def line_field(self) -> str:
-        """The field that a line of a `.txt` is.
+        """The field that a line of a `.txt` file holds.
 
         Raises:
             ColumnError: A row needs more than one.
@@ -297,7 +297,7 @@ class ColumnRules:
         )
 
     def target(self, column: str, others: frozenset[str], *, any_service: bool) -> Target:
-        """Return where a column of a table goes.
+        """Return the target of a column of a table.
 
         Args:
             column: Its name in the file.
@@ -324,7 +324,7 @@ class ColumnRules:
         return Target("suspicious" if of_another else "kept", own)
 
     def target_of_key(self, key: str) -> Target:
-        """Return where a key of JSON Lines goes: unknown ones stay, to be refused."""
+        """Return the target of a key of JSON Lines; unknown ones stay, and are refused later."""
         target = self._told(key)
         known = is_parameter(key) and (key in self.fields or key not in SIZES)
         if target is None and EVERYTHING in self.keep and not known:
@@ -332,7 +332,7 @@ class ColumnRules:
         return target or Target("field", key)
 
     def _told(self, column: str) -> Target | None:
-        """Return where a column goes that an option names."""
+        """Return the target of a column that an option names."""
         name, wanted = folded(column), self._wanted
         if name in wanted.mapped:
             return Target("field", wanted.mapped[name])
@@ -348,21 +348,21 @@ class ColumnRules:
         return frozenset(self.mapped.values())
 
     def knows(self, column: str) -> bool:
-        """Return whether a column means something by its name, or an option names it."""
+        """Return whether a column is known by its name, or an option names it."""
         return self._told(column) is not None or folded(column) in self.fields | ROW_KEYS
 
     def check_required(
         self, found: Collection[str], columns: Sequence[str], *, what: str = "column"
     ) -> None:
-        """Refuse columns without one that every row needs.
+        """Raise if a field that every row needs has no column.
 
         Args:
             found: Fields that columns go to.
             columns: Names of all columns.
-            what: They are called.
+            what: What columns are called in messages.
 
         Raises:
-            ColumnError: One is missing; says which there are.
+            ColumnError: One is missing; the message lists those present.
         """
         missing = sorted(self.required.difference(found))
         one_of = self._service.model.one_of if self._service is not None else ()
@@ -390,19 +390,19 @@ class ColumnRules:
 def classify(
     columns: Sequence[str], rules: ColumnRules, *, partial: bool = False, what: str = "column"
 ) -> tuple[list[Target], ColumnReport]:
-    """Return where each column of a table goes, and the report of it.
+    """Return the target of each column of a table, and the report of them.
 
-    Unnamed columns are kept under their place, `column_3`; empty ones have no values to keep.
+    Unnamed columns are kept under their number, as `column_3`; empty ones have no values to keep.
 
     Args:
         columns: Names in the file.
         rules: What options say.
-        partial: Whether there may be others as well.
-        what: They are called.
+        partial: Whether there may be further columns.
+        what: What columns are called in messages.
 
     Raises:
-        ColumnError: A column that is asked for is not there, two are the same, or what every row
-            needs has no column.
+        ColumnError: A column that an option names is missing, two columns are the same, or a field
+            that every row needs has no column.
     """
     names = [
         name if folded(name) else f"column_{place}" for place, name in enumerate(columns, start=1)
@@ -429,7 +429,7 @@ def classify(
 
 
 def suspicion_message(report: ColumnReport, service: str) -> str:
-    """Return what to say of a file with suspicious columns: one message, with the way out."""
+    """Return the message for a file with suspicious columns, with the options that resolve it."""
     lines, options = [], []
     for suspicion in report.suspicious:
         column = suspicion.column
@@ -468,7 +468,9 @@ def is_parameter(name: str) -> bool:
 
 
 def folded(name: str) -> str:
-    """Return a name without case, surrounding space and what cannot be seen, in underscores."""
+    """Return a name in lower case, with underscores, without surrounding space and invisible
+    characters.
+    """
     if not name.isascii():
         name = "".join(
             sign
@@ -479,7 +481,7 @@ def folded(name: str) -> str:
 
 
 def own_name(name: str) -> str:
-    """Return a name that does not hide a fact about the result in metadata.jsonl."""
+    """Return a name that does not shadow a fact about the result in metadata.jsonl."""
     return f"source_{name}" if name in FACTS or name in ALL_FIELDS else name
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a job as a whole."""
+"""The errors of a job as a whole."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = [
 ]
 
 LISTED_PROBLEMS = 20
-# Rows that are named of those that have the same problem.
+# How many rows with the same problem are named.
 NAMED_ROWS = 5
 
 
 class JobError(StabilityError):
-    """A job cannot start, or cannot go on. What it has done so far is safe in its ledger."""
+    """A job cannot start or continue. What it has done so far is safe in its ledger."""
 
 
 class JobLockedError(JobError):
@@ -34,7 +34,7 @@ class JobLockedError(JobError):
 
 
 class JobChangedError(JobError):
-    """A job was begun with other words than a run has; nothing was changed, and nothing sent."""
+    """A run has other options than its job was begun with; nothing was changed or sent."""
 
 
 class LedgerError(JobError):
@@ -42,10 +42,10 @@ class LedgerError(JobError):
 
 
 class StorageError(JobError):
-    """An image cannot be kept: no space, no permission, no bucket.
+    """An image cannot be stored: no space, no permission, no bucket.
 
     Attributes:
-        spooled: Whether it is safe all the same, and the next run puts it where it belongs.
+        spooled: Whether it is spooled, so that the next run stores it where it belongs.
     """
 
     def __init__(self, message: str, *, spooled: bool = False) -> None:
@@ -61,8 +61,8 @@ class RowProblem:
     """What is wrong with one row.
 
     Attributes:
-        row: Number of the row, as a text editor or a spreadsheet shows it; 0 is the whole file.
-        text: The field, and what is allowed.
+        row: Number of the row, as a text editor or a spreadsheet shows it; 0 means the whole file.
+        text: The field, the problem and what is allowed.
     """
 
     row: int
@@ -77,7 +77,7 @@ class PromptFileError(JobError):
     """The prompts cannot be used as they are; nothing was sent.
 
     Attributes:
-        problems: What is wrong, row by row; the first of them when there are very many.
+        problems: The problems by row; only the first ones if there are very many.
         count: How many problems there are.
     """
 
@@ -96,7 +96,7 @@ class PromptFileError(JobError):
 
 
 def _grouped(problems: Sequence[RowProblem]) -> list[str]:
-    """Return one line for each problem; what is wrong with many rows is said once."""
+    """Return one line for each problem; a problem of several rows is reported once."""
     rows: dict[str, list[int]] = {}
     for problem in problems:
         rows.setdefault(problem.text, []).append(problem.row)

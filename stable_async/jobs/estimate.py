@@ -1,4 +1,4 @@
-"""What a run of a prompt file will do, what it will cost, and how long the quota makes it take."""
+"""What a run of a prompt file will do and cost, and how long the quota makes it take."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ __all__ = ["DOLLARS_PER_CREDIT", "Estimate", "Share", "describe", "estimate_run"
 DOLLARS_PER_CREDIT = 0.01
 FIRST_REQUESTS = 3
 WAITING: tuple[State, ...] = ("waiting", "again")
-# Claimed, without a result: what was in flight when a run was killed becomes a doubt of the next.
+# Claimed, without a result: what was in flight when a run was killed is in doubt in the next one.
 IN_DOUBT: tuple[State, ...] = ("in doubt", "in flight")
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one service, with one model, has in a run.
+    """The share of one service and model in a run.
 
     Attributes:
         service: Its name.
         model: The model, where rows name one.
         rows: How many.
-        credits: What they cost; `None` where no source states it. Generations that were accepted
-            are paid for.
+        credits: Their price; `None` where no source states one. Accepted generations are already
+            paid for.
     """
 
     service: str
@@ -62,7 +62,7 @@ class Share:
 
     @property
     def requests(self) -> int:
-        """The fewest requests: one for each row, and one look at each asynchronous result."""
+        """The fewest requests: one for each row, and one poll for each asynchronous result."""
         service = SERVICES.get(self.service)
         return self.rows * (2 if service is not None and service.asynchronous else 1)
 
@@ -72,14 +72,14 @@ class Estimate:
     """What a run will do.
 
     Attributes:
-        shares: What it sends, by service and model.
-        there: Rows that have their result, filtered ones included.
-        changed: Known rows that have other content now, and are made from it.
-        gone: Results of the job that the prompt file does not have any more.
-        in_doubt: Rows that may be billed already; `shares` has them only where they are resent.
+        shares: The rows that it sends, by service and model.
+        there: Rows that have a result, filtered ones included.
+        changed: Known rows whose content has changed, and which are made from it.
+        gone: Results of the job that are no longer in the prompt file.
+        in_doubt: Rows that may have been billed; included in `shares` only if they are resent.
         failed: Rows that were refused for good in earlier runs.
-        duplicates: Rows that ask for the same as one before, seed included; made once.
-        columns: What is done with the columns of the file.
+        duplicates: Rows that repeat an earlier one, seed included; made once.
+        columns: How the columns of the file are used.
         first_requests: The first rows that it sends, in full.
     """
 
@@ -100,7 +100,7 @@ class Estimate:
 
     @property
     def requests(self) -> int:
-        """The fewest requests that this takes."""
+        """The fewest requests that the run takes."""
         return sum(share.requests for share in self.shares)
 
     @property
@@ -114,7 +114,7 @@ class Estimate:
         return round(self.credits * DOLLARS_PER_CREDIT, 4)
 
     def least_seconds(self, quota: Quota) -> float:
-        """Return the time from the first to the last request at the very limit of a quota."""
+        """Return the seconds from the first to the last request at the full rate of a quota."""
         waiting = self.requests - quota.requests
         if waiting <= 0:
             return 0.0
@@ -128,17 +128,17 @@ def estimate_run(
     *,
     needs_prices: bool = True,
 ) -> Estimate:
-    """Read and check a whole prompt file, and return what a run of it does. Nothing is written.
+    """Read and check a whole prompt file, and return what a run of it would do. Nothing is written.
 
     Args:
         prompts: The file.
         rules: How its rows become requests.
-        settings: Of the run, whose job may have been begun; `None`: a new one.
+            settings: Settings of the run, whose job may exist already; `None` means a new job.
         needs_prices: Refuse rows of unknown prices, as a run does.
-
+    
     Raises:
         PromptFileError: The prompts cannot be used as they are.
-        JobChangedError: The job was begun with other words, and a run would be refused.
+        JobChangedError: The job was begun with other options, and a run would be refused.
         LedgerError: The job's ledger cannot be read.
         StorageError: The bucket of its images cannot be read.
     """
@@ -190,13 +190,13 @@ def _missing(
 def describe(
     ledger: Ledger, columns: ColumnReport, *, changed: int = 0, resends: bool = False
 ) -> Estimate:
-    """Return what a run does that has read its prompt file into a ledger.
+    """Return what a run does whose prompt file has been read into a ledger.
 
     Args:
-        ledger: Of the job.
-        columns: Of the prompt file.
-        changed: Known rows that have other content now.
-        resends: It sends the rows that are in doubt as well.
+        ledger: The ledger of the job.
+        columns: The columns of the prompt file.
+        changed: Known rows whose content has changed.
+        resends: Whether it also sends the rows that are in doubt.
     """
     counts = ledger.counts()
     states = (*IN_DOUBT, *WAITING) if resends else WAITING
@@ -230,10 +230,10 @@ def _copy_of_ledger(settings: JobSettings | None, temporary: Path) -> Ledger:
         return Ledger.temporary()
     copy = temporary / LEDGER_NAME
     log = path.with_name(f"{path.name}-wal")
-    # Without a log nobody has it open, and SQLite need not begin one to read.
+    # Without a write-ahead log nobody has it open, and SQLite need not create one to read.
     how = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
     try:
-        # As it is at one moment: the job may be running.
+        # A snapshot: the job may be running.
         with (
             closing(sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)) as source,
             closing(sqlite3.connect(copy)) as target,

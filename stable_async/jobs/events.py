@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = ["EVENTS_VERSION", "EventFile", "JobEvents"]
 
-# Raised when a field changes its meaning or goes away; new fields and events do not raise it.
+# Incremented when a field is removed or changes its meaning, not for new fields and events.
 EVENTS_VERSION = 1
 
 
 class JobEvents:
-    """Receives the events of a job; does nothing with them. Calls must not block for long."""
+    """Receives the events of a job, and ignores them. Methods must not block for long."""
 
     def started(self, estimate: Estimate) -> None:
-        """Called in another thread when the prompt file is checked, before anything is sent."""
+        """Called in another thread after the prompt file was checked, before anything is sent."""
 
     def settled(self, row: Row, result: Result) -> None:
         """Called after the result of an attempt is in the ledger."""
@@ -38,24 +38,24 @@ class JobEvents:
         """Called at the end of the run."""
 
     def failed(self, error: StabilityError) -> None:
-        """Called instead of `ended` when the run could not begin."""
+        """Called instead of `ended` if the run could not begin."""
 
 
 class EventFile(JobEvents):
     """Appends one line of JSON for each event to a file.
 
-    A file that cannot be written any more does not stop the job.
+    A file that can no longer be written does not stop the job.
 
     Attributes:
-        error: Why nothing more is written; `None` while all is well.
+        error: Why nothing more is written; `None` as long as the file can be written.
     """
 
     def __init__(self, path: Path, facts: Callable[[Estimate], dict[str, object]] = asdict) -> None:
         """Open the file.
 
         Args:
-            path: A file or a named pipe that is being read.
-            facts: Returns the figures of an estimate.
+            path: A file, or a named pipe that has a reader.
+            facts: Returns the figures of an estimate as JSON values.
 
         Raises:
             OSError: It cannot be written.

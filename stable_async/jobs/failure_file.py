@@ -1,6 +1,6 @@
-"""`failures.jsonl`: the rows without a good image, written anew by each run.
+"""`failures.jsonl`: the rows without a good image, rewritten by each run.
 
-Each line has all charges of its row, so that a ledger that is lost is rebuilt with its doubts.
+Each line has all charges of its row, so that a lost ledger is rebuilt with its doubts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def write_failures(folder: Path, ledger: Ledger) -> None:
 
 
 def is_as_written(folder: Path, ledger: Ledger) -> bool:
-    """Return whether the file is there as it was written from this ledger, or not at all."""
+    """Return whether the file is as written from this ledger, or does not exist."""
     return _times(folder) in {ledger.get("failures"), None}
 
 
@@ -48,7 +48,7 @@ def _times(folder: Path) -> str | None:
 
 
 def read_failures(folder: Path) -> Iterator[RowFacts]:
-    """Yield what the last run has written of rows without an image, as far as it can be read."""
+    """Yield the readable lines that the last run wrote about rows without an image."""
     path = folder / FAILURES_NAME
     if not path.exists():
         return

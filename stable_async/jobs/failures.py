@@ -1,4 +1,4 @@
-"""What an error means for a row, and for the job. Pure; `api.verdict` has decided the rest."""
+"""What an error means for a row and for the job. Pure; `api.verdict` decides the rest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["is_outage", "meaning", "result_of"]
 
 
 def meaning(error: StabilityError) -> Literal["final", "again", "stop", "pause", "doubt"]:
-    """Return what a job makes of an error; see `Verdict.job`."""
+    """Return what a job does about an error; see `Verdict.job`."""
     match error:
         case APIStatusError() | APIConnectionError() | InvalidResponseError():
             job = error.verdict.job
@@ -39,7 +39,7 @@ def meaning(error: StabilityError) -> Literal["final", "again", "stop", "pause",
 
 
 def is_outage(error: StabilityError) -> bool:
-    """Return whether the network has not brought a request to the API, or not its answer back."""
+    """Return whether the network failed to deliver a request to the API, or its answer."""
     return (
         isinstance(error, (APIStatusError, APIConnectionError, InvalidResponseError))
         and error.concerns == "network"
@@ -48,13 +48,13 @@ def is_outage(error: StabilityError) -> bool:
 
 
 def result_of(error: StabilityError, *, accepted: bool, blocked: bool = False) -> Result:
-    """Return what a row is after an error.
+    """Return the result of a row after an error.
 
     Args:
-        error: What its attempt ended with.
-        accepted: Its generation has an id: it is paid for, and can be fetched. The id stays in the
-            ledger: only the user can say that it is to be paid for again.
-        blocked: The network refuses this row, and lets others pass.
+        error: The error that ended its attempt.
+        accepted: Its generation has an id: it is paid for and can be fetched. The id stays in the
+            ledger: only the user can decide to pay for it again.
+        blocked: The network refuses this row and lets others pass.
     """
     means = meaning(error)
     if means == "pause" and blocked:
@@ -73,7 +73,7 @@ def result_of(error: StabilityError, *, accepted: bool, blocked: bool = False) -
 
 
 def _reason(error: StabilityError) -> str:
-    """Return an error in a word or two, to count by."""
+    """Return a word or two by which errors are counted."""
     match error:
         case APIStatusError():
             return f"{error.status} {error.name}".strip()

@@ -1,4 +1,4 @@
-"""Whether requests may leave: not once a job stops, and not into an outage."""
+"""Decides whether requests may leave: not once a job stops, and not during an outage."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["REFUSALS_OF_A_ROW", "Gate", "StoppedError"]
 
-# So many refusals by the network in a row are an outage.
+# This many consecutive refusals by the network are an outage.
 REFUSALS = 3
-# So many times a row alone is refused, while others are answered, before it is left to later.
+# How often a single row is refused while others are answered before it is left for later.
 REFUSALS_OF_A_ROW = 3
-# Maximum seconds between two probes of an outage; each wait is twice the one before.
+# The most seconds between two probes of an outage; each wait is twice the one before.
 LONGEST_WAIT = 60.0
 
 
@@ -28,16 +28,16 @@ class StoppedError(Exception):
 
 
 class Gate:
-    """Stops a job, and is a circuit breaker for the network between it and the API.
+    """Stops a job, and acts as a circuit breaker for the network between it and the API.
 
-    After a few refusals by the network in a row nothing new leaves. One request at a time probes,
-    at growing intervals. Its answer opens the gate again; after `outage_limit` the job stops.
+    After a few consecutive refusals by the network nothing new leaves. One request at a time
+    probes, at growing intervals. Its answer reopens the gate; after `outage_limit` the job stops.
 
-    A row that is refused again and again while others are answered is no outage: its words may be
-    what a firewall blocks. Such rows are `blocked`.
+    A row that is refused repeatedly while others are answered is not an outage: a firewall may
+        block its text. Such rows are `blocked`.
 
     Attributes:
-        error: Why the job cannot go on; `None` while it can.
+        error: Why the job cannot continue; `None` while it can.
         stopping: Whether nothing new leaves.
         blocked: Positions of rows that were refused while others were answered.
     """
@@ -45,11 +45,11 @@ class Gate:
     def __init__(
         self, progress: Progress, *, address: str, outage_limit: float, first_wait: float
     ) -> None:
-        """Begin open.
+        """Start open.
 
         Args:
-            progress: Whose phase is kept up to date.
-            address: Where requests go, for messages.
+            progress: The progress whose phase is updated.
+            address: The address that requests go to, for messages.
             outage_limit: Seconds after which an outage ends the job.
             first_wait: Seconds to the first probe.
         """
@@ -62,7 +62,7 @@ class Gate:
         self.stopping: bool = False
         self._waiting: set[asyncio.Timeout] = set()
         self.blocked: set[int] = set()
-        self._answered = False  # by the API, to anything
+        self._answered = False  # the last answer of the API to any request
         self._answered_left_at = -inf  # when the last request left that the API has answered
         self._refusals = 0
         self._first_refusal = 0.0
@@ -72,7 +72,7 @@ class Gate:
         self._changed = asyncio.Event()
 
     def stop(self, error: JobError | None = None) -> None:
-        """Let nothing new leave; what has left is brought in. Later errors change nothing."""
+        """Let nothing new leave; what has left is finished. Later errors change nothing."""
         self.error = self.error or error
         self.stopping = True
         self._progress.phase = "stopping"
@@ -81,20 +81,20 @@ class Gate:
                 scope.reschedule(self._clock())
 
     def hold(self, scope: asyncio.Timeout) -> None:
-        """Let `stop` end a scope: nothing of it is on its way."""
+        """Let `stop` cancel a scope: nothing of it is in flight."""
         self._waiting.add(scope)
         if self.stopping and not scope.expired():
             scope.reschedule(self._clock())
 
     def let_go(self, scope: asyncio.Timeout) -> None:
-        """Keep `stop` from ending a scope."""
+        """Keep `stop` from cancelling a scope."""
         self._waiting.discard(scope)
 
     async def wait(self, who: object) -> None:
-        """Return when the request of `who` may leave: at once, as a probe, or after an outage."""
+        """Wait until the request of `who` may leave: at once, as a probe, or after an outage."""
         if self._probe is who:  # it has probed, and was refused
             self.end_probe(who)
-            await asyncio.sleep(0)  # the next in the row probes: this one may be blocked alone
+            await asyncio.sleep(0)  # another row probes next: this one alone may be blocked
         while not self.lets_pass(who):
             if self._probe is None:
                 self._probe = who
@@ -120,11 +120,11 @@ class Gate:
         return self._outage_began is None or self._probe is who
 
     def answered(self, left_at: float | None = None) -> None:
-        """Note an answer of the API: there is no outage, or it is over.
+        """Record an answer of the API: there is no outage, or it is over.
 
         Args:
             left_at: When its request left. An answer to one that left before the first refusal says
-                nothing about the network now. `None`: now.
+                nothing about the network now. `None` means now.
         """
         self._answered = True
         self._answered_left_at = max(
@@ -144,7 +144,7 @@ class Gate:
         return self._answered_left_at > moment
 
     def refused(self, error: StabilityError) -> None:
-        """Note that the network has not brought a request to the API, or not its answer back."""
+        """Record that the network failed to deliver a request to the API, or its answer."""
         now = self._clock()
         if not self._refusals:
             self._first_refusal = now
@@ -164,5 +164,5 @@ class Gate:
 
 
 def _not_there(error: StabilityError) -> bool:
-    """Return whether there was no connection at all: at the start, more likely a wrong address."""
+    """Return whether there was no connection at all; at the start this suggests a wrong address."""
     return isinstance(error, APIConnectionError) and not error.maybe_billed

@@ -1,4 +1,4 @@
-"""Input files of rows, noticed when they change: their SHA-256 is part of a row's content."""
+"""Input files of rows: their SHA-256 is part of a row's content, so that a change is noticed."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ THREADS = 4
 
 
 class InputFiles:
-    """Digests of input files, read again only if size or time differ. Calls block."""
+    """Digests of input files, read again only if size or modification time differ. Calls block."""
 
     def __init__(self, ledger: Ledger, folder: Path, *, read_new: bool = True) -> None:
-        """Look at files below `folder`.
+        """Read files below `folder`.
 
         Args:
-            ledger: Knows the digests of earlier runs, and gets new ones.
-            folder: What the names of files are relative to.
-            read_new: Read files that the ledger does not know; else their size and time stand for
-                them, which is enough for a look.
+            ledger: Has the digests of earlier runs, and receives new ones.
+            folder: The folder that names of files are relative to.
+            read_new: Read files that the ledger does not know; otherwise their size and time stand
+                for their content, which is enough for a preview.
         """
         self._ledger = ledger
         self._folder = folder
         self._read_new = read_new
 
     def add_to_content(self, rows: Sequence[Row]) -> None:
-        """Make the digests of the input files of rows part of their contents."""
+        """Add the digests of the input files of rows to their contents."""
         named = [(row, names) for row in rows if (names := list(_files_of(row)))]
         if not named:
             return
@@ -51,7 +51,7 @@ class InputFiles:
             row.content = digest.digest()
 
     def are_unchanged(self) -> bool:
-        """Return whether all files that the ledger knows look as they did."""
+        """Return whether all files that the ledger knows have their size and time unchanged."""
         return all(self._look(known.name) == (known.size, known.mtime_ns)
                    for known in self._ledger.inputs())  # fmt: skip
 
@@ -91,7 +91,7 @@ class InputFiles:
             with (self._folder / name).open("rb") as file:
                 return file_digest(file, "sha256").digest()
         except OSError:
-            return None  # the check of the row says what is wrong
+            return None  # the check of the row reports the problem
 
 
 def _files_of(row: Row) -> Iterator[str]:

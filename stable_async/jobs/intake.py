@@ -1,7 +1,7 @@
-"""A prompt file read into the ledger: checked in full, and compared with the job.
+"""Reading of a prompt file into the ledger: every row is checked and compared with the job.
 
-Ids are looked up batch by batch, and what was seen is noted in temporary tables, so that memory
-does not grow with the number of rows. All calls block.
+Ids are looked up in batches, and temporary tables hold what was seen, so that memory does not grow
+with the number of rows. All calls block.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["Intake"]
 
 BATCH = 1_000
-# Problems that are kept to be told; the others are only counted.
+# The most problems that are reported; further ones are only counted.
 KEPT_PROBLEMS = 1_000
-# Seconds to wait for rows before looking whether they are still wanted.
+# Seconds to wait for rows before checking whether they are still wanted.
 LOOK = 0.1
 
 
@@ -53,7 +53,7 @@ SEEDLESS = frozenset(
 
 
 class Intake:
-    """Reads a prompt file into a ledger, inside transactions of it: all but `take` and `close`.
+    """Reads a prompt file into a ledger. Call all but `take` and `close` inside a transaction.
 
     Attributes:
         report: What was found so far.
@@ -72,15 +72,15 @@ class Intake:
         """Prepare to read.
 
         Args:
-            ledger: Gets the rows.
+            ledger: Receives the rows.
             prompts: The file.
             rules: How its rows become images.
-            replace_changed: Make paid rows again whose content changed.
-            only_look: Do not read input files that are not known yet.
+            replace_changed: Remake paid rows whose content changed.
+            only_look: Do not read input files that are not yet known.
             needs_prices: Refuse rows of unknown prices.
 
         Raises:
-            PromptFileError: The rules make no sense.
+            PromptFileError: The rules are invalid.
         """
         problems = list(rules.problems())
         if needs_prices and not problems and (unknown := rules.price_problem(rules.service)):
@@ -108,7 +108,9 @@ class Intake:
         self.report: PlanReport = PlanReport()
 
     def fingerprint(self) -> str | None:
-        """Return a digest of the file and the rules; `None` for what can be read only once."""
+        """Return a digest of the file and the rules; `None` for a file that can be read only
+        once.
+        """
         if self._prompts.path is None:
             return None
         digest = blake2b(digest_size=16)
@@ -118,16 +120,16 @@ class Intake:
             return file_digest(file, lambda: digest).hexdigest()
 
     def run(self, on_rows: Callable[[int], None] = lambda count: None) -> PlanReport:
-        """Read the whole file into the ledger, or nothing of it.
+        """Read the file into the ledger, whole or not at all.
 
         A file that the ledger has read before, byte for byte, is not read again.
 
         Args:
-            on_rows: Called with the number of images found so far, ten times a second if no more
+            on_rows: Called with the number of images found so far, ten times a second while none
                 come; it may raise to stop.
 
         Raises:
-            PromptFileError: Rows are wrong: all of them.
+            PromptFileError: Rows are wrong; the error has all of them.
         """
         fingerprint = self.fingerprint()
         if (
@@ -166,18 +168,20 @@ class Intake:
         return self.report
 
     def begin_unchecked(self) -> None:
-        """Begin to read a file that is not checked first: go on with `take` and `add_unchecked`."""
+        """Begin to read a file that is not checked first; continue with `take` and
+        `add_unchecked`.
+        """
         self._begin()
         self._ledger.unlist_all()
         self._ledger.set(prompts=None)
 
     @property
     def exhausted(self) -> bool:
-        """Whether all rows were taken."""
+        """Whether all rows have been taken."""
         return self._source is None or self._source.exhausted
 
     def take(self) -> list[Row | RowProblem]:
-        """Return the next rows, one for each image; none if none come within a moment.
+        """Return the next rows, one for each image; none if none arrive within a moment.
 
         Raises:
             PromptFileError: The file cannot be read to its end, or has no prompts.
@@ -189,7 +193,7 @@ class Intake:
         return rows
 
     def add_unchecked(self, rows: Sequence[Row | RowProblem]) -> None:
-        """Store the rows returned by `take`; wrong rows fail at once."""
+        """Store the rows returned by `take`; invalid rows fail at once."""
         problems: dict[int, list[str]] = {}
         for problem in self._add(rows):
             problems.setdefault(problem.row, []).append(problem.text)
@@ -203,7 +207,7 @@ class Intake:
         self._ledger.list_seen()
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         if self._source is not None:
             self._source.close()
 
@@ -229,11 +233,11 @@ class Intake:
                     yield one
 
     def _add(self, found: Sequence[Row | RowProblem]) -> list[RowProblem]:
-        """Store the next rows, and return what is wrong with them, in order."""
+        """Store the next rows, and return their problems in order."""
         ledger = self._ledger
         rows = [row for row in found if isinstance(row, Row)]
         problems = [problem for problem in found if isinstance(problem, RowProblem)]
-        # A seed that is derived is of its row alone.
+        # A derived seed is unique to its row.
         self._may_repeat = self._may_repeat or any(
             "seed" in row.fields or row.service in SEEDLESS for row in rows
         )
@@ -268,7 +272,7 @@ class Intake:
         return self._checker.check(row, self._prompts.folder)
 
     def _known(self, ids: Collection[str]) -> dict[str, Known]:
-        """Return what is known of ids; those that rows of other parts have are seen."""
+        """Return what is known of ids; those of rows in other parts count as seen."""
         known = self._ledger.known(ids)
         if self._rules.shard.count > 1:
             for identity, row in self._ledger.elsewhere(ids).items():
@@ -279,7 +283,7 @@ class Intake:
     def _own_part(
         self, rows: list[Row], known: Mapping[str, Known], problems: list[RowProblem]
     ) -> list[Row]:
-        """Return the rows of this part; the ids of the others are noted, as they are taken."""
+        """Return the rows of this part; the ids of the others are recorded as taken."""
         shard = self._rules.shard
         own: list[Row] = []
         here: dict[str, int] = {}

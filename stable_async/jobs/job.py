@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Job"]
 
 REFUSED_LISTED = 20
-# Image files that are looked for at a time.
+# How many image files are looked up at a time.
 NAMES_AT_A_TIME = 1_000
 
 
@@ -52,12 +52,12 @@ class Job:
 
     Attributes:
         progress: Its progress; may be read at any time.
-        notes: What a user should be told about the start, in whole sentences.
-        estimate: What it does, known once the prompt file is checked; `None` without a check.
+        notes: Messages to the user about the start, in whole sentences.
+        estimate: What the run does, known once the prompt file is checked; `None` without a check.
         events: Receives what happens.
-        kind: Of the media that it makes.
-        left: What is left to the next run; known at the end.
-        refused: Id, row and error of the first prompts that failed; without error: filtered.
+        kind: The kind of media that it makes.
+        left: What is left for the next run; known at the end.
+        refused: Id, row and error of the first rows that failed; a filtered one has no error.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Job:
     ) -> None:
         """Prepare; nothing is read or written before `run`.
 
-        Without `prompts` the job works from the rows that are in its ledger.
+        Without `prompts` the job works from the rows in its ledger.
         """
         self._settings = settings
         self._prompts = prompts
@@ -84,7 +84,7 @@ class Job:
 
     @property
     def images(self) -> str:
-        """Where the images are."""
+        """The folder or URL of the images."""
         return self._settings.images or str(self._settings.folder / self.kind.folder)
 
     @property
@@ -93,9 +93,9 @@ class Job:
         return self._interrupted.is_set()
 
     def interrupt(self) -> None:
-        """Let nothing new leave, so that `run` ends when all in flight is brought in.
+        """Let nothing new leave, so that `run` ends once everything in flight has arrived.
 
-        To be called in the event loop of `run`. To end at once, cancel `run` instead.
+        Call it in the event loop of `run`. To end at once, cancel `run` instead.
         """
         self._interrupted.set()
         if self._gate is not None:
@@ -105,13 +105,13 @@ class Job:
         """Make what is missing, and return a summary.
 
         Raises:
-            ConfigurationError: It was run before.
+            ConfigurationError: `run` was called before.
             PromptFileError: The prompts cannot be used as they are; nothing was sent.
             JobLockedError: Another process works on the job.
             JobError: The job cannot begin.
         """
         if self._task is not None:
-            raise ConfigurationError("a Job is one run: make another one to run it again")
+            raise ConfigurationError("a Job can be run once: create another one to run it again")
         self._task = asyncio.current_task()
         self._cancelled_before = self._task.cancelling() if self._task is not None else 0
         self.progress.started = asyncio.get_running_loop().time()
@@ -244,13 +244,13 @@ class Job:
         self._settle(counts)
 
     def _settle(self, counts: Counts) -> None:
-        """Count what has no good image as the ledger does."""
+        """Count rows without a good image as the ledger does."""
         progress = self.progress
         progress.filtered, progress.failed = counts.filtered, counts.failed
         progress.again, progress.in_doubt = counts.again, counts.in_doubt
 
     async def _look_at_files(self, store: Store, writer: LedgerWriter) -> None:
-        """Clear away what a crash has left, and find images whose files are gone."""
+        """Remove what a crash has left, and find images whose files are gone."""
         await in_thread(store.tidy)
         after, first, price = 0, "", 0.0
         while some := await writer.do(
@@ -276,7 +276,7 @@ class Job:
             self.notes.append(f"{FAILURES_NAME} could not be written: {error.strerror or error}")
 
     async def _finish(self, files: asyncio.Task[None]) -> None:
-        """Wait for the look at the files, unless the user has waited long enough."""
+        """Wait for the check of the files, unless the user has interrupted twice."""
         if self._interrupted.is_set():
             return
         try:
@@ -291,8 +291,8 @@ class Job:
     def _budget(self, client: StabilityClient, opened: OpenJob) -> Budget:
         """Return what this part of the job may spend.
 
-        That of the whole job stands where the parts meet: beside their quota, under the id that
-        they have in common. Without such a place each has its share.
+        The budget of the whole job is stored beside the quota of its parts, under the id that they
+        have in common. Without a shared quota each part has its share.
         """
         limit, shard = self._settings.budget, self._rules.shard
         if limit is None or shard.count == 1:
@@ -315,7 +315,7 @@ class Job:
             raise _InterruptedError
 
     async def _read_more(self, intake: Intake, writer: LedgerWriter) -> bool:
-        """Store the rows that have come, or wait for some; return whether there were any."""
+        """Store the rows that have arrived, or wait for some; return whether there were any."""
         progress, report = self.progress, intake.report
         before = report.states.copy()
         rows: list[Row | RowProblem] = []
@@ -334,4 +334,4 @@ class Job:
 
 
 class _InterruptedError(Exception):
-    """The user does not want to go on, while prompts are still being checked."""
+    """The user interrupted while prompts were still being checked."""

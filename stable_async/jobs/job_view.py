@@ -1,4 +1,4 @@
-"""A job to read: one folder, the folders of all its parts, or the bucket of its images alone."""
+"""A read-only job: one folder, the folders of all its parts, or only the bucket of its images."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = ["JobView", "path_inside", "reading_job"]
 
 
 class JobView:
-    """A job that is only read.
+    """A read-only job.
 
     Attributes:
-        ledger: What is known of its rows: as one, wherever they were made.
-        sources: Where it was read from, as given.
-        folders: Of its parts; none where the bucket alone is read.
-        name: For titles.
+        ledger: All that is known of its rows in one ledger, wherever they were made.
+        sources: The folders or URL that it was read from, as given.
+        folders: The folders of its parts; none if only the bucket is read.
+        name: Its name, for titles.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class JobView:
         folders: Sequence[tuple[Shard, Path]],
         stores: Sequence[Objects],
     ) -> None:
-        """Show `ledger`; images are in `folders` and `stores`, and nowhere else."""
+        """Show `ledger`, whose images are in `folders` and `stores` only."""
         self.ledger = ledger
         self.sources: tuple[str, ...] = tuple(sources)
         self.folders: tuple[Path, ...] = tuple(folder for _, folder in folders)
@@ -50,11 +50,11 @@ class JobView:
         self._stores = tuple(stores)
 
     def path(self, position: int, name: str) -> Path | None:
-        """Return where the file of a row is on this machine; `None` if it is in a bucket.
+        """Return the path of the file of a row; `None` if it is in a bucket.
 
         Args:
-            position: Of the row.
-            name: Of the file, from the ledger: one from elsewhere may say anything.
+            position: Position of the row.
+            name: Name of the file in the ledger, which is not trusted: it may come from anywhere.
         """
         for shard, folder in self._parts:
             if shard.has(position):
@@ -65,7 +65,7 @@ class JobView:
         """Return a file of the job. This blocks.
 
         Raises:
-            FileNotFoundError: It is not there, or its name is not one of this job.
+            FileNotFoundError: It does not exist, or its name is not one of this job.
             OSError: It cannot be read.
             StorageError: The bucket cannot be read at all.
         """
@@ -86,14 +86,14 @@ class JobView:
 
 @contextmanager
 def reading_job(sources: Sequence[str | Path]) -> Iterator[JobView]:
-    """Open a job to read, as it is at this moment.
+    """Open a job for reading, as it is at this moment.
 
     Args:
-        sources: Folders of the job, and URLs of where its images are. A bucket alone knows the
-            rows that were claimed.
+        sources: Folders of the job, and URLs of its images. A bucket alone knows only the rows that
+            were claimed.
 
     Raises:
-        JobError: A source is no job, or they are not parts of one job.
+        JobError: A source is not a job, or they are not parts of one job.
         LedgerError: A ledger cannot be read.
         StorageError: A bucket cannot be read.
     """
@@ -126,7 +126,7 @@ def reading_job(sources: Sequence[str | Path]) -> Iterator[JobView]:
 
 
 def path_inside(folder: Path, name: str) -> Path | None:
-    """Return the path of a file by its name; `None` for a URL, and for what is not in `folder`."""
+    """Return the path of a file by its name; `None` for a URL, and for a file outside `folder`."""
     place = PurePosixPath(name)
     if "://" in name or "\0" in name or "\\" in name or place.is_absolute() or ".." in place.parts:
         return None
@@ -135,9 +135,9 @@ def path_inside(folder: Path, name: str) -> Path | None:
 
 
 def _own_stores(ledger: Ledger) -> Iterator[Objects]:
-    """Return where a ledger says that its images are, if the images' record agrees.
+    """Return the stores that a ledger names for its images, if the record there agrees.
 
-    A folder may come from anybody; what it names is not read for that alone.
+    A folder may come from anybody, so a URL in it is not trusted by itself.
     """
     url, job_id = ledger.get("images"), ledger.get("job_id")
     if url and job_id:
@@ -155,10 +155,10 @@ def _record(store: Objects) -> JobRecord | None:
 
 
 def _shards(folders: Sequence[Path], ledgers: Sequence[Ledger]) -> list[Shard]:
-    """Return which part each folder is of one job.
+    """Return the part of one job that each folder is.
 
     Raises:
-        JobError: They are parts of several.
+        JobError: They are parts of several jobs.
     """
     shards = [Shard.parse(str(ledger.get("shard") or WHOLE)) for ledger in ledgers]
     if len(shards) > 1:

@@ -1,4 +1,4 @@
-"""The kinds of media that a job may make; each job makes one kind. Pure."""
+"""The kinds of media that jobs make; each job makes one kind. Pure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class MediaKind:
     """A kind of media.
 
     Attributes:
-        column: Column of the media in a data set.
-        folder: Folder of its files, in a job as in a data set.
-        one: What one is called.
-        many: What several are called.
+        column: Column for the media in a data set.
+        folder: Folder for its files, in a job as in a data set.
+        one: Singular noun.
+        many: Plural noun.
         feature: Its class in `datasets`; `None` where there is none.
-        task: What the Hub calls the task of making it.
+        task: The Hub's name of the task that makes it.
     """
 
     column: str
@@ -48,7 +48,7 @@ def kind_of(content_type: str) -> MediaKind:
 
 
 def kind_of_service(name: str) -> MediaKind:
-    """Return the kind of what a service makes; that of images for unknown ones."""
+    """Return the kind of media that a service makes; images for an unknown service."""
     service = SERVICES.get(service_name(name))
     media = None if service is None else service.media
     if media is Audio:

@@ -1,9 +1,8 @@
-"""The ledger of a job: its schema and all SQL, in SQLite. The one truth about every row.
+"""The ledger of a job, in SQLite: its schema and all SQL. The authority on every row.
 
-`rows` holds the plan and the state of each image to be made; `charges` every attempt and what it
-cost; `images` what came, in the order in which it came: `metadata.jsonl` is that table, written
-out. docs/jobs.md says what the states mean and which steps are on the disk before which. All calls
-block.
+`rows` holds the plan and the state of each image to be made; `charges` every attempt and its cost;
+`images` the images in order of arrival: `metadata.jsonl` is that table, written out. docs/jobs.md
+says what the states mean and which steps are on the disk before which. All calls block.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Counts", "Ledger", "StoredImageRow"]
 
-APPLICATION_ID = 0x53_41_4A_4C  # "SAJL", told by `file job.sqlite`
+APPLICATION_ID = 0x53_41_4A_4C  # "SAJL", shown by `file job.sqlite`
 VERSION = 1
-# Kibibytes of pages in memory, whatever the size of the job.
+# Kibibytes of pages in memory, for jobs of any size.
 CACHE = 8 * 1024
 INT64_LIMIT = 2**63
-# The reason why a row failed that is no image to be made.
+# The reason of failure for a row that is not a valid request.
 BAD_ROW = "bad row"
 
 SPENDING = """\
@@ -126,7 +125,7 @@ CREATE VIEW spending AS                 -- the bill, by service and model
 """
 SCHEMA = f"{TABLES}{SPENDING};\n"
 
-# What stands before the tables of a job that is read, and that no process works on.
+# Views that hide the tables of a job that is only read and that no process works on.
 AS_ENDED = (
     (
         "CREATE TEMP VIEW charges AS SELECT position, attempt, price, "
@@ -160,12 +159,12 @@ IMAGE_COLUMNS = (
     "request_id, credits, sent_at, finished_at"
 )
 _ALL_FACTS = attrgetter(*(name.strip() for name in IMAGE_COLUMNS.split(",")))
-# What has cost, or may have, is not made again without a word.
+# A row that has cost something, or may have, is not made again unless the user says so.
 PAID = (
     "(r.state IN ('done', 'filtered', 'in doubt') OR r.generation_id IS NOT NULL OR EXISTS "
     "(SELECT 1 FROM charges AS c WHERE c.position = r.position AND c.state <> 'returned'))"
 )
-# A row that may be billed already is not sent again because its last attempt was not.
+# A row that may have been billed is not sent again just because its last attempt was not.
 DOUBTFUL = (
     "(generation_id IS NULL AND EXISTS (SELECT 1 FROM charges AS c "
     "WHERE c.position = rows.position AND c.state = 'in doubt'))"
@@ -175,7 +174,7 @@ NAMED = "position IN (SELECT value FROM json_each(?))"
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many rows of the present prompt file are in which state."""
+    """The number of rows of the current prompt file in each state."""
 
     waiting: int = 0
     in_flight: int = 0
@@ -204,7 +203,7 @@ StoredImageRow = tuple[int, Row, ImageFacts]
 
 
 class Ledger:
-    """An open ledger. It belongs to one thread at a time."""
+    """An open ledger, for one thread at a time."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Use `open`, or `temporary`."""
@@ -221,11 +220,12 @@ class Ledger:
         """Open the ledger at `path`; a new one if there is none.
 
         Raises:
-            LedgerError: It is of a newer version, of another program, or cannot be opened.
+            LedgerError: It was written by a newer version or another program, or cannot be opened.
             sqlite3.DatabaseError: It is corrupt.
         """
         try:
-            # Threads take turns; `isolation_level=None` leaves transactions to `transaction`.
+            # Threads take turns using it; `isolation_level=None` leaves transactions to
+            # `transaction`.
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.OperationalError as error:
             raise LedgerError(f"{path}: {error}") from None
@@ -242,7 +242,7 @@ class Ledger:
 
     @classmethod
     def temporary(cls) -> Self:
-        """Open a ledger that is gone when it is closed; large ones go to the disk meanwhile."""
+        """Open a ledger that is deleted when closed; a large one spills to the disk."""
         ledger = cls(sqlite3.connect("", isolation_level=None, check_same_thread=False))
         ledger._create()
         ledger._settle(durable=False)
@@ -268,7 +268,7 @@ class Ledger:
                 f"knows {VERSION}): upgrade stable_async, or choose another folder"
             )
         if not ours:
-            raise sqlite3.DatabaseError("its tables are not what they should be")
+            raise sqlite3.DatabaseError("its tables are not those of a ledger")
         for (problem,) in self._db.execute("PRAGMA quick_check(1)"):
             if problem != "ok":
                 raise sqlite3.DatabaseError(problem)
@@ -277,7 +277,7 @@ class Ledger:
         self._db.execute(f"PRAGMA cache_size = -{CACHE}")
         if durable:
             self._db.execute("PRAGMA journal_mode = WAL")
-            # Every commit is on the disk before anything is done that relies on it.
+            # Every commit is on the disk before anything that relies on it is done.
             self._db.execute("PRAGMA synchronous = FULL")
 
     def close(self) -> None:
@@ -286,7 +286,7 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Keep all changes of the block, or none."""
+        """Commit all changes of the block, or none."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -300,7 +300,7 @@ class Ledger:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Read in the block what the ledger says now, though a running job changes it."""
+        """Read the ledger in the block as it is now, even if a running job changes it."""
         self._db.execute("BEGIN")
         try:
             yield
@@ -311,9 +311,9 @@ class Ledger:
     # The job as a whole.
 
     def show_as_ended(self) -> None:
-        """Show what is in flight as the next run will find it: no process works on the job.
+        """Show what is in flight as the next run will find it, if no process works on the job.
 
-        A claim without an answer is in doubt. Nothing is written; call it on a ledger to read.
+        A claim without an answer is in doubt. Nothing is written; call it on a read-only ledger.
         """
         in_flight = self._db.execute("SELECT 1 FROM rows WHERE state = 'in flight' LIMIT 1")
         if in_flight.fetchone() is not None:
@@ -330,12 +330,12 @@ class Ledger:
         self._db.executemany("INSERT OR REPLACE INTO job VALUES (?, ?)", values.items())
 
     def counts(self) -> Counts:
-        """Count the rows of the present prompt file."""
+        """Count the rows of the current prompt file."""
         rows = self._db.execute("SELECT state, count(*) FROM rows WHERE listed GROUP BY state")
         return Counts(**{state.replace(" ", "_"): count for state, count in rows})
 
     def bill(self) -> Bill:
-        """Return what this job has cost, what may have been billed, and what is reserved."""
+        """Return what this job has spent, what may have been billed, and what is reserved."""
         self._flush()
         sums = dict(self._db.execute("SELECT state, total(price) FROM charges GROUP BY state"))
         return Bill(
@@ -345,10 +345,10 @@ class Ledger:
         )
 
     def outstanding(self, *states: State) -> list[tuple[str, str | None, int, float | None]]:
-        """Return service, model, number and price of the listed rows in some states.
+        """Return service, model, number and price of the listed rows in these states.
 
-        Without `states` these are the ones that a run sends. A generation that has an id is paid
-        for, and is only fetched.
+        Without `states`, of the rows that a run sends. A generation that has an id is paid for, and
+        is only fetched.
         """
         return self._db.execute(
             "SELECT service, json_extract(parameters, '$.model') AS model, count(*), "
@@ -359,7 +359,7 @@ class Ledger:
         ).fetchall()
 
     def count_gone(self) -> int:
-        """Count the rows that have, or may have, a result and are not in the prompt file."""
+        """Count the rows that have or may have a result and are not in the prompt file."""
         (count,) = self._db.execute(
             "SELECT count(*) FROM rows WHERE NOT listed AND id IS NOT NULL "
             "AND state IN ('done', 'filtered', 'in doubt', 'in flight')"
@@ -367,12 +367,14 @@ class Ledger:
         return int(count)
 
     def count_duplicates(self) -> int:
-        """Count the rows of the prompt file that ask for the same as one before."""
+        """Count the rows of the prompt file that repeat an earlier one."""
         (count,) = self._db.execute("SELECT count(*) FROM duplicates").fetchone()
         return int(count)
 
     def refused(self, limit: int) -> list[tuple[str, int, str | None]]:
-        """Return id, row and error of listed rows without a good image; no error: filtered."""
+        """Return id, row and error of listed rows without a good image; a filtered one has no
+        error.
+        """
         return self._db.execute(
             "SELECT id, row, error FROM rows "
             "WHERE state IN ('failed', 'again', 'in doubt', 'filtered') AND listed "
@@ -381,7 +383,9 @@ class Ledger:
         ).fetchall()
 
     def failures_by_reason(self, *, gone: bool = False) -> dict[str, int]:
-        """Count the rows of the present prompt file that failed; all of the job's if `gone`."""
+        """Count the failed rows of the current prompt file by reason; all of the job's if
+        `gone`.
+        """
         return dict(
             self._db.execute(
                 "SELECT ifnull(reason, 'unknown'), count(*) FROM rows "
@@ -392,7 +396,7 @@ class Ledger:
         )
 
     def count_departures(self, seconds: Mapping[int, tuple[int, int]]) -> None:
-        """Add requests and 429 answers to the seconds in which they left or came."""
+        """Add requests and 429 answers to the seconds in which they left or arrived."""
         self._db.executemany(
             "INSERT INTO departures VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
             "requests = requests + excluded.requests, "
@@ -403,15 +407,15 @@ class Ledger:
     # The plan.
 
     def begin_plan(self) -> None:
-        """Forget what an earlier prompt file had, and the rows that were wrong."""
+        """Forget the rows that were wrong, and the duplicates of an earlier prompt file."""
         for statement in PLAN_TABLES:
             self._db.execute(statement)
         self._db.execute("DELETE FROM duplicates")
-        # Those that are still wrong are told again.
+        # Those that are still wrong are reported again.
         self._db.execute("DELETE FROM rows WHERE reason = ?", (BAD_ROW,))
 
     def known(self, ids: Collection[str]) -> dict[str, Known]:
-        """Return what is known of ids, by id."""
+        """Return what is known of these ids, by id."""
         found = self._db.execute(
             "SELECT id, r.position, content, state, "  # noqa: S608
             f"{PAID}, seen.row, service, parameters, seed, metadata "
@@ -434,11 +438,11 @@ class Ledger:
         }  # fmt: skip
 
     def note_elsewhere(self, ids: Mapping[str, int]) -> None:
-        """Note ids, and numbers, of rows of the prompt file that are in other parts."""
+        """Store ids and numbers of rows of the prompt file that belong to other parts."""
         self._db.executemany("INSERT OR IGNORE INTO elsewhere VALUES (?, ?)", ids.items())
 
     def elsewhere(self, ids: Collection[str]) -> dict[str, int]:
-        """Return which ids rows of other parts have, and the numbers of those rows."""
+        """Return the ids that rows of other parts have, with the numbers of those rows."""
         found = self._db.execute(
             "SELECT id, row FROM elsewhere WHERE id IN (SELECT value FROM json_each(?))",
             (json.dumps(list(ids)),),
@@ -446,7 +450,7 @@ class Ledger:
         return dict(found)
 
     def taken(self, positions: Collection[int]) -> dict[int, str | None]:
-        """Return which of some positions are taken, and by which ids; `None`: by a remake."""
+        """Return which of these positions are taken, and by which ids; `None` means by a remake."""
         found = self._db.execute(
             f"SELECT position, iif(remake, NULL, id) FROM rows WHERE {NAMED}",  # noqa: S608
             (json.dumps(list(positions)),),
@@ -454,7 +458,7 @@ class Ledger:
         return dict(found)
 
     def count_repeats(self, contents: Mapping[bytes, int]) -> dict[bytes, int]:
-        """Add to how often contents came, and return how often they came before."""
+        """Count occurrences of contents, and return how often they occurred before."""
         before = dict(
             self._db.execute(
                 "SELECT content, count FROM repeats "  # noqa: S608
@@ -470,7 +474,7 @@ class Ledger:
         return before
 
     def inputs(self, names: Collection[str] | None = None) -> Iterator[KnownInput]:
-        """Return the input files with these names that are known; `None` is all."""
+        """Return the known input files with these names; `None` means all."""
         where = "" if names is None else " WHERE name IN (SELECT value FROM json_each(?))"
         found = self._db.execute(
             f"SELECT name, size, mtime_ns, sha256 FROM inputs{where}",  # noqa: S608
@@ -480,14 +484,14 @@ class Ledger:
             yield KnownInput(*values)
 
     def store_inputs(self, files: Collection[KnownInput]) -> None:
-        """Store what input files are now."""
+        """Store the present state of input files."""
         self._db.executemany(
             "INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, ?)",
             [(file.name, file.size, file.mtime_ns, file.sha256) for file in files],
         )
 
     def apply(self, plan: Plan) -> None:
-        """Store what a plan decided."""
+        """Store the decisions of a plan."""
         self._db.executemany(
             "UPDATE rows SET id = NULL, listed = 0 WHERE position = ?",
             [(position,) for position in plan.replaced],
@@ -524,42 +528,42 @@ class Ledger:
             self.rewrite_metadata()
 
     def add_bad_rows(self, service: str, problems: Mapping[int, str]) -> int:
-        """Store rows that are no images to be made, as failed; return how many are new.
+        """Store rows that are not valid requests as failed; return how many are new.
 
         Args:
-            service: Of rows that name none.
-            problems: What is wrong, by row.
+            service: The service of rows that name none.
+            problems: Problems by row.
         """
         return self._db.executemany(
             "INSERT INTO rows (id, row, service, parameters, state, reason, error) "
             "VALUES (?, ?, ?, '{}', 'failed', ?, ?) ON CONFLICT DO NOTHING",
             [
-                # An id that no row can be given: it has a space that is not printable.
+                # An id that no row can have: it contains a space that is not printable.
                 (f"row\u00a0{row}", row, service, BAD_ROW, text)
                 for row, text in problems.items()
             ],
         ).rowcount
 
     def unlist_all(self) -> None:
-        """Note that no row is known to be in the prompt file."""
+        """Mark all rows as not in the prompt file."""
         self._db.execute("UPDATE rows SET listed = 0 WHERE listed")
 
     def unlist_unseen(self) -> int:
-        """Note which rows the prompt file does not have any more, and count them."""
+        """Mark rows that are no longer in the prompt file, and count them."""
         return self._db.execute(
             "UPDATE rows SET listed = 0 "
             "WHERE listed AND position NOT IN (SELECT position FROM seen)"
         ).rowcount
 
     def list_seen(self) -> None:
-        """Note which rows the prompt file has."""
+        """Mark the rows that are in the prompt file."""
         self._db.execute(
             "UPDATE rows SET listed = 1 "
             "WHERE NOT listed AND position IN (SELECT position FROM seen)"
         )
 
     def list_sample(self, count: int) -> None:
-        """Note that the prompt file has some rows only: `count` of them, spread over it."""
+        """Keep only `count` rows of the prompt file as listed, spread over it."""
         self._db.execute(
             """
             WITH numbered AS (
@@ -576,9 +580,9 @@ class Ledger:
         )
 
     def merge_duplicates(self) -> int:
-        """Take listed rows out that ask for the same as one before, seed included; count them.
+        """Remove listed rows that repeat an earlier one, seed included; count them.
 
-        Only rows that were never sent are taken out.
+        Only rows that were never sent are removed.
         """
         found = self._db.execute(
             """
@@ -607,11 +611,11 @@ class Ledger:
         return len(found)
 
     def rewrite_metadata(self) -> None:
-        """Have `metadata.jsonl` rewritten: lines of it have changed."""
+        """Have `metadata.jsonl` rewritten, because lines of it have changed."""
         self.set(metadata_size=None)
 
     def last_position(self) -> int:
-        """Return the position of the last row, 0 if there is none."""
+        """Return the position of the last row; 0 if there is none."""
         return int(self._db.execute("SELECT ifnull(max(position), 0) FROM rows").fetchone()[0])
 
     # Rows on their way.
@@ -619,7 +623,7 @@ class Ledger:
     def rows(
         self, state: State, *, after: int = 0, limit: int = -1, gone: bool = False
     ) -> list[Row]:
-        """Return rows in a state, in order, beyond a position; unlisted ones only if `gone`."""
+        """Return rows in a state, in order, after a position; unlisted ones only if `gone`."""
         self._flush()
         found = self._db.execute(
             f"SELECT {ROW_COLUMNS} FROM rows WHERE state = ? AND position > ? "  # noqa: S608
@@ -629,11 +633,11 @@ class Ledger:
         return [_row(values) for values in found]
 
     def claim(self, row: Row) -> None:
-        """Note that the request of a row is about to leave, and reserve its price."""
+        """Record that the request of a row is about to leave, and reserve its price."""
         self._claimed.append(row.position)
 
     def accept(self, row: Row, generation_id: str) -> None:
-        """Note that an asynchronous operation was accepted, and so paid."""
+        """Record that an asynchronous operation was accepted, and so paid for."""
         self._flush()
         generation_id = str(_storable(generation_id))
         self._db.execute(
@@ -681,7 +685,7 @@ class Ledger:
         return first
 
     def _flush(self) -> None:
-        """Write what is the same for many rows with one statement for all of them."""
+        """Write changes that are the same for many rows with one statement."""
         if self._claimed:
             named = (json.dumps(self._claimed),)
             self._db.execute(
@@ -724,16 +728,15 @@ class Ledger:
         self._fresh.clear()
 
     def take_fresh(self) -> list[StoredImageRow]:
-        """Return what was finished since the last call, for `metadata.jsonl`."""
+        """Return the images finished since the last call, for `metadata.jsonl`."""
         self._flush()
         fresh, self._fresh = self._fresh, []
         return fresh
 
     def take_up(self, *states: State, gone: bool = False) -> int:
-        """Let listed rows in these states wait again, all of the job's if `gone`; count them.
+        """Queue listed rows in these states again, all of the job's if `gone`; count them.
 
-        A generation that the API no longer has is requested again; its id stays with its
-        charge.
+        A generation that the API no longer has is requested anew; its id stays with its charge.
         """
         self._flush()
         return self._db.execute(
@@ -747,9 +750,9 @@ class Ledger:
         """Queue a row again with another seed, under its id; its image is replaced.
 
         Args:
-            row: As it was made.
-            seed: Of the new image.
-            position: Of the new image.
+            row: The row as it was made.
+            seed: Seed of the new image.
+            position: Position of the new image.
         """
         self._db.execute(
             "UPDATE rows SET id = NULL, listed = 0 WHERE position = ?", (row.position,)
@@ -764,7 +767,7 @@ class Ledger:
         self.rewrite_metadata()
 
     def forget_images(self, positions: Sequence[int]) -> None:
-        """Let rows wait again whose images are gone; what was paid for them stays paid."""
+        """Queue rows again whose images are gone; their charges stay."""
         if positions:
             named = (json.dumps(positions),)
             self._db.execute(f"DELETE FROM images WHERE {NAMED}", named)  # noqa: S608
@@ -772,12 +775,12 @@ class Ledger:
             self.rewrite_metadata()
 
     def has_charges(self) -> bool:
-        """Return whether anything was paid for, or may be."""
+        """Return whether anything has been paid for, or may have been."""
         found = self._db.execute("SELECT 1 FROM charges WHERE state <> 'returned' LIMIT 1")
         return found.fetchone() is not None
 
     def price_after(self, position: int) -> tuple[int, float]:
-        """Return how many rows wait beyond a position, and their price."""
+        """Return how many rows wait after a position, and their price."""
         found: tuple[int, float] = self._db.execute(
             "SELECT count(*), total(price) FROM rows WHERE position > ?", (position,)
         ).fetchone()
@@ -796,7 +799,7 @@ class Ledger:
             yield (_row(values[:width]), *values[width:])
 
     def charges(self, position: int) -> list[Charge]:
-        """Return the charges of a row, in order."""
+        """Return the charges of a row in order."""
         found = self._db.execute(
             "SELECT attempt, price, state, generation_id FROM charges WHERE position = ? "
             "ORDER BY attempt",
@@ -805,15 +808,15 @@ class Ledger:
         return [Charge(*values) for values in found]
 
     def attempts(self, position: int) -> int:
-        """Return how many attempts are known of the row at a position; 0 of an unknown one."""
+        """Return how many attempts of the row at a position are known; 0 for an unknown row."""
         found = self._db.execute("SELECT attempts FROM rows WHERE position = ?", (position,))
         (count,) = found.fetchone() or (0,)
         return int(count)
 
-    # Images that came.
+    # Images.
 
     def image_names(self, after: int, limit: int) -> list[tuple[int, str, float | None]]:
-        """Return position, name and price of images beyond a position, in its order."""
+        """Return position, name and price of images after a position, in order."""
         return self._db.execute(
             "SELECT position, file_name, price FROM images JOIN rows USING (position) "
             "WHERE position > ? AND id IS NOT NULL ORDER BY position LIMIT ?",
@@ -826,7 +829,9 @@ class Ledger:
         return found.fetchone() is not None
 
     def has_image_of(self, sha256: str, request_id: str | None) -> bool:
-        """Return whether an image is, or was, of this job; restored ones have no request ids."""
+        """Return whether an image belongs, or belonged, to this job; restored ones have no request
+        ids.
+        """
         found = self._db.execute(
             "SELECT 1 FROM images WHERE sha256 = ? AND ifnull(request_id = ?, 1) LIMIT 1",
             (sha256, request_id),
@@ -834,20 +839,20 @@ class Ledger:
         return found.fetchone() is not None
 
     def replaced_images(self) -> list[tuple[int, str]]:
-        """Return position and name of images that were replaced and are still in their place."""
+        """Return position and name of images that were replaced and not yet moved."""
         return self._db.execute(
             "SELECT position, file_name FROM images JOIN rows USING (position) "
             "WHERE id IS NULL AND instr(file_name, 'replaced/') = 0"
         ).fetchall()
 
     def rename_image(self, position: int, file_name: str) -> None:
-        """Note that an image has another name."""
+        """Record the new name of an image."""
         self._db.execute(
             "UPDATE images SET file_name = ? WHERE position = ?", (file_name, position)
         )
 
     def images(self, after: int = 0, *, only_listed: bool = False) -> Iterator[StoredImageRow]:
-        """Return images with their numbers and rows, in the order in which they came."""
+        """Return images with their numbers and rows, in order of arrival."""
         rows = self._db.execute(
             f"SELECT number, {_of('p', ROW_COLUMNS)}, {_of('i', IMAGE_COLUMNS)} "  # noqa: S608
             "FROM images AS i JOIN rows AS p USING (position) "
@@ -859,7 +864,7 @@ class Ledger:
             yield number, _row(values[:width]), ImageFacts(*values[width:])
 
     def duplicates(self, positions: Collection[int]) -> dict[int, list[Row]]:
-        """Return the rows that ask for the same as the ones at these positions, by position."""
+        """Return the rows that repeat the ones at these positions, by position."""
         found: dict[int, list[Row]] = {}
         for position, identity, number, metadata in self._db.execute(
             "SELECT position, id, row, metadata FROM duplicates "
@@ -881,7 +886,7 @@ class Ledger:
     ) -> bool:
         """Store an image whose row may not be known, and return whether it was new.
 
-        Without a `service` nothing is known but the image.
+        Without a `service` only the image is known.
         """
         if self.has_image(image.position):
             return False
@@ -893,13 +898,13 @@ class Ledger:
             (state, image.position, identity),
         ).fetchone()
         if known and service and (known[0], json.loads(known[1])) != (service, fields):
-            # It was made from other content than the row has here.
+            # It was made from content other than that of the row here.
             self._db.execute(
                 "UPDATE rows SET service = ?, parameters = ?, metadata = ?, content = NULL "
                 "WHERE position = ?",
                 (*row, image.position),
             )
-        # It may have taken the id over from one that was made before.
+        # It may have taken over the id of an earlier image.
         self._db.execute(
             "UPDATE rows SET id = NULL, listed = 0 WHERE id = ? AND position < ?",
             (identity, image.position),
@@ -929,7 +934,7 @@ class Ledger:
         return True
 
     def count_unlisted_images(self) -> int:
-        """Count the images that the present prompt file does not have any more."""
+        """Count the images that are no longer in the current prompt file."""
         (count,) = self._db.execute(
             "SELECT count(*) FROM images JOIN rows USING (position) "
             "WHERE id IS NOT NULL AND NOT listed"
@@ -937,7 +942,7 @@ class Ledger:
         return int(count)
 
     def take_in(self, part: Ledger) -> None:
-        """Add all that another part of the job knows.
+        """Add everything from the ledger of another part of the job.
 
         Raises:
             sqlite3.IntegrityError: A row is in both.
@@ -962,7 +967,7 @@ class Ledger:
         self._db.execute("UPDATE rows SET listed = 1 WHERE id IS NOT NULL")
 
     def withdraw(self, row: Row) -> None:
-        """Take back the claim of a row that was claimed elsewhere: nothing left."""
+        """Undo the claim of a row that was claimed elsewhere: no request left."""
         self._flush()
         self._db.execute(
             "DELETE FROM charges WHERE position = ? AND state = 'reserved'", (row.position,)
@@ -975,15 +980,15 @@ class Ledger:
     def adopt(self, facts: RowFacts, *, replaced: bool = False) -> bool:
         """Store the facts of a row from a bucket, and return whether they were new.
 
-        Nothing is taken back that the ledger knows better: the answer to an attempt is never
-        replaced by a doubt about it.
+        Newer knowledge in the ledger is kept: the answer to an attempt is never replaced by a doubt
+            about it.
 
         Args:
-            facts: As they stand when nobody works on the row.
-            replaced: The image was replaced by that of another row, which has the id now.
+            facts: The facts, as they stand when nobody works on the row.
+            replaced: Whether the image was replaced by that of another row, which now has the id.
 
         Raises:
-            LedgerError: Another row, which has cost something, stands in its place.
+            LedgerError: Another row, which has cost something, has its position.
         """
         self._flush()
         position = facts.position
@@ -1034,7 +1039,7 @@ class Ledger:
     def _take_state(
         self, facts: RowFacts, attempts: int, known: tuple[int, State, int, str | None]
     ) -> bool:
-        """Store the state of a row and its image, if they are newer than the known ones."""
+        """Store the state of a row and its image if they are newer than the known ones."""
         known_attempts, state, remake, generation_id = known
         position, image = facts.position, facts.image
         if attempts < known_attempts or (image is None and self.has_image(position)):
@@ -1068,7 +1073,7 @@ class Ledger:
         return changed or image is not None
 
     def _make_place(self, facts: RowFacts) -> None:
-        """Move a row that was never paid for out of the place of another."""
+        """Move a row that was never paid for away from the position of another."""
         position = facts.position
         found = self._db.execute(
             f"SELECT id, {PAID} FROM rows AS r WHERE position = ? AND id <> ?",  # noqa: S608
@@ -1090,7 +1095,7 @@ class Ledger:
             )
 
     def _name(self, position: int, identity: str) -> None:
-        """Let the last row that has an id keep it."""
+        """Leave an id to the last row that has it."""
         self._db.execute(
             "UPDATE rows SET id = NULL, listed = 0 WHERE id = ? AND position < ?",
             (identity, position),
@@ -1104,9 +1109,9 @@ class Ledger:
     # For the report.
 
     def report_counts(self) -> dict[str, int]:
-        """Count every image of the job, whether or not the prompt file has it now.
+        """Count every image of the job, whether or not it is still in the prompt file.
 
-        One that was replaced, and so has no id, is counted as such alone.
+        One that was replaced, and so has no id, counts only as replaced.
         """
         found = self._db.execute(
             """
@@ -1136,7 +1141,7 @@ class Ledger:
         return self._db.execute("SELECT * FROM departures ORDER BY second").fetchall()
 
     def finished_since(self, moment: float) -> int:
-        """Count the images that came after a moment, seconds since 1970."""
+        """Count the images that arrived after a time, seconds since 1970."""
         (count,) = self._db.execute(
             "SELECT count(*) FROM images WHERE number > (SELECT max(number) FROM images) - 10000 "
             "AND finished_at > ?",
@@ -1145,14 +1150,16 @@ class Ledger:
         return int(count)
 
     def sent_seconds(self) -> Iterator[tuple[int, int, int]]:
-        """Return the same from when images were sent: a rebuilt ledger knows no departures."""
+        """Return the same from the times at which images were sent: a rebuilt ledger has no
+        departures.
+        """
         yield from self._db.execute(
             "SELECT CAST(sent_at AS INTEGER) AS second, count(*), 0 FROM images "
             "WHERE sent_at IS NOT NULL GROUP BY 1 ORDER BY 1"
         )
 
     def report_rows(self, limit: int) -> Iterator[tuple[Any, ...]]:
-        """Return the first rows that have an image or a failure, with what is known of them."""
+        """Return the first rows that have an image or a failure, with all facts about them."""
         yield from self._db.execute(
             """
             SELECT p.id, p.service,
@@ -1177,7 +1184,7 @@ def _expected_tables() -> frozenset[tuple[str, str, str]]:
 
 
 def _tables_of(db: sqlite3.Connection) -> frozenset[tuple[str, str, str]]:
-    """Return type, name and definition, without comments: other words make no other table."""
+    """Return type, name and definition of each table without comments, which do not matter."""
     found = db.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
     return frozenset(
         (type_, name, " ".join(re.sub("--.*", "", sql).split())) for type_, name, sql in found
@@ -1223,7 +1230,7 @@ def _image_values(image: ImageFacts) -> tuple[object, ...]:
 
 
 def _storable(value: object) -> object:
-    """Return a value as SQLite takes it: an image that was paid for is not lost over a text."""
+    """Return a value that SQLite can store: a paid image must not be lost because of its text."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, int) and not -INT64_LIMIT <= value < INT64_LIMIT:

@@ -1,4 +1,4 @@
-"""The ledger in a thread of its own: many small changes become one commit on the disk."""
+"""Runs the ledger in its own thread: many small changes become one commit on the disk."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["LedgerWriter"]
 
 T = TypeVar("T")
 
-# Maximum lines of metadata.jsonl that are written again after a crash.
+# The most lines of metadata.jsonl that are rewritten after a crash.
 MARK_EVERY = 1_000
 
 
 class LedgerWriter:
-    """Makes changes to the ledger, from one event loop, as an async context manager.
+    """Changes the ledger from one event loop; an async context manager.
 
-    Changes that come while others are being written are committed together. After a commit the
-    images in it get their lines in `metadata.jsonl`, and then the callers go on.
+    Changes that arrive while others are being written are committed together. After a commit its
+    images get their lines in `metadata.jsonl`, and then the callers continue.
     """
 
     def __init__(self, ledger: Ledger, metadata: MetadataFile) -> None:
-        """Use `ledger` and `metadata`, which nobody else may do meanwhile."""
+        """Use `ledger` and `metadata`, which nobody else may use meanwhile."""
         self._ledger = ledger
         self._metadata = metadata
         self._thread = BatchThread(self._commit, name="ledger")
@@ -57,19 +57,18 @@ class LedgerWriter:
     def do(self, change: Callable[[Ledger], T]) -> asyncio.Future[T]:
         """Call `change` with the ledger, and return its result once that is on the disk.
 
-        It is done even if the caller is cancelled meanwhile.
+        The change is made even if the caller is cancelled meanwhile.
 
         Raises:
-            JobError: The ledger or `metadata.jsonl` cannot be written; no other change is made
-                from then on.
-            Exception: What `change` raises; nothing is kept of it.
+            JobError: The ledger or `metadata.jsonl` cannot be written; no further change is made.
+            Exception: What `change` raises; it is then rolled back.
         """
         return cast("asyncio.Future[T]", self._thread.do(change))
 
     def post(self, change: Callable[[Ledger], object]) -> None:
-        """Make a change before all that is asked for later, without waiting for it.
+        """Make a change before all later ones, without waiting for it.
 
-        If it fails, so do all later changes.
+        If it fails, all later changes fail too.
         """
         self._thread.do(change).add_done_callback(_retrieve)
 
@@ -108,6 +107,6 @@ class LedgerWriter:
 
 
 def _retrieve(future: asyncio.Future[object]) -> None:
-    """Look at the error of a change that nobody waits for; the next change raises it again."""
+    """Retrieve the error of a change that nobody awaits; the next change raises it again."""
     if not future.cancelled():
         future.exception()

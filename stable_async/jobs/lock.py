@@ -1,4 +1,4 @@
-"""One process at a time works in a folder."""
+"""The lock that lets one process at a time work in a folder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["FolderLock", "is_locked", "locked"]
 
 LOCK_NAME = ".lock"
-# The holder's name is padded to this, so that nothing has to be cut off.
+# The holder's name is padded to this, so that the file is never truncated.
 NAME_LENGTH = 200
 HOLDER = b"process "
 
 
 class FolderLock:
-    """The lock of a folder, which is held.
+    """A held lock of a folder.
 
     Attributes:
         path: Its file.
@@ -37,10 +37,10 @@ class FolderLock:
         self._identity = _identity(os.fstat(descriptor))
 
     def check(self) -> None:
-        """Check that another process would meet this lock.
+        """Check that this lock still keeps other processes out.
 
         Raises:
-            JobError: Its file was removed or replaced, so that another run may work here.
+            JobError: Its file was removed or replaced, so that another run may be working here.
         """
         try:
             held = _identity(os.lstat(self.path)) == self._identity
@@ -55,15 +55,15 @@ class FolderLock:
 
 @contextmanager
 def locked(folder: Path, doing: str = "works on this job") -> Iterator[FolderLock]:
-    """Hold the lock of a folder. The system lets go of it when the process ends, however it ends.
+    """Hold the lock of a folder. The system releases it when the process ends, however it ends.
 
     Args:
-        folder: Where the lock is.
-        doing: What its holder does, for the message.
+        folder: The folder that contains the lock.
+        doing: What the holder does, for the message.
 
     Raises:
         JobLockedError: Another process holds it; the message names it.
-        JobError: The lock is a link, or a file of something else.
+        JobError: The lock is a link, or a file of another program.
         OSError: The folder cannot be written.
     """
     path = folder / LOCK_NAME
@@ -75,7 +75,7 @@ def locked(folder: Path, doing: str = "works on this job") -> Iterator[FolderLoc
             raise JobError(f"{path} is a symbolic link; remove it") from None
         raise
     try:
-        # A lock is never truncated: whatever this file is, its content stays.
+        # A lock is never truncated: whatever this file is, its content is kept.
         status = os.fstat(descriptor)
         before = os.pread(descriptor, NAME_LENGTH, 0)
         foreign = bool(before.strip()) and not before.startswith(HOLDER)
@@ -94,7 +94,7 @@ def locked(folder: Path, doing: str = "works on this job") -> Iterator[FolderLoc
         finally:
             _write_name(descriptor, "")
     finally:
-        # The file stays: to remove it would let a third process lock another one.
+        # The file stays: removing it would let a third process lock another one.
         os.close(descriptor)
 
 

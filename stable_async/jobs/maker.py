@@ -1,10 +1,10 @@
-"""One image per row, for pipelines of any engine: all that is known stands beside the images.
+"""One image per row, for pipelines of any engine: all facts are stored beside the images.
 
 A job of this package has a ledger, and a process that drives it. Where an engine drives (Ray,
 Spark, Daft, Celery), tasks are repeated, moved and killed as the engine likes. So an `ImageMaker`
-knows nothing but the store: it looks before it sends, claims a row there before its request leaves,
-and completes the facts before it stores the image. What was in flight when it was killed is in
-doubt.
+relies on the store alone: it looks there before it sends, claims a row there before its request
+leaves, and completes the facts before it stores the image. What was in flight when it was killed is
+in doubt.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageMaker", "Made", "SharedBudget"]
 
-# Rows have no positions here. Numbers made from their ids keep folders small.
+# Rows have no positions here. Numbers derived from their ids keep folders small.
 NUMBERS = 1_000_000
 
-# While the network is out, a row is tried again for this long, and this often, seconds.
+# During a network outage, for how long and how often a row is retried, seconds.
 OUTAGE_LIMIT = 120.0
 OUTAGE_PAUSE = 5.0
 
@@ -55,22 +55,23 @@ class Made(TypedDict):
     """What is known of the image of a row.
 
     Attributes:
-        id: Of the row.
-        state: `done` or `filtered`: there is an image. `in doubt`: it may have been paid, and is
-            sent again only when asked for. `failed`: the API refused it for good. `again`: nothing
-            was billed, a later run sends it. `waiting`: it was not sent, the budget is reached.
-        made: Whether this call sent it; else it was there before.
+        id: Id of the row.
+        state: `done` or `filtered`: there is an image. `in doubt`: it may have been paid for, and
+            is sent again only on request. `failed`: the API refused it for good. `again`: nothing
+            was billed, and a later run sends it. `waiting`: it was not sent because the budget is
+            reached.
+        made: Whether this call sent it; otherwise it existed before.
         file_name: URL of the image.
         service: Name of the service.
         seed: The seed.
-        finish_reason: What the API said of the content filter.
+        finish_reason: The API's finish reason: whether its content filter blurred the image.
         sha256: Digest of the image, hexadecimal.
         width: Pixels.
         height: Pixels.
-        credits: The price; of a row in doubt what it may have cost.
+        credits: The price; for a row in doubt, what it may have cost.
         request_id: The API's id of the request.
         reason: Why there is no image, in a word or two.
-        error: The same in full.
+        error: The reason in full.
     """
 
     id: str
@@ -97,12 +98,12 @@ class SharedBudget(Protocol):
         ...
 
     async def settle(self, price: float, charge: ChargeState) -> None:
-        """Turn what was reserved into what it became."""
+        """Turn a reservation into the charge that it became."""
         ...
 
 
 class ImageMaker:
-    """Makes images of rows and returns facts, never their bytes; for one event loop.
+    """Makes images of rows and returns their facts, never their bytes; for one event loop.
 
     Rows are mappings with an `id`, fields of the API, and anything else, which is kept with the
     image. Seeds are derived from ids: the same on every machine, and when a row is made again.
@@ -119,18 +120,18 @@ class ImageMaker:
         max_in_flight: int = 256,
         resend_doubtful: bool = False,
     ) -> None:
-        """Prepare; `open` proves that images can be stored.
+        """Prepare; `open` checks that images can be stored.
 
         Args:
-            client: Open as long as the maker is; not closed by it.
-            images: Where images go: a folder of this machine, or a URL such as `s3://bucket/name`.
-                One for all makers of a pipeline.
+            client: An open client, which the maker does not close.
+            images: A folder on this machine, or a URL such as `s3://bucket/name`; the same for all
+                makers of a pipeline.
             service: The service of rows that name none.
-            budget: Credits that this maker may spend, or a limit that several share; `None`: no
-                limit.
+            budget: Credits that this maker may spend, or a limit that several share; `None` means
+                no limit.
             price: Credits to count for a row whose price no source states; required for such.
-            max_in_flight: The most rows that are out at a time.
-            resend_doubtful: Send rows again that are in doubt, which may pay twice.
+            max_in_flight: The most rows in flight at a time.
+            resend_doubtful: Send rows again that are in doubt, which may charge twice.
         """
         local = isinstance(images, Path) or "://" not in images
         self._url = Path(images).absolute().as_uri() if local else str(images)
@@ -143,10 +144,10 @@ class ImageMaker:
         self._writer: ImageWriter | None = None
 
     async def open(self) -> None:
-        """Prove that images can be stored; harmless when it is open.
+        """Check that images can be stored; does nothing when open.
 
         Raises:
-            StorageError: They cannot, or the rules make no sense.
+            StorageError: They cannot be stored, or the settings are invalid.
         """
         if self._stack is not None:
             return
@@ -158,7 +159,7 @@ class ImageMaker:
             self._stack = stack.pop_all()
 
     async def aclose(self) -> None:
-        """Wait until all facts are stored; harmless when it is closed."""
+        """Wait until all facts are stored; does nothing when closed."""
         stack, self._stack = self._stack, None
         if stack is not None:
             await stack.aclose()
@@ -178,12 +179,13 @@ class ImageMaker:
         await self.aclose()
 
     async def make(self, row: Mapping[str, object]) -> Made:
-        """Make the image of a row, unless it is there, and return what is known of it.
+        """Make the image of a row, unless it exists, and return its facts.
 
-        A row that was refused for good, or that may have been paid, is an answer and no error.
+        A row that was refused for good, or that may have been paid for, is returned, not raised.
 
         Raises:
-            StabilityError: No request can be sent at all: the key, the account, the settings.
+            StabilityError: No request can be sent at all, because of the key, the account or the
+                settings.
             StorageError: Facts or images cannot be read or stored.
         """
         prepared = self._prepare(row)
@@ -195,7 +197,7 @@ class ImageMaker:
             return await self._make(prepared)
 
     def _prepare(self, given: Mapping[str, object]) -> Row | str:
-        """Return the row to be made, or what is wrong with it."""
+        """Return the row to be made, or its problem."""
         if given.get("id") in {None, ""}:
             return "id: missing; allowed: text that is unique in the pipeline"
         service = service_name(str(given.get("service") or self._rules.service))
@@ -308,7 +310,7 @@ class _Attempt:
         self.sent_at = time.time()
 
     def refused(self, error: APIStatusError) -> None:
-        """Note that nothing was billed: if this process ends now, the row is not in doubt."""
+        """Record that nothing was billed: if this process ends now, the row is not in doubt."""
         if not self._accepted and not error.maybe_billed:
             self._settle_unsent()
 

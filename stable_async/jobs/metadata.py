@@ -1,4 +1,4 @@
-"""`metadata.jsonl`: the images of the ledger, one line each, in the order in which they came."""
+"""`metadata.jsonl`: the images of the ledger, one line each, in order of arrival."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ READ_AT_A_TIME = 1024 * 1024
 
 
 class Mark(NamedTuple):
-    """How far the file is on the disk.
+    """How much of the file is known to be on the disk.
 
     Attributes:
         size: Bytes.
-        number: Of the last image before it, in the ledger.
+        number: Number, in the ledger, of the last image before the mark.
         checksum: CRC-32 of these bytes.
     """
 
@@ -38,14 +38,14 @@ class Mark(NamedTuple):
 
 
 class MetadataFile:
-    """The file, kept up to date with the ledger. All calls block.
+    """The metadata file, kept in step with the ledger. All calls block.
 
-    The ledger knows a mark, and the times of the file when it was set. A file that was edited,
-    truncated or replaced since does not fit its mark, and is rewritten. What lies behind the
-    mark is written again after a crash.
+    The ledger has a mark, and the times of the file when it was set. A file that was edited,
+    truncated or replaced since does not match its mark, and is rewritten. What follows the mark is
+    rewritten after a crash.
 
     Attributes:
-        unmarked: How many lines are behind the mark.
+        unmarked: The number of lines after the mark.
     """
 
     def __init__(self, path: Path, ledger: Ledger) -> None:
@@ -64,7 +64,7 @@ class MetadataFile:
         self.unmarked: int = self._number
 
     def append(self, fresh: Sequence[StoredImageRow]) -> None:
-        """Add lines for images that the ledger has."""
+        """Add lines for images that are in the ledger."""
         data = self._lines(fresh)
         self._checksum = zlib.crc32(data, self._checksum)
         self._write(data)
@@ -72,7 +72,7 @@ class MetadataFile:
         self.unmarked += len(fresh)
 
     def mark(self) -> None:
-        """Set the mark to the end of the file; inside a transaction of the ledger."""
+        """Set the mark to the end of the file; call it inside a transaction of the ledger."""
         os.fsync(self._file.fileno())
         self._ledger.set(
             metadata_size=self._file.tell(),
@@ -87,7 +87,7 @@ class MetadataFile:
         self._file.close()
 
     def _missing(self) -> Iterator[bytes]:
-        """Return the lines that the file does not have yet, many at a time."""
+        """Yield the lines that the file does not have yet, many at a time."""
         images = self._ledger.images(after=self._number)
         while some := list(islice(images, LINES_AT_A_TIME)):
             data = self._lines(some)
@@ -96,7 +96,7 @@ class MetadataFile:
             self._number = some[-1][0]
 
     def _lines(self, fresh: Sequence[StoredImageRow]) -> bytes:
-        """Return the lines of images, and of the rows that ask for the same ones."""
+        """Return the lines of images, and of the rows that repeat theirs."""
         others = self._ledger.duplicates([row.position for _, row, _ in fresh])
         lines = []
         for _, row, image in fresh:
@@ -114,7 +114,7 @@ class MetadataFile:
 
 
 def find_mark(path: Path, ledger: Ledger) -> Mark | None:
-    """Return the ledger's mark; `None` if it was set in no such file."""
+    """Return the ledger's mark; `None` if it does not match the file."""
     size, number, checksum = (
         ledger.get(f"metadata_{name}") for name in ("size", "number", "checksum")
     )
@@ -125,7 +125,7 @@ def find_mark(path: Path, ledger: Ledger) -> Mark | None:
         status = path.stat()
         if status.st_size < size:
             return None
-        # Nothing has touched the file since: it need not be read.
+        # The file was not touched since, so it need not be read.
         if _times(status) == ledger.get("metadata_times") or _checksum(path, size) == checksum:
             return mark
     except FileNotFoundError:

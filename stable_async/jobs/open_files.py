@@ -1,4 +1,4 @@
-"""How many files a process may have open: a connection for each request, and a large image."""
+"""The limit of open files: each request needs a connection, and a file for a large image."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from stable_async.jobs.errors import JobError
 
 __all__ = ["make_room_for_files"]
 
-# The ledger, prompts, input files, and what the program has open itself.
+# For the ledger, prompts, input files, and files of the program itself.
 BESIDES = 192
 
 
 def make_room_for_files(in_flight: int) -> None:
-    """Raise the soft limit of this process, if so many requests at a time need more than it.
+    """Raise the soft limit of this process if this many requests in flight need more.
 
-    An image that comes when no file can be opened is paid for, and lost.
+    An image that arrives when no file can be opened would be paid for and lost.
 
     Raises:
         JobError: The hard limit is too low.

@@ -1,4 +1,4 @@
-"""A job's folder opened for a run: locked, repaired, proved, and the prompt file read into it."""
+"""Opening of a job's folder for a run: lock it, repair it, check it, read the prompt file."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ __all__ = ["OpenJob", "open_job"]
 
 @dataclass(frozen=True, slots=True)
 class OpenJob:
-    """A job that is ready to be run.
+    """A job that is ready to run.
 
     Attributes:
-        lock: Of its folder.
-        ledger: Every row is in it, unless the prompt file is read during the run.
+        lock: The lock of its folder.
+        ledger: Has every row, unless the prompt file is read during the run.
         metadata: Up to date.
-        store: Has been proved.
-        intake: Reads the prompt file; `None`: the run works from the ledger.
-        counts: Rows by state, as the run begins.
-        bill: Charges, as the run begins.
-        folder: What input files of rows are relative to.
-        id: What the parts of the job have in common; `None` where no bucket has its record.
+        store: Checked to be writable.
+        intake: Reads the prompt file; `None` if the run works from the ledger.
+        counts: Rows by state at the start of the run.
+        bill: Charges at the start of the run.
+        folder: The folder that input files of rows are relative to.
+        id: Id that the parts of the job share; `None` if no bucket has its record.
     """
 
     lock: FolderLock
@@ -89,7 +89,7 @@ def open_job(
     on_start: Callable[[Estimate], None],
     notes: list[str],
 ) -> OpenJob:
-    """Open a job's folder. All this blocks.
+    """Open a job's folder. This blocks.
 
     Args:
         stack: Closes what is opened.
@@ -98,12 +98,12 @@ def open_job(
         rules: How its rows become images.
         server: Address of the API, or `SANDBOX`.
         on_rows: As for `Intake.run`.
-        on_start: Called with what the run does, once the prompt file is checked.
-        notes: Gets what a user should be told, in whole sentences.
+        on_start: Called with what the run will do, once the prompt file is checked.
+        notes: Receives messages to the user, in whole sentences.
 
     Raises:
         PromptFileError: The prompts cannot be used as they are; nothing was changed.
-        JobChangedError: The job was begun with other words.
+        JobChangedError: The job was begun with other options.
         JobLockedError: Another process works on the job.
         JobError: The job cannot begin.
     """
@@ -152,7 +152,7 @@ def open_job(
 
 
 class _Opening:
-    """The steps of opening a job, in their order."""
+    """The steps of opening a job, in order."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class _Opening:
         begun: Begun | None,
         notes: list[str],
     ) -> None:
-        """Open ledger and store, and settle what the last run has left half done."""
+        """Open ledger and store, and settle what the last run left half done."""
         folder = settings.folder
         self._stack = stack
         self._settings = settings
@@ -188,7 +188,7 @@ class _Opening:
         with self.ledger.transaction():
             repaired = repair(self.ledger, self.store)
         if repaired.adopted:
-            notes.append(f"found: {counted(repaired.adopted, 'image')} that had just come")
+            notes.append(f"found: {counted(repaired.adopted, 'image')} that had just arrived")
         if repaired.in_doubt:
             notes.append(
                 f"in doubt: {counted(repaired.in_doubt, 'request')} in flight when the last run "
@@ -216,7 +216,7 @@ class _Opening:
         return store
 
     def _keep_place(self) -> None:
-        """Hold the job to the place where its images are."""
+        """Refuse a location other than that of the job's images."""
         wanted = self._settings.images or ""
         present = self.ledger.get("images")
         if present is None:
@@ -228,7 +228,7 @@ class _Opening:
             )
 
     def _keep_record(self, shard: Shard, begun: Begun | None) -> None:
-        """Hold the job to its number of parts, and to the record of it in the bucket."""
+        """Refuse another number of parts, or another job in the bucket."""
         ledger, folder = self.ledger, self._settings.folder
         present = ledger.get("shard")
         if present not in {None, str(shard)}:
@@ -248,11 +248,11 @@ class _Opening:
         ledger.set(shard=str(shard), job_id=record.id)
         self._record = record
         if record.begun and Begun.load(ledger) is None and begun is not None:
-            # The folder is gone, and the bucket remembers.
+            # The folder is gone, but the bucket has the record.
             Begun.parse({**record.begun, "shard": begun.shard}).store(ledger)
 
     def _remember(self, begun: Begun) -> None:
-        """Note what the job is made with, in the ledger and in the bucket."""
+        """Store the options of the job in the ledger and in the bucket."""
         begun.store(self.ledger)
         record = self._record
         if record is not None and isinstance(self.store, BucketStore):
@@ -262,7 +262,7 @@ class _Opening:
                 write_record(self.store.objects, self._record, replaces=True)
 
     def begun(self, now: Begun | None, server: str) -> Begun:
-        """Return what this run is made with: without words of its own, those of the job."""
+        """Return the options of this run: those of the job if it has none of its own."""
         before = Begun.load(self.ledger)
         if now is not None:
             return now
@@ -277,7 +277,7 @@ class _Opening:
         begun: Begun,
         on_rows: Callable[[int], None],
     ) -> None:
-        """Read the prompt file into the ledger, unless the job was begun with other words."""
+        """Read the prompt file into the ledger, unless the job was begun with other options."""
         ledger, settings = self.ledger, self._settings
         before = Begun.load(ledger)
         differences: list[str] = []
@@ -304,7 +304,7 @@ class _Opening:
             last = ledger.last_position()
             self.intake.run(on_rows)
             if differences and not settings.change:
-                # Which also undoes what was read.
+                # This also rolls back what was read.
                 raise self._changed(differences, *ledger.price_after(last))
             self._remember(begun)
         self._notes += prompts.notes
@@ -315,7 +315,7 @@ class _Opening:
         return changed_error(self._settings.folder, differences, count, price)
 
     def take_up(self) -> None:
-        """Let rows wait again that this run is to make, and say what that costs."""
+        """Queue earlier rows that this run makes again, and report the price."""
         ledger, settings = self.ledger, self._settings
         with ledger.transaction():
             self._notes += take_up(ledger, settings, self._shard, self.store.missing)
@@ -331,6 +331,6 @@ class _Opening:
 
 
 def _words(begun: Begun) -> dict[str, object]:
-    """Return what is the same for all parts of a job, in values of JSON."""
+    """Return the options that all parts of a job share, as JSON values."""
     words: dict[str, object] = json.loads(to_json({**asdict(begun), "shard": ""}))
     return words

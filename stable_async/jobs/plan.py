@@ -1,4 +1,4 @@
-"""Rows of a prompt file and what the ledger knows of them, made into decisions. Pure."""
+"""Decisions about the rows of a prompt file, from what the ledger knows of them. Pure."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the ledger knows of an id.
+    """What the ledger knows about an id.
 
     Attributes:
-        position: Its place in the ledger.
-        content: Digest it was made from; `None`: restored from files, so not known.
+        position: Its position in the ledger.
+        content: Digest of the content it was made from; `None` if unknown, because it was restored
+            from files.
         state: The state of its row.
-        paid: It has cost something, or may have.
-        seen_in_row: Row of this prompt file that has the id as well; 0: none so far.
-        restored: Service, fields and seed of a row that was restored from files; `None` where the
-            file name alone is known.
-        metadata: What else the row says, as JSON.
+        paid: Whether it has cost something, or may have.
+        seen_in_row: An earlier row of this prompt file that has the same id; 0 if there is none.
+        restored: Service, fields and seed of a row that was restored from files; `None` if only the
+            file name is known.
+        metadata: The rest of the row, as JSON.
     """
 
     position: int
@@ -54,17 +55,17 @@ class Known:
 
 @dataclass(slots=True)
 class Plan:
-    """What is to be done with some rows.
+    """What to do with a batch of rows.
 
     Attributes:
-        add: Rows that are new; each has its position.
+        add: New rows, with their positions.
         update: Rows whose content changed, or that were restored from files.
-        made: Positions of the updated rows that have their image already.
+        made: Positions of the updated rows that already have their image.
         replaced: Positions of rows whose id a new row takes over.
-        annotate: Position of each known row that has other metadata now, and these as JSON.
+        annotate: Position of each known row whose metadata changed, with the new metadata as JSON.
         seen: Position and number of each row that is listed.
-        problems: What is wrong, in order of rows.
-        known: States of the rows that were known.
+        problems: Problems, in order of rows.
+        known: States of the rows that were already known.
         changed: How many known rows have new content.
     """
 
@@ -80,9 +81,9 @@ class Plan:
 
 
 class Positions:
-    """The positions of new rows: that of their place in the file, where it is free.
+    """Assigns positions to new rows: their place in the file, if it is free.
 
-    So a row has the same name whichever machine makes it, and whatever was made before.
+    A row thus has the same file name whichever machine makes it, and whatever was made before.
     """
 
     def __init__(self, shard: Shard, last: int) -> None:
@@ -97,16 +98,16 @@ class Positions:
         return self._last
 
     def begin(self, taken: Mapping[int, str | None]) -> None:
-        """Begin a batch of rows whose places are `taken` by these ids; `None`: it was replaced.
+        """Begin a batch of rows whose places are `taken` by these ids; `None` means a replaced row.
 
-        What the batches before have taken is in the ledger by now.
+        What earlier batches have taken is in the ledger by now.
         """
         self._taken = dict(taken)
 
     def moved(self, place: int) -> str | None:
-        """Return the id of the row that stood at a place of a parted file; `None`: none did.
+        """Return the id of the row that had a place in a file of several parts; `None` if none had.
 
-        In a parted file a row that moves may change its part, and be bought by another machine.
+        A row that moves may change its part, and be bought again by another machine.
         """
         return self._taken.get(place) if self._shard.count > 1 else None
 
@@ -124,14 +125,14 @@ class PlanReport:
     """The outcome of reading a prompt file.
 
     Attributes:
-        added: Images that the ledger did not know.
-        known: Images that it knew.
-        changed: Known ones that are made from new content.
-        gone: Images of the ledger that the file does not have any more.
-        bad: Rows that were not checked first and turned out wrong.
-        duplicates: Rows that ask for the same as one before, and so are made with it.
-        annotated: Known ones that have other metadata now.
-        states: States that the known ones, and the bad ones, are in.
+        added: Images that were not in the ledger.
+        known: Images that were.
+        changed: Known images whose content changed.
+        gone: Images of the ledger that are no longer in the file.
+        bad: Rows that were not checked first and turned out to be invalid.
+        duplicates: Rows that repeat an earlier one, and share its image.
+        annotated: Known images whose metadata changed.
+        states: States of the known and bad rows.
     """
 
     added: int = 0
@@ -144,7 +145,7 @@ class PlanReport:
     states: Counter[State] = field(default_factory=Counter)
 
     def count(self, plan: Plan) -> None:
-        """Add what a plan does."""
+        """Add the decisions of a plan."""
         self.added += len(plan.add) - len(plan.replaced)
         self.known += plan.known.total()
         self.changed += plan.changed
@@ -161,7 +162,7 @@ def name_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def repeated(rows: Iterable[Row], unnamed: Iterable[Row], known: Mapping[str, Known]) -> list[Row]:
-    """Return the unnamed rows whose id an earlier row of the file has already."""
+    """Return the unnamed rows whose id an earlier row of the file already has."""
     taken = {identity for identity, there in known.items() if there.seen_in_row}
     open_to_change = set(map(id, unnamed))
     found: list[Row] = []
@@ -173,9 +174,9 @@ def repeated(rows: Iterable[Row], unnamed: Iterable[Row], known: Mapping[str, Kn
 
 
 def number_repeats(rows: Iterable[Row], before: Mapping[bytes, int]) -> None:
-    """Name rows by how often their content came before.
+    """Name rows by how often their content occurred before.
 
-    A row that is put in between, or moved, so leaves the ids of all others as they are.
+    A row that is inserted or moved thus leaves the ids of all others unchanged.
     """
     counts = dict(before)
     for row in rows:
@@ -185,7 +186,7 @@ def number_repeats(rows: Iterable[Row], before: Mapping[bytes, int]) -> None:
 
 
 def taken_by(row: Row, first: int) -> str:
-    """Return what is wrong with a row whose id an earlier row of the file has."""
+    """Return the problem of a row whose id an earlier row of the file has."""
     return f"id: {row.id!r} is taken by row {first}"
 
 
@@ -197,14 +198,14 @@ def plan_rows(
     positions: Positions,
     replace_changed: bool,
 ) -> Plan:
-    """Decide what is to be done with rows that have their ids.
+    """Decide what to do with rows that have their ids.
 
     Args:
-        rows: In the order of the file; the position of each is its place there, from 1.
+        rows: Rows in the order of the file; the position of each is its place there, from 1.
         known: What the ledger knows, by id.
-        check: Fills in a row and returns what is wrong with it; not called for what is as it was.
-        positions: Of new rows.
-        replace_changed: Make paid rows again whose content changed.
+        check: Completes a row and returns its problems; not called for unchanged rows.
+        positions: Assigns positions to new rows.
+        replace_changed: Remake paid rows whose content changed.
     """
     plan = Plan()
     here: dict[str, int] = {}
@@ -238,14 +239,15 @@ def _decide(
     *,
     replace_changed: bool,
 ) -> list[RowProblem]:
-    """Plan one row that is new or not as it was."""
+    """Decide about one row that is new or changed."""
     if there is not None and there.content is not None and there.paid and not replace_changed:
         return [_made_from_other_content(row)]
     given_seed = str(row.fields.get("seed", 0))
     if problems := check(row):
         return problems
     if there is not None and there.content is None and there.state in {"done", "filtered"}:
-        # Restored from files: the image is there, the row it was made from may be only now.
+        # Restored from files: the image exists, and the row that it was made from may appear only
+        # now.
         if _may_be_made_from(there, row, given_seed):
             row.position = there.position
             plan.known[there.state] += 1
@@ -270,11 +272,11 @@ def _decide(
 
 
 def _may_be_made_from(there: Known, row: Row, given_seed: str) -> bool:
-    """Return whether what is known of an image goes together with a row."""
+    """Return whether what is known of an image is consistent with a row."""
     if there.restored is None:
         return True
     service, fields, seed = there.restored
-    if given_seed != "0" and row.seed != seed:  # 0 is none: one was drawn
+    if given_seed != "0" and row.seed != seed:  # 0 means no seed: the API drew one
         return False
     # What the file says of the image itself, such as its width, is not taken for a field.
     given = {name: value for name, value in row.fields.items() if name not in FACTS}

@@ -1,4 +1,4 @@
-"""How far a job is: figures for displays and for the summary."""
+"""The progress of a job: figures for displays and for the summary."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["Departures", "Ending", "Left", "Progress", "Summary"]
 
 Ending = Literal["complete", "incomplete", "budget", "stopped", "interrupted"]
 
-# Rates are of so many seconds.
+# Rates are averaged over this many seconds.
 RATE_WINDOW = 10.0
-# The time left is estimated from the results of so many seconds.
+# The time left is estimated from the results of this many seconds.
 FORECAST_WINDOW = 60.0
 
 
@@ -28,24 +28,25 @@ class Summary:
 
     Attributes:
         ending: `complete`: every row has its image. `incomplete`: some failed, were filtered or are
-            in doubt, the others are done. `budget`: it is spent. `stopped`: the job could not go
-            on, `error` says why. `interrupted`: all that was in flight was finished.
+            in doubt, the others are done. `budget`: it is spent. `stopped`: the job could not
+            continue; `error` says why. `interrupted`: the user stopped it; all that was in flight
+            was finished.
         total: Images that the prompt file asks for.
-        done: Made by this run.
-        skipped: Made by runs before.
-        failed: Refused for good.
-        again: Failed on the way without being billed: the next run sends them.
-        in_doubt: May be billed, and have no image: sent again only when asked for.
-        filtered: Blurred by the content filter.
-        missing: Images that came and whose files are gone.
-        credits: Spent by this run.
+        done: Images made by this run.
+        skipped: Images made by earlier runs.
+        failed: Rows refused for good.
+        again: Rows that failed without being billed: the next run sends them.
+        in_doubt: Rows that may have been billed and have no image: sent again only on request.
+        filtered: Images blurred by the content filter.
+        missing: Images that arrived and whose files are gone.
+        credits: Credits spent by this run.
         spent: Credits spent by all runs of the job.
-        credits_in_doubt: Credits of all runs that may have been billed without an image coming.
-        requests: Sent by this run, every attempt.
+        credits_in_doubt: Credits of all runs that may have been billed without an image.
+        requests: Requests sent by this run, every attempt.
         rate_limited: 429 answers to this run.
         seconds: How long this run took.
         peak_in_flight: Maximum number of requests in flight.
-        error: Why the job could not go on.
+        error: Why the job could not continue.
     """
 
     ending: Ending
@@ -69,7 +70,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What a run left to be sent by the next one.
+    """What a run leaves for the next one to send.
 
     Attributes:
         rows: How many.
@@ -82,20 +83,20 @@ class Left:
 
 @dataclass(slots=True)
 class Progress:
-    """Figures that change while a job runs; times are those of the event loop, seconds.
+    """Figures that change while a job runs; times are in seconds of the event loop's clock.
 
     Attributes:
         started: When the run began.
-        phase: What the job is doing.
+        phase: What the job is doing now.
         total, done, skipped, failed, again, in_doubt, filtered: As in `Summary`, so far.
-        in_flight: Requests that left and are not answered in full.
-        peak_in_flight: The most of them at one time.
+        in_flight: Requests that have left and whose answer is not complete.
+        peak_in_flight: The most in flight at any time.
         requests, rate_limited: As in `Summary`, so far.
-        bill: The charges of the whole job, the runs before included.
+        bill: The charges of the whole job, earlier runs included.
         budget: Credits it may spend; `None` is no limit.
         failures: Rows without an image, by reason.
-        missing: As in `Summary`, as far as the files were checked.
-        outage: The last thing that came back from the network while nothing leaves; else `None`.
+        missing: As in `Summary`, as far as files have been checked.
+        outage: The last error of the network while nothing leaves; otherwise `None`.
     """
 
     started: float
@@ -121,12 +122,12 @@ class Progress:
 
     @property
     def without_image(self) -> int:
-        """How many rows are decided and have no good image."""
+        """The number of rows that are settled without a good image."""
         return self.failed + self.again + self.in_doubt + self.filtered
 
     @property
     def settled(self) -> int:
-        """How many rows are decided."""
+        """The number of rows that are settled."""
         return self.done + self.skipped + self.without_image
 
     def left(self, now: float) -> None:
@@ -138,7 +139,7 @@ class Progress:
         self._departures.append(now)
 
     def settle(self, result: Result, now: float) -> None:
-        """Count what an attempt made of a row."""
+        """Count the result of an attempt."""
         match result.state:
             case "done":
                 self.done += 1
@@ -158,11 +159,11 @@ class Progress:
         self._results.append(now)
 
     def request_rate(self, now: float) -> float:
-        """Return the requests per second of the last seconds."""
+        """Return the requests per second over the last seconds."""
         return _recent(self._departures, now, RATE_WINDOW) / RATE_WINDOW
 
     def seconds_left(self, now: float) -> float | None:
-        """Return how long the rest will take at the present pace; `None` before there is one."""
+        """Return how long the rest will take at the current pace; `None` while that is unknown."""
         results = _recent(self._results, now, FORECAST_WINDOW)
         if not results:
             return None
@@ -173,17 +174,17 @@ class Departures:
     """Counts requests that leave, and 429 answers, by second since 1970."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start empty."""
         self._seconds: dict[int, tuple[int, int]] = {}
 
     def count(self, *, requests: int = 0, rate_limited: int = 0) -> None:
-        """Count what left or was refused in this second."""
+        """Count a request that left, or was refused, in this second."""
         second = int(time.time())
         before = self._seconds.get(second, (0, 0))
         self._seconds[second] = (before[0] + requests, before[1] + rate_limited)
 
     def take(self, before: int | None = None) -> dict[int, tuple[int, int]]:
-        """Return the counts of seconds before one, or all of them, once."""
+        """Return, once, the counts of all seconds before one, or of all."""
         taken = {}
         for second in list(self._seconds):
             if before is None or second < before:

@@ -1,4 +1,4 @@
-"""Prompt files of all formats, and folders, as rows. They are read lazily."""
+"""Prompt files of all formats, and folders, read lazily as rows."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class SuspiciousFileError(PromptFileError):
     """Columns look like parameters under other names, and no option says what they are.
 
     Attributes:
-        columns: What is done with each column.
+        columns: How each column is used.
     """
 
     def __init__(self, name: str, problem: RowProblem, columns: ColumnReport) -> None:
@@ -60,14 +60,14 @@ class SuspiciousFileError(PromptFileError):
 class PromptFile:
     """A prompt file: `.jsonl`, `.json`, `.csv`, `.tsv`, `.txt` or `.parquet`, `-`, or a folder.
 
-    Text may be compressed with gzip. JSON Lines know no other keys than `id`, `service`, the
-    fields of the API and `metadata`, so that a misspelt key costs nothing. Tables and JSON arrays
-    have columns of their own: names are matched without regard to case; a column that is no
-    parameter is kept as metadata, unless it looks like a parameter under another name. Empty cells
-    are not given.
+    Text may be compressed with gzip. JSON Lines accept only the keys `id`, `service`, the fields of
+    the API and `metadata`, so that a misspelt key costs nothing. Tables and JSON arrays
+    have columns of their own: names are matched without regard to case; a column that is not a
+        parameter is kept as metadata, unless it looks like a parameter under another name. Empty
+        cells are ignored.
 
-    A folder, or a glob pattern, has the input files of a service, one for each row. A folder with
-    `metadata.jsonl`, `metadata.csv` or parquet files is read as the data set that it is.
+    A folder or a glob pattern names the input files of a service, one for each row. A folder with
+    `metadata.jsonl`, `metadata.csv` or parquet files is read as a data set.
 
     Attributes:
         name: What to call the file in messages.
@@ -76,11 +76,11 @@ class PromptFile:
         is_pipe: Whether it can be read only once, and may be silent for any time.
         folder: What its input files are relative to; for a pipe, the current one.
         format: Its format; `folder` for a folder.
-        encoding: Of its text; `None`: what its byte order mark says, else UTF-8.
-        delimiter: Between the cells of CSV; `None`: what its header shows.
-        rules: What is done with its columns.
-        columns: What was found of its columns, as far as it was read.
-        notes: What a user should be told, in whole sentences, as far as it was read.
+        encoding: Encoding of its text; `None` means that of its byte order mark, else UTF-8.
+        delimiter: Delimiter of CSV cells; `None` means the one that its header shows.
+        rules: How its columns are used.
+        columns: The columns found so far.
+        notes: Messages to the user so far, in whole sentences.
     """
 
     def __init__(
@@ -95,15 +95,15 @@ class PromptFile:
         """Prepare to read.
 
         Args:
-            source: A path, that of a named pipe or a folder for one, a glob pattern, or `-` for
-                standard input.
-            format: `None` goes by the name; a pipe is JSON Lines if its name does not tell.
-            encoding: Of text, by Python's name for it.
+            source: Path of a file, a named pipe or a folder, a glob pattern, or `-` for standard
+                input.
+            format: `None` goes by the name; a pipe is JSON Lines if its name does not show it.
+            encoding: Encoding of text, by Python's name for it.
             delimiter: One character, or `tab`, `comma`, `semicolon` or `pipe`.
-            rules: What is done with columns; `None`: each by its name.
+            rules: How columns are used; `None` goes by their names.
 
         Raises:
-            PromptFileError: There is nothing to read, or an argument makes no sense.
+            PromptFileError: There is nothing to read, or an argument is invalid.
         """
         path = checked_setting("source", source, a_path)
         source = os.fspath(source)
@@ -160,7 +160,7 @@ class PromptFile:
 
     @property
     def reading(self) -> dict[str, object]:
-        """How the file is read, in values of JSON: with another one the rows may be others."""
+        """How the file is read, as JSON values; if it differs, the rows may differ."""
         rules = self.rules
         return {
             "format": self.format,
@@ -197,7 +197,7 @@ class PromptFile:
 
     @property
     def has_inputs_inside(self) -> bool:
-        """Whether input files of requests are inside the file: see `keep_inputs`.
+        """Whether input files of requests are embedded in the file; see `keep_inputs`.
 
         Raises:
             PromptFileError: The file cannot be read.
@@ -211,10 +211,10 @@ class PromptFile:
             raise self._unusable(0, f"cannot be read: {error.strerror or error}") from error
 
     def keep_inputs(self, folder: Path) -> None:
-        """Write input files that are inside the file below `folder`, which rows are relative to.
+        """Write embedded input files below `folder`, which rows are then relative to.
 
-        Without this, only their sizes and first bytes are written, for a look, and to a folder
-        that is gone with this object.
+        Without this, only their sizes and first bytes are written, for a preview, to a folder that
+        is deleted with this object.
         """
         self._inputs = self.folder = folder
 
@@ -224,7 +224,7 @@ class PromptFile:
         return [self.path] if self.path is not None and self.format == "parquet" else []
 
     def _with_inputs(self) -> Rows:
-        """Read rows whose input files are beside the file, or in it."""
+        """Read rows whose input files are beside the file, or embedded in it."""
         paths, files = self._parquet_paths(), self._files
         if files is not None and not paths:
             if tables := metadata_tables(files.root):
@@ -242,14 +242,14 @@ class PromptFile:
             yield from read_parquet_folder(paths, self.rules, self.columns, store)
 
     def _temporary_folder(self) -> Path:
-        """Return a folder that is there as long as this object."""
+        """Return a folder that exists as long as this object."""
         folder = mkdtemp(prefix="stable-async-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)
 
     def _text(self) -> Rows:
-        # Standard input as an object of our own: a thread may still wait in it when the
-        # interpreter ends and clears its own away.
+        # A file object of our own for standard input: a thread may still be reading when the
+        # interpreter exits and closes its own.
         standard = self._source == STDIN
         source = sys.stdin.fileno() if standard else self._source
         with (

@@ -14,7 +14,7 @@ __all__ = ["Batches", "ReadAhead"]
 
 T = TypeVar("T")
 
-# Seconds in which a reader ends that does not wait for a pipe.
+# Seconds within which a reader ends unless it waits for a pipe.
 END_OF_READER = 0.1
 
 
@@ -64,30 +64,30 @@ class Batches(Generic[T]):
 
 
 class ReadAhead(Generic[T]):
-    """Items of an iterator, read ahead in a thread of its own.
+    """Items of an iterator, read ahead in a separate thread.
 
     Attributes:
-        exhausted: Whether everything was taken.
+        exhausted: Whether everything has been taken.
     """
 
     def __init__(self, items: Generator[T, None, None], most: int) -> None:
-        """Begin to read; when `most` items have gathered, wait until they are taken."""
+        """Begin to read; pause while `most` items are waiting to be taken."""
         self._items = items
         self._most = most
         self._gathered: list[T] = []
         self._ended = False
         self._error: Exception | None = None
         self._changed = threading.Condition()
-        # Nothing ends a thread that waits for a pipe, so it must not keep the interpreter alive.
+        # A thread that waits for a pipe cannot be ended, so it must not keep the interpreter alive.
         self._thread = threading.Thread(target=self._read, name="prompts", daemon=True)
         self._thread.start()
         self.exhausted: bool = False
 
     def take(self, timeout: float) -> list[T]:
-        """Return what has gathered, in order; wait up to `timeout` seconds for the first item.
+        """Return the items read so far, in order; wait up to `timeout` seconds for the first one.
 
         Raises:
-            Exception: What the iterator raised after all that was taken before.
+            Exception: What the iterator raised, once all items before it were taken.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._gathered or self._ended, timeout)
@@ -99,7 +99,7 @@ class ReadAhead(Generic[T]):
         return items
 
     def close(self) -> None:
-        """Read no more. A reader that waits for a pipe is left to itself."""
+        """Stop reading. A reader that waits for a pipe is abandoned."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""The ledger of a job that may be running, for those who only read it."""
+"""Read-only access to the ledger of a job that may be running."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["is_of_sandbox", "reading"]
 
 @contextmanager
 def reading(folder: Path) -> Iterator[Ledger]:
-    """Open the ledger of the job in `folder`, as it is at this moment.
+    """Open the ledger of the job in `folder` for reading, as it is at this moment.
 
     What was in flight when the last run was killed is shown as the next run will find it: in doubt.
 
     Raises:
-        JobError: The folder is no job.
+        JobError: The folder is not a job.
         LedgerError: The ledger cannot be read.
     """
     path = folder / LEDGER_NAME
@@ -47,14 +47,18 @@ def reading(folder: Path) -> Iterator[Ledger]:
 
 
 def is_of_sandbox(ledger: Ledger) -> bool:
-    """Return whether the sandbox answered the job: no result is the API's, and nothing was paid."""
+    """Return whether the job used a sandbox: its results are not the API's, and nothing was
+    paid.
+    """
     begun = json.loads(str(ledger.get("begun") or "{}"))
     return str(begun.get("server") or "").startswith("sandbox")
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Ledger]:
-    """Open a ledger: a copy of it where its folder cannot be written, as SQLite must to read."""
+    """Open a ledger, or a copy of it if its folder is read-only, since SQLite must write to
+    read.
+    """
     with ExitStack() as stack:
         try:
             ledger = Ledger.open(path)

@@ -1,4 +1,4 @@
-"""Repair after a crash, and rebuilding of a lost ledger. Calls block."""
+"""Repair after a crash, and recovery of a lost ledger. Calls block."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ __all__ = [
 LEDGER_NAME = "job.sqlite"
 METADATA_NAME = "metadata.jsonl"
 SUCCESS = "SUCCESS"
-# The name in the ledger of the token of its last run.
+# The key in the ledger for the token of its last run.
 RUN = "run"
 SQLITE_FILES = ("", "-wal", "-shm")
 CORRUPT = ".corrupt-"
@@ -54,16 +54,16 @@ CORRUPT = ".corrupt-"
 def open_ledger(folder: Path, store: Store, shard: Shard = WHOLE) -> tuple[Ledger, str | None]:
     """Open the ledger of the job in `folder`, and return whether it had to be rebuilt.
 
-    A folder that is gone, and so is empty now, is no loss where the images are in a bucket: their
-    facts are there as well.
+    If the images are in a bucket, losing the folder loses nothing: their facts are in the bucket as
+        well.
 
     Raises:
-        JobError: The folder has other things in it.
-        LedgerError: The ledger is of a newer version, or cannot be written.
+        JobError: The folder contains other things.
+        LedgerError: The ledger was written by a newer version, or cannot be written.
     """
     path = folder / LEDGER_NAME
     if path.exists() and not path.stat().st_size:
-        _remove(path)  # a disk that was full, or a power cut, can leave it empty
+        _remove(path)  # a full disk or a power cut can leave it empty
     what = f"{LEDGER_NAME} was missing"
     if path.exists():
         try:
@@ -83,7 +83,7 @@ def open_ledger(folder: Path, store: Store, shard: Shard = WHOLE) -> tuple[Ledge
             f"{folder} is not a job: it has other files and no {LEDGER_NAME}; "
             "choose a new folder, or an empty one"
         )
-    # Under another name until it is whole: else the next run would take it for the whole truth.
+    # Under another name until it is complete: the next run would take a partial one for complete.
     unfinished = folder / f".{LEDGER_NAME}.rebuilt"
     _remove(unfinished)
     ledger = Ledger.open(unfinished)
@@ -92,7 +92,7 @@ def open_ledger(folder: Path, store: Store, shard: Shard = WHOLE) -> tuple[Ledge
             restored = restore(ledger, folder, store, shard)
     finally:
         ledger.close()
-    _remove(path)  # what a lost one has left beside it belongs to no other
+    _remove(path)  # files that a lost ledger left beside it do not belong to the new one
     unfinished.replace(path)
     if not others and not restored:
         return Ledger.open(path), None
@@ -105,9 +105,9 @@ def open_ledger(folder: Path, store: Store, shard: Shard = WHOLE) -> tuple[Ledge
 
 
 def read_begun(folder: Path) -> tuple[Begun, str | None] | None:
-    """Return what the job in a folder was begun with, and the URL of its images if it has one.
+    """Return the options that the job in a folder was begun with, and the URL of its images if any.
 
-    `None` if there is no job, or not known what it was begun with.
+    `None` if there is no job, or its options are not known.
 
     Raises:
         LedgerError: The ledger cannot be read.
@@ -146,11 +146,11 @@ def _is_corrupt_copy(name: str) -> bool:
 
 
 def is_outdated(ledger: Ledger, folder: Path, store: Store, shard: Shard = WHOLE) -> bool:
-    """Return whether the ledger is an older copy: from a backup, say.
+    """Return whether the ledger is an older copy, for example from a backup.
 
-    Each line of `metadata.jsonl` is written when its image is in the ledger. Of the file that the
-    ledger set its mark in, only what follows it is checked. In a bucket the last run has
-    left its token.
+    Each line of `metadata.jsonl` is written after its image is in the ledger. If the file matches
+    the ledger's mark, only what follows the mark is checked. In a bucket the last run has left its
+    token.
     """
     if store.last_run(shard) != ledger.get(RUN):
         return True
@@ -169,7 +169,7 @@ def is_outdated(ledger: Ledger, folder: Path, store: Store, shard: Shard = WHOLE
 
 @dataclass(slots=True)
 class Restored:
-    """What was found that a ledger did not know.
+    """What was found that the ledger did not know.
 
     Attributes:
         images: Images.
@@ -182,20 +182,20 @@ class Restored:
     others: int = 0
 
     def __bool__(self) -> bool:
-        """Return whether anything was."""
+        """Return whether anything was found."""
         return bool(self.images or self.in_doubt or self.others)
 
     def __str__(self) -> str:
-        """Return it in words."""
+        """Return the counts in words."""
         doubts = f", {self.in_doubt:,} rows in doubt" if self.in_doubt else ""
         return f"{self.images:,} images{doubts}"
 
 
 def restore(ledger: Ledger, folder: Path, store: Store, shard: Shard = WHOLE) -> Restored:
-    """Add to the ledger what only the store and `metadata.jsonl` have.
+    """Add to the ledger what only the store and `metadata.jsonl` have. Call it inside a
+    transaction.
 
-    Inside a transaction. What rows were that are known by their images alone, the prompt file
-    will tell.
+    For rows that are known only by their images, the prompt file will supply the rest.
 
     Raises:
         JobError: The images of this job are elsewhere.
@@ -231,13 +231,13 @@ def restore(ledger: Ledger, folder: Path, store: Store, shard: Shard = WHOLE) ->
 
 
 def _failures(folder: Path, store: Store) -> Iterator[RowFacts]:
-    """Yield what the last run knew of rows without an image, where the store does not know it."""
+    """Yield what the last run knew about rows without an image, unless the store knows it."""
     if not store.keeps_facts:
         yield from read_failures(folder)
 
 
 def _is_news(ledger: Ledger, facts: RowFacts) -> bool:
-    """Return whether facts tell of an attempt that the ledger does not know."""
+    """Return whether facts include an attempt that the ledger does not know."""
     return facts.charges[-1].attempt > ledger.attempts(facts.position)
 
 
@@ -267,7 +267,7 @@ def _restore_line(ledger: Ledger, line: dict[str, Any], position: int, size: int
 
 
 def _lines(path: Path, after: int = 0) -> Iterator[dict[str, Any]]:
-    """Return the lines that can be read, beyond a place in the file."""
+    """Yield the readable lines after an offset in the file."""
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -275,7 +275,7 @@ def _lines(path: Path, after: int = 0) -> Iterator[dict[str, Any]]:
         for line in file:
             try:
                 content = json.loads(line)
-            except ValueError:  # half a line, or no UTF-8
+            except ValueError:  # half a line, or not UTF-8
                 continue
             if isinstance(content, dict):
                 yield content
@@ -283,10 +283,10 @@ def _lines(path: Path, after: int = 0) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """What a run found half done.
+    """What a run found unfinished.
 
     Attributes:
-        adopted: Images that were on the disk and not in the ledger yet.
+        adopted: Images that were on the disk but not yet in the ledger.
         in_doubt: Rows that were in flight, and may have been billed.
     """
 
@@ -295,7 +295,7 @@ class Repair:
 
 
 def repair(ledger: Ledger, store: Store) -> Repair:
-    """Settle what was in flight when the last run ended. Inside a transaction."""
+    """Settle what was in flight when the last run ended. Call it inside a transaction."""
     adopted = in_doubt = 0
     rows = ledger.rows("in flight", gone=True)
     stems = [file_stem(row.position, row.id) for row in rows]
@@ -325,13 +325,13 @@ def repair(ledger: Ledger, store: Store) -> Repair:
 
 
 def _answers(facts: RowFacts, row: Row) -> bool:
-    """Return whether facts hold the refusal of the last attempt of a row."""
+    """Return whether facts record the refusal of the last attempt of a row."""
     last = facts.charges[-1] if facts.charges else None
     return last is not None and last.attempt == row.attempts and facts.state != "in doubt"
 
 
 def retire_replaced(ledger: Ledger, store: Store) -> None:
-    """Move the images of rows that were replaced out of the way. Inside a transaction."""
+    """Move the images of replaced rows out of the way. Call it inside a transaction."""
     for position, file_name in ledger.replaced_images():
         ledger.rename_image(position, store.retire(file_name))
 

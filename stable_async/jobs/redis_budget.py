@@ -1,4 +1,4 @@
-"""The budget of a job of several parts, in the Redis that has their quota."""
+"""The budget of a job of several parts, in the Redis server that has their quota."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["RedisBudget"]
 
 logger: logging.Logger = logging.getLogger("stable_async.jobs")
 
-# Each part keeps its own total, not what it adds: a message that comes twice is harmless.
+# Each part stores its total, not an increment, so that a repeated message does no harm.
 HOLD = """
 local before = redis.call('HGET', KEYS[1], ARGV[1])
 local others = 0
@@ -33,23 +33,24 @@ local fits = others + tonumber(ARGV[3]) <= tonumber(ARGV[4])
 redis.call('HSET', KEYS[1], ARGV[1], fits and ARGV[3] or ARGV[2])
 return {fits and 1 or 0, before and 1 or 0}
 """
-# Seconds for which an unreachable server is tried again before the job stops.
+# For how many seconds an unreachable server is retried before the job stops.
 PATIENCE = 60.0
 PAUSE = 1.0
 
 
 class RedisBudget:
-    """What one part holds of the budget of the whole job.
+    """The amount that one part holds of the budget of the whole job.
 
     Attributes:
-        lost: Whether the server has lost what this part held, and so what the others hold.
+        lost: Whether the server has lost the amount that this part held, and so those of the
+            others.
     """
 
     def __init__(self, url: str, job: str, shard: Shard) -> None:
-        """Keep the budget of the job with the id `job`; nothing is sent before `hold`.
+        """Use the budget of the job with the id `job`; nothing is sent before `hold`.
 
         Args:
-            url: Of the server, as `SharedQuota.redis` takes it.
+            url: URL of the server, as for `SharedQuota.redis`.
             job: Id of the job.
             shard: This part of it.
         """
@@ -66,7 +67,7 @@ class RedisBudget:
         Args:
             total: Credits that this part has spent, has in doubt and has reserved.
             limit: Credits of the whole job.
-            otherwise: What this part holds if they do not fit.
+            otherwise: The amount that this part holds if the total does not fit.
 
         Raises:
             JobError: The server cannot be reached for a minute.

@@ -37,7 +37,7 @@ ChargeState = Literal["reserved", "spent", "returned", "in doubt"]
 
 # Characters of an id.
 MAX_ID = 200
-# What a line of metadata.jsonl says besides the fields of the API, and what else its row said.
+# Keys of a line of metadata.jsonl besides the fields of the API and the metadata of its row.
 FACTS = frozenset(
     (
         "file_name",
@@ -57,25 +57,25 @@ FACTS = frozenset(
 
 @dataclass(slots=True)
 class Row:
-    """One image to be made; each stage of the pipe fills in what it finds out.
+    """One image to be made; each stage of the pipeline fills in what it finds out.
 
     Attributes:
         number: Row of the prompt file, as a text editor or a spreadsheet counts.
         fields: Fields of the API. As they stand in the file, `id` and `service` among them, until
             `PromptRules.expand`; as the API takes them, without the seed, after `rules.check`.
             Files are paths.
-        metadata: What the row says besides, to be kept with its image.
+        metadata: The rest of the row, which is kept with its image.
         service: Name in `SERVICES`; set by `expand`.
-        id: As given, or made from the content by the plan.
-        content: Digest of service and fields: the same in whatever format it is written. Set by
+        id: As given, or derived from the content by the plan.
+        content: Digest of service and fields, independent of the format they are written in. Set by
             `expand`.
-        seed: Given or made; `None` where the service takes none. Set by `check`.
+        seed: Given or derived; `None` where the service takes none. Set by `check`.
         price: Credits; `None` where no source states them. Set by `check`.
-        position: Place in the ledger, part of the image's file name; 0: not in the ledger.
-        copy: Which of the rows with the same content and no id of its own it is, from 1.
-        attempts: How often the row was claimed.
-        remake: How often its image was replaced.
-        generation_id: Of an asynchronous operation that was accepted, and so is paid for.
+        position: Place in the ledger, part of the image's file name; 0 if not in the ledger.
+        copy: Number of the row among those with the same content and no id of their own, from 1.
+        attempts: How often the row has been claimed.
+        remake: How often its image has been replaced.
+        generation_id: Id of an asynchronous operation that was accepted, and so is paid for.
     """
 
     number: int
@@ -100,8 +100,8 @@ class KnownInput:
     Attributes:
         name: Relative to the folder of the prompt file.
         size: Bytes.
-        mtime_ns: When it was changed, nanoseconds since 1970.
-        sha256: Of its bytes.
+        mtime_ns: Time of its last change, nanoseconds since 1970.
+        sha256: Digest of its bytes.
     """
 
     name: str
@@ -112,7 +112,7 @@ class KnownInput:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """An image that is stored; see the table `images` of the ledger."""
+    """The facts of a stored image; see the table `images` of the ledger."""
 
     position: int
     file_name: str
@@ -131,13 +131,13 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an attempt made of a row.
+    """The outcome of an attempt to make a row.
 
     Attributes:
-        state: The state the row is in now. `in flight`: its image is spooled.
+        state: The new state of the row. `in flight` means that its image is spooled.
         charge: The state of the price that was reserved.
-        image: The image, where it was stored.
-        reason: Why there is none, in a word or two, to count by.
+        image: The image, if it was stored.
+        reason: Why there is none, in a word or two by which failures are counted.
         error: The same in full.
     """
 
@@ -153,16 +153,16 @@ def derive_seed(identity: str, copy: int, remake: int) -> int:
 
     Args:
         identity: The row's id.
-        copy: Which of the rows with the same content it is, from 1.
-        remake: How often its image was replaced.
+        copy: Number of the row among those with the same content, from 1.
+        remake: How often its image has been replaced.
     """
-    # To the API a seed of 0 means a random one, of which the answer alone would tell.
+    # For the API a seed of 0 means a random one, which only the answer would show.
     digest = sha256(f"{identity}\x1f{copy}\x1f{remake}".encode()).digest()
     return int.from_bytes(digest) % MAX_SEED + 1
 
 
 def metadata_of(row: Row, image: ImageFacts) -> dict[str, object]:
-    """Return what `metadata.jsonl` says about an image."""
+    """Return what `metadata.jsonl` records about an image."""
     fields = dict(row.fields)
     text = text_of(fields)
     fields.pop("prompt", None)
@@ -193,12 +193,12 @@ def text_of(fields: Mapping[str, object]) -> str | None:
 
 
 def metadata_line(row: Row, image: ImageFacts) -> str:
-    """Return the line of `metadata.jsonl` for an image, with its line break."""
+    """Return the line of `metadata.jsonl` for an image, including the line break."""
     return to_json(metadata_of(row, image)) + "\n"
 
 
 def to_json(value: object) -> str:
-    """Return compact JSON, letters of all languages as they are.
+    """Return compact JSON, without escaping letters of any language.
 
     Raises:
         ValueError: A number is not finite.
@@ -206,5 +206,5 @@ def to_json(value: object) -> str:
     return _ENCODER.encode(value)
 
 
-# One for all values: `json.dumps` makes a new one for every call that has options.
+# Shared by all values: `json.dumps` creates an encoder for every call that has options.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False)

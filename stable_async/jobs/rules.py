@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PromptRules", "check", "make_request"]
 
-# Enough for the size of nearly every image; more is read where it is not.
+# Enough to show the size of nearly every image; more is read where it is not.
 HEAD_SIZE = 4096
 
 
@@ -40,12 +40,12 @@ class PromptRules:
     Attributes:
         service: The service of rows that name none.
         set: Values that replace those of every row.
-        vary: Values of which every row is made with each; several fields make all combinations.
-        limit: Only the first so many images of the file; `None` is all.
-        sample: Only so many images, spread over the file; `None` is all.
-        allow_duplicates: Make the same request with the same seed as often as the file has it;
-            else it is made once.
-        shard: Only this part of them: positions and names are those of the whole file.
+        vary: Values that every row is made with, once each; several fields make all combinations.
+        limit: Make only this many images from the start of the file; `None` means all.
+        sample: Make only this many images, spread over the file; `None` means all.
+        allow_duplicates: Make the same request with the same seed as often as it occurs; otherwise
+            it is made once.
+        shard: Make only this part of them; positions and names are those of the whole file.
         price: Credits to count for a row whose price no source states.
     """
 
@@ -59,7 +59,7 @@ class PromptRules:
     price: float | None = None
 
     def problems(self) -> Iterator[RowProblem]:
-        """Return what is wrong with the rules themselves."""
+        """Return the problems of the rules themselves."""
         if service_name(self.service) not in SERVICES:
             yield RowProblem(0, _unknown_service(self.service))
         if both := sorted(self.set.keys() & self.vary.keys()):
@@ -107,15 +107,15 @@ class PromptRules:
 
 
 def check(row: Row, folder: Path, price: float | None = None) -> list[RowProblem]:
-    """Check a row, and fill in its fields as the API takes them, its seed and its price.
+    """Check a row, and fill in its fields in the API's form, its seed and its price.
 
     Args:
-        row: From `PromptRules.expand`; left as it is where something is wrong.
-        folder: What input files are relative to.
+        row: From `PromptRules.expand`; left unchanged if it has problems.
+        folder: The folder that input files are relative to.
         price: Credits to count where no source states the price.
 
     Returns:
-        All that is wrong with the row.
+        All problems of the row.
     """
     has_files = not SERVICES[row.service].model.file_parts.keys().isdisjoint(row.fields)
     problems = list(_missing_files(row, folder)) if has_files else []
@@ -145,7 +145,7 @@ def make_request(service: str, fields: Mapping[str, object], folder: Path) -> Me
     Args:
         service: Its name in `SERVICES`.
         fields: Fields of the API; files by their paths.
-        folder: What the paths are relative to.
+        folder: The folder that the paths are relative to.
 
     Raises:
         InvalidRequestError: A rule of the API is broken.
@@ -196,7 +196,7 @@ def _missing_files(row: Row, folder: Path) -> Iterator[str]:
 
 
 def _unfit_files(request: MediaRequest[Media]) -> Iterator[object]:
-    """Return what is wrong with the images of a request, looking at no more than their headers."""
+    """Return the problems of the images of a request, judged by their headers only."""
     heads: dict[str, FileHead] = {}
     size = HEAD_SIZE
     while True:

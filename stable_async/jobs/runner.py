@@ -1,4 +1,4 @@
-"""Hands every row that waits to an attempt, inside budget and disk, until none waits."""
+"""Hands every waiting row to an attempt, within budget and disk space, until none waits."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ __all__ = ["Runner"]
 logger = logging.getLogger("stable_async")
 
 READ_AHEAD = 256
-# Room kept on the disk for ledger and metadata, and for each image on its way before the first one
-# has come.
+# Disk space reserved for ledger and metadata, and for each image in flight before the first one has
+# arrived.
 DISK_MARGIN = 4 * 1024 * 1024
 ASSUMED_IMAGE = 4 * 1024 * 1024
 DISK_LOOKS = 32
 
 
 class Runner:
-    """Sends what waits in the ledger until nothing does, or until the gate is closed.
+    """Sends the rows that wait in the ledger until none does, or until the gate is closed.
 
     Attributes:
-        over_budget: Whether it stopped because the budget is spent.
+        over_budget: Whether it stopped because the budget was spent.
     """
 
     def __init__(
@@ -52,13 +52,14 @@ class Runner:
         """Prepare.
 
         Args:
-            context: What attempts need.
-            free_space: Returns the bytes that are left for images; `None` when not known.
+            context: What attempts share.
+            free_space: Returns the bytes that are free for images; `None` if not known.
             max_in_flight: The most rows that are worked on at a time.
-            passes: How often the run goes over the rows that failed on the way.
-            resend_doubtful: Send the rows that are in doubt now, once each.
-            on_result: Called with each row and what an attempt has made of it.
-            read_more: Stores more rows and returns whether there were any; `None`: all are there.
+            passes: How often the run tries rows that failed without being billed.
+            resend_doubtful: Send the rows that are in doubt at the start, once each.
+            on_result: Called with each row and the result of its attempt.
+            read_more: Stores more rows and returns whether there were any; `None` if all are
+                stored.
         """
         self._context = context
         self._free_space = free_space
@@ -75,7 +76,7 @@ class Runner:
         self._clock = asyncio.get_running_loop().time
 
     async def run(self) -> None:
-        """Work until all is done, or until what was in flight when it stopped is brought in.
+        """Work until all is done, or until everything in flight has arrived after a stop.
 
         Raises:
             JobError: The ledger cannot be written.
@@ -103,7 +104,7 @@ class Runner:
         return self._context.gate.stopping or self.over_budget
 
     async def _make_all(self) -> None:
-        """Work until nothing waits: rows may be read that stand before those that were sent."""
+        """Work until nothing waits: rows read later may precede those that were sent."""
         waits = partial(Ledger.rows, state="waiting", limit=1)
         while True:
             await self._make(self._waiting())
@@ -125,12 +126,12 @@ class Runner:
             try:
                 self._on_result(row, result)
             except Exception:  # other rows are in flight, and paid for
-                logger.exception("a receiver of results has failed")
+                logger.exception("a callback for results has failed")
             if result.image is not None:
                 self._largest = max(self._largest or 0, result.image.bytes)
 
     async def _waiting(self) -> AsyncGenerator[Row, None]:
-        """Return rows whose price is reserved, and for whose images there is room."""
+        """Return rows whose price is reserved and for whose images there is space."""
         position = 0
         while not self._context.gate.stopping:
             read = partial(Ledger.rows, state="waiting", after=position, limit=READ_AHEAD)
@@ -144,7 +145,7 @@ class Runner:
                 return
 
     async def _doubtful(self) -> AsyncGenerator[Row, None]:
-        """Return the rows that are in doubt now: a new doubt is not sent again by this run."""
+        """Return the rows that are in doubt now: this run does not resend a new doubt."""
         ledger, progress = self._context.ledger, self._context.progress
         last, position = await ledger.do(Ledger.last_position), 0
         while position < last:
@@ -164,7 +165,7 @@ class Runner:
         while not self._places and not gate.stopping:
             self._places = self._free_places()
             if not self._places and not self._out:
-                gate.stop(StorageError("the disk is full, or nearly so: nothing more is sent"))
+                gate.stop(StorageError("the disk is full or nearly full: nothing more is sent"))
             elif not self._places:
                 self._landed.clear()
                 await self._landed.wait()
@@ -178,7 +179,7 @@ class Runner:
         return True
 
     def _free_places(self) -> int:
-        """Return how many more rows may begin before the disk is checked again."""
+        """Return how many more rows may start before the disk is checked again."""
         free = self._free_space()
         if free is None:
             return DISK_LOOKS

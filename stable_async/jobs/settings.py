@@ -1,4 +1,4 @@
-"""How a job is run."""
+"""Settings of a run of a job."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ _RULES: dict[str, Callable[[object], object]] = {
 @checked_keywords
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSettings:
-    """How a job is run.
+    """Settings of a run of a job.
 
     Attributes:
-        folder: The job's folder; made if it is not there.
-        images: Where images go, such as `s3://bucket/prefix`; `None`: `images/` in `folder`.
-        budget: Credits that all runs of the job together may spend; `None` is no limit.
-        max_in_flight: The most rows that are worked on at a time.
-        passes: How often a run goes over the rows that failed on the way and were not billed, the
-            first time included.
-        retry: Rows of earlier runs to take up as well: `failed`, which were refused for good, or
+        folder: The job's folder; created if missing.
+        images: URL of the images, such as `s3://bucket/prefix`; `None` means `images/` in `folder`.
+        budget: Credits that all runs of the job together may spend; `None` means no limit.
+        max_in_flight: The most rows in progress at a time.
+        passes: How often a run tries rows that failed without being billed, the first time
+            included.
+        retry: Rows of earlier runs to send again: `failed`, which were refused for good, or
             `filtered`, which are made again with other seeds.
-        resend_doubtful: Send the rows that may be billed already once more.
+        resend_doubtful: Send rows again that may have been billed.
         remake_missing: Make images again whose files are gone.
-        change: Go on with other words than the job was begun with.
-        server: What to call the server in the ledger; `None`: by its address.
+        change: Accept options other than those that the job was begun with.
+        server: Name of the server in the ledger; `None` means its address.
         replace_changed: Make rows again whose content changed under the same id.
         check: Check the whole prompt file before anything is sent.
         outage_limit: Seconds after which an outage of the network ends the job.
@@ -85,10 +85,11 @@ class JobSettings:
     probe_after: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work.
+        """Reject invalid values.
 
         Raises:
-            ConfigurationError: Names the setting, its value, and what is allowed.
+            ConfigurationError: A value is invalid; the message names the setting, its value, and
+                what is allowed.
         """
         check_fields(self, _RULES)
         for name in ("replace_changed", "resend_doubtful"):

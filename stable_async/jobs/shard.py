@@ -17,7 +17,7 @@ ALLOWED = (
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part `index` of `count`: the rows whose place in the prompt file is of its class modulo N.
+    """Part `index` of `count`: the rows whose place in the prompt file is congruent to it modulo N.
 
     Attributes:
         index: From 1 to `count`.
@@ -28,10 +28,10 @@ class Shard:
     count: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse a part that does not exist.
+        """Reject a part that does not exist.
 
         Raises:
-            ConfigurationError: Names it, and what is allowed.
+            ConfigurationError: The part does not exist; the message says what is allowed.
         """
         if not 1 <= self.index <= self.count:
             raise ConfigurationError(f"shard: given {self}; {ALLOWED}")
@@ -45,7 +45,7 @@ class Shard:
         """Return the part that `I/N` names.
 
         Raises:
-            ConfigurationError: It names none.
+            ConfigurationError: The text names no part.
         """
         match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip(), re.ASCII)
         if match is None:
@@ -57,13 +57,13 @@ class Shard:
         return (position - self.index) % self.count == 0
 
     def share(self, count: int) -> int:
-        """Return how many of `count` things this part has."""
+        """Return this part's share of `count` things."""
         return count // self.count + (self.index <= count % self.count)
 
     def next_position(self, after: int) -> int:
-        """Return the first position of this part beyond `after`."""
+        """Return the first position of this part after `after`."""
         return after + 1 + (self.index - after - 1) % self.count
 
 
 WHOLE = Shard()
-"""A job that is not parted."""
+"""A job with one part."""

@@ -1,4 +1,4 @@
-"""How far a job is, read from its ledger: from another terminal, running or not."""
+"""The progress of a job, read from its ledger: from another terminal, running or not."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ if TYPE_CHECKING:
 
 __all__ = ["JobStatus", "job_status"]
 
-# Rates are of so many seconds.
+# Rates are averaged over this many seconds.
 RATE_WINDOW = 60
 
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """How far a job is.
+    """The progress of a job.
 
     Attributes:
-        running: Whether a process works on it now.
-        counts: Rows of the present prompt file, by state.
+        running: Whether a process is working on it.
+        counts: Rows of the current prompt file, by state.
         spent: Credits that all runs have spent.
         credits_in_doubt: Credits that may have been billed without a result.
         credits_left: Price of the rows that are still to be sent, as far as it is known.
-        requests: Sent by all runs.
+        requests: Requests sent by all runs.
         rate_limited: 429 answers to all runs.
-        requests_per_second: Of the last minute.
-        seconds_left: Until the rest is done at the pace of the last minute; `None`: not known.
+        requests_per_second: Average over the last minute.
+        seconds_left: Time until the rest is done at the pace of the last minute; `None` if not
+            known.
         failures: Rows without a result, by reason.
     """
 
@@ -51,10 +52,11 @@ class JobStatus:
 
 
 def job_status(*folders: Path) -> JobStatus:
-    """Return how far the job in a folder, or in those of all its parts, is. Nothing is changed.
+    """Return the progress of the job in a folder, or in those of all its parts. Changes nothing.
 
     Raises:
-        JobError: A folder is no job, or they are not parts of one; a ledger cannot be read.
+        JobError: A folder is not a job, the folders are not parts of one job, or a ledger cannot be
+            read.
     """
     running = any(map(is_locked, folders))
     with reading_job(folders) as view:

@@ -1,4 +1,4 @@
-"""Rows of earlier runs that a run makes again: queue them, and report the price."""
+"""Queue rows of earlier runs that this run makes again, and report the price."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def take_up(
     shard: Shard,
     missing: Callable[[Iterable[str]], Sequence[str]],
 ) -> Iterator[str]:
-    """Let rows wait that a run is to make again. Inside a transaction; blocks.
+    """Queue rows that a run makes again. Call it inside a transaction; it blocks.
 
     Args:
-        ledger: Of the job; the prompt file is in it.
-        settings: Which rows are to be made again.
+        ledger: The ledger of the job, with the prompt file read.
+        settings: Determine which rows are made again.
         shard: The part of the job.
-        missing: Returns which of some image files are gone.
+        missing: Returns which of these image files are gone.
 
     Yields:
-        What that does and costs, in whole sentences.
+        What is made again and its price, in whole sentences.
     """
     states: list[State] = ["again"]
     if settings.retry == "failed":

@@ -1,1 +1,1 @@
-"""Readers of the formats that prompt files come in. `prompt_file` chooses among them."""
+"""Readers for the formats of prompt files. `prompt_file` chooses among them."""

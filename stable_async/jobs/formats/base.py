@@ -1,4 +1,4 @@
-"""What every reader of a format yields and raises."""
+"""The types that every reader yields and raises."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ Rows = Iterator[Row | RowProblem]
 Lines = Iterator[tuple[int, str]]
 """Lines with their numbers, from 1; without their line breaks."""
 
-# Letters and symbols by category that show nothing: fillers of Hangul, the blank of Braille.
+# Characters that are letters or symbols by category but invisible: Hangul fillers, the Braille
+# blank.
 INVISIBLE = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 # Fields that mean nothing when they are blank.
 TEXTS = ("prompt", "search_prompt", "select_prompt")
@@ -24,8 +25,8 @@ class UnreadableError(Exception):
     """The file as a whole cannot be used.
 
     Attributes:
-        row: Where; 0 is the whole file.
-        what: What is wrong, and what to do.
+        row: The row; 0 means the whole file.
+        what: The problem, and what to do.
     """
 
     def __init__(self, row: int, what: str) -> None:
@@ -36,9 +37,9 @@ class UnreadableError(Exception):
 
 
 def is_blank(text: str) -> bool:
-    """Return whether a text shows nothing: white space, zero-width and control characters only."""
+    """Return whether text is invisible: white space, zero-width and control characters only."""
     if "!" <= text[:1] <= "~":
-        return False  # as nearly all
+        return False  # the common case
     rest = text.strip()
     return all(unicodedata.category(sign)[0] in "ZC" or sign in INVISIBLE for sign in rest)
 

@@ -30,7 +30,7 @@ FILE_NAME = "file_name"
 
 
 def metadata_tables(root: Path) -> list[Path]:
-    """Return the metadata of a folder of media files: one, or one in each split's folder."""
+    """Return the metadata files of a folder of media: one, or one in each split's folder."""
     for pattern in ("", "*/"):
         found = sorted(path for name in METADATA for path in root.glob(pattern + name))
         if found:
@@ -42,7 +42,7 @@ def parquet_files(root: Path) -> list[Path]:
     """Return the parquet files of a data set, in order.
 
     Raises:
-        UnreadableError: It was saved in a form that only `datasets` reads.
+        UnreadableError: It was saved in a format that only `datasets` reads.
     """
     found = sorted(path for path in root.rglob("*.parquet") if not path.name.startswith("."))
     if not found and (root / "dataset_info.json").exists() and any(root.glob("*.arrow")):
@@ -57,14 +57,14 @@ def read_media_folder(
 ) -> Rows:
     """Read a row for each line of the metadata. Its file is the input; the rest is metadata.
 
-    A column is a parameter only where an option says so: what made an image is not what is wanted
-    of it now.
+    A column is a parameter only where an option says so: what made an image is not what to do with
+        it now.
 
     Args:
         root: The folder.
-        tables: Its metadata.
+        tables: Its metadata files.
         rules: What options say about columns.
-        report: Gets the columns.
+        report: Receives the columns.
 
     Raises:
         UnreadableError: The metadata cannot be read, or the service takes no files.

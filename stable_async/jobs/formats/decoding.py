@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TextFile", "is_text_encoding", "unpacked"]
 
-# The longest prompt has 10,000 characters; a longer line is a file without line breaks.
+# The longest prompt has 10,000 characters; a longer line means a file without line breaks.
 MAX_LINE = 1024 * 1024
 PIECE = 64 * 1024
 
@@ -34,7 +34,7 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 GZIP = b"\x1f\x8b"
-# First bytes of files that are no text, whatever their names say.
+# First bytes of files that are not text, whatever their names say.
 FOREIGN = {
     b"PK\x03\x04": "a zip archive, as .xlsx and .ods files are: save the sheet as CSV (UTF-8)",
     b"\xd0\xcf\x11\xe0": "an .xls file: save the sheet as CSV (UTF-8)",
@@ -61,21 +61,21 @@ def is_text_encoding(name: str) -> bool:
 
 
 def unpacked(file: BufferedReader) -> BinaryIO:
-    """Return the file without its gzip compression, which is known by its first bytes."""
+    """Return the file without its gzip compression, which is recognised by its first bytes."""
     if file.peek(2)[:2] == GZIP:
         return cast("BinaryIO", gzip.GzipFile(fileobj=file))
     return file
 
 
 class TextFile:
-    """A file of bytes, read as text, as a context manager. The file is left open."""
+    """Reads a binary file as text; a context manager that leaves the file open."""
 
     def __init__(self, file: BinaryIO, encoding: str | None) -> None:
         """Begin to read.
 
         Args:
-            file: Opened for bytes, buffered.
-            encoding: `None`: what the file's byte order mark says, else UTF-8.
+            file: A buffered binary file.
+            encoding: `None` means the encoding of the file's byte order mark, else UTF-8.
         """
         self._file = file
         self._wanted = encoding
@@ -88,17 +88,17 @@ class TextFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the file."""
+        """Detach from the file."""
         if self._text is not None:
             self._text.detach()
 
     def first_line(self) -> str:
         """Return the first line that is not blank, or the beginning of a very long one.
 
-        `lines` and `pieces` begin with it; empty lines before it are passed over.
+        `lines` and `pieces` begin with it; empty lines before it are skipped.
 
         Raises:
-            UnreadableError: The file is no text in its encoding, or its gzip data is broken.
+            UnreadableError: The file is not text in its encoding, or its gzip data is broken.
         """
         with self._reading() as text:
             while (line := text.readline(MAX_LINE + 1)).isspace():
@@ -110,7 +110,7 @@ class TextFile:
         """Yield the lines.
 
         Raises:
-            UnreadableError: As `first_line`, and a line is too long.
+            UnreadableError: As for `first_line`, or a line is too long.
         """
         with self._reading() as text:
             line = self._pending or text.readline(MAX_LINE + 1)
@@ -126,7 +126,7 @@ class TextFile:
         """Yield the text in pieces of any length.
 
         Raises:
-            UnreadableError: As `first_line`.
+            UnreadableError: As for `first_line`.
         """
         with self._reading() as text:
             while piece := self._pending or text.read(PIECE):
@@ -139,7 +139,8 @@ class TextFile:
         try:
             if self._text is None:
                 encoding = _encoding(self._file, self._wanted)
-                # Line ends of every system. A mark is left by programs that put files together.
+                # Line ends of every system. Programs that concatenate files leave a byte order
+                # mark.
                 self._text = io.TextIOWrapper(self._file, encoding, newline=None)
             yield self._text
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -150,7 +151,7 @@ class TextFile:
 
 
 def _encoding(file: BinaryIO, wanted: str | None) -> str:
-    """Return the encoding that the first bytes tell, held against the one that is wanted."""
+    """Return the encoding that the first bytes show, checked against the one asked for."""
     head: bytes = file.peek(LOOKED_AT)[:LOOKED_AT]  # type: ignore[attr-defined]  # buffered, both
     for mark, encoding in MARKS:
         if head.startswith(mark):
@@ -193,7 +194,7 @@ def _undecodable(error: UnicodeError, lines: int, encoding: str) -> UnreadableEr
 
 
 def _likely(data: bytes) -> str:
-    """Return the option that names the encoding of a text that is not UTF-8."""
+    """Return the option for the likely encoding of text that is not UTF-8."""
     if KANA.search(data.decode("cp932", "ignore")) and _runs(data) > 1.5:
         return "--encoding cp932 (Windows, Japanese)"
     if _runs(data) <= 1.5:
@@ -205,6 +206,8 @@ def _likely(data: bytes) -> str:
 
 
 def _runs(data: bytes) -> float:
-    """Return how many bytes beyond ASCII stand together on average: letters of the west, one."""
+    """Return the average length of runs of non-ASCII bytes; for western languages it is about
+    one.
+    """
     runs = re.findall(rb"[\x80-\xff]+", data)
     return sum(map(len, runs)) / max(len(runs), 1)

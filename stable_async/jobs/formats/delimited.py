@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 __all__ = ["read_records", "read_tab_separated"]
 
 DELIMITERS = (",", ";", "\t", "|")
-# What Excel writes as the first line, and reads as no row, where commas are decimal points.
+# The first line that Excel writes and does not read as a row, where commas are decimal points.
 SEP_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
-# A header that is longer is no header.
+# A longer line is not a header.
 HEADER_LINES = 50
 
 
 def read_records(
     lines: Lines, delimiter: str | None, is_known: Callable[[str], bool]
 ) -> Iterator[tuple[int, Sequence[str]]]:
-    """Read records of CSV with their numbers; the first one is the header, and empty ones are not.
+    """Read records of CSV with their numbers; the first non-empty one is the header.
 
     Args:
-        lines: Of the file.
-        delimiter: `None`: what a `sep=` line says, else what makes the most sense of the header.
-        is_known: Whether a column means something by this name.
+        lines: Lines of the file.
+        delimiter: `None` means that of a `sep=` line, else the one that fits the header best.
+        is_known: Returns whether a column has a known name.
 
     Raises:
         UnreadableError: The file is not CSV.
@@ -62,7 +62,7 @@ def read_records(
 
 
 def _delimiter(header: str, is_known: Callable[[str], bool]) -> str:
-    """Return the delimiter by which the most columns are known, or else there are the most."""
+    """Return the delimiter that makes the most known columns, or else the most columns."""
 
     def sense(delimiter: str) -> tuple[int, int]:
         try:
@@ -71,14 +71,14 @@ def _delimiter(header: str, is_known: Callable[[str], bool]) -> str:
             return 0, 0
         return sum(map(is_known, cells)), len(cells)
 
-    return max(DELIMITERS, key=sense)  # the first of those that make as much sense
+    return max(DELIMITERS, key=sense)  # the first of those that fit equally well
 
 
 def read_tab_separated(lines: Lines) -> Iterator[tuple[int, Sequence[str]]]:
-    """Read records of TSV, which has a line for each and knows no quotes; but spreadsheets do.
+    """Read records of TSV: one line each and no quotes, though spreadsheets write quotes.
 
     Raises:
-        UnreadableError: A cell may go on in the next line.
+        UnreadableError: A cell may continue on the next line.
     """
     for number, line in lines:
         cells = [_unquoted(cell) for cell in line.split("\t")]
@@ -94,7 +94,7 @@ def read_tab_separated(lines: Lines) -> Iterator[tuple[int, Sequence[str]]]:
 
 
 def _unquoted(cell: str) -> str:
-    """Undo the quotes of spreadsheets; a prompt may begin with one that is its own."""
+    """Undo the quotes of spreadsheets; a prompt may begin with a quote of its own."""
     if len(cell) > 1 and re.fullmatch(r'"(?:[^"]|"")*"', cell):
         return cell[1:-1].replace('""', '"')
     return cell

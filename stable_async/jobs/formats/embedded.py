@@ -1,4 +1,4 @@
-"""Input files that are inside a prompt file, brought out of it."""
+"""Input files embedded in a prompt file, extracted from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["INPUTS", "InputStore"]
 
-# The folder for them, in that of the job.
+# The folder for them, inside that of the job.
 INPUTS = "inputs"
 EXTENSIONS = {
     "image/png": ".png",
@@ -22,26 +22,26 @@ EXTENSIONS = {
     "audio/wav": ".wav",
     "audio/mpeg": ".mp3",
 }
-# Enough for the format and size of nearly every file, checked before a job.
+# Enough to show the format and size of nearly every file, which are checked before a job.
 HEAD = 64 * 1024
 
 
 class InputStore:
-    """Where input files go: one for each content, named by its SHA-256."""
+    """Stores input files, one for each content, named by its SHA-256."""
 
     def __init__(self, folder: Path, *, whole: bool) -> None:
         """Use a folder.
 
         Args:
-            folder: That the names are relative to.
-            whole: Whether files are to be sent. Else they have their size, and only their heads
-                take room on the disk.
+            folder: The folder that names are relative to.
+            whole: Whether files will be sent. Otherwise they are sparse: full size, but only their
+                heads take up disk space.
         """
         self.folder = folder
         self._whole = whole
 
     def keep(self, data: bytes) -> str:
-        """Write a file, unless it is there, and return its name relative to `folder`."""
+        """Write a file, unless it exists, and return its name relative to `folder`."""
         name = f"{INPUTS}/{sha256(data).hexdigest()[:32]}{EXTENSIONS.get(sniff(data), '')}"
         path = self.folder / name
         if not path.exists():

@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 __all__ = ["FolderFiles", "input_field", "is_pattern", "read_folder"]
 
-# Files that the API takes, by the field they go to; the other fields take images.
+# Files that the API accepts, by field; the other fields take images.
 AUDIO = (".mp3", ".wav")
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
-# A folder with this in it is a job's: what it has made is no input of itself.
+# A folder that contains this belongs to a job, whose results are not its own input.
 LEDGER = "job.sqlite"
 LISTED_KINDS = 5
 
 
 def is_pattern(source: str) -> bool:
-    """Return whether a source is a glob pattern; a file that has such a name is none."""
+    """Return whether a source is a glob pattern; the name of an existing file is not."""
     return glob.has_magic(source) and not Path(source).exists()
 
 
 def input_field(rules: ColumnRules) -> str:
-    """Return the field that a file of a folder goes to.
+    """Return the field for the files of a folder.
 
     Raises:
         ColumnError: The service takes no file, or needs more than one thing for each row.
@@ -59,7 +59,7 @@ class FolderFiles:
     """The files of a folder, or of a glob pattern, in a fixed order.
 
     Attributes:
-        root: The folder that their names are relative to.
+        root: The folder that names are relative to.
     """
 
     def __init__(self, source: str) -> None:
@@ -70,7 +70,9 @@ class FolderFiles:
             self.root, self._pattern = _parts(source)
 
     def names(self) -> Iterator[str]:
-        """Yield the names of all files relative to `root`, with `/` in them, hidden ones apart."""
+        """Yield the names of all files but hidden ones, relative to `root`, with `/` as
+        separator.
+        """
         if self._pattern is None:
             yield from self._walk(self.root, "")
             return
@@ -98,15 +100,15 @@ class FolderFiles:
 
 
 def read_folder(files: FolderFiles, rules: ColumnRules, notes: list[str]) -> Rows:
-    """Read a row for each file of a kind that the service takes. Its id is its name.
+    """Read a row for each file of a kind that the service accepts. Its id is its name.
 
     Args:
-        files: Of the folder.
-        rules: Say which field a file goes to.
-        notes: Gets a line that says which files are left out.
+        files: Files of the folder.
+        rules: Determine the field of a file.
+        notes: Receives a line that says which files are left out.
 
     Raises:
-        UnreadableError: There are no such files, or the service takes none.
+        UnreadableError: There are no such files, or the service takes no files.
     """
     try:
         field = input_field(rules)
@@ -137,7 +139,7 @@ def read_folder(files: FolderFiles, rules: ColumnRules, notes: list[str]) -> Row
 
 
 def _parts(pattern: str) -> tuple[Path, str]:
-    """Return the folder that a pattern begins with, and the rest of it."""
+    """Return the folder that a pattern begins with, and the rest of the pattern."""
     parts = Path(pattern).parts
     fixed = next(place for place, part in enumerate(parts) if glob.has_magic(part))
     return Path(*parts[:fixed]), str(Path(*parts[fixed:]))

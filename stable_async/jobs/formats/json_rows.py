@@ -37,20 +37,20 @@ EXAMPLE = '{"prompt": "...", ...}'
 
 
 def _refuse(constant: str) -> object:
-    """Refuse `NaN` and the like, which are no JSON and `json` would read."""
+    """Refuse `NaN` and the like, which `json` would read although they are not JSON."""
     raise ValueError(constant)
 
 
-# One for all lines: `json.loads` makes a new one for every call that has options.
+# Shared by all lines: `json.loads` creates a decoder for every call that has options.
 DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def read_json(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Rows:
-    """Read rows, whatever of the two the file is.
+    """Read rows from either form.
 
-    The keys of an array are columns, as those of a table are. Lines know no other keys than `id`,
-    `service`, the fields of the API and `metadata`, so that a misspelt one costs nothing, and
-    those that `rules` name. Lines are a table as well where all is metadata.
+    The keys of an array are columns, like those of a table. Lines accept only `id`, `service`, the
+    fields of the API, `metadata` and the keys that `rules` name, so that a misspelt one costs
+    nothing. Lines are a table too where every column is metadata.
 
     Args:
         text: The file.
@@ -69,7 +69,7 @@ def read_json(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Rows:
 
 
 def _is_table(line: str) -> bool:
-    """Return whether a line is the whole of a table by columns, as pandas writes one."""
+    """Return whether a line is a whole table by columns, as pandas writes one."""
     try:
         value = DECODER.decode(line)
     except (ValueError, RecursionError):
@@ -116,7 +116,7 @@ class _Lines:
         self._rules = rules
         self._report = report
         self._seen: set[str] = set()
-        # Keys that do not stay as they are.
+        # Keys that are not passed on unchanged.
         self._moved: dict[str, Target] = {}
         self._unknown: set[str] = set()
 
@@ -190,7 +190,7 @@ class _Keys:
         return blank_problem(row) or row
 
     def _learn(self, number: int, values: dict[str, object]) -> None:
-        """Classify all keys seen so far: what one of them means hangs on which others there are."""
+        """Classify all keys seen so far: the meaning of one depends on which others exist."""
         names = [*self._targets, *(name for name in values if name not in self._targets)]
         targets, found = checked_columns(
             names, self._rules, number, partial=bool(self._targets), what="key"
@@ -200,7 +200,7 @@ class _Keys:
 
 
 class _Array:
-    """The elements of an array in pieces of text; memory does not grow with their number."""
+    """Elements of an array read from pieces of text; memory does not grow with their number."""
 
     def __init__(self, pieces: Iterator[str]) -> None:
         self._pieces = pieces
@@ -226,7 +226,7 @@ class _Array:
             try:
                 value, self._place = DECODER.raw_decode(self._buffer, self._place)
             except json.JSONDecodeError as error:
-                # Perhaps the rest of it is in the next piece.
+                # The rest of it may be in the next piece.
                 if len(self._buffer) - self._place > MAX_LINE or not self._more():
                     what = f"not valid JSON: {error.msg}"
                     raise UnreadableError(self._number, what) from None
@@ -245,7 +245,7 @@ class _Array:
         return sign
 
     def _next_sign(self) -> str:
-        """Return the next character that is no white space; the empty text at the end."""
+        """Return the next character that is not white space; empty text at the end."""
         while True:
             if found := SIGN.search(self._buffer, self._place):
                 self._place = found.start()

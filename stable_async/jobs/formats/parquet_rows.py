@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["embedded_columns", "read_parquet"]
 
 ROWS_AT_A_TIME = 1_000
-# Of files that hold images: a row may have megabytes.
+# Small, because in files that hold images a row may have megabytes.
 ROWS_WITH_FILES_AT_A_TIME = 16
 
 
@@ -30,9 +30,9 @@ class _Schema:
     """The columns of a file.
 
     Attributes:
-        plain: Those whose values are no files.
-        files: Those whose values are files: bytes, or `{bytes, path}` as `datasets` has them.
-        other_bytes: Those with bytes somewhere in them.
+        plain: Those whose values are not files.
+        files: Those whose values are files: bytes, or `{bytes, path}` as in `datasets`.
+        other_bytes: Those with bytes anywhere in their values.
     """
 
     plain: list[str]
@@ -61,7 +61,7 @@ def read_parquet(path: Path, rules: ColumnRules, report: ColumnReport, store: In
         path: The file.
         rules: What options say about columns.
         report: Gets the columns.
-        store: Gets input files that are in the file.
+        store: Receives input files that are embedded in the file.
 
     Raises:
         UnreadableError: The file is not parquet, or its columns are wrong.
@@ -88,13 +88,17 @@ def read_parquet(path: Path, rules: ColumnRules, report: ColumnReport, store: In
                     for name, field in inputs.items():
                         _bring_out(row, name, field, path.absolute().parent, store)
                     yield blank_problem(row) or row
-    except (pyarrow.ArrowException, OverflowError, ValueError) as error:  # or a time Python has not
+    except (
+        pyarrow.ArrowException,
+        OverflowError,
+        ValueError,
+    ) as error:  # or a time that Python cannot represent
         what = f"not valid parquet after row {number:,}: {error}"
         raise UnreadableError(0, what) from None
 
 
 def _bring_out(row: Row, column: str, field: str, folder: Path, store: InputStore) -> None:
-    """Replace an input file by its path."""
+    """Replace an embedded input file by its path."""
     value = row.fields.get(field)
     parts = cast("Mapping[str, object]", value) if isinstance(value, dict) else {"bytes": value}
     value, name = parts.get("bytes"), parts.get("path")
@@ -157,7 +161,7 @@ def _is_file(kind: Any) -> bool:  # noqa: ANN401
 
 
 def _has_bytes(kind: Any) -> bool:  # noqa: ANN401
-    """Return whether values of a type have bytes anywhere in them, which JSON cannot have."""
+    """Return whether values of a type contain bytes, which JSON cannot represent."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["read_prompt_lines"]
 
-# What is no prompt, or has in it what only other programs understand.
+# Patterns of lines that are not prompts, or have parameters that only other programs understand.
 FOREIGN = (
     (re.compile(r"#"), "a comment?"),
     (re.compile(r"negative prompt:", re.IGNORECASE), "a negative prompt as AUTOMATIC1111 has it"),
@@ -37,15 +37,15 @@ def read_prompt_lines(lines: Lines, field: str, *, is_path: bool) -> Rows:
 
     Args:
         lines: Of the file.
-        field: What a line is: a field of the API.
-        is_path: Whether that is the path of a file.
+        field: The field of the API that a line holds.
+        is_path: Whether the field takes the path of a file.
     """
     for number, line in lines:
         text = line.strip()
         if not text:
             continue
         if is_path:
-            # Windows puts quotes around a path that it copies.
+            # Windows quotes a path that is copied from the Explorer.
             yield Row(number, {field: text.removeprefix('"').removesuffix('"')})
         elif what := _foreign(text):
             yield RowProblem(number, f"{what}; {ADVICE}")

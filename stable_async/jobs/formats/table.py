@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SuspiciousColumnsError", "checked_columns", "read_table", "row_of"]
 
-# What R, SQL shells and spreadsheets write where there is no value. A text may well say it.
+# What R, SQL shells and spreadsheets write for a missing value; free text may contain it.
 MISSING = frozenset(("#N/A", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "\\N", "nan", "null"))
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
@@ -36,7 +36,7 @@ class SuspiciousColumnsError(UnreadableError):
     """Columns look like parameters under other names, and no option says what they are.
 
     Attributes:
-        report: Of all columns.
+        report: The report of all columns.
     """
 
     def __init__(self, report: ColumnReport, service: str) -> None:
@@ -53,10 +53,10 @@ def checked_columns(
     partial: bool = False,
     what: str = "column",
 ) -> tuple[list[Target], ColumnReport]:
-    """Return where columns go; see `classify`.
+    """Return the targets of columns; see `classify`.
 
     Raises:
-        UnreadableError: They do not go together with the rules.
+        UnreadableError: They do not match the rules.
         SuspiciousColumnsError: Some look like parameters under other names.
     """
     try:
@@ -78,10 +78,10 @@ def read_table(
     """Read rows of text cells; the first record is the header.
 
     Args:
-        records: With their numbers.
+        records: The records with their numbers.
         rules: What options say about columns.
         report: Gets the columns.
-        delimiter_hint: What to say of cells that are too many.
+        delimiter_hint: The advice for a row with too many cells.
 
     Raises:
         UnreadableError: The header is wrong, or does not fit the first row.
@@ -107,7 +107,7 @@ def read_table(
 
 
 def row_of(number: int, targets: Sequence[Target], cells: Sequence[object]) -> Row:
-    """Return a row of the values that are there; pandas has NaN for what is missing."""
+    """Return a row of the values that are present; pandas has NaN for missing ones."""
     fields: dict[str, object] = {}
     metadata: dict[str, object] = {}
     for target, cell in zip(targets, cells, strict=False):
@@ -123,7 +123,9 @@ def row_of(number: int, targets: Sequence[Target], cells: Sequence[object]) -> R
 
 
 def _value(target: Target, cell: str) -> str | None:
-    """Return the text of a cell that is no free text; `None` for what says that there is none."""
+    """Return the text of a cell that is not free text; `None` for one that means a missing
+    value.
+    """
     cell = cell.strip()
     if cell in MISSING:
         return None

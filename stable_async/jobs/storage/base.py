@@ -1,4 +1,4 @@
-"""What is known of images that are kept, by whatever keeps them, and the names they have."""
+"""The protocols of image stores, and the names and facts of stored images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = [
     "parse_stems",
 ]
 
-# No folder has more than so many files.
+# The most files in a folder.
 FILES_PER_FOLDER = 1_000
 MAX_NAME = 120
 EXTENSIONS = {
@@ -54,20 +54,20 @@ FILTERED = ".filtered"
 # lost.
 FILE_SUFFIXES = tuple(f"{mark}.{name}" for mark in ("", FILTERED) for name in EXTENSIONS.values())
 IRREVERSIBLE = "="
-# Far enough into an image for its size: JPEG may have a color profile before it.
+# Enough of an image to show its size: JPEG may have a color profile before it.
 HEAD_SIZE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An image that is kept, and what its bytes say.
+    """A stored image, and the facts in its bytes.
 
     Attributes:
-        file_name: Where it is: a path relative to the job's folder, or a URL.
+        file_name: A path relative to the job's folder, or a URL.
         content_type: Media type.
         bytes: Length.
         sha256: Digest, hexadecimal.
-        width: Pixels; `None` when the header cannot be read.
+        width: Pixels; `None` if the header cannot be read.
         height: Pixels.
         filtered: Whether the content filter blurred it.
     """
@@ -110,7 +110,9 @@ class StoredImage:
 
 
 class SpooledError(OSError):
-    """An image could not be kept where it belongs, and is where `Store.find` finds it later."""
+    """An image could not be stored where it belongs, and was spooled where `Store.find` finds
+    it.
+    """
 
 
 class ImageWriter(Protocol):
@@ -118,7 +120,7 @@ class ImageWriter(Protocol):
 
     @property
     def claims(self) -> Claims | None:
-        """Where rows are claimed besides the ledger; `None` where the ledger alone is the truth."""
+        """The claims of rows besides the ledger; `None` where only the ledger has them."""
 
     def sink(
         self,
@@ -128,24 +130,24 @@ class ImageWriter(Protocol):
         filtered: bool,
         facts: Callable[[StoredImage], ImageFacts],
     ) -> Sink[ImageFacts]:
-        """Return a sink that stores one image durably: a power cut takes nothing.
+        """Return a sink that stores one image durably: a power cut loses nothing.
 
-        What cannot be stored is spooled, and its `commit` raises `SpooledError`.
+        An image that cannot be stored is spooled, and `commit` raises `SpooledError`.
 
         Args:
-            row: Whose image it is.
+            row: The row of the image.
             content_type: Media type.
             filtered: Whether the content filter blurred it.
-            facts: Returns the facts of the image that is stored, or about to be.
+            facts: Returns the facts of the image to be stored.
         """
 
 
 class Store(Protocol):
-    """Keeps images by stem (`file_stem`); all its calls block.
+    """Stores images by stem (`file_stem`); all its calls block.
 
     Attributes:
-        names_in_job: What is in the folder of a job that keeps its images here.
-        keeps_facts: Whether the facts of rows are here as well.
+        names_in_job: Names that this store creates in the folder of a job.
+        keeps_facts: Whether the facts of rows are stored here as well.
     """
 
     @property
@@ -155,56 +157,57 @@ class Store(Protocol):
     def keeps_facts(self) -> bool: ...
 
     def writing(self) -> AbstractAsyncContextManager[ImageWriter]:
-        """Return what new images are written with, for one event loop."""
+        """Return the writer of new images, for one event loop."""
 
     def prove(self) -> None:
-        """Write, sync, rename and remove a probe: better now than after the first image.
+        """Write, sync, rename and remove a probe, to fail before the first image is paid for.
 
         Raises:
-            OSError: Images could not be stored.
+            OSError: Images cannot be stored.
         """
 
     def tidy(self) -> None:
-        """Remove half-written files whose writer is gone."""
+        """Remove half-written files whose writer has ended."""
 
     def missing(self, file_names: Iterable[str]) -> list[str]:
-        """Return which of these images are not there."""
+        """Return which of these images are missing."""
 
     def find(self, stem: str) -> StoredImage | None:
-        """Return the image of a stem if there is one; one that is spooled is put in its place.
+        """Return the image of a stem if there is one; a spooled one is moved to its place.
 
         Raises:
-            OSError: It cannot be put there.
+            OSError: It cannot be moved there.
         """
 
     def facts(self, stems: Iterable[str]) -> Iterator[RowFacts | None]:
-        """Return how rows stand when nobody works on them; `None` where nothing is known.
+        """Return the facts of rows as they stand when nobody works on them; `None` where none
+        exist.
 
         Raises:
-            StorageError: What is there are no facts, or those of a newer version.
+            StorageError: A file does not hold facts, or those of a newer version.
         """
 
     def all_facts(self, has: Callable[[int], bool]) -> Iterator[tuple[RowFacts, bool]]:
-        """Return the same of all rows, and whether their images were replaced.
+        """Return the same for all rows, and whether their images were replaced.
 
         Args:
-            has: Tells by its position whether a row is asked for.
+            has: Returns whether the row at a position is asked for.
 
         Raises:
             StorageError: As for `facts`.
         """
 
     def last_run(self, shard: Shard) -> str | None:
-        """Return the token of the last run of a part; `None` where no such is kept."""
+        """Return the token of the last run of a part; `None` where none is stored."""
 
     def begin_run(self, shard: Shard) -> str | None:
-        """Return a new token for a run that begins, which `last_run` returns from then on."""
+        """Store and return a new token for a run, which `last_run` returns from then on."""
 
     def complete(self, stem: str, row: Row, image: ImageFacts) -> None:
         """Store the facts of an image that was found without them."""
 
     def owns(self, file_name: str) -> bool:
-        """Return whether an image of this name would be here."""
+        """Return whether an image of this name would be stored here."""
 
     def size_of(self, file_name: str) -> int | None:
         """Return the length of an image by its name; `None` if there is none."""
@@ -216,14 +219,14 @@ class Store(Protocol):
         """Move a replaced image to `replaced/`, and return its new name."""
 
     def free_space(self) -> int | None:
-        """Return the bytes that are left; `None` when that is not known."""
+        """Return the bytes that are free; `None` if not known."""
 
 
 def file_stem(position: int, identity: str) -> str:
     """Return folder and name of an image, without extension.
 
-    The position keeps folders small and names apart on any disk; the id is for the reader, and to
-    know the image again if the ledger is lost.
+    The position keeps folders small and names distinct on any disk; the id is for the reader, and
+    identifies the image if the ledger is lost.
     """
     return f"{position // FILES_PER_FOLDER:04d}/{position:06d}-{_escape(identity)}"
 
@@ -280,14 +283,14 @@ def file_suffix(content_type: str, *, filtered: bool) -> str:
 
 
 def extension(content_type: str) -> str:
-    """Return the end of names of this media type."""
+    """Return the suffix for this media type."""
     return EXTENSIONS.get(content_type, "png")
 
 
 def describe(
     file_name: str, content_type: str, size: int, sha256: str, head: bytes, *, filtered: bool
 ) -> StoredImage:
-    """Return what is known of an image that is kept; `head` is its beginning."""
+    """Return the facts of a stored image; `head` is its beginning."""
     try:
         image = read_image_header(head)
     except EOFError:

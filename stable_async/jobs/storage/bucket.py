@@ -1,4 +1,4 @@
-"""Images in a bucket, with the facts of their rows: the bucket alone is enough to go on with."""
+"""Images in a bucket, with the facts of their rows: the bucket alone is enough to continue from."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ FACTS_NAME = re.compile(r"(?:^|/)(\d{6,})-[^/]+\.json$")
 class BucketStore:
     """A store below a URL such as `s3://bucket/prefix`.
 
-    An image that the bucket does not take is paid for all the same: it is spooled to a folder,
-    and goes to the bucket when the next run begins.
+    An image that the bucket does not accept has been paid for, so it is spooled to a folder and
+    moved to the bucket when the next run begins.
 
     Attributes:
-        objects: What is in the bucket.
+        objects: The objects of the bucket.
     """
 
     names_in_job: tuple[str, ...] = ()
@@ -57,8 +57,8 @@ class BucketStore:
         """Use a bucket.
 
         Args:
-            objects: Proved to be writable, unless it is only read.
-            spool: The folder for images that the bucket does not take; made when there is one.
+            objects: Checked to be writable, unless they are only read.
+            spool: The folder for images that the bucket does not accept; created when needed.
         """
         self.objects = objects
         self._spool = spool
@@ -136,7 +136,9 @@ class BucketStore:
         return self.objects.name(moved)
 
     def _retire_facts(self, path: str, moved: str) -> None:
-        """Move the facts of an image that was moved, unless they are of its successor by now."""
+        """Move the facts of an image that was moved, unless they already belong to its
+        successor.
+        """
         old = _stem(path) + FACTS_SUFFIX
         data = self.objects.read_now(old)
         if data is None:
@@ -155,7 +157,7 @@ class BucketStore:
         return begin_run(self.objects, shard)
 
     def complete(self, stem: str, row: Row, image: ImageFacts) -> None:
-        """Write the facts of an image that came without them."""
+        """Write the facts of an image that was found without them."""
         path = stem + FACTS_SUFFIX
         data = self.objects.read_now(path)
         facts = RowFacts.claim(row, "") if data is None else read_facts(data, path)
@@ -165,10 +167,10 @@ class BucketStore:
         return None
 
     def spool(self, path: str, data: bytes) -> None:
-        """Keep an object on the disk until `bring_over`.
+        """Store an object on the disk until `bring_over`.
 
         Raises:
-            OSError: It could not be kept there either.
+            OSError: It could not be stored there either.
         """
         if self._spool is None:
             raise OSError("there is no folder to spool to")
@@ -195,10 +197,10 @@ class BucketStore:
         return missing
 
     def bring_over(self) -> int:
-        """Put what was spooled into the bucket, facts before images; count the images.
+        """Move what was spooled into the bucket, facts before images; count the images.
 
         Raises:
-            OSError: The bucket does not take it.
+            OSError: The bucket does not accept it.
         """
         if self._spool is None or not self._spool.is_dir():
             return 0
@@ -216,7 +218,7 @@ class BucketStore:
         return count
 
     def put_image(self, path: str, data: bytes) -> None:
-        """Store an image; another one that has its name is moved to `replaced/`."""
+        """Store an image; another one with the same name is moved to `replaced/`."""
         try:
             self.objects.create_now(path, data, sniff(data))
         except FileExistsError:
@@ -244,7 +246,7 @@ class _BucketWriter:
 
 
 class _ObjectSink:
-    """Gathers an image in memory, for a single put."""
+    """Collects an image in memory, for a single put."""
 
     def __init__(
         self,

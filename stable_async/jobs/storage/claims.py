@@ -22,10 +22,10 @@ log: logging.Logger = logging.getLogger("stable_async.jobs")
 
 
 class RowClaimedError(Exception):
-    """A row was claimed elsewhere, and must not be sent.
+    """A row was claimed elsewhere and must not be sent.
 
     Attributes:
-        facts: How the row stands there.
+        facts: The facts of the row there.
     """
 
     def __init__(self, facts: RowFacts) -> None:
@@ -41,23 +41,25 @@ class _Known:
 
 
 class Claims:
-    """The facts of rows in a store, for one event loop. A stem names a row: `STEM.json`.
+    """The facts of rows in a store, for one event loop. The stem of a row names its file,
+    `STEM.json`.
 
-    Of two processes that claim one row, one gets it: the store creates an object only once.
+    If two processes claim one row, one gets it: the store creates an object only once.
     """
 
     def __init__(self, objects: Objects) -> None:
-        """Keep facts in `objects`."""
+        """Store facts in `objects`."""
         self._objects = objects
         self._token = secrets.token_hex(8)
         self._known: dict[str, _Known] = {}
         self._writing: dict[str, asyncio.Task[None]] = {}
 
     async def standing(self, stem: str) -> RowFacts | None:
-        """Return how a row stands when nobody works on it; `None` where it was never claimed.
+        """Return the facts of a row as they stand when nobody works on it; `None` if it was never
+        claimed.
 
         Raises:
-            StorageError: What is there are no facts.
+            StorageError: The file there does not hold facts.
             OSError: The store cannot be read.
         """
         found = await self._read(stem)
@@ -66,12 +68,12 @@ class Claims:
     async def claim(self, stem: str, row: Row) -> RowFacts:
         """Claim a row whose request is about to leave.
 
-        A row that was attempted before is claimed again, where the store knows no more attempts
-        than `row.attempts`.
+        A row that was attempted before is claimed again if the store knows no more attempts than
+        `row.attempts`.
 
         Raises:
             RowClaimedError: It has an image, or may have been billed, or is claimed elsewhere.
-            StorageError: What is there are no facts.
+            StorageError: The file there does not hold facts.
             OSError: The claim could not be stored: the request must not leave.
         """
         await self._wait_for(stem)
@@ -105,14 +107,14 @@ class Claims:
         return facts
 
     def accept(self, stem: str, generation_id: str) -> None:
-        """Note the id of a generation, without waiting; a failure is logged."""
+        """Record the id of a generation, without waiting; a failure is logged."""
         self._begin(stem, self._known[stem].facts.accepted(generation_id))
 
     async def made(self, stem: str, row: Row, image: ImageFacts) -> RowFacts:
-        """Return the facts of a row whose image has come; nothing is written yet.
+        """Return the facts of a row whose image has arrived; nothing is written yet.
 
         Raises:
-            StorageError: What is there are no facts.
+            StorageError: The file there does not hold facts.
             OSError: What an earlier run wrote cannot be read.
         """
         await self._wait_for(stem)
@@ -122,7 +124,7 @@ class Claims:
         """Store what `made` returned, before the image is stored.
 
         Raises:
-            OSError: They could not be stored: the image is to be spooled, with its facts.
+            OSError: They could not be stored: spool the image with its facts.
         """
         known = self._known[stem]
         path = stem + FACTS_SUFFIX
@@ -130,16 +132,16 @@ class Claims:
         known.facts = facts
 
     def settle(self, stem: str, result: Result) -> None:
-        """Note how an attempt ended without an image, without waiting.
+        """Record how an attempt ended without an image, without waiting.
 
-        A failure is logged: to whom the claim alone is left, the row is in doubt.
+        A failure is logged: whoever sees only the claim finds the row in doubt.
         """
         known = self._known.get(stem)
         if known is not None and known.facts.image is None:
             self._begin(stem, known.facts.settled(result))
 
     async def forget(self, stem: str) -> None:
-        """Keep nothing of a row in memory any more."""
+        """Drop a row from memory."""
         await self._wait_for(stem)
         self._known.pop(stem, None)
 
@@ -184,7 +186,7 @@ class Claims:
         return _Known(read_facts(data, self._objects.name(path)), version)
 
     def _begin(self, stem: str, facts: RowFacts) -> None:
-        """Begin to write facts, behind what is being written of the same row."""
+        """Begin to write facts, after earlier writes for the same row."""
         before = self._writing.get(stem)
         self._known[stem].facts = facts
         self._writing[stem] = asyncio.ensure_future(self._write(stem, facts, before))

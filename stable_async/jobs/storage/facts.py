@@ -1,4 +1,4 @@
-"""The facts of a row, as one JSON object beside its image: what was claimed, paid and made. Pure.
+"""The facts of a row, one JSON object beside its image: what was claimed, paid and made. Pure.
 
 Where images are in a bucket, the bucket outlives the folder of the job. `NAME.json` beside
 `NAME.png` is written as a claim before the request leaves, and completed before the image is
@@ -33,9 +33,9 @@ class Charge:
     Attributes:
         attempt: Number of the attempt, from 1.
         price: Credits; `None` where no source states them.
-        state: `reserved` from the claim to the answer.
-        generation_id: Of the asynchronous operation that it paid for.
-        claim: Token of who claimed it: distinguishes an own repeated write from another's.
+        state: State of the charge: `reserved` from the claim to the answer.
+        generation_id: Id of the asynchronous operation that it paid for.
+        claim: Token of the claimant: distinguishes a repeated write of its own from another's.
     """
 
     attempt: int
@@ -47,21 +47,21 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class RowFacts:
-    """All that is known of a row; `standing` says what that means.
+    """All facts of a row; `standing` interprets them.
 
     Attributes:
-        id: Of the row.
+        id: Id of the row.
         service: Name of the service.
         fields: Fields of the API, without the seed.
-        metadata: What the row said besides.
+        metadata: The rest of the row.
         seed: Given or derived; `None` where the service takes none.
         price: Credits; `None` where no source states them.
         position: Place in the job, from 1; 0 outside of a job.
         number: Row of the prompt file.
         content: Digest of service and fields, hexadecimal.
-        copy: Which of the rows with the same content it is, from 1.
+        copy: Number of the row among those with the same content, from 1.
         remake: How often the image was replaced.
-        state: Of the row when this was written.
+        state: State of the row when this was written.
         charges: One for each attempt, in order.
         image: Facts of the image, complete before the image is written.
         reason: Why there is no image, in a word or two.
@@ -90,9 +90,10 @@ class RowFacts:
         """Return the claim of a row whose request is about to leave.
 
         Args:
-            row: With its seed and price.
-            token: Of who claims it.
-            before: What an earlier attempt left; a charge that it left open is in doubt from now.
+            row: The row, with its seed and price.
+            token: Token of the claimant.
+            before: The facts that an earlier attempt left; a charge that it left open becomes in
+                doubt.
         """
         charges = () if before is None else _closed(before.charges)
         attempt = max(row.attempts, len(charges)) + 1
@@ -128,11 +129,11 @@ class RowFacts:
         )
 
     def accepted(self, generation_id: str) -> RowFacts:
-        """Return the facts once an asynchronous operation was accepted, and so paid."""
+        """Return the facts after an asynchronous operation was accepted, and so paid for."""
         return replace(self, charges=self._last("spent", generation_id))
 
     def made(self, image: ImageFacts) -> RowFacts:
-        """Return the facts once the image has come, which proves that it was paid for."""
+        """Return the facts after the image arrived, which proves that it was paid for."""
         filtered = image.finish_reason == CONTENT_FILTERED
         paid = tuple(replace(charge, state="spent") for charge in self.charges[-1:])
         return replace(
@@ -145,12 +146,12 @@ class RowFacts:
         )
 
     def moved(self, file_name: str) -> RowFacts:
-        """Return the facts with another name of the image."""
+        """Return the facts with another file name of the image."""
         image = None if self.image is None else replace(self.image, file_name=file_name)
         return replace(self, image=image)
 
     def settled(self, result: Result) -> RowFacts:
-        """Return the facts once an attempt has ended without an image."""
+        """Return the facts after an attempt ended without an image."""
         return replace(
             self,
             state=result.state,
@@ -163,10 +164,11 @@ class RowFacts:
         """Return the facts as they stand when nobody works on the row.
 
         Args:
-            has_image: Whether the image is there.
+            has_image: Whether the image exists.
 
         Returns:
-            With a state that is not `in flight` and no charge `reserved`: `done` or `filtered`
+            Facts whose state is not `in flight` and without a `reserved` charge: `done` or
+                `filtered`
             with an image; `waiting` where a generation can be fetched, or nothing was billed;
             `in doubt` for a claim without an image; `again` or `failed` after a refusal.
         """
@@ -174,7 +176,7 @@ class RowFacts:
             return self.made(self.image)
         if self.image is not None:
             reason = "image lost"
-            text = "its image came and was not stored before the run ended"
+            text = "its image arrived and was not stored before the run ended"
             return replace(self, state="in doubt", image=None, reason=reason, error=text)
         if self.generation_id is not None and self.state in {"in flight", "waiting", "again"}:
             return replace(self, state="waiting")
@@ -192,19 +194,19 @@ class RowFacts:
 
     @property
     def token(self) -> str:
-        """Token of who claimed the last attempt."""
+        """Token of the claimant of the last attempt."""
         return self.charges[-1].claim if self.charges else ""
 
     def to_json(self) -> bytes:
-        """Return the object as it is stored."""
+        """Return the object to store, as JSON."""
         return to_json(self.stored()).encode() + b"\n"
 
     def stored(self) -> dict[str, object]:
-        """Return the object as it is stored, in values of JSON."""
+        """Return the object to store, as JSON values."""
         return {"schema": SCHEMA, **asdict(self)}
 
     def _last(self, state: ChargeState, generation_id: str | None = None) -> tuple[Charge, ...]:
-        """Return the charges with another state of the last one, where it is still open."""
+        """Return the charges with a new state of the last one, if it is still open."""
         if not self.charges or self.charges[-1].state not in {"reserved", "in doubt"}:
             return self.charges
         last = self.charges[-1]
@@ -213,7 +215,7 @@ class RowFacts:
 
 
 def _closed(charges: Sequence[Charge]) -> tuple[Charge, ...]:
-    """Return charges of which none is reserved: one that was has no answer, and is in doubt."""
+    """Return the charges with none reserved: a reserved one has no answer, and becomes in doubt."""
     return tuple(
         replace(charge, state="in doubt") if charge.state == "reserved" else charge
         for charge in charges
@@ -224,11 +226,11 @@ def read_facts(data: bytes, name: str) -> RowFacts:
     """Return the facts that `RowFacts.to_json` wrote.
 
     Args:
-        data: The object.
+        data: Bytes of the object.
         name: Its URL, for messages.
 
     Raises:
-        StorageError: They were written by a newer version, or are no facts.
+        StorageError: They were written by a newer version, or are not facts.
     """
     try:
         schema = _schema().validate_json(data).get("schema")
@@ -247,7 +249,7 @@ def _first(errors: Sequence[object]) -> str:
         case {"loc": tuple(place), "msg": str(text)}:
             return ": ".join([*(str(part) for part in place), text])
         case _:
-            return "no JSON object of facts"
+            return "not a JSON object of facts"
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Images in the folder of the job."""
+"""Stores images in the folder of the job."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PROBE = ".probe"
 
 
 class FolderStore:
-    """Images in `images/` of the job's folder, or media of another kind in theirs."""
+    """Images in `images/` of the job's folder, or media of another kind in their folder."""
 
     keeps_facts = False
 
@@ -118,7 +118,7 @@ class FolderStore:
         )
 
     def _bring_over(self, spooled: Path, name: str) -> None:
-        """Move an image that was spooled to its place."""
+        """Move a spooled image to its place."""
         target = self._images / name
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, [spooled.read_bytes()])
@@ -159,7 +159,7 @@ class FolderStore:
         return None
 
     def complete(self, stem: str, row: Row, image: ImageFacts) -> None:
-        """Nothing: the ledger has the facts."""
+        """Do nothing: the ledger has the facts."""
 
     def free_space(self) -> int | None:
         folders = [self._job, self._images] if self._images.is_dir() else [self._job]
@@ -167,7 +167,7 @@ class FolderStore:
 
 
 class _FolderWriter:
-    """Stores images durably, many at a time: one thread is enough to keep a disk busy."""
+    """Stores images durably, many at a time: one thread is enough to saturate a disk."""
 
     claims: Claims | None = None
 
@@ -194,7 +194,7 @@ class _FolderWriter:
         return _Image(self, path, name, spooled, content_type, facts, filtered=filtered)
 
     def make_folder(self, folder: str) -> None:
-        """Make a folder of images, durably."""
+        """Create a folder for images, durably."""
         if folder not in self._folders:
             path = Path(folder)
             path.mkdir(parents=True, exist_ok=True)
@@ -205,8 +205,8 @@ class _FolderWriter:
     def _keep(self, images: Sequence[_Image]) -> list[StoredImage | Exception | None]:
         """Store images, unless they were discarded.
 
-        Step by step for all of them: a file system that is changed between two syncs has its
-        journal to be committed at the second one as well, which takes most of the time.
+        Each step is done for all of them before the next: a file system that changes between two
+            syncs must commit its journal at the second one as well, which takes most of the time.
         """
         results: list[StoredImage | Exception | None] = [None] * len(images)
         folders: set[str] = set()
@@ -230,7 +230,7 @@ class _FolderWriter:
 
 
 class _Image:
-    """An image on its way to the disk: what its bytes say is noted while they are written."""
+    """An image that is being written; the facts in its bytes are gathered on the way."""
 
     def __init__(
         self,
@@ -266,7 +266,7 @@ class _Image:
         return self._facts(cast("StoredImage", await self._writer.thread.do(self)))
 
     async def discard(self) -> None:
-        # In the same thread: not while what a cancelled caller wanted to keep is being kept.
+        # In the same thread, so as not to interfere with storing the image of a cancelled caller.
         self._discarded = True
         await self._writer.thread.do(self)
 
@@ -279,12 +279,12 @@ class _Image:
             self._file.begin_sync()
 
     def sync(self) -> None:
-        """Wait until the disk has it."""
+        """Sync it to the disk."""
         if not self._discarded:
             self._file.sync()
 
     def keep(self) -> StoredImage | None:
-        """Rename it to its name, or remove what was discarded."""
+        """Rename it to its final name, or remove it if it was discarded."""
         if self._discarded:
             self._file.discard()
             return None
@@ -301,7 +301,7 @@ class _Image:
         )
 
     def divert(self, error: OSError) -> OSError:
-        """Spool an image that could not be stored, and return the error that says so."""
+        """Spool an image that could not be stored, and return the error to raise."""
         if isinstance(error, SpooledError) or self._discarded:
             return error
         try:
@@ -327,7 +327,7 @@ class _Image:
                 self._head += chunk[: HEAD_SIZE - len(self._head)]
 
     def _spool(self, chunks: Sequence[bytes], error: OSError) -> None:
-        """Go on in the spool, with what was written so far."""
+        """Continue in the spool, with what was written so far."""
         data = b"".join([self._file.written(self._size), *chunks])
         file = self._writer.spool.open(self._spool_name, data)
         self._file.discard()

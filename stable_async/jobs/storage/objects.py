@@ -1,7 +1,7 @@
-"""Objects in a store behind a URL, created only where there is none of their name.
+"""Objects in a store behind a URL, created only if none of the same name exists.
 
-Over obstore: Amazon S3 and what speaks its language, Google Cloud Storage, Azure, `file:///`.
-Credentials and addresses come from the environment, by the names that each vendor's own tools use
+Uses obstore: Amazon S3 and compatible stores, Google Cloud Storage, Azure, `file:///`. Credentials
+    and addresses come from the environment, under the names that each vendor's tools use
 (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, ...).
 """
 
@@ -33,13 +33,13 @@ __all__ = ["Objects", "Version"]
 PROBE = ".stable-async-probe-"
 LONGEST_MESSAGE = 300
 READERS = 32
-# A store that is away for longer ends the job; what has come by then is spooled.
+# A store that is unreachable for longer ends the job; images that arrived by then are spooled.
 RETRYING: Any = {"retry_config": {"max_retries": 10, "retry_timeout": timedelta(seconds=60)}}
 BRIEFLY: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
 JSON = "application/json"
 
 Version = dict[str, str]
-"""What a conditional write compares: `e_tag`, `version`. Empty where the store has none."""
+"""What a conditional write compares: `e_tag`, `version`. Empty if the store has neither."""
 
 
 class Objects:
@@ -48,20 +48,20 @@ class Objects:
     Paths are relative to the URL. Methods with `_now` block; the others are for an event loop.
 
     Attributes:
-        url: Without a slash at its end.
+        url: The URL without a trailing slash.
         conditional: Whether the store itself refuses to create an existing object. If not, each
-            creation looks first, which leaves a gap for another process.
+            creation looks first, which leaves a race with another process.
     """
 
     def __init__(self, url: str, *, prove: bool = True) -> None:
         """Connect.
 
         Args:
-            url: Of the store; a folder of a `file:///` URL is made if it is not there.
+            url: URL of the store; the folder of a `file:///` URL is created if missing.
             prove: Write, create again and remove a small object.
 
         Raises:
-            StorageError: obstore is not installed, the URL is none, or nothing can be written.
+            StorageError: obstore is not installed, the URL is invalid, or nothing can be written.
         """
         try:
             import obstore
@@ -78,7 +78,7 @@ class Objects:
                 self._root.mkdir(parents=True, exist_ok=True)
             with _translated():
                 if prove and self._root is None:
-                    # A server that knows no conditions may call that an error of its own.
+                    # A server without conditional writes may answer with an error of its own.
                     self._store: ObjectStore = from_url(self.url, retry_config=BRIEFLY)
                     self._prove()
                 self._store = from_url(self.url, **(RETRYING if self._root is None else {}))
@@ -118,12 +118,12 @@ class Objects:
     # For an event loop.
 
     async def create(self, path: str, data: bytes, content_type: str = JSON) -> Version:
-        """Store an object where there is none; the same object twice is no error.
+        """Store an object where there is none; storing the same object twice is not an error.
 
-        A store may have taken an object and its answer got lost: the second try is then refused.
+        A store may have accepted an object whose answer was lost: the second try is then refused.
 
         Raises:
-            FileExistsError: There is another one.
+            FileExistsError: There is a different one.
             OSError: It could not be stored.
         """
         if not self.conditional and await self._has(path):
@@ -134,10 +134,10 @@ class Objects:
             return await self._same(path, data)
 
     async def replace(self, path: str, data: bytes, version: Version) -> Version:
-        """Store a JSON object in the place of one that was read or written before.
+        """Replace a JSON object that was read or written before.
 
         Raises:
-            FileExistsError: Another process has changed it meanwhile.
+            FileExistsError: Another process has changed it since.
             OSError: It could not be stored.
         """
         mode: Any = "overwrite"
@@ -190,7 +190,7 @@ class Objects:
     # Blocking.
 
     def create_now(self, path: str, data: bytes, content_type: str = JSON) -> None:
-        """Do as `create`."""
+        """Do what `create` does."""
         if not self.conditional and self.size_now(path) is not None:
             self._check_same(path, data)
             return
@@ -200,7 +200,7 @@ class Objects:
             self._check_same(path, data)
 
     def write_now(self, path: str, data: bytes) -> None:
-        """Store a JSON object whatever is there."""
+        """Store a JSON object, replacing any."""
         self._put_now(path, data, JSON, "overwrite")
 
     def read_now(self, path: str) -> bytes | None:
@@ -212,13 +212,13 @@ class Objects:
             return None
 
     def read_many(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
-        """Return many objects, in order, several of them being read at a time."""
+        """Return many objects in order, reading several at a time."""
         with ThreadPoolExecutor(READERS, thread_name_prefix="bucket") as pool:
             paths = list(paths)
             yield from zip(paths, pool.map(self.read_now, paths), strict=True)
 
     def size_now(self, path: str) -> int | None:
-        """Do as `size`."""
+        """Do what `size` does."""
         try:
             with _translated():
                 return self._obstore.head(self._store, path)["size"]
@@ -232,7 +232,7 @@ class Objects:
                 yield from ((entry["path"], entry["size"]) for entry in some)
 
     def move(self, old: str, new: str, content_type: str) -> str:
-        """Move an object, if it is there, to a name that is free, and return that.
+        """Move an object, if it exists, to a free name, and return that name.
 
         Raises:
             OSError: It could not be moved.
@@ -253,7 +253,7 @@ class Objects:
         return name
 
     def delete(self, path: str) -> None:
-        """Remove an object, if it is there."""
+        """Remove an object, if it exists."""
         with suppress(FileNotFoundError), _translated():
             self._obstore.delete(self._store, path)
 
@@ -276,7 +276,7 @@ class Objects:
     def _options(self, content_type: str, mode: PutMode) -> dict[str, Any]:
         if self._root is not None:
             return {"mode": mode}
-        # In one part: a condition holds for a single request.
+        # In one part, because a condition applies to a single request.
         return {
             "mode": mode,
             "attributes": {"Content-Type": content_type},
@@ -284,7 +284,7 @@ class Objects:
         }
 
     def _sync(self, path: str) -> None:
-        """Have a file, and its name, on the disk."""
+        """Sync a file and its folder to the disk."""
         if self._root is None:
             return
         file = self._root / path
@@ -316,7 +316,7 @@ def _version(facts: ObjectMeta | PutResult) -> Version:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn errors of obstore, which has a class of its own for each, into `OSError`."""
+    """Turn errors of obstore, which has many classes for them, into `OSError`."""
     from obstore.exceptions import (
         AlreadyExistsError,
         BaseError,
@@ -341,5 +341,5 @@ def _translated() -> Iterator[None]:
 
 
 def _short(error: Exception) -> str:
-    """Leave out the page of XML, and what is for those who debug obstore."""
+    """Leave out the XML page, and details for debugging obstore."""
     return re.split(r"\n|<\?xml", str(error).strip())[0].rstrip(": ")[:LONGEST_MESSAGE]

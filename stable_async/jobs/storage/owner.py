@@ -1,4 +1,4 @@
-"""Temporary files with a token of their owner: only those of owners that are gone are removed."""
+"""Temporary files that carry a token of their owner, so that only abandoned ones are removed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ OWNER_SUFFIX = ".owner"
 
 @contextmanager
 def owner(folder: Path) -> Iterator[str]:
-    """Be the owner of temporary files below `folder`: gone as soon as the process is.
+    """Own temporary files below `folder`; the ownership ends with the process.
 
     Yields:
-        The token for the names of its files.
+        The token that names of its files contain.
     """
     token = f"{getrandbits(64):016x}"
     path = folder / f".{token}{OWNER_SUFFIX}"
@@ -40,7 +40,7 @@ def owner(folder: Path) -> Iterator[str]:
 
 
 def remove_left_over(folder: Path, folders: Iterable[Path]) -> int:
-    """Remove the temporary files in `folders` whose owner, in `folder`, is gone; count them."""
+    """Remove the temporary files in `folders` whose owner, in `folder`, has ended; count them."""
     alive: dict[str, bool] = {}
     removed = 0
     for place in folders:

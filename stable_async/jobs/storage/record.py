@@ -1,6 +1,6 @@
-"""What a bucket knows of the job as a whole: what it was begun with, and its last runs. Blocking.
+"""A bucket's records of the job as a whole: its options, and its last runs. Calls block.
 
-`stable-async-job.json` stands at the prefix once. `stable-async-run-I-of-N.json` holds the token
+There is one `stable-async-job.json` at the prefix. `stable-async-run-I-of-N.json` holds the token
 of the last run of each part: a ledger with another one is an older copy.
 """
 
@@ -29,9 +29,9 @@ class JobRecord:
     """A job whose images are in a bucket.
 
     Attributes:
-        id: Random; the ledgers of all its parts know it.
+        id: Random id, stored in the ledgers of all its parts.
         shards: Number of its parts.
-        begun: What it was begun with: the same for all parts.
+        begun: The options that it was begun with, the same for all parts.
     """
 
     id: str
@@ -40,10 +40,10 @@ class JobRecord:
 
 
 def read_record(objects: Objects) -> JobRecord | None:
-    """Return the record of the job in a bucket; `None` where there is none.
+    """Return the record of the job in a bucket; `None` if there is none.
 
     Raises:
-        StorageError: It is not readable, or of a newer version.
+        StorageError: It is not readable, or was written by a newer version.
         OSError: The bucket cannot be read.
     """
     found = _read(objects, JOB_NAME)
@@ -57,12 +57,12 @@ def read_record(objects: Objects) -> JobRecord | None:
 
 
 def write_record(objects: Objects, record: JobRecord, *, replaces: bool = False) -> JobRecord:
-    """Store a record, and return the one that is there then.
+    """Store a record, and return the one that is stored then.
 
     Args:
         objects: The bucket.
-        record: Of the job.
-        replaces: Overwrite an existing record. Else, of two parts that begin at once one wins.
+        record: The record of the job.
+        replaces: Overwrite an existing record. Otherwise the first of two concurrent parts wins.
     """
     data = to_json(
         {"schema": SCHEMA, "id": record.id, "shards": record.shards, "begun": record.begun}
@@ -78,7 +78,7 @@ def write_record(objects: Objects, record: JobRecord, *, replaces: bool = False)
 
 
 def last_run(objects: Objects, shard: Shard) -> str | None:
-    """Return the token of the last run of a part; `None` where there was none."""
+    """Return the token of the last run of a part; `None` if there was none."""
     found = _read(objects, _run_name(shard))
     return None if found is None else str(found.get("run"))
 

@@ -1,4 +1,4 @@
-"""Where an image goes that cannot be stored where it belongs: it is paid for all the same."""
+"""The spool for paid images that cannot be stored where they belong."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ SPOOLED = "spooled"
 
 
 class Spool:
-    """Files by name, in `spooled/` of the job's folder; where that is full, in the system's own.
+    """Files by name, in `spooled/` of the job's folder or, if that is full, in the system's
+    temporary folder.
 
     All methods block.
 
     Attributes:
-        folders: Where files may be, in the order in which they are tried.
+        folders: Possible folders, in the order in which they are tried.
     """
 
     def __init__(self, job: Path) -> None:
@@ -34,10 +35,10 @@ class Spool:
         self.folders: tuple[Path, Path] = (job / SPOOLED, elsewhere)
 
     def open(self, name: str, data: bytes = b"") -> AtomicFile:
-        """Return a file for an image, with `data` in it already.
+        """Return an open file for an image, with `data` already written.
 
         Raises:
-            OSError: There is no room anywhere.
+            OSError: There is no space anywhere.
         """
         failure: OSError | None = None
         for folder in self.folders:
@@ -54,7 +55,7 @@ class Spool:
         raise failure
 
     def find(self, name: str) -> Path | None:
-        """Return where a file is; `None`: it is not spooled."""
+        """Return the path of a file; `None` if it is not spooled."""
         for folder in self.folders:
             if _is_ours(folder) and (folder / name).is_file():
                 return folder / name
@@ -76,7 +77,7 @@ class Spool:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Return whether a folder is there and of this user: others may write beside it."""
+    """Return whether a folder exists and belongs to this user: others may write beside it."""
     try:
         status = folder.lstat()
     except OSError:
