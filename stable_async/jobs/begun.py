@@ -39,11 +39,10 @@ class Begun:
         set: Values that replace those of every row.
         vary: Values that every row is made with, once each.
         reading: How the prompt file is read; see `PromptFile.reading`.
-            allow_duplicates: Whether the same request with the same seed may be made more than
-                once.
+        allow_duplicates: Whether the same request with the same seed may be made more than once.
         shard: The part of the rows that the job makes; empty means all.
         price: Credits that are counted for a row whose price no source states.
-        """
+    """
 
     server: str
     prompts: str

@@ -133,9 +133,9 @@ def estimate_run(
     Args:
         prompts: The file.
         rules: How its rows become requests.
-            settings: Settings of the run, whose job may exist already; `None` means a new job.
+        settings: Settings of the run, whose job may exist already; `None` means a new job.
         needs_prices: Refuse rows of unknown prices, as a run does.
-    
+
     Raises:
         PromptFileError: The prompts cannot be used as they are.
         JobChangedError: The job was begun with other options, and a run would be refused.

@@ -290,8 +290,8 @@ def _derived_id(row: Row) -> str:
 def _moved(row: Row, other: str) -> RowProblem:
     return RowProblem(
         row.number,
-        f"stands where {other!r} stood when the job began; allowed in a job of several parts: "
-        "new rows at the end of the file",
+        f"is at the place that {other!r} had when the job began; allowed in a job of several "
+        "parts: new rows at the end of the file",
     )
 
 
