@@ -93,7 +93,7 @@ class Intake:
         self._rules = rules
         self._replace_changed = replace_changed
         self._checker = Checker(rules.price)
-        # Those inside the prompt file are named by their content.
+        # Files embedded in the prompt file are named by their content.
         self._inputs = (
             None
             if prompts.has_inputs_inside

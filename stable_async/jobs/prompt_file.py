@@ -70,11 +70,10 @@ class PromptFile:
     `metadata.jsonl`, `metadata.csv` or parquet files is read as a data set.
 
     Attributes:
-        name: What to call the file in messages.
-        path: Where it is, if it is a file; `None` for pipes, which can be read only once, and for
-            folders.
+        name: Name of the file in messages.
+        path: Its path; `None` for pipes, which can be read only once, and for folders.
         is_pipe: Whether it can be read only once, and may be silent for any time.
-        folder: What its input files are relative to; for a pipe, the current one.
+        folder: The folder that its input files are relative to; for a pipe, the current one.
         format: Its format; `folder` for a folder.
         encoding: Encoding of its text; `None` means that of its byte order mark, else UTF-8.
         delimiter: Delimiter of CSV cells; `None` means the one that its header shows.

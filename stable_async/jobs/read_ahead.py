@@ -22,7 +22,7 @@ class Batches(Generic[T]):
     """Items of an iterator that waits for nobody. Any thread may call it.
 
     Attributes:
-        exhausted: Whether everything was taken.
+        exhausted: Whether everything has been taken.
     """
 
     def __init__(self, items: Generator[T, None, None], most: int) -> None:
@@ -37,7 +37,7 @@ class Batches(Generic[T]):
         """Return the next items, in order: what comes within `timeout` seconds, at least one.
 
         Raises:
-            Exception: What the iterator raised after all that was taken before.
+            Exception: What the iterator raised, once all items before it were taken.
         """
         if self._error is not None:
             self.exhausted = True

@@ -45,7 +45,7 @@ def is_blank(text: str) -> bool:
 
 
 def blank_problem(row: Row) -> RowProblem | None:
-    """Return the problem of a row whose prompt is blank; the API's rules refuse an empty one."""
+    """Return the problem if the prompt of a row is blank; the API's rules refuse an empty one."""
     for name in TEXTS:
         value = row.fields.get(name)
         if value and isinstance(value, str) and is_blank(value):
