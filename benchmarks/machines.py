@@ -1,8 +1,9 @@
 """One quota for many processes in Redis: what arrives, whatever is killed, stopped, cut or lost.
 
-`python -m benchmarks.machines` takes about ten minutes, most of it waiting, and writes
-docs/machines-benchmark.md. `--only NAME` runs some of the cases, and prints instead.
-Each process is a real one; the server of arrivals is that of `benchmarks.quota`.
+`python -m benchmarks.machines` takes about nine minutes, most of it waiting, and writes
+docs/machines-benchmark.md; each case is printed when it ends. `--only NAME` runs some of the cases
+and writes nothing. Each process is a real one; the server of arrivals is that of
+`benchmarks.quota`. The machine must have nothing else to do: a process that is late loses use.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 HOST = "127.0.0.1"
 COUNT = 600
 GROUP = 2
+OURS = "stable_async"
 FIRST_START = 14.0
 
 
@@ -139,7 +141,7 @@ class Case:
     """
 
     name: str
-    limiter: str = "stable_async"
+    limiter: str = OURS
     processes: int = 8
     delay: Callable[[int], float] | None = None
     trouble: Callable[[Scene], Awaitable[None]] | None = None
@@ -199,7 +201,7 @@ async def kill_often(scene: Scene) -> None:
         if not victims:
             return
         random.choice(victims).kill()
-        await scene.fleet.start(scene.server.port, scene.share, limiter="stable_async")
+        await scene.fleet.start(scene.server.port, scene.share, limiter=OURS)
 
 
 async def stop_often(scene: Scene) -> None:
@@ -312,7 +314,7 @@ async def run(case: Case) -> tuple[Seen, list[float]]:
         share = -(-COUNT // case.processes)
         scene = Scene(case, fleet, server, relays, stack, share)
         options = {"limiter": case.limiter}
-        if case.limiter == "stable_async":
+        if case.limiter == OURS:
             # The wait of a first start, before anything is measured.
             await fleet.start(server.port, 0, **options)
             await asyncio.sleep(FIRST_START)
@@ -338,7 +340,7 @@ async def run(case: Case) -> tuple[Seen, list[float]]:
         async with session() as http:
             times = await _log(http, url)
         calls = ""
-        if case.limiter == "stable_async" and case.trouble not in TROUBLES_OF_THE_SERVER:
+        if case.limiter == OURS and case.trouble not in TROUBLES_OF_THE_SERVER:
             async with Redis(host=HOST, port=server.port) as client:
                 calls = _calls(await client.info("commandstats"), len(times))
     waits = [wait for output in outputs for wait in output]
@@ -353,6 +355,7 @@ def _calls(stats: dict[str, dict[str, float]], requests: int) -> str:
 PAGE = """# One quota for many processes in Redis, measured
 
 Written by `python -m benchmarks.machines` on {machine}.
+The load of the machine before it was {load:.1f}.
 
 {count} requests of 8 processes unless it says otherwise, all wanted at once; 150 are allowed in
 10 s. The server, in another process, logs when requests arrive: a network delay of up to 0.1 s
@@ -372,7 +375,7 @@ processes, waited {median:.2f} s in the median, {worst:.2f} s at most.
 
 
 async def measure(cases: list[Case]) -> list[tuple[Seen, list[float]]]:
-    """Run cases, a few at a time."""
+    """Run cases, a few at a time; others' limiters at the end, since some of them never rest."""
     gate = asyncio.Semaphore(GROUP)
 
     async def one(case: Case) -> tuple[Seen, list[float]]:
@@ -383,20 +386,25 @@ async def measure(cases: list[Case]) -> list[tuple[Seen, list[float]]]:
             )
             return seen, waits
 
-    return await asyncio.gather(*(one(case) for case in cases))
+    groups = [[case for case in cases if (case.limiter == OURS) is ours] for ours in (True, False)]
+    return [seen for group in groups for seen in await asyncio.gather(*map(one, group))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", help="a part of the names of cases")
+    parser.add_argument("--only", metavar="NAME", help="run the cases with this in their names")
     only = parser.parse_args().only
     chosen = [case for case in CASES if not only or only in case.name]
+    if not chosen:
+        parser.error(f"--only {only}: no such case; there are: {', '.join(c.name for c in CASES)}")
+    load = os.getloadavg()[0]
     seen = asyncio.run(measure(chosen))
     if only:
         return
     waits = next(waits for one, waits in seen if one.case.interactive)
     page = PAGE.format(
         machine=_machine(),
+        load=load,
         count=COUNT,
         rows="\n".join(one.row() for one, _ in seen),
         median=float(np.median(waits)),
