@@ -105,11 +105,12 @@ class Program:
         environment.pop("RAY_ADDRESS", None)
         self.usage = Usage()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `kill`
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `kill`
         self._process = subprocess.Popen(
             [sys.executable, *arguments],
             env=environment,
             stdout=self._output,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
         )
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._watch)
@@ -117,12 +118,15 @@ class Program:
 
     def wait(self) -> str:
         """Return what it printed, once it has ended."""
-        status = self._process.wait(LONGEST)
+        if self._process.wait(LONGEST):
+            raise RuntimeError(f"the program failed: {self.errors()}")
         self._output.seek(0)
-        printed = self._output.read().decode()
-        if status:
-            raise RuntimeError(f"the program ended with status {status}: {printed[-500:]}")
-        return printed
+        return self._output.read().decode()
+
+    def errors(self) -> str:
+        """Return the end of what it wrote to stderr."""
+        self._errors.seek(0)
+        return self._errors.read().decode()[-2000:]
 
     def running(self) -> bool:
         return self._process.poll() is None
@@ -151,6 +155,7 @@ class Program:
         self._ended.set()
         self._watcher.join()
         self._output.close()
+        self._errors.close()
 
     def _watch(self) -> None:
         began = time.monotonic()
@@ -335,7 +340,8 @@ def kill(rows: int) -> Killed:
 def _until(program: Program, store: Store, count: int) -> None:
     deadline = time.monotonic() + LONGEST
     while store.images() < count:
-        assert program.running(), "the program ended too early"
+        if not program.running():
+            raise RuntimeError(f"the program ended too early: {program.errors()}")
         assert time.monotonic() < deadline, "the program makes no images"
         time.sleep(0.05)
 

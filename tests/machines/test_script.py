@@ -119,6 +119,21 @@ def test_a_flushed_state_is_lost(server: Redis, key: str) -> None:
     assert not one.say(HOLD, interactive=1)["grants"]
 
 
+def test_a_new_process_does_not_hide_how_long_the_home_could_not_be_reached(
+    server: Redis, key: str
+) -> None:
+    """It cannot tell an outage from a step of the clock; what it sends must not look older."""
+    old, new = speaker(server, key, "old"), Speaker(server, key, "new")
+    assert len(old.say(0.0, interactive=100)["grants"]) == 100
+    first = new.say(6.0, interactive=100)
+    granted = [number for number, _ in first["grants"]]
+    new.say(6.1, sent=[(number, 0.0) for number in granted])
+    again = old.say(6.2)
+    assert again["now"] - first["now"] <= 0.2 + 1e-6
+    # And if its answer was lost, the clock runs on with whoever is heard next.
+    assert new.say(9.2)["now"] - again["now"] == pytest.approx(3.0)
+
+
 def test_an_old_copy_of_the_state_is_lost(server: Redis, key: str) -> None:
     """As after a failover to a replica that was behind, or a restart from an old snapshot."""
     one = speaker(server, key)

@@ -262,6 +262,8 @@ class CentralState:
         self._number = 0
         self._now = now
         self._offset = 0.0
+        # By how much the time fell behind when it stood still, and when it did so last.
+        self._held, self._held_at = 0.0, -inf
         self._ready = now + LEASE
         self._rule.send(self._ready, count=requests)
         # Interactive requests may be about: bulk requests must not take the first window whole.
@@ -316,17 +318,25 @@ class CentralState:
         return latest + FORGET <= wall + self._offset
 
     def _read_clock(self, message: Message, wall: float) -> float:
-        """Return the time, with steps of the clock taken out that the process's own clock shows."""
+        """Return the time, with steps of the clock taken out that the process's own clock shows.
+
+        The state's time may be slower than the real one, which only delays, but never faster.
+        """
         wall += self._offset
         known = wall
         if message["clock"] and message["epoch"] == self.epoch:
             heard, least, most = message["clock"]
+            if heard <= self._held_at:
+                least -= self._held
             known = max(wall, heard + least)
             if known > heard + most + CLOCK_SLACK:
                 known = heard + most
         elif any(process.busy() for process in self._processes.values()):
-            # It cannot tell. But those that hold slots or wait are never silent for a lease.
-            known = min(wall, self._now + LEASE)
+            # It cannot tell a step from an outage. Those who can will speak soon; until then the
+            # time stands still, and falls behind what they have heard.
+            known = min(wall, self._now + rule.MARGIN)
+            self._held += wall - known
+            self._held_at = self._now
         now = max(known, self._now)
         if known != wall:
             self._offset += now - wall

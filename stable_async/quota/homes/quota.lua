@@ -28,8 +28,9 @@ local stored = redis.call('GET', KEYS[1])
 local state = stored and cmsgpack.unpack(stored)
 
 -- The clock. A process says how long ago, by its own clock, it heard the time from here. So a step
--- of the server's clock is noticed and taken out: the state's time runs on evenly. Who has not
--- heard it cannot tell; but others that hold slots or wait are never silent for a lease.
+-- of the server's clock is noticed and taken out. Who has not heard it cannot tell a step from an
+-- outage: while others hold slots or wait, who can tell and will speak soon, the time stands still.
+-- The state's time may be slower than the real one, which only delays, but never faster.
 local function busy()
   for _, process in pairs(state.processes) do
     if #process.open > 0 or max(process.since[INTERACTIVE], process.since[BULK]) > NEVER then
@@ -44,10 +45,12 @@ local function read_clock()
   local clock, known = message.clock, wall
   if clock[1] and message.epoch == state.epoch then
     local heard, least, most = clock[1], clock[2], clock[3]
+    if heard <= state.held_at then least = least - state.held end
     known = max(wall, heard + least)
     if known > heard + most + C.CLOCK_SLACK then known = heard + most end
   elseif busy() then
-    known = min(wall, state.now + C.LEASE)
+    known = min(wall, state.now + C.MARGIN)
+    state.held, state.held_at = state.held + wall - known, state.now
   end
   local now = max(known, state.now)
   if known ~= wall then state.offset = state.offset + (now - wall) end
@@ -90,7 +93,7 @@ if lost then
   local old, elapsed = state, now
   state = {
     lost = lost, format = C.FORMAT, epoch = message.process .. ':' .. message.seq, run = run, terms = terms,
-    base = seconds, offset = 0, now = micros / 1000000,
+    base = seconds, offset = 0, held = 0, held_at = NEVER, now = micros / 1000000,
     log = {}, allowed = NEVER, open = 0, number = 0, ready = micros / 1000000 + C.LEASE,
     share = 1, share_since = 0, limit = N,
     jitter = terms.jitter, start_jitter = terms.jitter,
