@@ -163,7 +163,8 @@ class AtomicFile:
         Raises:
             OSError: As for `write`.
         """
-        self.write(last)
+        if last or self._descriptor is None:  # an empty file is one, too
+            self.write(last)
         if not self._synced:
             self.sync()
         self._close()

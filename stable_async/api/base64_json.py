@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import binascii
 import re
+from functools import cache
 from typing import TYPE_CHECKING, cast
 
 from stable_async.api.parsing import parse_json
@@ -31,7 +32,7 @@ _FILE = rb"data:(?:image|audio|model)/|iVBORw0KGgo|(?:\\)?/9j(?:\\)?/|UklGR|Z2xU
 # A shorter text is a word, such as `"result": "success"`, and no file.
 SHORTEST = 20
 
-_PLAIN = re.compile(rb"[A-Za-z0-9+/]*")
+_PLAIN = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
 _ESCAPES = re.compile(rb"\\(?:u([0-9A-Fa-f]{4})|(.))", re.DOTALL)
 _HALF_ESCAPE = re.compile(rb"\\(?:u[0-9A-Fa-f]{0,3})?\Z")
 _FROM_URL = bytes.maketrans(b"-_", b"+/")
@@ -44,11 +45,10 @@ class Base64Field:
         ValueError: From any method: the bytes are not such JSON, or the text is not base64.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: tuple[str, ...]) -> None:
         """Decode the first text that is in a field with one of these names, or begins as a file."""
-        self._names = tuple(names)
-        either = b"|".join(re.escape(name.encode()) for name in self._names)
-        self._opening = re.compile(rb'"(?:' + either + rb')"\s*:\s*"|"(?=' + _FILE + rb")")
+        self._names = names
+        self._opening = _opening(names)
         self._rest = bytearray()  # everything outside the text
         self._text = _Base64Text()
         self._inside = self._found = False
@@ -111,6 +111,13 @@ class Base64Field:
 
     def _allowed(self) -> str:
         return " or ".join(map(repr, self._names))
+
+
+@cache
+def _opening(names: tuple[str, ...]) -> re.Pattern[bytes]:
+    """Return what matches the beginning of a field with one of these names, or of a file."""
+    either = b"|".join(re.escape(name.encode()) for name in names)
+    return re.compile(rb'"(?:' + either + rb')"\s*:\s*"|"(?=' + _FILE + rb")")
 
 
 def other_fields(text: bytes | bytearray) -> dict[str, object]:

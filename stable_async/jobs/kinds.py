@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from stable_async.api.services import SERVICES, service_name
 from stable_async.media import Audio, Model3D
@@ -47,6 +48,7 @@ def kind_of(content_type: str) -> MediaKind:
     return MODEL if content_type.startswith("model/") else IMAGE
 
 
+@cache
 def kind_of_service(name: str) -> MediaKind:
     """Return the kind of media that a service makes; images for an unknown service."""
     service = SERVICES.get(service_name(name))

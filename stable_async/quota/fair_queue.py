@@ -97,6 +97,7 @@ class FairQueue:
         """Start empty."""
         self._interactive = _Line()
         self._bulk = _Line()
+        self._lines: dict[Priority, _Line] = {"interactive": self._interactive, "bulk": self._bulk}
         # Interactive requests served since the last bulk one, while bulk ones waited.
         self._passed_over = 0
 
@@ -106,15 +107,15 @@ class FairQueue:
 
     def count(self, priority: Priority) -> int:
         """Count the waiters of `priority`."""
-        return self._line(priority).length
+        return self._lines[priority].length
 
     def push(self, waiter: Waiter) -> None:
         """Add `waiter` behind the others of its priority and tenant."""
-        self._line(waiter.priority).push(waiter)
+        self._lines[waiter.priority].push(waiter)
 
     def remove(self, waiter: Waiter) -> None:
         """Remove `waiter`; harmless if it is not there."""
-        self._line(waiter.priority).remove(waiter)
+        self._lines[waiter.priority].remove(waiter)
 
     def next_priority(self) -> Priority:
         """Return the priority whose turn it is; somebody must be waiting."""
@@ -124,11 +125,11 @@ class FairQueue:
 
     def head(self, priority: Priority) -> Waiter:
         """Return the next waiter of `priority` without removing it."""
-        return self._line(priority).head()
+        return self._lines[priority].head()
 
     def pop(self, priority: Priority) -> Waiter:
         """Remove and return the next waiter of `priority`, to be served; count for the floor."""
-        waiter = self._line(priority).pop()
+        waiter = self._lines[priority].pop()
         if priority == "bulk":
             self._passed_over = 0
         elif self._bulk.length:
@@ -142,7 +143,7 @@ class FairQueue:
 
     def ahead(self, priority: Priority, tenant: str | None) -> int:
         """Count those who would leave before a new waiter, if no other one came."""
-        same = self._line(priority).ahead(tenant)
+        same = self._lines[priority].ahead(tenant)
         if priority == "interactive":
             return same + min((self._passed_over + same) // (BULK_TURN - 1), self._bulk.length)
         turns = (same + 1) * (BULK_TURN - 1) - self._passed_over
@@ -151,6 +152,3 @@ class FairQueue:
     @property
     def _bulk_is_due(self) -> bool:
         return self._passed_over >= BULK_TURN - 1
-
-    def _line(self, priority: Priority) -> _Line:
-        return self._interactive if priority == "interactive" else self._bulk

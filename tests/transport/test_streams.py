@@ -166,7 +166,7 @@ def test_base64_in_json_decodes_however_it_is_cut(
         text = text.replace("/", "\\/")
     rest = '"seed": 7, "finish_reason": "SUCCESS"'
     body = (f'{{{rest}, "image": {text}}}' if before else f'{{"image":{text}, {rest}}}').encode()
-    field = Base64Field(["image"])
+    field = Base64Field(("image",))
     decoded = b""
     edges = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
     for start, end in pairwise(edges):
