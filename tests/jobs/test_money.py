@@ -455,19 +455,21 @@ async def test_a_claim_is_on_the_disk_before_its_request_leaves(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long the disk takes."""
-    gate = asyncio.Event()
+    claiming, gate = asyncio.Event(), asyncio.Event()
     do = LedgerWriter.do
 
     async def slow(self: LedgerWriter, change: Any) -> Any:
         if getattr(change, "__name__", "") == "claim":
+            claiming.set()
             await gate.wait()
         return await do(self, change)
 
     monkeypatch.setattr(LedgerWriter, "do", slow)
     async with bench.client() as client:
         running = asyncio.ensure_future(bench.job(bench.write("a")).run(client))
-        for _ in range(200):
-            await asyncio.sleep(0.001)
+        await claiming.wait()
+        for _ in range(500):  # turns of the loop, in which the request would arrive
+            await asyncio.sleep(0)
         assert bench.shop.asked == []
         gate.set()
         assert (await running).ending == "complete"
