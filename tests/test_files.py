@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from stable_async.files import TEMPORARY_SUFFIX, AtomicFile
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FORKED = """
 import asyncio, os, signal
@@ -43,3 +41,32 @@ def test_a_temporary_file_is_told_by_its_target(name: str, tmp_path: Path) -> No
     file.commit([b" and half"])
     assert (tmp_path / name).read_bytes() == b"half and half"
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+def test_what_was_written_last_is_synced_before_the_file_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noting_fsync(descriptor: int) -> None:
+        steps.append(("sync", os.fstat(descriptor).st_size))
+        fsync(descriptor)
+
+    def noting_replace(source: str, target: str) -> None:
+        steps.append(("rename", Path(source).stat().st_size))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(os, "replace", noting_replace)
+    for count in range(3):
+        for last in ([], [b"end"]):
+            steps.clear()
+            file = AtomicFile(tmp_path / f"{count}")
+            for _ in range(count):
+                file.write([b"one"])
+                file.sync()
+            file.commit(last)
+            size = 3 * count + 3 * len(last)
+            assert steps[-2:] == [("sync", size), ("rename", size)]
+            assert (tmp_path / f"{count}").stat().st_size == size

@@ -147,7 +147,7 @@ class FairQueue:
         if priority == "interactive":
             return same + min((self._passed_over + same) // (BULK_TURN - 1), self._bulk.length)
         turns = (same + 1) * (BULK_TURN - 1) - self._passed_over
-        return same + min(max(turns, 0), self._interactive.length)
+        return same + min(turns, self._interactive.length)
 
     @property
     def _bulk_is_due(self) -> bool:

@@ -48,7 +48,7 @@ class Module(NamedTuple):
 
     Attributes:
         name: Its path in the package, without suffix.
-        tests: The test files that hold it.
+        tests: The test files that hold it, and after `-k` what is chosen of them.
         sample: How many mutants are taken; `None` is all.
         judged: The mutants that may live, and why.
     """
@@ -197,9 +197,10 @@ def main() -> None:
     killed = tried = 0
     for name in arguments.modules or table:
         entry = table[name]
+        left_out = " and ".join(f"not {test}" for test in entry.get("without", []))
         module = Module(
             name,
-            [f"tests/{test}" for test in entry["tests"]],
+            [*(f"tests/{test}" for test in entry["tests"]), "-k", left_out],
             entry.get("sample"),
             entry.get("judged", {}),
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import product
 from math import inf
 from typing import TYPE_CHECKING, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +54,30 @@ def test_the_place_of_a_new_waiter_is_foretold_exactly(
     while leave(queue) is not new:
         before += 1
     assert before == foretold
+
+
+@pytest.mark.parametrize("priority", PRIORITIES)
+@pytest.mark.parametrize("served", [0, 1, BULK_TURN - 2, BULK_TURN - 1])
+def test_the_place_foretold_counts_the_turns_of_the_other_priority(
+    priority: Priority, served: int
+) -> None:
+    for interactive, bulk in product(range(0, 3 * BULK_TURN, 5), (1, 2, 5)):
+        queue = FairQueue()
+        queue.push(waiter("bulk"))
+        for _ in range(served):
+            queue.push(waiter("interactive"))
+            assert leave(queue).priority == "interactive"
+        for _ in range(interactive):
+            queue.push(waiter("interactive"))
+        for _ in range(bulk - 1):
+            queue.push(waiter("bulk"))
+        foretold = queue.ahead(priority, None)
+        new = waiter(priority)
+        queue.push(new)
+        before = 0
+        while leave(queue) is not new:
+            before += 1
+        assert before == foretold
 
 
 @given(EVENTS)

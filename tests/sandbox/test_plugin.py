@@ -49,11 +49,14 @@ def test_all_have_one(stability_sandbox_session, number):
     assert len(urls) == 1
     assert ask(stability_sandbox_session) == 200
     assert stability_sandbox_session.statistics.requests == 1
+"""
+)
+MODULE = """
+from test_application import ask
 
 def test_a_module_has_one(stability_sandbox_module):
     assert ask(stability_sandbox_module) == 200
 """
-)
 CLIENT = """
 from stable_async import StabilityClient
 
@@ -101,13 +104,14 @@ def run(folder: Path, text: str, *arguments: str) -> str:
 
 
 @pytest.mark.timeout(180)
-def test_each_test_has_a_sandbox_of_its_own_in_four_workers(tmp_path: Path) -> None:
-    assert "8 passed" in run(tmp_path, FUNCTION, "pytest", "-q", "-n", "4")
+def test_each_test_has_a_sandbox_of_its_own_in_each_worker(tmp_path: Path) -> None:
+    assert "8 passed" in run(tmp_path, FUNCTION, "pytest", "-q", "-n", "2")
 
 
 @pytest.mark.timeout(180)
 def test_a_session_shares_one_that_is_reset_and_a_client_polls_it_often(tmp_path: Path) -> None:
     text = PNG.format(base64.b64encode(picture()).decode()) + SESSION + CLIENT
+    (tmp_path / "test_module.py").write_text(MODULE)
     options = ("-o", "asyncio_mode=auto", "-p", "no:xdist")
     assert "30 passed" in run(tmp_path, text, "pytest", "-q", *options)
 

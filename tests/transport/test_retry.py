@@ -318,6 +318,30 @@ async def test_two_sendings_of_one_form_take_turns() -> None:
     await closing
 
 
+async def test_a_form_closes_its_files_only_when_no_attempt_reads_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    form = MultipartForm(GenerateUltra(prompt="x", image=from_where_it_stands(), strength=0.5))
+    await form.open()
+    closed: list[bool] = []
+    [part] = form._parts
+
+    async def close() -> None:
+        closed.append(True)
+
+    monkeypatch.setattr(type(part.source), "close", lambda _: close())
+    chunks = form.chunks()
+    for _ in range(3):
+        await anext(chunks)
+    closing = asyncio.ensure_future(form.close())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not closed
+    await chunks.aclose()
+    await closing
+    assert closed == [True]
+
+
 async def test_answers_are_asked_for_as_they_are() -> None:
     """An image is not to be packed: its length and digest are those of the answer."""
     heads: list[str] = []
