@@ -96,9 +96,9 @@ def run(arguments: Sequence[str]) -> int:
     except (CycloptsError, UsageError) as error:
         return _complain(_one_line(error), WRONG_USAGE)
     except StabilityError as error:
-        from stable_async.jobs.errors import PromptFileError
+        from stable_async.jobs.errors import ImagesURLError, JobChangedError, PromptFileError
 
-        wrong = isinstance(error, PromptFileError)
+        wrong = isinstance(error, PromptFileError | JobChangedError | ImagesURLError)
         return _complain(str(error), WRONG_USAGE if wrong else CANNOT_WORK)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

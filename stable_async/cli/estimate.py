@@ -1,24 +1,27 @@
 """`stable-async estimate`: what a prompt file will cost, and how long it takes at least."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from stable_async.cli.failures import OK
+from stable_async.cli.begun_job import begun_job
+from stable_async.cli.failures import OK, UsageError
 from stable_async.cli.options import Flag
 from stable_async.cli.preview import preview
 from stable_async.cli.prompt_options import PromptOptions, PromptsArgument
-from stable_async.jobs import JobSettings
+from stable_async.jobs import JobSettings, PromptFile
+from stable_async.jobs.shard import WHOLE
 
 __all__ = ["estimate"]
 
 
 def estimate(
-    prompts: PromptsArgument,
+    prompts: PromptsArgument | None = None,
     /,
     *,
-    out: Annotated[Path | None, Parameter(metavar="DIR")] = None,
+    out: Annotated[list[str], Parameter(metavar="DIR", negative="", show_default=False)] = [],  # noqa: B006 - only read
     prompt_options: PromptOptions = PromptOptions(),  # noqa: B008 - frozen
     json_summary: Annotated[Flag, Parameter(name="--json")] = False,
 ) -> int:
@@ -30,12 +33,26 @@ def estimate(
 
     Args:
         prompts: A .jsonl, .json, .csv, .tsv, .txt or .parquet file, a folder of input files, a glob
-            pattern, or - for standard input.
+            pattern, or - for standard input. Without it those that the job was begun with.
         prompt_options: How prompts become requests.
-        out: The folder of a job: then only what it does not have yet is priced.
+        out: The folder of a job, or the URL of its images: then only what it does not have yet is
+            priced. Repeat it for the parts of one job.
         json_summary: Print one JSON object.
     """
-    source, rules = prompt_options.read(prompts)
-    settings = None if out is None else JobSettings(folder=out)
-    preview(source, rules, settings, as_json=json_summary, needs_prices=False)
+    if not out and prompts is None:
+        raise UsageError("name PROMPTS, or the folder of a job: --out DIR")
+    source: PromptFile | None
+    first = next(iter(out), None)
+    url = first if first is not None and "://" in first else None
+    folder = Path(first) if first is not None and url is None else None
+    if prompts is None:
+        job = begun_job(folder, prompt_options, url)
+        source, rules = job.source, job.rules
+    else:
+        source, rules = prompt_options.read(prompts)
+    if len(out) > 1:
+        rules = replace(rules, shard=WHOLE)
+    settings = None if first is None else JobSettings(folder=folder or Path(), images=url)
+    parts = out if len(out) > 1 else ()
+    preview(source, rules, settings, parts=parts, as_json=json_summary, needs_prices=False)
     return OK

@@ -1,18 +1,16 @@
 """A preview of a run: for `estimate`, `run --dry-run` and the start of `run`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
 
-from stable_async.cli.failures import UsageError
 from stable_async.cli.texts import count, duration
 from stable_async.config import Quota
 from stable_async.jobs import JobSettings, PromptFile, PromptRules
 from stable_async.jobs.columns import ColumnReport
-from stable_async.jobs.errors import JobChangedError
 from stable_async.jobs.estimate import Estimate, estimate_run
 from stable_async.jobs.prompt_file import SuspiciousFileError
 
@@ -20,30 +18,34 @@ __all__ = ["column_lines", "facts", "preview", "start_lines"]
 
 
 def preview(
-    source: PromptFile,
+    source: PromptFile | None,
     rules: PromptRules,
     settings: JobSettings | None,
     *,
+    parts: Sequence[str] = (),
+    server: str | None = None,
     as_json: bool,
     needs_prices: bool = True,
 ) -> None:
     """Print what a run will do to stdout.
 
     Args:
-        source: The prompts.
+        source: The prompts; `None`: those in the ledger.
         rules: How they become requests.
         settings: Of the run; `None`: of a new job.
+        parts: Folders of all parts of the job; empty: it is in one.
+        server: Where a run would send; `None`: where the job has.
         as_json: Print one object.
         needs_prices: Refuse rows of unknown prices, as a run does.
 
     Raises:
         PromptFileError: The file would be refused.
-        UsageError: The job was begun with other words.
+        JobChangedError: The job was begun with other words.
     """
     try:
-        found = estimate_run(source, rules, settings, needs_prices=needs_prices)
-    except JobChangedError as error:
-        raise UsageError(str(error)) from None
+        found = estimate_run(
+            source, rules, settings, parts=parts, server=server, needs_prices=needs_prices
+        )
     except SuspiciousFileError as error:
         if as_json:
             print(json.dumps(_columns(error.columns)))
@@ -52,7 +54,7 @@ def preview(
         print(json.dumps(facts(found), default=str))
     else:
         _show(found)
-    for note in source.notes:
+    for note in found.notes:
         print(note)
 
 

@@ -86,7 +86,7 @@ class PromptOptions:
             },
             limit=self.limit,
             sample=self.sample,
-            shard=self._shard(),
+            shard=self.parse_shard(),
             allow_duplicates=self.allow_duplicates,
             price=self.price,
         )
@@ -111,7 +111,12 @@ class PromptOptions:
             raise UsageError(str(error)) from None
         return source, rules
 
-    def _shard(self) -> Shard:
+    def parse_shard(self) -> Shard:
+        """Return the part of the job; the whole unless one is named.
+
+        Raises:
+            UsageError: There is no such part.
+        """
         try:
             return WHOLE if self.shard is None else Shard.parse(self.shard)
         except ConfigurationError as error:

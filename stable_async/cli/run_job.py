@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from stable_async.cli.begun_job import begun_job
 from stable_async.cli.connection import Connection, open_client
 from stable_async.cli.display import show_progress, show_summary
 from stable_async.cli.failures import (
@@ -25,20 +26,17 @@ from stable_async.cli.failures import (
 from stable_async.cli.options import Flag
 from stable_async.cli.preview import facts, preview, start_lines
 from stable_async.cli.prompt_options import PromptOptions, PromptsArgument
+from stable_async.config import resolve_base_url
 from stable_async.errors import ConfigurationError, StabilityError
 from stable_async.jobs import (
     Job,
-    JobChangedError,
     JobSettings,
     Progress,
-    PromptFile,
-    PromptRules,
     Summary,
 )
 from stable_async.jobs.begun import SANDBOX
 from stable_async.jobs.estimate import Estimate
 from stable_async.jobs.events import EventFile, JobEvents
-from stable_async.jobs.recovery import read_begun
 from stable_async.jobs.row import Result, Row
 
 __all__ = ["run"]
@@ -107,8 +105,10 @@ def run(
         json_summary: Print the summary as one JSON object.
     """
     if prompts is None:
-        source, rules, connection, place = _as_begun(out, prompt_options, connection)
-        images = images or place
+        job = begun_job(out, prompt_options, images)
+        source, rules, images = job.source, job.rules, images or job.images
+        if job.server == SANDBOX:
+            connection = replace(connection, sandbox=True)
     else:
         source, rules = prompt_options.read(prompts)
     try:
@@ -130,40 +130,20 @@ def run(
     except ConfigurationError as error:
         raise UsageError(str(error)) from None
     if dry_run:
-        if source is None:
-            raise UsageError("--dry-run needs PROMPTS: the job's could be read only once")
-        preview(source, rules, settings, as_json=json_summary)
+        server = settings.server or resolve_base_url(connection.base_url)
+        preview(source, rules, settings, server=server, as_json=json_summary)
         return OK
-    job = Job(settings, source, rules)
-    job.events = JobShow(job, events)
-    try:
-        summary = asyncio.run(_run(job, connection))
-    except JobChangedError as error:
-        raise UsageError(str(error)) from None
+    running = Job(settings, source, rules)
+    running.events = JobShow(running, events)
+    summary = asyncio.run(_run(running, connection))
     if json_summary:
         figures = asdict(summary)
         print(json.dumps({name: value for name, value in figures.items() if value is not None}))
     else:
-        show_summary(summary, job, out)
+        show_summary(summary, running, out)
     if summary.error:
         print(f"stable-async: {summary.error}", file=sys.stderr)
     return STATUSES[summary.ending]
-
-
-def _as_begun(
-    out: Path, options: PromptOptions, connection: Connection
-) -> tuple[PromptFile | None, PromptRules, Connection, str | None]:
-    """Return prompt file, rules, connection and URL of the images that a job was begun with."""
-    if replace(options, limit=None, sample=None) != PromptOptions():
-        raise UsageError("PROMPTS is missing; without it a job continues with its own options")
-    found = read_begun(out)
-    if found is None:
-        raise UsageError(f"{out} is not a job yet; name PROMPTS")
-    begun, images = found
-    if begun.server == SANDBOX:
-        connection = replace(connection, sandbox=True)
-    rules = begun.rules(options.limit, options.sample)
-    return begun.prompt_file(), rules, connection, images
 
 
 async def _run(job: Job, connection: Connection) -> Summary:

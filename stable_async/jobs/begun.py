@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from stable_async.jobs.ledger import Ledger
 
-__all__ = ["SANDBOX", "Begun", "changed_error"]
+__all__ = ["SANDBOX", "Begun", "changed_error", "mixed_error"]
 
 SANDBOX = "sandbox"
 """The server of jobs whose images were made by a sandbox."""
@@ -159,6 +159,14 @@ def changed_error(
     return JobChangedError(
         f"{folder} was begun with other words: {'; '.join(differences)}.{cost} "
         f"`run --out {folder}` continues as before; --change accepts the new options"
+    )
+
+
+def mixed_error(folder: Path, differences: Sequence[str]) -> JobChangedError:
+    """Return the error of a run that would mix images of the sandbox and of the API."""
+    return JobChangedError(
+        f"{folder}: {'; '.join(differences)}: images of the sandbox and of the API do not go into "
+        "one job; choose another folder"
     )
 
 

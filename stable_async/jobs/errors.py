@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "ImagesURLError",
     "JobChangedError",
     "JobError",
     "JobLockedError",
@@ -54,6 +55,10 @@ class StorageError(JobError):
             message += "; it is spooled, and the next run puts it there"
         super().__init__(message)
         self.spooled = spooled
+
+
+class ImagesURLError(StorageError):
+    """The URL for images is none, or not of a kind that is known."""
 
 
 @dataclass(frozen=True, slots=True)

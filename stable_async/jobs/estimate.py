@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -12,26 +12,29 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from stable_async.api.services import SERVICES
-from stable_async.jobs.begun import Begun, changed_error
+from stable_async.jobs.begun import Begun, changed_error, mixed_error
 from stable_async.jobs.columns import ColumnReport
 from stable_async.jobs.errors import LedgerError, StorageError
 from stable_async.jobs.intake import Intake
+from stable_async.jobs.job_view import reading_job
 from stable_async.jobs.kinds import kind_of_service
 from stable_async.jobs.ledger import Ledger
-from stable_async.jobs.recovery import LEDGER_NAME
+from stable_async.jobs.recovery import LEDGER_NAME, read_begun, read_begun_of_bucket
+from stable_async.jobs.shard import WHOLE
 from stable_async.jobs.storage.bucket import BucketStore
 from stable_async.jobs.storage.folder import FolderStore
 from stable_async.jobs.storage.objects import Objects
 from stable_async.jobs.take_up import take_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from stable_async.config import Quota
     from stable_async.jobs.prompt_file import PromptFile
     from stable_async.jobs.row import State
     from stable_async.jobs.rules import PromptRules
     from stable_async.jobs.settings import JobSettings
+    from stable_async.jobs.shard import Shard
 
 __all__ = ["DOLLARS_PER_CREDIT", "Estimate", "Share", "describe", "estimate_run"]
 
@@ -81,6 +84,7 @@ class Estimate:
         duplicates: Rows that repeat an earlier one, seed included; made once.
         columns: How the columns of the file are used.
         first_requests: The first rows that it sends, in full.
+        notes: What a user should be told, in whole sentences.
     """
 
     shares: tuple[Share, ...]
@@ -92,6 +96,7 @@ class Estimate:
     duplicates: int = 0
     columns: ColumnReport = field(default_factory=ColumnReport)
     first_requests: tuple[Mapping[str, object], ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def new(self) -> int:
@@ -122,18 +127,24 @@ class Estimate:
 
 
 def estimate_run(
-    prompts: PromptFile,
+    prompts: PromptFile | None,
     rules: PromptRules,
     settings: JobSettings | None = None,
     *,
+    parts: Sequence[str] = (),
+    server: str | None = None,
     needs_prices: bool = True,
 ) -> Estimate:
     """Read and check a whole prompt file, and return what a run of it would do. Nothing is written.
 
+    Where the job's folder is gone, or new, and its images are in a bucket, that is looked at.
+
     Args:
-        prompts: The file.
+        prompts: The file; `None` works from the ledger.
         rules: How its rows become requests.
         settings: Settings of the run, whose job may exist already; `None` means a new job.
+        parts: Folders of all parts of the job; empty if it is in one.
+        server: Address of the API, or `SANDBOX`; `None` means that of the job.
         needs_prices: Refuse rows of unknown prices, as a run does.
 
     Raises:
@@ -144,33 +155,41 @@ def estimate_run(
     """
     with (
         TemporaryDirectory(prefix="stable-async-") as temporary,
-        closing(_copy_of_ledger(settings, Path(temporary))) as ledger,
+        _opened(settings, rules, parts, Path(temporary)) as ledger,
         ledger.transaction(),
     ):
-        replace_changed = settings is not None and settings.replace_changed
-        intake = Intake(
-            ledger,
-            prompts,
-            rules,
-            replace_changed=replace_changed,
-            only_look=True,
-            needs_prices=needs_prices,
-        )
-        last = ledger.last_position()
-        intake.run()
-        before = Begun.load(ledger)
+        before, changed, last = Begun.load(ledger), 0, ledger.last_position()
+        if prompts is not None:
+            intake = Intake(
+                ledger,
+                prompts,
+                rules,
+                replace_changed=settings is not None and settings.replace_changed,
+                only_look=True,
+                needs_prices=needs_prices,
+            )
+            changed = intake.run().changed
+        notes: list[str] = []
         if settings is not None:
-            if before is not None and ledger.has_charges() and not settings.change:
-                now = Begun.of(prompts, rules, server=before.server)
-                if differences := before.differences(now):
+            if before is not None and ledger.has_charges():
+                now = replace(before, server=server or before.server)
+                if prompts is not None:
+                    now = Begun.of(prompts, rules, server=now.server)
+                differences = before.differences(now)
+                if differences and before.mixes_sandbox(now):
+                    raise mixed_error(settings.folder, differences)
+                if differences and not settings.change:
                     raise changed_error(settings.folder, differences, *ledger.price_after(last))
             missing = partial(_missing, ledger, settings, rules)
-            prompts.notes += take_up(ledger, settings, rules.shard, missing)
+            notes += take_up(ledger, settings, rules.shard, missing)
+        if prompts is not None:
+            notes[:0] = prompts.notes
         return describe(
             ledger,
-            prompts.columns,
-            changed=intake.report.changed,
+            ColumnReport() if prompts is None else prompts.columns,
+            changed=changed,
             resends=settings is not None and settings.resend_doubtful,
+            notes=notes,
         )
 
 
@@ -188,7 +207,12 @@ def _missing(
 
 
 def describe(
-    ledger: Ledger, columns: ColumnReport, *, changed: int = 0, resends: bool = False
+    ledger: Ledger,
+    columns: ColumnReport,
+    *,
+    changed: int = 0,
+    resends: bool = False,
+    notes: Sequence[str] = (),
 ) -> Estimate:
     """Return what a run does whose prompt file has been read into a ledger.
 
@@ -197,6 +221,7 @@ def describe(
         columns: The columns of the prompt file.
         changed: Known rows whose content has changed.
         resends: Whether it also sends the rows that are in doubt.
+        notes: What a user should be told, in whole sentences.
     """
     counts = ledger.counts()
     states = (*IN_DOUBT, *WAITING) if resends else WAITING
@@ -210,6 +235,7 @@ def describe(
         duplicates=ledger.count_duplicates(),
         columns=columns,
         first_requests=tuple(islice(_requests(ledger, states), FIRST_REQUESTS)),
+        notes=tuple(notes),
     )
 
 
@@ -223,11 +249,50 @@ def _requests(ledger: Ledger, states: Iterable[State]) -> Iterator[dict[str, obj
             yield request | {"credits": row.price if row.generation_id is None else 0.0}
 
 
-def _copy_of_ledger(settings: JobSettings | None, temporary: Path) -> Ledger:
-    """Return a copy of the ledger of a job, or an empty one."""
+@contextmanager
+def _opened(
+    settings: JobSettings | None, rules: PromptRules, parts: Sequence[str], temporary: Path
+) -> Iterator[Ledger]:
+    """Open a ledger that may be changed, with what is known of a job."""
+    if parts:
+        with reading_job(parts) as view:
+            begun = Begun.load(view.ledger) or _begun_of_part(parts[0])
+            if begun is not None:
+                replace(begun, shard="").store(view.ledger)
+            yield view.ledger
+        return
     path = None if settings is None else settings.folder / LEDGER_NAME
-    if path is None or not path.exists() or not path.stat().st_size:
-        return Ledger.temporary()
+    with ExitStack() as stack:
+        if path is not None and path.exists() and path.stat().st_size:
+            ledger = stack.enter_context(closing(_copy(path, temporary)))
+        else:
+            ledger = stack.enter_context(closing(Ledger.temporary()))
+            if settings is not None and settings.images is not None:
+                _take_in_bucket(ledger, settings.images, rules.shard)
+        yield ledger
+
+
+def _begun_of_part(source: str) -> Begun | None:
+    found = None if "://" in source else read_begun(Path(source))
+    return None if found is None else found[0]
+
+
+def _take_in_bucket(ledger: Ledger, url: str, shard: Shard) -> None:
+    found = read_begun_of_bucket(url)
+    if found is None:
+        return
+    begun, _ = found
+    with ledger.transaction():
+        try:
+            for facts, replaced in BucketStore(Objects(url, prove=False)).all_facts(shard.has):
+                ledger.adopt(facts, replaced=replaced)
+        except OSError as error:
+            raise StorageError(f"{url}: {error.strerror or error}") from error
+        replace(begun, shard="" if shard == WHOLE else str(shard)).store(ledger)
+
+
+def _copy(path: Path, temporary: Path) -> Ledger:
+    """Return a copy of a ledger."""
     copy = temporary / LEDGER_NAME
     log = path.with_name(f"{path.name}-wal")
     # Without a write-ahead log nobody has it open, and SQLite need not create one to read.

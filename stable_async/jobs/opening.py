@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stable_async.jobs.begun import Begun, changed_error
+from stable_async.jobs.begun import Begun, changed_error, mixed_error
 from stable_async.jobs.errors import JobChangedError, JobError, LedgerError, StorageError
 from stable_async.jobs.estimate import describe
 from stable_async.jobs.intake import Intake
@@ -26,6 +26,7 @@ from stable_async.jobs.recovery import (
     retire_replaced,
 )
 from stable_async.jobs.row import to_json
+from stable_async.jobs.shard import WHOLE
 from stable_async.jobs.storage.bucket import BucketStore
 from stable_async.jobs.storage.folder import FolderStore
 from stable_async.jobs.storage.objects import Objects
@@ -222,7 +223,7 @@ class _Opening:
         if present is None:
             self.ledger.set(images=wanted)
         elif present != wanted:
-            raise JobError(
+            raise JobChangedError(
                 f"{self._settings.folder}: this job keeps its images in "
                 f"{present or 'its folder'}, not in {wanted or 'its folder'}"
             )
@@ -232,24 +233,26 @@ class _Opening:
         ledger, folder = self.ledger, self._settings.folder
         present = ledger.get("shard")
         if present not in {None, str(shard)}:
-            raise JobError(f"{folder}: this is part {present} of a job, not {shard}")
+            raise JobChangedError(f"{folder}: this is part {present} of a job, not {shard}")
         if not isinstance(self.store, BucketStore):
             ledger.set(shard=str(shard))
             return
         known = Begun.load(ledger) or begun
         words = {} if known is None else _words(known)
-        own = ledger.get("job_id") or secrets.token_hex(16)
-        record = write_record(self.store.objects, JobRecord(str(own), shard.count, words))
+        identity = str(ledger.get("job_id") or secrets.token_hex(16))
+        record = write_record(self.store.objects, JobRecord(identity, shard.count, words))
         where = self.store.objects.url
         if record.shards != shard.count:
-            raise JobError(f"{where}: the job there has {record.shards} parts, not {shard.count}")
+            what = f"{where}: the job there has {record.shards} parts, not {shard.count}"
+            raise JobChangedError(what)
         if ledger.get("job_id") not in {None, record.id}:
             raise JobError(f"{where} has the images of another job than {folder}")
         ledger.set(shard=str(shard), job_id=record.id)
         self._record = record
-        if record.begun and Begun.load(ledger) is None and begun is not None:
+        if record.begun and Begun.load(ledger) is None:
             # The folder is gone, but the bucket has the record.
-            Begun.parse({**record.begun, "shard": begun.shard}).store(ledger)
+            own = "" if shard == WHOLE else str(shard)
+            Begun.parse({**record.begun, "shard": own}).store(ledger)
 
     def _remember(self, begun: Begun) -> None:
         """Store the options of the job in the ledger and in the bucket."""
@@ -284,10 +287,7 @@ class _Opening:
         if before is not None and ledger.has_charges():
             differences = before.differences(begun)
             if differences and before.mixes_sandbox(begun):
-                raise JobChangedError(
-                    f"{settings.folder}: {'; '.join(differences)}: images of the sandbox and of "
-                    "the API do not go into one job; choose another folder"
-                )
+                raise mixed_error(settings.folder, differences)
         if prompts is None or not settings.check:
             if differences and not settings.change:
                 raise self._changed(differences)

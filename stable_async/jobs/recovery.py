@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from stable_async.api.services import SERVICES
 from stable_async.jobs.begun import Begun
-from stable_async.jobs.errors import JobError, LedgerError
+from stable_async.jobs.errors import JobError, LedgerError, StorageError
 from stable_async.jobs.failure_file import FAILURES_NAME, is_as_written, read_failures
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.metadata import Mark, find_mark
 from stable_async.jobs.row import FACTS, ImageFacts, Result
 from stable_async.jobs.shard import WHOLE
 from stable_async.jobs.storage.base import content_type_of, file_stem, parse_stem
+from stable_async.jobs.storage.objects import Objects
+from stable_async.jobs.storage.record import read_record
 from stable_async.jobs.storage.spool import SPOOLED
 from stable_async.media import CONTENT_FILTERED
 
@@ -37,6 +39,7 @@ __all__ = [
     "is_outdated",
     "open_ledger",
     "read_begun",
+    "read_begun_of_bucket",
     "repair",
     "restore",
     "retire_replaced",
@@ -123,6 +126,21 @@ def read_begun(folder: Path) -> tuple[Begun, str | None] | None:
         raise LedgerError(f"{path}: {error}") from None
     except sqlite3.DatabaseError as error:
         raise LedgerError(f"{path}: {error}; name PROMPTS, and the run repairs it") from None
+
+
+def read_begun_of_bucket(url: str) -> tuple[Begun, int] | None:
+    """Return what the job whose images are at a URL was begun with, and the number of its parts.
+
+    `None` if there is none.
+
+    Raises:
+        StorageError: The bucket cannot be read.
+    """
+    try:
+        record = read_record(Objects(url, prove=False))
+    except OSError as error:
+        raise StorageError(f"{url}: {error.strerror or error}") from error
+    return (Begun.parse(record.begun), record.shards) if record and record.begun else None
 
 
 def _remove(path: Path) -> None:

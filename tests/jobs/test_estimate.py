@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import shutil
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -233,3 +236,121 @@ def test_other_words_than_the_jobs_are_refused_before_anything(
     assert "2 rows to make: 6 credits" in capsys.readouterr().out
     assert run(["run", "--out", "out", "--dry-run"]) == 0
     assert "0 rows to make; 2 there" in capsys.readouterr().out
+
+
+def photo_job(tmp_path: Path, *more: str) -> list[str]:
+    (tmp_path / "p.txt").write_text("a fox\na hare\na hen\n")
+    return ["run", "p.txt", "--out", "out", "--sandbox", *more]
+
+
+def figures(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> dict[str, Any]:
+    capsys.readouterr()
+    assert run([*words, "--json"]) == status
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_job_goes_on_from_its_bucket_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs.module("PIL")
+    needs.module("obstore")
+    monkeypatch.chdir(tmp_path)
+    place = ["--images", f"file://{tmp_path}/images"]
+    assert run([*photo_job(tmp_path), *place, "--limit", "1"]) == 0
+    assert figures(capsys, "estimate", "--out", place[1])["new"] == 2
+    assert figures(capsys, "estimate", "p.txt", "--out", place[1])["there"] == 1
+    new = ["run", "--out", "new", *place]
+    assert figures(capsys, *new, "--dry-run")["new"] == 2
+    assert figures(capsys, *photo_job(tmp_path), *place, "--dry-run")["there"] == 1
+    shutil.rmtree("out")
+    assert figures(capsys, *photo_job(tmp_path), *place, "--dry-run")["there"] == 1
+    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "out").exists()
+    assert run([*new, "--shard", "1/2"]) == 2
+    assert run([*new, "--service", "ultra"]) == 2
+    assert figures(capsys, *new)["done"] == 2
+    assert len([*(tmp_path / "images").rglob("*.png")]) == 3
+
+
+def test_a_part_goes_on_from_its_bucket_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs.module("PIL")
+    needs.module("obstore")
+    monkeypatch.chdir(tmp_path)
+    place = ["--images", f"file://{tmp_path}/images"]
+    for part in ("1/2", "2/2"):
+        words = photo_job(tmp_path, *place, "--shard", part)
+        words[3] = f"part-{part[0]}"
+        assert run([*words, "--limit", "1"]) == 0
+    parts = ["--out", "part-1", "--out", "part-2"]
+    for words in (["estimate", *parts], ["estimate", "p.txt", *parts]):
+        found = figures(capsys, *words)
+        assert (found["there"], found["new"]) == (1, 2)
+    assert run(["run", "--out", "new", *place]) == 2
+    assert "--shard I/2" in capsys.readouterr().err
+    assert figures(capsys, "run", "--out", "new", *place, "--shard", "1/2")["done"] == 1
+
+
+def test_a_dry_run_is_refused_where_the_run_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs.module("PIL")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STABILITY_API_KEY", "sk-none")
+    assert run([*photo_job(tmp_path), "--limit", "1"]) == 0
+    for more in ([], ["--dry-run"], ["--dry-run", "--change"]):
+        assert run(["run", "p.txt", "--out", "out", *more]) == 2
+        assert "images of the sandbox and of the API" in capsys.readouterr().err
+    assert figures(capsys, "run", "--out", "out", "--dry-run")["new"] == 2
+    assert figures(capsys, "estimate", "p.txt", "--out", "out")["new"] == 2
+
+
+def test_a_job_of_standard_input_is_looked_at_from_its_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs.module("PIL")
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    writer = threading.Thread(
+        target=lambda: (tmp_path / "pipe").write_text(
+            '{"prompt": "ok"}\n{"prompt": "sandbox:error x"}\n'
+        )
+    )
+    writer.start()
+    assert run(["run", "pipe", "--out", "out", "--sandbox"]) == 3
+    writer.join()
+    assert figures(capsys, "run", "--out", "out", "--dry-run")["there"] == 1
+    assert figures(capsys, "estimate", "--out", "out")["there"] == 1
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    "url", ["images", "s3:/bucket/x", "s3://", "ftp://host/x", "file://folder/x", "s3://a b/x"]
+)
+def test_a_url_that_is_none_is_wrong_usage(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    url: str,
+    more: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STABILITY_API_KEY", "sk-none")
+    (tmp_path / "p.txt").write_text("a fox\n")
+    assert run(["run", "p.txt", "--out", "out", "--images", url, *more]) == 2
+    assert f"images: given {url!r}; allowed: s3://bucket/prefix" in capsys.readouterr().err
+
+
+def test_another_part_than_the_jobs_is_wrong_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs.module("PIL")
+    monkeypatch.chdir(tmp_path)
+    assert run(photo_job(tmp_path, "--shard", "1/2")) == 0
+    for words in (photo_job(tmp_path), ["run", "--out", "out"]):
+        assert run([*words, "--shard", "2/2"]) == 2
+        assert "part 1/2 of a job, not 2/2" in capsys.readouterr().err
+    assert run(photo_job(tmp_path, "--images", f"file://{tmp_path}/b", "--shard", "1/2")) == 2
+    assert "keeps its images in its folder" in capsys.readouterr().err

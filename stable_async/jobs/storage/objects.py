@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from stable_async.extras import install_command
 from stable_async.files import in_thread
-from stable_async.jobs.errors import StorageError
+from stable_async.jobs.errors import ImagesURLError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Objects", "Version"]
 
+URL = re.compile(r"file:///.*|(?:s3a?|gs|az|azure|adl|abfss?|https?)://[^/\s]+(?:/.*)?")
 PROBE = ".stable-async-probe-"
 LONGEST_MESSAGE = 300
 READERS = 32
@@ -61,8 +62,10 @@ class Objects:
             prove: Write, create again and remove a small object.
 
         Raises:
-            StorageError: obstore is not installed, the URL is invalid, or nothing can be written.
+            ImagesURLError: The URL is invalid.
+            StorageError: obstore is not installed, or nothing can be written.
         """
+        _check(url)
         try:
             import obstore
             from obstore.store import from_url
@@ -300,12 +303,18 @@ class _NotSupportedError(OSError):
     pass
 
 
+def _check(url: str) -> None:
+    if not URL.fullmatch(url):
+        raise ImagesURLError(
+            f"images: given {url!r}; allowed: s3://bucket/prefix, gs://bucket/prefix, "
+            "az://account/container or file:///folder"
+        )
+
+
 def _folder_of(url: str) -> Path | None:
     parts = urlsplit(url)
     if parts.scheme != "file":
         return None
-    if parts.netloc or not parts.path.startswith("/"):
-        raise StorageError(f"{url}: allowed: file:///folder, an absolute path")
     return Path(unquote(parts.path))
 
 

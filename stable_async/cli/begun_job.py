@@ -1,0 +1,70 @@
+"""A job that was begun before: its options, where a command names no prompts."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stable_async.cli.failures import UsageError
+from stable_async.cli.prompt_options import PromptOptions
+from stable_async.jobs import PromptFile, PromptRules
+from stable_async.jobs.begun import Begun
+from stable_async.jobs.recovery import read_begun, read_begun_of_bucket
+
+__all__ = ["BegunJob", "begun_job"]
+
+
+@dataclass(frozen=True, slots=True)
+class BegunJob:
+    """A job as it was begun.
+
+    Attributes:
+        source: Its prompt file; `None` if that could be read only once.
+        rules: How its rows become requests.
+        server: Address of the API, or `SANDBOX`.
+        images: URL of its images; `None`: they are in its folder.
+    """
+
+    source: PromptFile | None
+    rules: PromptRules
+    server: str
+    images: str | None
+
+
+def begun_job(out: Path | None, options: PromptOptions, images: str | None = None) -> BegunJob:
+    """Return the job in a folder; where that is new or gone, the one whose images are at a URL.
+
+    Args:
+        out: The folder.
+        options: Of which `limit` and `sample` hold, and `shard` where the folder is gone.
+        images: The URL.
+
+    Raises:
+        UsageError: There is no job, or it continues with its own options only.
+    """
+    if replace(options, limit=None, sample=None, shard=None) != PromptOptions():
+        raise UsageError("PROMPTS is missing; without it a job continues with its own options")
+    found = None if out is None else read_begun(out)
+    if found is not None:
+        begun, images = found
+        if options.shard not in {None, begun.shard}:
+            raise UsageError(f"{out} is part {begun.shard or '1/1'} of a job, not {options.shard}")
+    elif images is not None:
+        begun = _of_bucket(images, options, parted=out is not None)
+    else:
+        raise UsageError(f"{out} is not a job yet; name PROMPTS")
+    rules = begun.rules(options.limit, options.sample)
+    return BegunJob(begun.prompt_file(), rules, begun.server, images)
+
+
+def _of_bucket(images: str, options: PromptOptions, *, parted: bool) -> Begun:
+    found = read_begun_of_bucket(images)
+    if found is None:
+        raise UsageError(f"{images} has no job yet; name PROMPTS")
+    begun, parts = found
+    if options.shard is None:
+        if parted and parts > 1:
+            raise UsageError(f"the job at {images} has {parts} parts: name one, --shard I/{parts}")
+        return begun
+    shard = options.parse_shard()
+    if shard.count != parts:
+        raise UsageError(f"the job at {images} has {parts} parts: --shard I/{parts}, not {shard}")
+    return replace(begun, shard=str(shard))
