@@ -171,12 +171,12 @@ class Rule:
         revised = Rule(requests, window, jitter, max_jitter=max_jitter)
         revised.open = self.open
         older = self._recent[0].before if self._recent else self._sent
-        if self._lines or self._recent:
+        if now < self._latest + 2 * window + max_jitter:
             lumps = ceil((2 * window + max_jitter) / self._window)
             counts = [max(min(older - self._requests * i, self._requests), 0) for i in range(lumps)]
             for age in range(lumps, 0, -1):
                 if counts[age - 1]:
-                    revised.send(now - age * self._window, counts[age - 1])
+                    revised.send(min(now - age * self._window, self._latest), counts[age - 1])
         for one, following in pairwise([*self._recent, _Departures(now, self._sent)]):
             revised.send(one.time, following.before - one.before)
         return revised
