@@ -4,9 +4,9 @@
         ...  # point the application at sandbox.url
         assert sandbox.log[-1].fields["prompt"] == "a lighthouse"
 
-It needs the extra `[sandbox]`, which is loaded when a sandbox starts, not before. It shares no
-code with the client of this package: what one of them gets wrong, the other can notice. See
-docs/sandbox.md for what it imitates and what it does not.
+It needs the extra `[sandbox]`, which is loaded only when a sandbox starts. It shares no code with
+the client of this package, so that each can reveal mistakes of the other. docs/sandbox.md says what
+it imitates and what it does not.
 """
 
 from stable_async.sandbox.in_loop import Sandbox, serve, serve_until_signal

@@ -1,4 +1,4 @@
-"""`python -m stable_async.sandbox`: the sandbox until Ctrl-C or SIGTERM."""
+"""`python -m stable_async.sandbox`: run the sandbox until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
         description="The Stability AI API on this machine: no key, no cost.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="others need --token")
-    parser.add_argument("--port", type=int, default=8787, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=8787, help="0 picks a free one")
     parser.add_argument("--token", help="of the page and the control addresses")
     parser.add_argument("--cors", action="append", default=[], help="origin of a page")
     parser.add_argument("--allow-host", action="append", default=[], help="name of this machine")
@@ -39,9 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--drop-rate", type=float, default=0.0, help="share of cut connections")
     parser.add_argument("--edge", action="append", default=[], help="edge fault, as KIND=RATE")
     parser.add_argument("--balance-lag", type=float, default=0.0, help="seconds")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is random")
-    parser.add_argument("--credits", type=float, default=1_000_000.0, help="to begin with")
-    parser.add_argument("--facts", help="another file of facts")
+    parser.add_argument("--seed", type=int, default=0, help="for everything random")
+    parser.add_argument("--credits", type=float, default=1_000_000.0, help="at the start")
+    parser.add_argument("--facts", help="another facts file")
     parser.add_argument("--attached", action="store_true", help=argparse.SUPPRESS)
     return parser
 

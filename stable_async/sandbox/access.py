@@ -1,8 +1,8 @@
 """Who may call: Host and Origin checks, CORS, and the token of the control addresses.
 
 A web page of another site can make a browser send requests to this machine, either openly or, by
-DNS rebinding, under a name of its own that leads here. Browsers say so in `Host`, `Origin` and
-`Sec-Fetch-Site`; other programs send no `Origin` and are not concerned.
+DNS rebinding, under a name of its own that leads here. Browsers reveal this in `Host`, `Origin` and
+`Sec-Fetch-Site`; other programs send no `Origin` and are not affected.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ EXPOSED = "finish-reason, seed, x-request-id, content-type, retry-after"
 
 
 class Access:
-    """Decides by the headers of a request."""
+    """Decides who may call, by the headers of a request."""
 
     def __init__(self, settings: SandboxSettings) -> None:
         """Take the settings' hosts, origins and token."""
         self._hosts = {name.lower() for name in settings.allowed_hosts}
         self._origins = frozenset(settings.cors)
         self._token = settings.token
-        # No DNS name without a dot can be published; Docker and CI services have such names.
+        # A name without a dot cannot be published in DNS; Docker and CI services have such names.
         self._bare_names = settings.host != LOOPBACK
 
     def refuse(self, method: str, path: str, headers: Mapping[str, str]) -> Answer | None:
-        """Return the refusal of a request from where none may come.
+        """Return the refusal of a request from a host or origin that may not call.
 
         Args:
             method: HTTP method.
@@ -56,14 +56,14 @@ class Access:
                 return None
             return _refusal("origin", "may not call the sandbox", "--cors")
         site = headers.get("sec-fetch-site", "none")
-        # A link to the page may be followed from anywhere.
+        # Links to the page may be followed from anywhere.
         followed = (method, path, headers.get("sec-fetch-mode")) == ("GET", "/", "navigate")
         if site in {"cross-site", "same-site"} and not followed:
             return _refusal("sec-fetch-site", "other sites may not call the sandbox", "--cors")
         return None
 
     def refuse_control(self, headers: Mapping[str, str], query: Mapping[str, str]) -> Answer | None:
-        """Return the refusal of a call of a control address, which other origins never may."""
+        """Return the refusal of a call to a control address; other origins may never call one."""
         if headers.get("origin") in self._origins:
             return _refusal("origin", "may call the API and not the control addresses", "")
         if self._token is None:
@@ -75,7 +75,7 @@ class Access:
         return json_answer(401, {"errors": [text], "name": "unauthorized"})
 
     def preflight(self, method: str, headers: Mapping[str, str]) -> Answer | None:
-        """Return the answer to a browser that asks whether a page may call."""
+        """Return the answer to a CORS preflight request."""
         if method != "OPTIONS" or "access-control-request-method" not in headers:
             return None
         answer = Answer(204, "", b"")
@@ -88,7 +88,7 @@ class Access:
         return answer
 
     def cors_headers(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
-        """Return what lets a page of an allowed origin read an answer."""
+        """Return the headers that let a page of an allowed origin read an answer."""
         origin = headers.get("origin")
         if origin not in self._origins or origin is None:
             return []
@@ -106,7 +106,7 @@ class Access:
         if name == "localhost" or name.endswith(".localhost") or name in self._hosts:
             return True
         try:
-            # An address in digits has not been looked up, so it cannot have been rebound.
+            # A numeric address was not looked up, so it cannot have been rebound.
             ip_address(name)
         except ValueError:
             return self._bare_names and name != "" and "." not in name

@@ -1,4 +1,4 @@
-"""One pretended account: its quota, bill, results, faults and log."""
+"""One simulated account: its quota, bill, results, faults and log."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ THUMBNAILS = 64
 
 
 class Account:
-    """What belongs to an account. A reset makes a new one."""
+    """The state of an account. A reset creates a new one."""
 
     def __init__(self, settings: SandboxSettings, clock: Clock) -> None:
-        """Begin with a fresh quota and the settings' credits."""
+        """Start with an empty quota and the settings' credits."""
         self.settings = settings
         self.clock = clock
         self.faults: Faults = Faults(clock.now, settings.seed)
@@ -68,7 +68,7 @@ class Account:
         )
 
     def penalty(self, seconds: float) -> None:
-        """Refuse the requests of every key for so many seconds from now."""
+        """Refuse the requests of every key for this many seconds from now."""
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"seconds is {seconds!r}; allowed: 0 or more")
         self.quota.penalize_all(self.clock.now() + seconds)
@@ -79,7 +79,7 @@ class Account:
         self.quota.penalize_all(float("-inf"))
 
     def keep_thumbnail(self, number: int, thumbnail: bytes) -> None:
-        """Keep the thumbnail of a request for the page."""
+        """Store the thumbnail of a request for the page."""
         if thumbnail:
             self.thumbnails[number] = thumbnail
             while len(self.thumbnails) > THUMBNAILS:

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Drop", "json_answer", "output_answer", "v1_answer", "wants_json"]
 
-# How a connection is cut; `stray_bytes` sends the whole answer, and then bytes too many.
+# How a connection is cut; `stray_bytes` sends the whole answer and then extra bytes.
 Drop = Literal["before_headers", "mid_headers", "mid_body", "stray_bytes"]
 
 
 @dataclass(slots=True)
 class Answer:
-    """A whole answer.
+    """A complete answer.
 
     Attributes:
         status: HTTP status.
-        content_type: Of `body`; empty sends no such header.
+        content_type: Content type of `body`; empty sends no such header.
         body: The bytes.
         headers: Further headers, in order; a name may occur several times.
         drop: How the connection is cut while the answer is sent; `None` sends all of it.
@@ -43,12 +43,12 @@ class Answer:
 
 
 def json_answer(status: int, value: object, content_type: str = "application/json") -> Answer:
-    """Return an answer with `value` as JSON, written as compactly as the API writes it."""
+    """Return an answer with `value` as JSON, as compact as the API's."""
     return Answer(status, content_type, json.dumps(value, separators=(",", ":")).encode())
 
 
 def wants_json(accept: str) -> bool:
-    """Whether an accept header asks for JSON, parameters such as `; type=image/png` aside."""
+    """Whether an accept header asks for JSON, ignoring parameters such as `; type=image/png`."""
     return accept.partition(";")[0].strip() == "application/json"
 
 
@@ -56,7 +56,7 @@ def output_answer(output: Output, accept: str, *, looked_up: bool = False) -> An
     """Return an output as bytes with its facts in headers, or all of it as JSON.
 
     Args:
-        output: What was made.
+        output: The output of the operation.
         accept: The request's accept header, lower case.
         looked_up: It is the result of an asynchronous operation. Public clients read its JSON
             under `result`, the documentation says `image` or `audio`: both are sent.

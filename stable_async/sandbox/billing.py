@@ -1,4 +1,4 @@
-"""What the sandbox has charged: exact sums, by caller, and a balance that may lag."""
+"""The charges of the sandbox: exact sums by caller, and a balance that may lag."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Charges:
-    """What one caller was charged.
+    """The charges of one caller.
 
     Attributes:
         requests: Requests that were charged.
-        credits: Their sum, exact to the last decimal of the price list.
+        credits: Sum of their prices, exact to the last decimal of the price list.
         by_operation: The sums by the operation's id.
     """
 
@@ -41,7 +41,7 @@ class Bill:
     """Every charge, by caller and operation."""
 
     def __init__(self, credits: float, lag: float) -> None:  # noqa: A002 - the API's word
-        """Begin with so many credits; charges show in the balance after `lag` seconds."""
+        """Start with this many credits; charges appear in the balance after `lag` seconds."""
         self._begun_with = Decimal(str(credits))
         self._lag = lag
         self._spent = Decimal(0)
@@ -86,7 +86,7 @@ class Bill:
     def charges(
         self, *, key: str | None = None, client_id: str | None = None, user_id: str | None = None
     ) -> Charges:
-        """Return what the callers that match were charged; `None` matches all."""
+        """Return the charges of the callers that match; `None` matches all."""
         requests, spent, by_operation = 0, Decimal(0), dict[str, Decimal]()
         for (caller, operation), (count, total) in list(self._sums.items()):
             if (
@@ -101,5 +101,5 @@ class Bill:
         return Charges(requests, float(spent), sums)
 
     def callers(self) -> list[Caller]:
-        """Return everybody who was charged."""
+        """Return all callers that were charged."""
         return sorted({caller for caller, _ in list(self._sums)})

@@ -1,4 +1,4 @@
-"""What a request is refused for apart from its fields: headers, path, size and content."""
+"""Checks of a request other than those of its fields: headers, path, size and content."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["body_limit", "header_problems", "moderate", "path_problems", "too_la
 
 
 def moderate(operation: Operation, words: set[str]) -> None:
-    """Refuse what the trigger words ask to be refused."""
+    """Refuse prompts with trigger words that ask for it."""
     if operation.api == "v1":
         if "moderated" in words:
             text = "One of the prompts contains filtered words."
@@ -55,10 +55,10 @@ def too_large(facts: Facts, operation: Operation, limit: int) -> RefusalError:
 def header_problems(facts: Facts, operation: Operation, headers: Mapping[str, str]) -> list[str]:
     problems = []
     accept = headers.get("accept", "").strip().lower()
-    # v1's GETs answer with JSON whatever is accepted, as curl's samples for them show.
+    # v1's GETs answer with JSON whatever the accept header says, as its curl samples show.
     judged = operation.accept and not (operation.api == "v1" and operation.method == "GET")
     anything = not judged or "*/*" in operation.accept
-    # v1 was written for clients that do not say what they accept, as curl does not.
+    # v1 allows clients that do not say what they accept, such as curl.
     allowed = {"", *operation.accept, *(["*/*"] if operation.api == "v1" else [])}
     media = "application/json" if wants_json(accept) else accept
     if not anything and media not in allowed:
@@ -74,7 +74,7 @@ def header_problems(facts: Facts, operation: Operation, headers: Mapping[str, st
 
 
 def path_problems(operation: Operation, variables: Mapping[str, str]) -> list[str]:
-    """Return what is wrong with the parts of the path, as `field: problem`."""
+    """Return the problems of the parts of the path, as `field: problem`."""
     return [
         f"{field.name}: must be {field.min_length} characters long"
         for field in operation.fields

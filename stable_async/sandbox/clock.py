@@ -1,4 +1,4 @@
-"""The sandbox's clock: the event loop's, plus what a test has advanced."""
+"""The sandbox's clock: the event loop's, plus the time by which a test has advanced it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from threading import Lock
 
 __all__ = ["Clock"]
 
-# A loop whose time is further than this from the system's has a clock of its own.
+# A loop whose time differs by more than this from the system's has a clock of its own.
 OWN_CLOCK = 1.0
 
 
 class Clock:
-    """Seconds from an arbitrary moment on.
+    """Seconds since an arbitrary moment.
 
     Usually `time.monotonic()`. In an event loop with a clock of its own, such as a test's virtual
     time, it is that clock, so that client and sandbox agree about the time.
@@ -37,7 +37,7 @@ class Clock:
 
     @property
     def advanced(self) -> float:
-        """By how many seconds this clock is ahead of its source."""
+        """The seconds by which this clock is ahead of its source."""
         return self._advanced
 
     def now(self) -> float:
@@ -45,7 +45,7 @@ class Clock:
         return self._source() + self._advanced
 
     def advance(self, seconds: float) -> None:
-        """Move forward at once; those who wait look at the clock again. Usable from any thread.
+        """Move forward at once and wake all waiters. Usable from any thread.
 
         Raises:
             ValueError: `seconds` is negative or not finite.
@@ -63,14 +63,14 @@ class Clock:
             moved.set_result(None)
 
     async def _advances(self) -> None:
-        """Return once the clock is moved."""
+        """Wait until the clock is moved."""
         if self._moved is None:
             self.start()
         if self._moved is not None:
             await asyncio.shield(self._moved)
 
     async def sleep_until(self, when: float) -> None:
-        """Return once this clock shows `when`."""
+        """Wait until this clock shows `when`."""
         while (left := when - self.now()) > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):

@@ -35,12 +35,12 @@ MAX_BODY = 16 << 20
 
 
 def is_control(path: str) -> bool:
-    """Whether a path belongs to the sandbox itself and not to the API."""
+    """Whether a path belongs to the sandbox itself, not to the API."""
     return path in {"/", "/favicon.ico"} or path.startswith(f"{PREFIX}/")
 
 
 def needs_token(path: str) -> bool:
-    """Whether a path shows or changes something; the page alone does neither."""
+    """Whether a path shows or changes state; the page alone does neither."""
     return path.startswith(f"{PREFIX}/") and path != f"{PREFIX}/health"
 
 
@@ -55,11 +55,11 @@ def control(
     """Return the answer to a request of the page or of a test.
 
     Args:
-        service: What is shown and changed.
-        unreachable: Refuses connections for so many seconds.
+        service: The service to show or change.
+        unreachable: Refuses connections for a number of seconds.
         method: HTTP method.
         path: Path of the request.
-        content_type: Of the body.
+        content_type: Content type of the body.
         body: The body, or more than `MAX_BODY` bytes of it.
     """
     account = service.account
@@ -108,7 +108,7 @@ def _state(account: Account) -> dict[str, object]:
 
 
 def _requests(account: Account) -> dict[str, object]:
-    """Return the last finished requests, newest first, and the oldest of those that run."""
+    """Return the last finished requests, newest first, and the oldest running ones."""
     records = list(account.log)
     running = [record for record in records if record.duration is None]
     finished = [record for record in reversed(records) if record.duration is not None]
@@ -207,7 +207,7 @@ def _switches(
 
 
 def _with_bytes(act: Callable[..., None], name: str) -> Callable[..., None]:
-    """Let JSON state the bytes called `name` as base64."""
+    """Decode the argument `name`, which JSON gives as base64."""
 
     def decode_and_act(**words: object) -> None:
         encoded = words.pop(f"{name}_base64", None)
@@ -220,7 +220,7 @@ def _with_bytes(act: Callable[..., None], name: str) -> Callable[..., None]:
 
 def _apply(switches: dict[str, Callable[..., None]], content_type: str, body: bytes) -> Answer:
     """Set switches: `{"fail_next": {"status": 500, "times": 2}, "delay": {"seconds": 1}}`."""
-    # A page of another site can send a form here, but no JSON without asking first.
+    # A page of another site can send a form here, but not JSON without a preflight request.
     if content_type.partition(";")[0].strip() != "application/json":
         return json_answer(400, {"errors": ["content-type: must be application/json"]})
     try:
@@ -244,7 +244,7 @@ def _page() -> Answer:
     page = resources.files(__package__).joinpath("dashboard.html").read_text()
     kinds = "".join(f"<li><code>{f.name}</code> {f.about}</li>" for f in EDGE_FAULTS.values())
     page = page.replace("<!-- edge faults -->", kinds)
-    # Only this very script may run in the page, whatever a prompt may bring in.
+    # Only this script may run in the page, whatever a prompt contains.
     script = page.partition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (

@@ -1,4 +1,4 @@
-"""The quota as servers count it: four methods, each plain and with the clock passed in.
+"""The quota as servers count it: four methods, each simple, with the clock passed in.
 
 A server counts arrivals. Once the counting method refuses a request of a key, `Quota` refuses all
 of them for the penalty; during it nothing is counted. `PeakUsage` shows how close a stream of
@@ -29,9 +29,9 @@ __all__ = [
     "TokenBucket",
 ]
 
-# Every key that ever called has its own count; fuzzers invent keys without end.
+# Each key has its own count; the number is bounded because fuzzers invent keys endlessly.
 MAX_KEYS = 1_000
-# Differences of times are exact to far less than this, seconds.
+# Tolerance for rounding in differences of times, seconds.
 ROUNDING = 1e-9
 
 
@@ -39,17 +39,17 @@ class CountingMethod(Protocol):
     """Counts the arrivals of one key. Times never go back."""
 
     def admit(self, now: float) -> bool:
-        """Count an arrival, unless it is one too many."""
+        """Count an arrival, unless it would exceed the limit; return whether it was counted."""
 
     def level(self, now: float) -> float:
-        """Return what is counted now, in requests."""
+        """Return the current count, in requests."""
 
 
 class FixedWindow:
     """A counter that is reset on the clock."""
 
     def __init__(self, requests: int, window: float, phase: float) -> None:
-        """Begin a window at `phase` seconds of the clock, and every `window` seconds from there."""
+        """Start a window at `phase` seconds of the clock, and every `window` seconds after it."""
         self._requests = requests
         self._window = window
         self._phase = phase
@@ -76,10 +76,10 @@ class FixedWindow:
 
 
 class SlidingLog:
-    """Every arrival of the last window is remembered."""
+    """A log of every arrival of the last window."""
 
     def __init__(self, requests: int, window: float, phase: float = 0.0) -> None:
-        """Remember the arrivals of the last `window` seconds; there is no phase to it."""
+        """Remember the arrivals of the last `window` seconds; it has no phase."""
         self._requests = requests
         self._window = window
         self._arrivals: deque[float] = deque()
@@ -103,10 +103,10 @@ class SlidingLog:
 
 
 class SlidingCounter:
-    """Two counters: the last window counts by the share of it that is still in view."""
+    """Two counters: the last window counts by the share of it that is still within the window."""
 
     def __init__(self, requests: int, window: float, phase: float) -> None:
-        """Begin a window at `phase` seconds of the clock, and every `window` seconds from there."""
+        """Start a window at `phase` seconds of the clock, and every `window` seconds after it."""
         self._requests = requests
         self._window = window
         self._phase = phase
@@ -136,10 +136,10 @@ class SlidingCounter:
 
 
 class TokenBucket:
-    """A bucket of tokens that fills evenly; a full one lets a whole window's requests through."""
+    """A bucket of tokens that refills evenly; a full one allows a whole window's requests."""
 
     def __init__(self, requests: int, window: float, phase: float = 0.0) -> None:
-        """Start with a full bucket; there is no phase to it."""
+        """Start with a full bucket; it has no phase."""
         self._requests = requests
         self._rate = requests / window
         self._used = 0.0
@@ -158,7 +158,7 @@ class TokenBucket:
         return True
 
     def level(self, now: float) -> float:
-        """Return the tokens that are out."""
+        """Return the tokens that are taken."""
         self._drain(now)
         return self._used
 
@@ -186,8 +186,8 @@ class Quota:
 
     def admit(self, now: float) -> bool:
         """Count an arrival; false when it is refused with 429."""
-        # Arrivals are stamped when their bytes come in and counted a little later, so two of
-        # them may change places; a server's clock does not run backwards either.
+        # Arrivals are timestamped when their bytes arrive and counted a little later, so that two
+        # of them may be out of order; the clock of a server does not run backwards either.
         self._now = now = max(now, self._now)
         self.peak.arrived(now)
         if self._method is None or now < self._penalty_until:
@@ -203,12 +203,12 @@ class Quota:
         return self.peak.in_window(now) if self._method is None else self._method.level(now)
 
     def penalty_left(self, now: float) -> float:
-        """Return the seconds that are left of the penalty."""
+        """Return the remaining seconds of the penalty."""
         return max(0.0, self._penalty_until - now)
 
 
 class KeyQuotas:
-    """The quotas of all keys, and a penalty of all keys that a test may ask for."""
+    """The quotas of all keys, and a penalty for all keys that a test may set."""
 
     def __init__(
         self, counting: Counting, requests: int, window: float, penalty: float, phase: float
@@ -246,7 +246,7 @@ class KeyQuotas:
         return dict(self._most)
 
     def busiest(self, now: float) -> tuple[float, float]:
-        """Return the highest level of any key, and the longest penalty that is left."""
+        """Return the highest level of any key, and the longest remaining penalty."""
         level = max((quota.level(now) for quota in self._quotas.values()), default=0.0)
         shut = max((quota.penalty_left(now) for quota in self._quotas.values()), default=0.0)
         return level, max(shut, self._all_penalty_until - now, 0.0)
@@ -283,7 +283,7 @@ class PeakUsage:
         most = self._most
         most.log = max(most.log, recent)
         most.bucket = max(most.bucket, self._level)
-        # Far over the ceiling every method sees a breach; the exact figure is not worth its time.
+        # Far above the ceiling every method sees a breach, so the exact figure is not computed.
         far_over = recent > 4 * self._requests
         most.counter = max(most.counter, recent if far_over else self._two_counters(now))
 
@@ -295,9 +295,9 @@ class PeakUsage:
     def _two_counters(self, now: float) -> float:
         """Return the two-counter estimate at the phase that makes it largest.
 
-        While the current window's beginning moves back, the estimate falls, but for the moments
-        at which one more arrival comes into the current window or into the one before: just past
-        an arrival, or one window after it. Those are all there is to try.
+        As the start of the current window moves back, the estimate falls, except where one more
+            arrival enters the current window or the one before: just after an arrival, or one
+            window after it. Only these phases need trying.
         """
         window = self._window
         ages = [now - at for at in reversed(self._arrivals) if now - at < 2 * window - ROUNDING]

@@ -1,8 +1,8 @@
-"""Edge faults: answers of what stands between a client and the API.
+"""Edge faults: answers of intermediaries between a client and the API.
 
 A CDN, a firewall, a proxy or a hotel's network answers in the API's place, changes its answers, or
-cuts connections. Some of these faults keep the request from the API, so nothing is charged. The
-others lose or alter the answer to work that the API did and charged.
+cuts connections. Some of these faults keep the request from the API, so that nothing is charged.
+Others lose or alter the answer to work that the API did and charged.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class EdgeFault:
     """A kind of edge fault.
 
     Attributes:
-        name: How it is asked for.
+        name: The name that requests it.
         about: What a client sees.
-        reached: The request reaches the API, which does its work and charges it.
+        reached: Whether the request reaches the API, which does the work and charges it.
         page: Makes the answer in the API's place; `None` where the API's own is altered.
         alter: Changes the API's answer.
-        first_look: Only the first look at each asynchronous result meets it.
+        first_look: Whether it affects only the first look at each asynchronous result.
     """
 
     name: str
@@ -63,7 +63,7 @@ def edge_fault(name: str) -> EdgeFault:
     """Return the kind called `name`.
 
     Raises:
-        ValueError: There is none; the message lists the kinds.
+        ValueError: There is no such kind; the message lists them.
     """
     try:
         return EDGE_FAULTS[name]
@@ -74,7 +74,7 @@ def edge_fault(name: str) -> EdgeFault:
 def _html(
     status: int, title: str, server: str = "edge", *headers: tuple[str, str], text: str = ""
 ) -> Callable[[], Answer]:
-    """Return what makes an HTML page."""
+    """Return a function that makes an HTML page."""
     page = (
         f"<!DOCTYPE html>\n<html><head><title>{title}</title></head>\n"
         f"<body><h1>{title}</h1><p>{text}</p><hr><center>{server}</center></body></html>\n"
@@ -149,7 +149,9 @@ def _page_as_image(answer: Answer) -> None:
 
 
 def _in_json(change: Callable[[str, str], str]) -> Callable[[Answer], None]:
-    """Return what changes the base64 of a JSON answer; others stay as they are."""
+    """Return a function that changes the base64 in a JSON answer and leaves other answers
+    unchanged.
+    """
 
     def alter(answer: Answer) -> None:
         media, _, given = answer.content_type.partition(";")

@@ -1,6 +1,6 @@
 """Faults and answers that a test asks for. Usable from any thread.
 
-A rule says which requests it means and how often; the first rule that matches a request is used.
+A rule says which requests it applies to and how often; the first matching rule is used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Action = TypeVar("Action")
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error answer of the API; `None` takes what the facts say of the status."""
+    """An error answer of the API; `None` means the documented value for the status."""
 
     status: int
     name: str | None = None
@@ -47,7 +47,7 @@ class Scripted:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """An output to return in place of a rendered one; `None` keeps what would be there."""
+    """An output to return instead of a rendered one; `None` keeps the rendered value."""
 
     data: bytes | None
     content_type: str | None
@@ -65,7 +65,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which requests a rule means: those of an operation, and those with certain headers.
+    """The requests that a rule applies to: those of an operation, those with certain headers.
 
     Attributes:
         operation: The operation's id; `None` means all.
@@ -78,14 +78,14 @@ class Scope:
 
 @dataclass(slots=True)
 class Rule(Generic[Action]):
-    """Which requests meet an action, and how often.
+    """An action, the requests it applies to, and how often.
 
     Attributes:
-        action: What happens.
-        times: How many requests are left to meet it; `None` sets no bound.
-        until: The time at which it ends.
+        action: The action.
+        times: How many more requests it applies to; `None` means no limit.
+        until: The time at which the rule ends.
         rate: Share of the requests, 0 to 1.
-        scope: The requests meant.
+        scope: The requests that it applies to.
         when: Called with the record of a request.
     """
 
@@ -97,7 +97,7 @@ class Rule(Generic[Action]):
     when: Predicate | None = None
 
     def matches(self, record: RequestRecord, headers: Mapping[str, str]) -> bool:
-        """Whether the request is meant, chance aside."""
+        """Whether the rule applies to the request, apart from chance."""
         return (
             self.scope.operation in {None, record.operation}
             and all(headers.get(name, "") == value for name, value in self.scope.headers.items())
@@ -122,7 +122,7 @@ class _Rules(Generic[Action]):
             self._rules.clear()
 
     def take(self, record: RequestRecord, headers: Mapping[str, str], now: float) -> Action | None:
-        """Return what this request meets, and count it."""
+        """Return the action for this request, and count it."""
         with self._lock:
             self._rules = [rule for rule in self._rules if now < rule.until]
             for rule in self._rules:
@@ -137,14 +137,14 @@ class _Rules(Generic[Action]):
 
 
 class Faults:
-    """The rules that are set."""
+    """The active rules."""
 
     def __init__(self, now: Callable[[], float], seed: int = 0) -> None:
         """Start with none.
 
         Args:
             now: Returns the sandbox's time.
-            seed: Of the choices by rate.
+            seed: Seed of the choices by rate.
         """
         lock, self._now = Lock(), now
         rng = random.Random(f"faults {seed}")  # noqa: S311
@@ -196,7 +196,7 @@ class Faults:
         headers: Mapping[str, str] | None = None,
         charged: bool | None = None,
     ) -> None:
-        """Let requests meet an edge fault: so many, for a time, or a share of them."""
+        """Answer requests with an edge fault: a number of them, for a time, or a share."""
         fault = edge_fault(kind)
         if not 0 < rate <= 1:
             raise ValueError(f"rate is {rate!r}; allowed: above 0, up to 1")
@@ -232,7 +232,7 @@ class Faults:
         operation: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Answer so much later: `times` requests, or all from now on. 0 ends all delays."""
+        """Delay the answers to `times` requests, or to all from now on. 0 ends all delays."""
         if not 0 <= seconds < math.inf:
             raise ValueError(f"seconds is {seconds!r}; allowed: 0 or more")
         bound = None if times is None else _times(times)
@@ -274,7 +274,7 @@ class Faults:
         times: int | None = 1,
         when: Predicate | None = None,
     ) -> None:
-        """Return this output; the request is checked and charged as any other."""
+        """Return this output; the request is checked and charged like any other."""
         if data is not None and not isinstance(data, bytes):
             raise ValueError(f"data is {type(data).__name__}; allowed: bytes")
         given = Given(data, content_type, seed, finish_reason)

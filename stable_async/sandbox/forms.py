@@ -1,8 +1,8 @@
 """Bodies of requests: multipart forms and JSON, read as they arrive.
 
-python-multipart parses. A file with a name goes to a temporary file once it is large. A body over
-the limit is refused as soon as that is known: by its declared length before a byte of it is read,
-or at the byte that is one too many.
+python-multipart parses them. A file with a name goes to a temporary file once it is large. A body
+over the limit is refused as early as possible: by its declared length before it is read, or at the
+first byte over the limit.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 __all__ = ["BodyError", "BodyTooLargeError", "Form", "Upload", "read_form", "read_json"]
 
 SPOOL_BYTES = 1 << 20
-# The longest text the API takes has 10,000 characters, at most four bytes each. A text beyond this
-# is too long whatever it says, and so is its beginning, which is kept.
+# The longest text that the API accepts has 10,000 characters of at most four bytes. A text beyond
+# this is too long, and so is its beginning, which is kept.
 TEXT_BYTES = 1 << 16
 JSON_BYTES = 1 << 20
 PREAMBLE_BYTES = 1 << 16
 MAX_PARTS = 1_000
-# The official Python samples send an empty part of this name, to make `requests` send multipart.
+# The official Python samples send an empty part of this name to make `requests` send multipart.
 IGNORED_PART = "none"
 
 
 class BodyError(Exception):
-    """The body cannot be read; the text says why, as `field: problem`."""
+    """The body cannot be read; the message says why, as `field: problem`."""
 
 
 class BodyTooLargeError(Exception):
-    """The body is larger than the operation takes."""
+    """The body is larger than the operation accepts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ class Upload:
     """A file of a form.
 
     Attributes:
-        filename: As the client wrote it, decoded; empty when the part had none.
-        content_type: As the client declared it; the sandbox goes by the content.
+        filename: The client's name for it, decoded; empty if the part had none.
+        content_type: The type that the client declared; the sandbox goes by the content.
         size: Bytes.
-        sha256: Of the content, hexadecimal.
+        sha256: Digest of the content, hexadecimal.
         file: The content.
     """
 
@@ -69,12 +69,12 @@ class Upload:
 
 @dataclass(slots=True)
 class Form:
-    """The fields of a body. Of two parts with one name the later one counts.
+    """The fields of a body. Of several parts with one name the last one counts.
 
     Attributes:
         texts: Text fields.
-        files: Files; an empty file without a name, as browsers send for "no file", is left out.
-        problems: What cannot be read, as `field: problem`.
+        files: Files, without the empty, nameless file that browsers send for "no file".
+        problems: Parts that cannot be read, as `field: problem`.
     """
 
     texts: dict[str, str] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class Form:
 
 
 class _FormReader:
-    """Collects what the parser finds."""
+    """Collects the parts that the parser finds."""
 
     def __init__(self, boundary: bytes, file_fields: Collection[str]) -> None:
         self.form = Form()
@@ -109,8 +109,8 @@ class _FormReader:
         self._parser.write(data)
 
     def abandon(self) -> None:
-        """Close every file, the one that is being received included."""
-        # The parser hands over a file at its end only.
+        """Close every file, including the one being received."""
+        # The parser hands over a file only at its end.
         with suppress(FormParserError, BodyError):
             self._parser.write(b"\r\n--" + self._boundary + b"--\r\n")
         self.form.close()
@@ -133,7 +133,7 @@ class _FormReader:
             if value:
                 self._keep_file(name, "", part.content_type, io.BytesIO(value), len(value))
             return
-        # Where a text is cut off, its last character may be cut as well.
+        # The last character of a truncated text may be cut as well.
         errors = "ignore" if len(value) > TEXT_BYTES else "strict"
         try:
             self.form.texts[name] = value[:TEXT_BYTES].decode(errors=errors)
@@ -168,9 +168,8 @@ def _text_of(name: bytes | None) -> str:
     r"""Return the name of a field or file as text.
 
     Browsers escape three characters (WHATWG HTML, "multipart/form-data encoding algorithm"), and
-    this package the backslash. Others write `\"` and `\\`, which the parser undoes, as Werkzeug,
-    busboy and Go's `mime` do; any other backslash stays. Names that are not UTF-8 are read as
-    Latin-1.
+    this package the backslash. Others write `\"` and `\\` (RFC 9110, quoted-string), which the
+    parser undoes; it keeps any other backslash. Names that are not UTF-8 are read as Latin-1.
     """
     raw = name or b""
     try:
@@ -206,7 +205,7 @@ async def _bounded(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[by
 
 
 async def _without_preamble(chunks: AsyncIterator[bytes], boundary: bytes) -> AsyncIterator[bytes]:
-    """Leave out what stands before the first boundary, which the parser refuses."""
+    """Skip the preamble before the first boundary, which the parser refuses."""
     delimiter = b"--" + boundary
     head = b""
     async for chunk in chunks:
@@ -232,11 +231,11 @@ async def read_form(
     Args:
         content_type: The request's content type.
         chunks: The body.
-        limit: The most bytes of it.
+        limit: The largest body, bytes.
         file_fields: Names whose parts are files even without a file name.
 
     Raises:
-        BodyError: It is no multipart form, or a broken one.
+        BodyError: It is not a multipart form, or a broken one.
         BodyTooLargeError: It has more than `limit` bytes.
     """
     boundary = _boundary(content_type)
@@ -262,7 +261,7 @@ async def read_json(chunks: AsyncIterator[bytes]) -> dict[str, object]:
 
     Raises:
         BodyError: It is not a JSON object.
-        BodyTooLargeError: It is larger than any request that the API takes needs to be.
+        BodyTooLargeError: It is larger than any request that the API accepts needs to be.
     """
     body = b"".join([chunk async for chunk in _bounded(chunks, JSON_BYTES)])
     try:

@@ -35,11 +35,11 @@ class Sandbox:
     def __init__(
         self, settings: SandboxSettings | None = None, **options: Unpack[SandboxOptions]
     ) -> None:
-        """Take settings, or single ones as keyword arguments.
+        """Take a settings object, or single settings as keyword arguments.
 
         Raises:
-            TypeError: Both were given, or a setting that does not exist.
-            ValueError: A setting that could not work.
+            TypeError: Both were given, or an unknown setting.
+            ValueError: A setting is invalid.
         """
         if settings is not None and options:
             raise TypeError("pass settings, or single settings as keywords, not both")
@@ -47,12 +47,12 @@ class Sandbox:
         self._server: Server | None = None
 
     async def __aenter__(self) -> Self:
-        """Start to listen.
+        """Start listening.
 
         Raises:
             ImportError: The extra `[sandbox]` is not installed.
-            OSError: The port is taken, or the file of facts cannot be read.
-            ValueError: A setting names what there is not.
+            OSError: The port is taken, or the facts file cannot be read.
+            ValueError: A setting names something that does not exist.
         """
         try:
             from stable_async.sandbox.server import Server
@@ -75,7 +75,7 @@ class Sandbox:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close all connections. The log, the bill and the statistics stay readable."""
+        """Close all connections. Log, bill and statistics stay readable."""
         if self._server is not None:
             await self._server.stop()
 
@@ -96,7 +96,7 @@ class Sandbox:
 
     @property
     def log(self) -> RequestLog:
-        """The last requests, oldest first; `log.clear()` forgets them."""
+        """The last requests, oldest first; `log.clear()` removes them."""
         return self._account.log
 
     @property
@@ -107,7 +107,7 @@ class Sandbox:
     def charges(
         self, *, key: str | None = None, client_id: str | None = None, user_id: str | None = None
     ) -> Charges:
-        """Return what was charged: in all, or to the callers that match.
+        """Return the charges, in total or of the callers that match.
 
         Args:
             key: The API key.
@@ -134,7 +134,7 @@ class Sandbox:
         Args:
             status: HTTP status, 400 to 599. A documented one has its documented name and text.
             times: How many requests.
-            name: The error's name, where a status has several, or none documented.
+            name: The error's name, if a status has several or none is documented.
             retry_after: Whole seconds for a `Retry-After` header.
             operation: Only requests of the operation with this id, such as `generate_core`.
             headers: Only requests with these headers, such as one caller's.
@@ -159,17 +159,17 @@ class Sandbox:
         headers: Mapping[str, str] | None = None,
         charged: bool | None = None,
     ) -> None:
-        """Let requests meet what stands between a client and the API; see docs for the kinds.
+        """Answer requests with an edge fault; see docs/sandbox.md for the kinds.
 
         Args:
             kind: Such as `firewall`, `cdn_521`, `bad_gateway`, `wrong_label`, `cut_body`.
             times: How many requests; 1 unless `seconds` or `rate` is given.
-            seconds: For how long, in place of or beside `times`.
+            seconds: For how long, instead of or besides `times`.
             rate: Share of the requests, above 0 and up to 1.
             operation: Only requests of the operation with this id.
             headers: Only requests with these headers.
-            charged: Whether the API did the work before the answer was lost; `None` takes what is
-                usual for the kind.
+            charged: Whether the API did the work before the answer was lost; `None` means the usual
+                for the kind.
         """
         self._account.faults.edge(
             kind,
@@ -182,7 +182,7 @@ class Sandbox:
         )
 
     def unreachable(self, seconds: float) -> None:
-        """Refuse all connections for so many seconds; requests being answered are finished."""
+        """Refuse all connections for this many seconds; requests being answered are finished."""
         self._started.unreachable(seconds)
 
     def respond(
@@ -194,15 +194,15 @@ class Sandbox:
         times: int | None = 1,
         when: Predicate | None = None,
     ) -> None:
-        """Answer with exactly this, malformed as it may be; nothing is checked or charged.
+        """Answer with exactly this, even if malformed; nothing is checked or charged.
 
         Args:
             operation: Only requests of the operation with this id; `None` means all.
             status: HTTP status, 200 to 599.
-            headers: Of the answer, `content-type` among them.
-            body: Bytes, text, or what is sent as JSON.
+            headers: Headers of the answer, `content-type` included.
+            body: Bytes, text, or a value to send as JSON.
             times: How many requests; `None` means all from now on.
-            when: Called with a request's record; true for those that are meant.
+            when: Called with a request's record; returns whether the rule applies to it.
         """
         self._account.faults.respond(operation, status, headers, body, times, when)
 
@@ -217,16 +217,16 @@ class Sandbox:
         times: int | None = 1,
         when: Predicate | None = None,
     ) -> None:
-        """Return this as the output of work that is checked and charged as any other.
+        """Return this as the output of work that is checked and charged like any other.
 
         Args:
             operation: Only requests of the operation with this id; `None` means all.
             data: The file; `None` renders one.
-            content_type: Of `data`; `None` takes the one that was asked for.
-            seed: Reported as used; `None` keeps the request's.
-            finish_reason: `None` keeps what would be reported.
+            content_type: Content type of `data`; `None` means the one that was asked for.
+            seed: The seed to report; `None` keeps the request's.
+            finish_reason: The finish reason; `None` keeps the usual one.
             times: How many requests; `None` means all from now on.
-            when: Called with a request's record; true for those that are meant.
+            when: Called with a request's record; returns whether the rule applies to it.
         """
         self._account.faults.produce(
             operation,
@@ -258,7 +258,7 @@ class Sandbox:
         operation: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Cut the connection of the next answers to work that was done and charged.
+        """Cut the connection during the next answers to work that was done and charged.
 
         Args:
             when: `before_headers`, `mid_headers` or `mid_body`.
@@ -276,10 +276,10 @@ class Sandbox:
         operation: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Begin answers later; it takes the place of a delay that was set before.
+        """Delay answers; replaces a delay that was set before.
 
         Args:
-            seconds: By how much; 0 ends it.
+            seconds: The delay; 0 ends it.
             times: How many answers; `None` means all from now on.
             operation: Only requests of the operation with this id.
             headers: Only requests with these headers.
@@ -287,11 +287,11 @@ class Sandbox:
         self._account.faults.delay(seconds, times, operation=operation, headers=headers)
 
     def exhaust_credits(self) -> None:
-        """Make the balance 0: whatever has a price is answered with 402."""
+        """Make the balance 0: requests that have a price are answered with 402."""
         self._account.faults.exhaust_credits()
 
     def penalty(self, seconds: float) -> None:
-        """Answer the requests of every key with 429 for so many seconds from now."""
+        """Answer the requests of every key with 429 for this many seconds from now."""
         self._account.penalty(seconds)
 
     def advance(self, seconds: float) -> None:
@@ -307,7 +307,7 @@ class Sandbox:
         self._account.clear()
 
     def reset(self) -> None:
-        """Begin again: no faults, log, bill, results or counted requests. The clock stays."""
+        """Start over: no faults, log, bill, results or counted requests. The clock is kept."""
         self._started.service.reset()
 
 
@@ -317,7 +317,7 @@ async def serve(
     """Run a sandbox until the task is cancelled.
 
     Args:
-        settings: How it behaves.
+        settings: Its settings.
         on_ready: Called with the URL once it listens.
 
     Raises:
@@ -338,9 +338,9 @@ async def serve_until_signal(
     """Run a sandbox until SIGINT or SIGTERM.
 
     Args:
-        settings: How it behaves.
+        settings: Its settings.
         on_ready: Called with the URL once it listens.
-        or_until: Called with what ends the sandbox as well.
+        or_until: Called with a function that also ends the sandbox.
 
     Raises:
         OSError: The port is taken.

@@ -1,4 +1,4 @@
-"""What an uploaded file is, read from its headers: images with Pillow, audio with tinytag."""
+"""The facts of uploaded files, read from their headers: images with Pillow, audio with tinytag."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ class AudioInfo:
 
 
 def image_info(file: BinaryIO) -> ImageInfo | None:
-    """Return what the header says; `None` when it is no image of a format that the API takes."""
+    """Return the facts in the header; `None` if it is not an image that the API accepts."""
     file.seek(0)
     try:
         with warnings.catch_warnings():
-            # The size is judged by the API's own limits, before any pixel is decoded.
+            # The size is checked against the API's limits before any pixel is decoded.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(file, formats=("JPEG", "PNG", "WEBP"))
-    # Whatever Pillow makes of hostile bytes, to the caller it is no image.
+    # Whatever Pillow raises for hostile bytes, it is not an image.
     except Exception:  # noqa: BLE001
         return None
     return ImageInfo(IMAGE_FORMATS[image.format or ""], image.width, image.height)
 
 
 def audio_info(file: BinaryIO) -> AudioInfo | None:
-    """Return what the headers say; `None` when it is no audio of a format that the API takes."""
+    """Return the facts in the headers; `None` if it is not audio that the API accepts."""
     file.seek(0)
     head = file.read(12)
     kind = "wav" if head[:4] == b"RIFF" and head[8:] == b"WAVE" else "mp3"
@@ -57,7 +57,7 @@ def audio_info(file: BinaryIO) -> AudioInfo | None:
         tag = TinyTag.get(filename=f"upload.{kind}", file_obj=file, tags=False)
         seconds = tag.duration
         if seconds and tag.bitrate and kind == "wav":
-            # Writers of streams leave the length at its maximum; the actual bytes count.
+            # Streaming writers leave the length at its maximum; the actual bytes count.
             seconds = min(seconds, file.seek(0, SEEK_END) * 8 / (tag.bitrate * 1000))
     except TinyTagException:
         return None

@@ -1,4 +1,4 @@
-"""The sandbox in a process of its own, so that it takes no time of the program it serves."""
+"""The sandbox in a separate process, so that it takes no CPU time from the program it serves."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ ASK_SECONDS = 10.0
 
 
 class SandboxProcess:
-    """A sandbox in a process of its own: a context manager, and an async one as well.
+    """A sandbox in a separate process: a context manager, also an async one.
 
     It ends when the context does, and also when this process ends without leaving the context.
 
     Attributes:
-        settings: How the sandbox behaves.
-        url: The base URL, once it runs.
+        settings: Settings of the sandbox.
+        url: The base URL while it runs.
     """
 
     def __init__(self, settings: SandboxSettings) -> None:
@@ -43,22 +43,23 @@ class SandboxProcess:
         """Start the process and wait until it listens.
 
         Raises:
-            RuntimeError: It ended instead; what it wrote is on this process's stderr.
+            RuntimeError: It exited instead; its output is on this process's stderr.
         """
         process = subprocess.Popen(
             [sys.executable, "-m", "stable_async.sandbox", "--attached"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # Ctrl-C in a terminal is for the program that uses the sandbox, not for the sandbox.
+            # Ctrl-C in a terminal is meant for the program that uses the sandbox, not for the
+            # sandbox.
             start_new_session=True,
         )
         self._process = process
         # Both are pipes, as asked for.
         stdin, stdout = cast("IO[str]", process.stdin), cast("IO[str]", process.stdout)
         try:
-            # The settings go in by stdin, so that no key shows in the list of processes; the
-            # sandbox ends when its stdin does.
+            # The settings are passed by stdin, so that no key shows in the process list; the
+            # sandbox ends when its stdin closes.
             stdin.write(json.dumps(_plain(self.settings)) + "\n")
             stdin.flush()
             self.url = stdout.readline().strip()
@@ -119,7 +120,7 @@ class SandboxProcess:
     def state(self) -> dict[str, object]:
         """Return what `GET /_sandbox/state` returns: statistics, quota and the last requests.
 
-        It blocks for a moment; in an event loop, `await asyncio.to_thread(sandbox.state)`.
+        It blocks briefly; in an event loop use `await asyncio.to_thread(sandbox.state)`.
         """
         return self._ask("/_sandbox/state", None)
 
@@ -136,7 +137,7 @@ class SandboxProcess:
         self._ask("/_sandbox/clock", json.dumps({"advance": {"seconds": seconds}}).encode())
 
     def reset(self) -> None:
-        """Begin again: no faults, log, bill, results or counted requests."""
+        """Start over: no faults, log, bill, results or counted requests."""
         self._ask("/_sandbox/reset", b'{"reset": {}}')
 
     def _ask(self, path: str, body: bytes | None) -> dict[str, object]:

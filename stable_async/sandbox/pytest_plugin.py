@@ -4,8 +4,8 @@
         make_poster(base_url=stability_sandbox.url)
         assert stability_sandbox.log[-1].fields["aspect_ratio"] == "2:3"
 
-The sandbox runs in a thread of its own, so synchronous and asynchronous tests of any library can
-use it. Nothing of it is loaded until a test asks for it.
+The sandbox runs in a separate thread, so that synchronous and asynchronous tests of any library can
+use it. It is loaded only when a test uses it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ POLL_SECONDS = "0.02"
 
 @contextmanager
 def _running(settings: SandboxSettings) -> Iterator[Sandbox]:
-    """Run a sandbox, with the environment variables that lead applications to it."""
+    """Run a sandbox, with the environment variables that point applications to it."""
     from stable_async.sandbox.threaded import run_in_thread
 
     with run_in_thread(settings) as sandbox, pytest.MonkeyPatch.context() as patch:
@@ -55,8 +55,8 @@ def stability_sandbox(stability_sandbox_settings: SandboxSettings) -> Iterator[S
     """Run a fresh sandbox during the test, with its URL, log, statistics and faults.
 
     `STABILITY_BASE_URL` and `STABILITY_API_KEY` are set for the test, so that an application
-    that reads them talks to the sandbox and has no real key; `STABILITY_POLL_INTERVAL` makes
-    this package's client look at results more often than the API would like.
+    that reads them talks to the sandbox and has no real key; `STABILITY_POLL_INTERVAL` makes this
+    package's client poll for results more often than the API allows.
     """
     with _running(stability_sandbox_settings) as sandbox:
         yield sandbox
@@ -64,13 +64,13 @@ def stability_sandbox(stability_sandbox_settings: SandboxSettings) -> Iterator[S
 
 @pytest.fixture(scope="module")
 def stability_sandbox_module(stability_sandbox_settings: SandboxSettings) -> Iterator[Sandbox]:
-    """Run one sandbox for the tests of a module; `reset()` begins afresh between them."""
+    """Run one sandbox for the tests of a module; call `reset()` between them to start over."""
     with _running(stability_sandbox_settings) as sandbox:
         yield sandbox
 
 
 @pytest.fixture(scope="session")
 def stability_sandbox_session(stability_sandbox_settings: SandboxSettings) -> Iterator[Sandbox]:
-    """Run one sandbox for all tests; `reset()` begins afresh between them."""
+    """Run one sandbox for all tests; call `reset()` between them to start over."""
     with _running(stability_sandbox_settings) as sandbox:
         yield sandbox

@@ -17,8 +17,8 @@ class RefusalError(Exception):
 
     Attributes:
         status: HTTP status.
-        messages: What is wrong; empty takes the documented texts of the status.
-        name: The API's name of the error; `None` takes the documented one of the status.
+        messages: The problems; empty means the documented texts of the status.
+        name: The API's name of the error; `None` means the documented one of the status.
         retry_after: Seconds for a `Retry-After` header. The API documents none.
     """
 
@@ -33,7 +33,7 @@ class RefusalError(Exception):
         self.retry_after = retry_after
 
     def body(self, facts: Facts, api: str, drawn_id: str) -> ErrorBody:
-        """Return the body; what this error leaves open comes from the facts."""
+        """Return the body; missing parts come from the facts."""
         documented = facts.errors_of(self.status, api)
         fact = next((fact for fact in documented if self.name in {None, fact.name}), None)
         name = self.name or (fact.name if fact else _phrase(self.status))

@@ -1,4 +1,4 @@
-"""What the sandbox saw: a bounded log of requests, and the figures over them."""
+"""The requests that the sandbox saw: a bounded log, and figures over them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FileRecord:
         filename: As the client sent it, decoded.
         content_type: As the client declared it.
         size: Bytes.
-        sha256: Of the whole content, hexadecimal.
+        sha256: Digest of the whole content, hexadecimal.
         content: The first bytes, at most 64 KiB: the whole file if it is no larger.
     """
 
@@ -50,24 +50,24 @@ class RequestRecord:
 
     Attributes:
         number: Counts from 1.
-        arrival: When its first bytes came, seconds of the sandbox's clock, which is
+        arrival: When its first bytes arrived, seconds of the sandbox's clock, which is
             `time.monotonic()` until a test advances it.
         method: HTTP method.
         path: Path as sent, without the query.
         operation: The operation's id in the facts; empty when the path has none.
-        key: Fingerprint of the API key; empty without a key. The key itself is never kept.
+        key: Fingerprint of the API key; empty without a key. The key itself is never stored.
         headers: Lower-case names: `accept`, `content-type`, `content-length`, `user-agent` and
             the client identification headers.
         fields: Text fields, as sent. A JSON body's values are JSON texts unless they are strings.
         files: Uploaded files.
-        status: HTTP status of the answer; `None` while there is none, or when there never was.
+        status: HTTP status of the answer; `None` while there is none, or if there never was one.
         dropped: How the sandbox cut the connection; empty when it did not.
-        edge: The edge fault that the request met; empty for none.
-        look: For a look at a result: how many there have been, this one included; else 0.
+        edge: The edge fault of the request; empty for none.
+        look: For a look at a result, its number, from 1; otherwise 0.
         duration: Seconds from the arrival to the end of the answer; `None` while it runs.
         response_bytes: Bytes of the answer's body.
-        credits: What it cost.
-        seed: The seed used, the drawn one if none was given; `None` when nothing was made.
+        credits: Its charge, credits.
+        seed: The seed used, drawn if none was given; `None` if nothing was made.
         finish_reason: `SUCCESS`, `CONTENT_FILTERED`, or empty when nothing was made.
         problems: The messages of an error answer.
     """
@@ -93,7 +93,7 @@ class RequestRecord:
     problems: tuple[str, ...] = ()
 
     def take(self, form: Form) -> None:
-        """Keep what a form holds, files up to a bound."""
+        """Store the fields of a form, and files up to a bound."""
         self.fields = dict(form.texts)
         self.files = {
             name: FileRecord(
@@ -123,7 +123,7 @@ class RequestRecord:
         return f"<{', '.join(parts)}>"
 
     def bytes_held(self) -> int:
-        """Return roughly the memory this record takes."""
+        """Return roughly the memory that this record takes."""
         texts = (*self.fields, *self.fields.values(), *self.headers.values(), self.path)
         return sum(map(sys.getsizeof, texts)) + sum(
             len(file.content) + sys.getsizeof(file.filename) + 200 for file in self.files.values()
@@ -138,7 +138,7 @@ class RequestLog(Sequence[RequestRecord]):
     """The last requests, oldest first. It may be read from any thread."""
 
     def __init__(self, max_records: int = MAX_RECORDS, max_bytes: int = MAX_BYTES) -> None:
-        """Keep at most so many records, and roughly so many bytes."""
+        """Hold at most this many records, and roughly this many bytes."""
         self._records: deque[tuple[RequestRecord, int]] = deque()
         self._held = 0
         self._max_records = max_records
@@ -146,7 +146,7 @@ class RequestLog(Sequence[RequestRecord]):
         self._lock = Lock()
 
     def append(self, record: RequestRecord) -> None:
-        """Add a record, and forget the oldest ones beyond the bounds."""
+        """Add a record, and drop the oldest ones beyond the bounds."""
         size = record.bytes_held()
         with self._lock:
             self._records.append((record, size))
@@ -157,7 +157,7 @@ class RequestLog(Sequence[RequestRecord]):
                 self._held -= self._records.popleft()[1]
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all records."""
         with self._lock:
             self._records.clear()
             self._held = 0
@@ -183,15 +183,15 @@ class RequestLog(Sequence[RequestRecord]):
         return "\n".join([f"<{len(records)} requests", *head, *lines]) + ">"
 
     def __len__(self) -> int:
-        """Return how many records are kept."""
+        """Return the number of records."""
         return len(self._records)
 
     def __iter__(self) -> Iterator[RequestRecord]:
-        """Go through the records as they are now."""
+        """Iterate over a snapshot of the records."""
         return iter(self._snapshot())
 
     def __reversed__(self) -> Iterator[RequestRecord]:
-        """Go through the records as they are now, newest first."""
+        """Iterate over a snapshot of the records, newest first."""
         return reversed(self._snapshot())
 
 
@@ -204,14 +204,14 @@ class Statistics:
         answered: How many were answered with each status.
         refused: Those refused with 429 by the quota, not by a switch.
         dropped: Connections cut on request.
-        edge_faults: How many requests met each kind of edge fault.
-        broken_off: Requests whose client went away before the answer.
+        edge_faults: Requests by the kind of edge fault that they met.
+        broken_off: Requests whose client disconnected before the answer.
         in_flight: Requests being worked on now.
-        peak_in_flight: The most at once.
+        peak_in_flight: The most in flight at once.
         most_in_window: The most that one key had in the quota's window, in each of the four ways
             of counting, at the worst phase of the server's clock.
-        polls: Look-ups of asynchronous results.
-        polls_too_soon: Those that came less than 10 s after the one before.
+        polls: Polls for asynchronous results.
+        polls_too_soon: Polls less than 10 s after the previous one for the same result.
         credits_spent: Credits charged.
         credits_left: The balance.
     """

@@ -25,12 +25,12 @@ class Result:
     Attributes:
         operation: Id of the operation that was submitted.
         key: Fingerprint of the submitting key.
-        output: What was made.
-        size: Its bytes.
+        output: The output.
+        size: Its size, bytes.
         ready_at: When it can be fetched, seconds of the sandbox's clock.
-        polled_at: When it was last asked for.
-        looks: How often it was asked for.
-        running_looks: So many looks find it running, whatever the time.
+        polled_at: When it was last polled for.
+        looks: How often it was polled for.
+        running_looks: How many looks find it running, whatever the time.
     """
 
     operation: str
@@ -43,17 +43,17 @@ class Result:
     running_looks: int = 0
 
     def poll(self, now: float) -> bool:
-        """Note that it was asked for; false when that came too soon after the last time."""
+        """Record a poll; return false if it came too soon after the last one."""
         in_time = now - self.polled_at >= POLL_INTERVAL
         self.polled_at = now
         return in_time
 
 
 class ResultStore:
-    """Results by id. Beyond a bound of memory the oldest are forgotten before their time."""
+    """Results by id. Beyond a bound of memory the oldest are dropped early."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        """Hold at most so many bytes of results."""
+        """Hold at most this many bytes of results."""
         self._results: OrderedDict[str, Result] = OrderedDict()
         self._held = 0
         self._max_bytes = max_bytes
@@ -67,7 +67,7 @@ class ResultStore:
             self._forget_oldest()
 
     def get(self, result_id: str, key: str, now: float) -> Result | None:
-        """Return a result; `None` when there is none, or it is another key's."""
+        """Return a result; `None` if there is none, or it belongs to another key."""
         self._expire(now)
         result = self._results.get(result_id)
         if result is None or result.key != key or now - result.ready_at > RETENTION:

@@ -31,8 +31,8 @@ CHUNK_BYTES = 256 << 10
 BACKLOG = 1024
 LOGGED_HEADERS = ("accept", "content-type", "content-length", "user-agent", *CLIENT_HEADERS)
 LOGGED_HEADER_LENGTH = 512
-# What a client still sends after it was refused is read and thrown away up to here, so that it
-# comes to see the answer; then the connection is closed.
+# What a client still sends after it was refused is read and discarded up to this size, so that it
+# gets to see the answer; then the connection is closed.
 DRAIN_BYTES = 10 << 20
 DRAIN_SECONDS = 2.0
 SHUTDOWN_SECONDS = 0.1
@@ -40,7 +40,7 @@ STRAY_BYTES = b"\r\n<!-- bytes after the end -->"
 
 
 class _Protocol(RequestHandler):
-    """Notes when the first bytes of a request come in, however busy the event loop is then."""
+    """Records when the first bytes of a request arrive, however busy the event loop is."""
 
     clock: Clock
     arrival: float | None = None
@@ -62,7 +62,7 @@ class _Protocol(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no HTTP like any other bad request, without a traceback in the log."""
+        """Answer invalid HTTP like any other bad request, without a traceback in the log."""
         if status >= 500:
             return super().handle_error(request, status, exc, message)
         if request.writer.output_size > 0:
@@ -96,8 +96,8 @@ class Server:
         """Prepare; `start` listens.
 
         Raises:
-            OSError: The settings' file of facts cannot be read.
-            ValueError: A setting names what there is not.
+            OSError: The facts file in the settings cannot be read.
+            ValueError: A setting names something that does not exist.
         """
         self.settings = settings
         self.service: Service = Service(settings)
@@ -138,7 +138,7 @@ class Server:
         await asyncio.get_running_loop().run_in_executor(None, self.service.close)
 
     def unreachable(self, seconds: float) -> None:
-        """Refuse all connections for so many seconds. Usable from any thread."""
+        """Refuse all connections for this many seconds. Usable from any thread."""
         if not 0 < seconds < float("inf"):
             raise ValueError(f"seconds is {seconds!r}; allowed: above 0")
         if self._loop is not None:
@@ -176,7 +176,7 @@ class Server:
                 response = await self._respond(request, headers, arrival)
             await self._drain(request)
         except ConnectionError:
-            # The client went away: there is nobody to answer.
+            # The client has disconnected: there is nobody to answer.
             protocol.force_close()
             return web.StreamResponse()
         finally:
@@ -249,7 +249,7 @@ class Server:
         if answer.content_type:
             response.headers["content-type"] = answer.content_type
         else:
-            # aiohttp would state one of its own.
+            # aiohttp would set one of its own.
             response.headers["content-type"] = ""
         response.headers.setdefault("server", "stable_async sandbox")
         response.content_length = len(answer.body)
@@ -264,7 +264,7 @@ class Server:
         last = max(0, len(body) - CHUNK_BYTES)
         for start in range(0, last, CHUNK_BYTES):
             await response.write(body[start : min(start + CHUNK_BYTES, last)])
-        # A client that has the whole answer finds it in the log, from any thread.
+        # By the time a client has the whole answer, the log has the request, from any thread.
         record.status = answer.status
         record.response_bytes = len(body)
         account.counts.answered[answer.status] += 1
@@ -276,13 +276,13 @@ class Server:
         return response
 
     def _settle(self, record: RequestRecord, account: Account) -> None:
-        """Note the end of a request, once."""
+        """Record the end of a request, once."""
         if record.duration is None:
             record.duration = account.clock.now() - record.arrival
             account.counts.in_flight -= 1
 
     async def _drain(self, request: web.BaseRequest) -> None:
-        """Throw away what is left of a body that nobody wanted, up to a bound."""
+        """Discard the rest of an unwanted body, up to a bound."""
         left = DRAIN_BYTES
         try:
             async with asyncio.timeout(DRAIN_SECONDS):

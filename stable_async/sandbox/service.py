@@ -1,7 +1,7 @@
-"""The API's behaviour from a request's arrival to its answer, apart from HTTP itself.
+"""The API's behaviour from the arrival of a request to its answer, apart from HTTP.
 
 The order is the real service's: the quota, then the parameters (all problems at once), then the
-key, the credits, and the content; v1 looks at the key first. See docs/sandbox.md.
+key, the credits, and the content; v1 checks the key first. See docs/sandbox.md.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ __all__ = ["Call", "Service", "fingerprint"]
 
 MIRROR_PREFIX = "/sd"
 CLIENT_HEADERS = ("stability-client-id", "stability-client-user-id", "stability-client-version")
-# An operation that has not been timed is taken to need this long, seconds.
+# Assumed latency of an operation that has not been timed, seconds.
 UNTIMED = 10.0
 # Of the 45.7 s of a creative upscale, the submit took 4.5 s (live, 2026-09-22).
 SUBMIT_SHARE = 0.1
@@ -72,10 +72,10 @@ USER: dict[str, object] = {
 
 @dataclass(slots=True)
 class Call:
-    """A request as the service needs it.
+    """A request in the form that the service needs.
 
     Attributes:
-        account: Whose it is.
+        account: The account that it belongs to.
         method: HTTP method.
         path: Path without the query, decoded.
         headers: Lower-case names.
@@ -108,7 +108,7 @@ class Call:
 
     @property
     def caller(self) -> Caller:
-        """Who is charged."""
+        """The caller to charge."""
         return Caller(
             self.record.key,
             self.headers.get("stability-client-id", ""),
@@ -123,8 +123,8 @@ class Service:
         """Begin with a fresh account.
 
         Raises:
-            OSError: The settings' file of facts cannot be read.
-            ValueError: It is no file of facts, or `edge_rates` names no edge fault.
+            OSError: The facts file in the settings cannot be read.
+            ValueError: It is not a facts file, or `edge_rates` names an unknown edge fault.
         """
         self.settings = settings
         self.facts: Facts = load_facts(settings.facts)
@@ -134,18 +134,18 @@ class Service:
             (Edge(fault, fault.reached), rate)
             for fault, rate in ((edge_fault(k), r) for k, r in settings.edge_rates.items())
         ]
-        # One worker: rendering must not take more than a core, nor the event loop's time.
+        # One worker: rendering must not take more than one core, nor block the event loop.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="sandbox-render")
         self._routes: list[tuple[re.Pattern[str], Operation]] = [
             (operation.pattern(), operation) for operation in self.facts.operations
         ]
 
     def reset(self) -> None:
-        """Begin again with a fresh account. What is in flight ends with the old one."""
+        """Start over with a new account. Requests in flight end with the old one."""
         self.account = Account(self.settings, self.clock)
 
     def close(self) -> None:
-        """Stop working; what is being rendered is finished, what waits is not begun."""
+        """Stop working; what is being rendered is finished, what is waiting is not started."""
         self._pool.shutdown(cancel_futures=True)
 
     async def answer(self, call: Call) -> Answer:
@@ -211,7 +211,7 @@ class Service:
             if call.method == operation.method and (match := pattern.fullmatch(path)):
                 return operation, match.groupdict()
         if api == "v1":
-            # Seen live: an unknown v1 path without a key is a 401.
+            # Observed live: an unknown v1 path without a key is a 401.
             self._check_key(call.key, api)
         raise RefusalError(404, "The requested path was not found.", name="not_found")
 
@@ -341,10 +341,10 @@ class Service:
     async def _make(
         self, operation: Operation, parameters: Parameters, call: Call, *, filtered: bool
     ) -> list[output.Output]:
-        """Return the outputs once their time has come; they are rendered meanwhile.
+        """Return the outputs once their latency has passed; they are rendered meanwhile.
 
-        The charge is made at the beginning: a client that goes away pays. An upload that cannot
-        be read is found out before.
+        The charge is made at the start: a client that disconnects pays. An unreadable upload is
+            detected before.
         """
         account = call.account
         first = int(parameters.number("seed")) or account.random.randrange(1, MAX_SEED)
@@ -373,7 +373,7 @@ class Service:
             account.bill.refund(call.caller, operation.id, cost, self.clock.now())
             raise
         finally:
-            # The uploaded files are closed soon, so nothing may still be reading them.
+            # The uploaded files are about to be closed, so nothing may still be reading them.
             for future in work:
                 future.cancel()
             if not all(future.done() for future in work):
@@ -420,7 +420,7 @@ def _scripted(status: int, headers: tuple[tuple[str, str], ...], body: bytes) ->
 
 
 async def _read(facts: Facts, operation: Operation, call: Call) -> Form:
-    """Return what the body holds.
+    """Return the parsed body.
 
     Raises:
         RefusalError: It cannot be read, or is too large.
@@ -442,12 +442,12 @@ async def _read(facts: Facts, operation: Operation, call: Call) -> Form:
 
 
 def fingerprint(key: str) -> str:
-    """Return what stands for a key in logs and bills; empty for no key."""
+    """Return the fingerprint that represents a key in logs and bills; empty for no key."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:12] if key else ""
 
 
 def _fits(look_up: Operation, submit: str) -> bool:
-    """Whether results of the operation called `submit` are found where `look_up` looks."""
+    """Whether `look_up` finds results of the operation `submit`."""
     match look_up.id:
         case "audio_results":
             return submit.startswith("stable_audio")

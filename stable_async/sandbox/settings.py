@@ -41,31 +41,31 @@ class SandboxOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxSettings:
-    """How a sandbox behaves.
+    """Settings of a sandbox.
 
     Attributes:
         host: IP address to listen on. Beyond 127.0.0.1 a token is needed.
         port: TCP port; 0 takes a free one.
-        token: What the page and the control addresses ask for in the header `x-sandbox-token`.
-            `None` asks for nothing, and is possible on 127.0.0.1 only.
+        token: The value of the header `x-sandbox-token` that the page and the control addresses
+            require. `None` requires none, and is only allowed on 127.0.0.1.
         cors: Origins, such as `http://localhost:3000`, whose pages may call the API.
-        allowed_hosts: Names, beside localhost and IP addresses, that a `Host` header may have.
+        allowed_hosts: Names besides localhost and IP addresses that a `Host` header may have.
         counting: How the quota is counted: `counter` (two-counter sliding window), `log` (sliding
             log), `fixed` (fixed window), `bucket` (token bucket), or `off`.
         requests: Requests allowed per key in one `window`.
         window: Length of the quota's window, seconds.
         penalty: How long all requests of a key are refused after a breach, seconds.
         latency: Seconds from the arrival of a request to its answer, and from an asynchronous
-            submit to its result; `observed` takes the times that the real service needed.
+            submit to its result; `observed` uses the times that the real service needed.
         fail_rate: Share of accepted work that is answered with 500, 0 to 1; it is not charged.
         drop_rate: Share of accepted work whose connection is cut, 0 to 1; it is charged.
         edge_rates: Shares of requests, 0 to 1, by the kind of edge fault that they meet; see
             `edge.py` for the kinds.
         balance_lag: Seconds after which a charge shows in the balance.
-        seed: Seed of every random choice, the phase of the quota's window included.
-        credits: Balance to begin with, in credits. All keys share it.
+        seed: Seed of every random choice, including the phase of the quota's window.
+        credits: Initial balance, in credits. All keys share it.
         api_keys: The keys that are accepted. `None` accepts every key without `invalid` in it.
-        facts: Path of a file of facts in place of the package's own.
+        facts: Path of a facts file to use instead of the package's own.
     """
 
     host: str = LOOPBACK
@@ -88,10 +88,10 @@ class SandboxSettings:
     facts: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what could not work.
+        """Reject invalid settings.
 
         Raises:
-            ValueError: Says which setting is wrong, and what it takes.
+            ValueError: A setting is invalid; the message says which, and what is allowed.
         """
         self._check_access()
         ways = get_args(Counting)
@@ -134,7 +134,7 @@ def edge_rates(texts: Sequence[str]) -> dict[str, float]:
     """Read `KIND=RATE`, as commands take it.
 
     Raises:
-        ValueError: A text has another form.
+        ValueError: An option has another form.
     """
     rates = {}
     for text in texts:

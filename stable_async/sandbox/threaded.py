@@ -1,4 +1,4 @@
-"""The sandbox in a thread of its own, with its own event loop, for synchronous programs."""
+"""The sandbox in a separate thread with its own event loop, for synchronous programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words that make the sandbox answer as the real service answers what nobody wants to write.
+"""Trigger words that make the sandbox refuse, filter or fail a request like the real service.
 
 A word counts anywhere in a prompt (not in a negative one), or in the name of an uploaded file,
 in any case, with `:` or `-` after `sandbox`.

@@ -1,4 +1,4 @@
-"""What is particular to v1: its engines, its own names of errors, and its JSON bodies."""
+"""The peculiarities of v1: its engines, its own error names, and its JSON bodies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def find_engine(facts: Facts, operation: Operation, engine_id: str) -> Engine:
     """Return the engine of a path.
 
     Raises:
-        RefusalError: 404: there is none, or not for this operation.
+        RefusalError: 404: there is no such engine, or not for this operation.
     """
     engine = facts.engines.get(engine_id)
     if engine is None or engine.use not in USES[operation.id]:
@@ -58,7 +58,7 @@ def engines_list(facts: Facts) -> list[dict[str, str]]:
 
 
 def form_of_json(operation: Operation, body: dict[str, object]) -> Form:
-    """Return a JSON body in the shape of a form, and what has the wrong type."""
+    """Return a JSON body in the form of a `Form`, and the fields that have the wrong type."""
     form = Form()
     for name, value in body.items():
         field = next((field for field in operation.fields if field.name == name), None)
@@ -96,7 +96,7 @@ def _take_prompts(form: Form, value: object) -> None:
 
 
 def check_files(form: Form) -> None:
-    """Refuse files that are no images, under v1's own name for that.
+    """Refuse files that are not images, under v1's own error name.
 
     Raises:
         RefusalError: 400 `invalid_mime_type`.
@@ -108,7 +108,7 @@ def check_files(form: Form) -> None:
 
 
 def check(operation: Operation, engine: Engine, parameters: Parameters, accept: str) -> None:
-    """Refuse what breaks a rule that has a name of its own in v1.
+    """Refuse requests that break a rule with an error name of its own in v1.
 
     Raises:
         RefusalError: 400.
@@ -144,7 +144,7 @@ def _check_size(engine: Engine, parameters: Parameters) -> None:
 
 
 def _default_size(engine: Engine) -> tuple[int, int]:
-    """Return the size made when none is asked for: 512x512, or the engine's own smallest square."""
+    """Return the size made by default: 512x512, or the engine's own smallest square."""
     if engine.dimensions.allowed:
         return engine.dimensions.allowed[0]
     side = SQUARE_768 if engine.dimensions.min_pixels > 512 * 512 else 512

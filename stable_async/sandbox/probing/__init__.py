@@ -1,1 +1,1 @@
-"""The facts held against an API: what they claim, what would show it, and what was shown."""
+"""Comparison of the facts with an API: the claims, the probes, and the findings."""

@@ -1,4 +1,4 @@
-"""What the facts claim, one statement at a time, each with an id that probes and evidence use."""
+"""The claims in the facts, one statement each, with ids that probes and evidence use."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Claim:
     Attributes:
         id: Such as `generate_core.seed.max`.
         states: The statement in words.
-        operation: Id of the operation; empty where it is about none.
+        operation: Id of the operation; empty if it concerns none.
         known: How it is known.
     """
 
@@ -108,7 +108,7 @@ def _accept_claims(operation: Operation) -> Iterator[tuple[str, str]]:
 
 
 def _work_claims(operation: Operation) -> Iterator[tuple[str, str]]:
-    """Return what the facts state of the work itself: price, answer, results, size, time."""
+    """Return the claims about the work itself: price, answer, results, size, time."""
     if isinstance(operation.credits, dict):
         for model, price in operation.credits.items():
             yield f"credits.{model}", f"{model} costs {price} credits"
@@ -128,7 +128,7 @@ def _work_claims(operation: Operation) -> Iterator[tuple[str, str]]:
 
 
 def field_claims(field: Field) -> Iterator[tuple[str, str]]:
-    """Return what the facts state of a field, by the name of the limit."""
+    """Return the claims about a field, by the name of the limit."""
     yield "required", "is required" if field.required else "is optional"
     if field.default is not None:
         yield "default", f"is {field.default!r} when it is absent"

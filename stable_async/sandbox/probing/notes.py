@@ -1,4 +1,4 @@
-"""What has been found out about each claim, and why nothing has about the others."""
+"""The finding for each claim, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNDECIDABLE = {
     "behaviours.all_problems_at_once": "the API looks at the key first",
 }
 PAID = "shows in paid work only"
-# By the end of a claim's id, or what stands in it.
+# Reasons by the end of a claim's id, or a part of it.
 REASONS = (
     (re.compile(r"\.(submit_status|answer|output_px)$|\.credits|\.results\."), PAID),
     (re.compile(r"\.latency$"), "differs from day to day"),
@@ -40,7 +40,7 @@ REASONS = (
 
 
 def _why(claim: Claim) -> str:
-    """Return why nothing was found out about a claim."""
+    """Return why there is no finding for a claim."""
     if claim.id in UNDECIDABLE:
         return UNDECIDABLE[claim.id]
     return next((why for form, why in REASONS if form.search(claim.id)), "no probe shows it")
@@ -58,9 +58,9 @@ class Notes:
     def note(
         self, name: str, verdict: Verdict, reason: str = "", answer: ProbeAnswer | None = None
     ) -> None:
-        """Note what an answer has shown; a difference outweighs agreement, which outweighs doubt.
+        """Record a finding; a difference outweighs agreement, which outweighs doubt.
 
-        What is not among the claims is not noted.
+        Unknown claims are ignored.
         """
         claim = self.claims.get(name)
         if claim is None:
@@ -72,6 +72,6 @@ class Notes:
             self._found[name] = Finding(claim, verdict, reason, shown)
 
     def finding(self, claim: Claim, stopped: str) -> Finding:
-        """Return the finding of a claim; `stopped` is why probing ended early, if it did."""
+        """Return the finding for a claim; `stopped` is the reason if probing ended early."""
         found = self._found.get(claim.id)
         return found or Finding(claim, "undecided", stopped or _why(claim))

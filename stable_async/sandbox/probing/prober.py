@@ -1,10 +1,10 @@
-"""Puts the facts to an API: what to send, what the answers show, and when to stop.
+"""Compares the facts with an API: what to send, what the answers show, and when to stop.
 
-How it costs nothing. For v2, probes carry no key: the API checks parameters before the key, so a
-request that it finds valid is a 401 and one that it does not is a 400, and neither does any work.
-Where parameters are not checked first, and for v1, whose key comes first, a probe with the key is
-broken twice over: a required field is missing, and another has a value that cannot be. If the API
-accepts one all the same, that is counted, reported, and ends the probing of that operation.
+How it costs nothing. For v2, probes carry no key: the API checks parameters before the key, so that
+a valid request is answered with 401 and an invalid one with 400, and neither does any work. Where
+parameters are not checked first, and for v1, which checks the key first, a probe with the key is
+invalid in two ways: a required field is missing, and another has an impossible value. If the API
+accepts one nevertheless, that is counted, reported, and ends the probing of that operation.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ UNREADABLE = "not an answer of the API"
 
 
 class _StoppedError(Exception):
-    """Probing has to end; the text says why."""
+    """Probing must end; the message says why."""
 
 
 class Prober:
-    """Holds facts against an API."""
+    """Compares facts with an API."""
 
     def __init__(
         self,
@@ -54,12 +54,12 @@ class Prober:
         """Take what is needed.
 
         Args:
-            facts: What is to be shown.
+            facts: The facts to check.
             send: Sends a request, within the quota.
             key: The key, to keep it out of the findings.
             credits: How many credits may be spent, by the price list.
-            operations: Ids of the only operations to probe, an empty one for what is common to
-                all; `None` means everything.
+            operations: Ids of the operations to probe, with an empty one for what is common to all;
+                `None` means everything.
             progress: Called with the id of each operation.
         """
         self._facts = facts
@@ -75,7 +75,7 @@ class Prober:
         self._purchases = Purchases(self._notes, self._send, credits, progress)
 
     async def run(self) -> list[Finding]:
-        """Return what was found out about every claim, in the order of the facts."""
+        """Return the finding for every claim, in the order of the facts."""
         try:
             await self._order_of_checks()
             for operation in self._asked_for():
@@ -117,7 +117,7 @@ class Prober:
     # -- what is common to all -------------------------------------------------------------------
 
     async def _order_of_checks(self) -> None:
-        """Find out whether v2 looks at parameters before the key, as keyless probes need."""
+        """Find out whether v2 checks parameters before the key, as keyless probes require."""
         core = self._facts.operations[0]
         answer = await self._send(_form(core.path, {"seed": "banana"}, {"accept": "image/*"}))
         name = "behaviours.parameters_before_key"
@@ -282,7 +282,7 @@ class Prober:
                 return
 
     async def _look_up(self, operation: Operation) -> None:
-        """Ask for what is free: a result that does not exist, balance, account, engines."""
+        """Send free requests: a result that does not exist, balance, account, engines."""
         path = operation.path.replace("{id}", NOWHERE)
         looks = "{id}" in operation.path
         accepts = [value for value in operation.accept if value != "*/*"]
@@ -306,7 +306,9 @@ class Prober:
             self._notes.note(f"{operation.id}.accept.*/*", "agrees", "anything is declared")
 
     async def _baseline(self, operation: Operation, mode: str) -> set[str] | None:
-        """Return the fields that the unchanged request is refused for; `None` ends the probing."""
+        """Return the fields because of which the unchanged request is refused; `None` ends the
+        probing.
+        """
         broken = _poison(operation, "", ()) if mode == POISONED else {}
         if mode == POISONED and not broken:
             # It would be valid, and paid for.
@@ -339,7 +341,7 @@ class Prober:
         return answer.names if answer.status == 400 else set()
 
     def _blame(self, operation: Operation, name: str, answer: ProbeAnswer) -> None:
-        """Note that a field of the unchanged request is refused, or asked for."""
+        """Record that a field of the unchanged request is refused, or required."""
         field = operation.field(name)
         sent = name in smallest(operation)
         if not sent and not field.required:
@@ -356,7 +358,7 @@ class Prober:
     async def _probe(
         self, operation: Operation, probe: Probe, mode: str, baseline: set[str]
     ) -> bool:
-        """Send a probe and note what it shows; false ends the operation's probing."""
+        """Send a probe and record what it shows; false ends the operation's probing."""
         name = f"{operation.id}.{probe.claim}"
         changes: dict[str, Value] = dict(probe.changes)
         poison: dict[str, Value] = {}
@@ -404,14 +406,14 @@ class Prober:
             self._notes.note(place, "agrees", "listed by the refusal")
 
     def _accepted(self, operation: Operation, what: str) -> None:
-        """Count a request that did work although it should not have."""
+        """Count a request that did work although it should have been refused."""
         self.accepted.append(f"{operation.id}: {what}")
 
 
 def _poison(operation: Operation, tested: str, avoid: Collection[str]) -> dict[str, Value]:
-    """Return changes that make a request invalid twice over; empty when there are not so many.
+    """Return changes that make a request invalid in two ways; empty if there are not enough.
 
-    Fields that a rule speaks of are left alone, lest a refusal be the rule's.
+    Fields that a rule mentions are left alone, since the rule might cause the refusal.
     """
     body = [one for one in operation.fields if one.place == "body" and one.name != tested]
     body = [one for one in body if one.name not in avoid]
@@ -439,6 +441,6 @@ def _form(path: str, texts: Mapping[str, str], headers: Mapping[str, str]) -> Pr
 
 
 def _alike(messages: tuple[str, ...], answer: ProbeAnswer) -> bool:
-    """Whether a text with a blank to fill in, such as `<key>`, is the one that came."""
+    """Whether a text matches a template with blanks such as `<key>`."""
     parts = re.split(r"<\w+>|\(ID [\w-]+\)", "; ".join(messages))
     return len(parts) > 1 and all(part in "; ".join(answer.problems) for part in parts)

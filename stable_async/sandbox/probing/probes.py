@@ -1,7 +1,7 @@
-"""Probes derived from the facts: requests, each of which decides one claim.
+"""Probes derived from the facts: requests that each decide one claim.
 
 A probe changes the smallest valid request of an operation in one respect, and says whether the API
-should find the request valid. Nothing here is sent; see `prober.py` for how that costs nothing.
+should find it valid. Nothing is sent here; `prober.py` says why sending costs nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Probe:
         field: The field in question; empty for a rule across fields.
         what: What is tried, for the report.
         changes: Fields that differ from the smallest request; `None` leaves one out.
-        side: What the facts say of the request.
+        side: Whether the request is valid according to the facts.
         headers: Headers that differ.
     """
 
@@ -48,7 +48,7 @@ class Probe:
 
 
 def probes(operation: Operation) -> Iterator[Probe]:
-    """Return what can be asked about an operation without its doing any work."""
+    """Return the probes of an operation that make it do no work."""
     if operation.method == "GET":
         return
     base = smallest(operation)
@@ -128,7 +128,7 @@ def _number_probes(one: Field, model: str, probe: _Maker) -> Iterator[Probe]:
     limits, more = one.for_model(model), _model_of(model)
     where = f".{model}" if model else ""
     bounds = [bound for bound in (limits.minimum, limits.maximum) if bound is not None]
-    # A hundredth is finer than any documented limit of a number that is not whole.
+    # A hundredth is finer than any documented limit of a number that is not an integer.
     whole = one.type == "integer" or all(float(bound).is_integer() for bound in bounds)
     step = 1 if one.type == "integer" or (whole and max(bounds, default=0) > 1000) else 0.01
     if limits.minimum is not None:
@@ -206,7 +206,7 @@ _MODES: _Tries = (
     ("prompt", {**_I2I, "prompt": None}, "invalid"),
     ("", _I2I, "valid"),
 )
-# For each sentence: the field that a refusal names, what is sent, and what the sentence says of it.
+# For each sentence: the field that a refusal names, the changes, and whether they are valid.
 RULES: dict[str, _Tries] = {
     "image given -> strength required": (
         ("strength", {"image": image()}, "invalid"),

@@ -1,4 +1,4 @@
-"""What is found out for credits: one purchase of each operation, the cheapest first."""
+"""Findings that cost credits: one purchase of each operation, the cheapest first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Purchases"]
 
 
 class Purchases:
-    """Buys within an amount of credits, and compares what comes with the facts."""
+    """Buys results within a number of credits, and compares them with the facts."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Purchases:
         credits: float,  # noqa: A002 - the API's word
         progress: Callable[[str], None],
     ) -> None:
-        """Take where findings go, what sends, and the most credits to spend."""
+        """Take the notes, the sender, and the most credits to spend."""
         self._notes = notes
         self._send = send
         self._left = credits
@@ -39,7 +39,7 @@ class Purchases:
         self.spent: float = 0.0
 
     async def run(self, operations: Iterable[Operation]) -> None:
-        """Make the cheapest things that the credits allow, one of each operation."""
+        """Buy one result of each operation, the cheapest first, within the credits."""
         priced = sorted(
             (
                 (_least_price(operation), operation)
@@ -64,7 +64,7 @@ class Purchases:
         before = await self._balance()
         answer = await self._send(request_for(operation, values, keyed=True))
         if not answer.from_api:
-            # It may have been paid for all the same.
+            # It may have been paid for nevertheless.
             self._spend(cost)
             return
         if answer.status >= 300:

@@ -51,7 +51,7 @@ def mp3(seconds: float = SECONDS) -> bytes:
     return frame * round(seconds * 44_100 / 1152)
 
 
-# What the rules across fields ask of the smallest request.
+# Fields that the rules across fields require in the smallest request.
 ALSO: dict[str, dict[str, Value]] = {
     "edit_outpaint": {"left": "8"},
     "edit_replace_background_and_relight": {"background_prompt": "x"},
@@ -62,7 +62,7 @@ _IMAGE_TO_IMAGE: dict[str, Value] = {
     "image": image(),
     "strength": "0.5",
 }
-# What they ask for once a field is sent.
+# Fields that they require once a field is sent.
 WITH: dict[tuple[str, str], dict[str, Value]] = {
     ("generate_ultra", "image"): {"strength": "0.5"},
     ("generate_ultra", "strength"): {"image": image()},
@@ -83,7 +83,7 @@ WITH: dict[tuple[str, str], dict[str, Value]] = {
 
 
 def companions(operation: Operation, field: str, value: Value) -> Mapping[str, Value]:
-    """Return the fields that a rule asks for beside `field`."""
+    """Return the fields that a rule requires together with `field`."""
     more = WITH.get((operation.id, field), {})
     return WITH.get((operation.id, f"{field}={value!s}"), more)
 
@@ -118,11 +118,11 @@ def request_for(
     """Return the smallest request of an operation with some changes.
 
     Args:
-        operation: What is asked for.
+        operation: The operation.
         changes: Fields that differ; `None` leaves one out.
-        keyed: Whether the key goes with it.
+        keyed: Whether to send the key.
         headers: Headers that differ.
-        engine: Engine of v1 in place of a usual one.
+        engine: The v1 engine instead of the usual one.
     """
     values = {**smallest(operation), **changes}
     path = operation.path.replace("{engine_id}", engine or _engine(operation))

@@ -35,15 +35,15 @@ class Sender:
         proxy_headers: Mapping[str, str] | None = None,
         tls: SSLContext | None = None,
     ) -> None:
-        """Take where to send.
+        """Take the destination.
 
         Args:
-            session: Of the caller; nothing of it is changed.
+            session: The caller's session, which is not changed.
             base_url: Address, without a final slash.
             key: The API key.
             permit: Returns when a request may be sent.
             proxy: URL of a proxy.
-            proxy_headers: For the proxy.
+            proxy_headers: Headers for the proxy.
             tls: Certificates to trust; `None` means the default ones.
         """
         self._session = session
@@ -55,7 +55,7 @@ class Sender:
         self._tls = tls if tls is not None else True
 
     async def __call__(self, request: ProbeRequest) -> ProbeAnswer:
-        """Send a request and return the answer; a connection that fails is one of status 599."""
+        """Send a request and return the answer; a failed connection becomes status 599."""
         await self._permit()
         headers = {"user-agent": "stable_async doctor", **request.headers}
         if self._proxy_headers and self._base_url.startswith("http:"):

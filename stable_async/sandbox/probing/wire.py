@@ -1,4 +1,4 @@
-"""What probing sends, what comes back, and what is found out."""
+"""The requests, answers and findings of probing."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class ProbeRequest:
     Attributes:
         method: HTTP method.
         path: Path, without the base URL.
-        keyed: Whether the key goes with it.
-        headers: Headers beside the key and the content type.
+        keyed: Whether to send the key.
+        headers: Headers besides the key and the content type.
         texts: Text fields of a form.
         files: Files of a form.
-        json: A JSON body in place of a form; `None` sends none.
-        key: Another key to send in place of the user's.
-        size: Bytes of filler for a body that is refused by its size; 0 for none.
+        json: A JSON body instead of a form; `None` sends none.
+        key: A key to send instead of the user's.
+        size: Bytes of filler, for a body that is refused for its size; 0 for none.
     """
 
     method: str
@@ -48,7 +48,7 @@ class ProbeRequest:
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """What came back; header names are lower case."""
+    """An answer; header names are lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -56,7 +56,7 @@ class ProbeAnswer:
 
     @property
     def content(self) -> dict[str, object]:
-        """The JSON object of the body; empty when it is none."""
+        """The JSON object in the body; empty if there is none."""
         try:
             found = json.loads(self.body)
         except ValueError:
@@ -79,7 +79,7 @@ class ProbeAnswer:
 
     @property
     def from_api(self) -> bool:
-        """Whether the API speaks: a success, or its error envelope."""
+        """Whether the answer comes from the API: a success, or its error envelope."""
         return self.status < 300 or ("name" in self.content and "id" in self.content)
 
     def recorded(self, key: str) -> str:
@@ -93,12 +93,12 @@ class ProbeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found out about a claim.
+    """The finding about a claim.
 
     Attributes:
         claim: The claim.
         verdict: `agrees`, `differs` or `undecided`.
-        reason: Why, or what was tried.
+        reason: The reason, or what was tried.
         answer: The recorded answer that shows a difference, without keys.
     """
 

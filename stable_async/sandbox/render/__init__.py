@@ -1,1 +1,1 @@
-"""Draws what the sandbox answers with: images, audio and 3D models."""
+"""Renders the sandbox's outputs: images, audio and 3D models."""

@@ -1,7 +1,7 @@
 """Audio: short, valid WAV and MP3 files, as small as players accept.
 
-They last at most a second, whatever was asked for. A WAV has a tone whose pitch comes from the
-seed; an MP3 is silent, and has its title and seed in its tag.
+They last at most a second, whatever the requested duration. A WAV has a tone whose pitch comes from
+the seed; an MP3 is silent, and has its title and seed in its tag.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ RATE = 44_100
 LONGEST = 1.0
 
 # An MPEG-1 layer III frame: 32 kbit/s, 44.1 kHz, stereo, no checksum. Its length is
-# 144 * 32000 / 44100, rounded down. All its data being zero, it says "nothing to be heard".
+# 144 * 32000 / 44100, rounded down. Its data is all zero, which means silence.
 FRAME_HEADER = bytes((0xFF, 0xFB, 0x10, 0x00))
 FRAME_BYTES = 104
 FRAME_SAMPLES = 1152

@@ -21,14 +21,16 @@ BACKGROUND_TOLERANCE = 40
 
 
 class UnreadableError(Exception):
-    """An uploaded image has a good header and cannot be decoded. The text is its field's name."""
+    """An uploaded image has a valid header but cannot be decoded. The message is the field's
+    name.
+    """
 
 
 def edit(operation: Operation, parameters: Parameters, spec: ImageSpec) -> Image.Image:
-    """Return what `operation` makes of the uploaded images, in the size of `spec`.
+    """Return the output of `operation` for the uploaded images, in the size of `spec`.
 
     Raises:
-        UnreadableError: A image cannot be decoded.
+        UnreadableError: An image cannot be decoded.
     """
     image = load(parameters, next(iter(parameters.images)))
     size = (spec.width, spec.height)
@@ -73,7 +75,7 @@ def load(parameters: Parameters, name: str) -> Image.Image:
         image = Image.open(upload.file, formats=("JPEG", "PNG", "WEBP"))
         transparent = "A" in image.getbands() or "transparency" in image.info
         return image.convert("RGBA" if transparent else "RGB")
-    # Whatever Pillow makes of broken data, to the caller the image cannot be read.
+    # Whatever Pillow raises for broken data, the image cannot be read.
     except Exception as error:
         raise UnreadableError(name) from error
 
@@ -81,7 +83,9 @@ def load(parameters: Parameters, name: str) -> Image.Image:
 def _blend(
     operation: Operation, parameters: Parameters, spec: ImageSpec, image: Image.Image
 ) -> Image.Image:
-    """Return a mixture of the input and a new scene, in the measure the parameters ask for."""
+    """Return a blend of the input and a new scene, in the proportion that the parameters ask
+    for.
+    """
     fitted = ImageOps.fit(image.convert("RGB"), (spec.width, spec.height))
     match operation.id:
         case "upscale_conservative" | "upscale_creative" | "v2alpha_upscale":
@@ -102,14 +106,14 @@ def _blend(
 
 
 def _v1_share(parameters: Parameters) -> float:
-    """Return how much is new: the schedule's start is one less the strength of the image."""
+    """Return the share of the new scene: the schedule's start is one minus the image's strength."""
     if parameters.text("init_image_mode") == "STEP_SCHEDULE":
         return parameters.number("step_schedule_start")
     return 1 - parameters.number("image_strength")
 
 
 def _mask(parameters: Parameters, image: Image.Image) -> Image.Image:
-    """Return where to work, in white: the mask, else where the image is transparent."""
+    """Return the area to change, in white: the mask, or where the image is transparent."""
     name = next((name for name in ("mask", "mask_image") if name in parameters.images), None)
     source = parameters.text("mask_source")
     if name is not None and source != "INIT_IMAGE_ALPHA":
@@ -121,7 +125,7 @@ def _mask(parameters: Parameters, image: Image.Image) -> Image.Image:
 
 
 def _spot(size: tuple[int, int]) -> Image.Image:
-    """Return a mask of the middle of a image."""
+    """Return a mask of the middle of an image."""
     mask = Image.new("L", size, 0)
     width, height = size
     box = (width * 0.28, height * 0.28, width * 0.72, height * 0.72)
@@ -130,14 +134,14 @@ def _spot(size: tuple[int, int]) -> Image.Image:
 
 
 def _cut_out(image: Image.Image) -> Image.Image:
-    """Return the image with a transparent background: what differs little from its corner."""
+    """Return the image with a transparent background: the area that is similar to its corner."""
     if image.mode == "RGBA" and image.getchannel("A").getextrema()[0] == 0:
         return image
     plain = image.convert("RGB")
     corner = Image.new("RGB", plain.size, plain.getpixel((0, 0)))
     difference = ImageChops.difference(plain, corner).convert("L")
     mask = difference.point(lambda value: 255 if value > BACKGROUND_TOLERANCE else 0)
-    # With nothing left of it, or nothing gone, the middle is taken for the subject.
+    # If nothing or everything would remain, the middle is taken as the subject.
     share = mask.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
     if not 8 <= cast("int", share) <= 247:
         mask = _spot(plain.size)
@@ -146,7 +150,7 @@ def _cut_out(image: Image.Image) -> Image.Image:
 
 
 def _recolour(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """Return the image with its middle in a colour of the prompt's own."""
+    """Return the image with its middle in a colour derived from the prompt."""
     hue = hashlib.sha256(spec.identity.encode()).digest()[0]
     tint = Image.new("HSV", (1, 1), (hue, 190, 230)).convert("RGB").getpixel((0, 0))
     toned = ImageOps.colorize(

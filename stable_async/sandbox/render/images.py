@@ -1,7 +1,7 @@
 """Images drawn from a request: a scene, a caption, and the file formats.
 
-The same prompt, seed and parameters return the same bytes. Everything is flat areas, so an image of
-2.4 megapixels is drawn and encoded in some 25 ms.
+The same prompt, seed and parameters return the same bytes. Everything is flat areas, so that an
+image of 2.4 megapixels is drawn and encoded in about 25 ms.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["ImageSpec", "blur", "caption", "encode", "paint", "scene", "thumbnai
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """What is to be painted.
+    """What to paint.
 
     Attributes:
         width: Pixels.
         height: Pixels.
-        prompt: Drawn into the caption; picks the scene.
+        prompt: Shown in the caption; selects the scene.
         note: The caption's second line: model, seed, aspect ratio.
         style: The style preset; empty for none.
         identity: Everything the image depends on, as one text.
@@ -83,8 +83,8 @@ def caption(image: Image.Image, prompt: str, note: str) -> None:
 
 
 def _wrap(text: str, per_line: int, most: int) -> list[str]:
-    """Return the text in at most so many lines; what is too much ends in an ellipsis."""
-    # Only the beginning can be seen, and a prompt may be very long.
+    """Return the text in at most this many lines; a longer one ends in an ellipsis."""
+    # Only the beginning is visible, and a prompt may be very long.
     words = "".join(c if c.isprintable() else " " for c in text[: per_line * (most + 1)]).split()
     lines = [""]
     for word in words:
@@ -98,7 +98,7 @@ def _wrap(text: str, per_line: int, most: int) -> list[str]:
 
 
 def blur(image: Image.Image) -> Image.Image:
-    """Return a image in which nothing can be made out, as the content filter sends it."""
+    """Return an unrecognisably blurred image, as the content filter sends it."""
     small = image.resize((max(1, image.width // 96), max(1, image.height // 96)))
     return small.resize(image.size, Image.Resampling.BILINEAR)
 
@@ -108,7 +108,7 @@ def thumbnail(image: Image.Image, side: int = 320) -> bytes:
     factor = max(image.size) / side
     coarse = image
     if factor > 2:
-        # Samples every few pixels: exact enough at this size, and twenty times as fast.
+        # Samples every few pixels: good enough at this size, and twenty times as fast.
         size = (max(1, int(image.width * 2 / factor)), max(1, int(image.height * 2 / factor)))
         coarse = image.resize(size, Image.Resampling.NEAREST)
     coarse.thumbnail((side, side), Image.Resampling.BOX)

@@ -14,7 +14,7 @@ __all__ = ["city", "hills", "lighthouse", "sea"]
 
 
 def _ridge(canvas: Canvas, base: float, rise: float, rough: float) -> list[Point]:
-    """Return a hilly line from left to right: a few sines over each other."""
+    """Return a hilly line from left to right: a sum of a few sines."""
     waves = [
         (canvas.rng.uniform(0.6, 1.4) * rough * order, canvas.rng.uniform(0, 6.3), 1 / order)
         for order in (1, 2.3, 5.1)

@@ -1,4 +1,4 @@
-"""What an operation returns: images, audio and 3D models, made away from the event loop."""
+"""The outputs of operations: images, audio and 3D models, rendered outside the event loop."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ FILTERED = "CONTENT_FILTERED"
 
 @dataclass(frozen=True, slots=True)
 class RenderTask:
-    """What is to be rendered.
+    """What to render.
 
     Attributes:
         operation: Which operation.
         parameters: Its parameters, checked.
-        seed: Decides with the parameters what comes out.
-        filtered: The content filter has something against it.
+        seed: Determines the output together with the parameters.
+        filtered: Whether the content filter blurs it.
     """
 
     operation: Operation
@@ -71,7 +71,7 @@ def render(task: RenderTask) -> Output:
 
 
 def given(task: RenderTask, data: bytes, content_type: str | None) -> Output:
-    """Return an output of bytes that a test has given, under the type that was asked for."""
+    """Return an output made of bytes from a test, with the content type that was asked for."""
     kind = task.operation.id
     if content_type is None:
         if kind.startswith("stable_audio"):
@@ -149,7 +149,7 @@ def _note(task: RenderTask) -> str:
 
 
 def _identity(task: RenderTask) -> str:
-    """Return everything that the content depends on; the file format is not part of it."""
+    """Return everything that the content depends on, which excludes the file format."""
     given = {
         name: value.sha256 if isinstance(value, Upload) else value
         for name, value in task.parameters.given.items()

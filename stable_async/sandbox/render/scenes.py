@@ -1,4 +1,4 @@
-"""Which scene is drawn: by the prompt where it names one, by the style preset, else by a hash."""
+"""The choice of a scene: by the prompt if it names one, by the style preset, else by a hash."""
 
 from __future__ import annotations
 
@@ -76,18 +76,18 @@ SCENE_WORDS = {
 
 
 def draw_scene(width: int, height: int, prompt: str, style: str, rng: random.Random) -> Image.Image:
-    """Return an image of so many pixels.
+    """Return an image of this size.
 
     Args:
         width: Pixels.
         height: Pixels.
-        prompt: May name what is to be seen.
+        prompt: May name the scene.
         style: The style preset; empty for none.
         rng: Source of everything else.
     """
     palette = STYLE_PALETTES.get(style) or rng.choice(PALETTES)
     scene = _choose_scene(prompt, style, rng)
-    # Pixel art is painted small, and its pixels are blown up.
+    # Pixel art is painted small and enlarged.
     grain = 16 if style == "pixel-art" else 1
     size = (max(1, -(-width // grain)), max(1, -(-height // grain)))
     image = Image.new("RGB", size, palette.sky[0])

@@ -1,1 +1,1 @@
-"""What is known of the API: operations, fields, rules, sizes and prices."""
+"""The known facts of the API: operations, fields, rules, sizes and prices."""

@@ -29,7 +29,7 @@ class _Assumed(BaseModel):
 
 
 class Evidence(BaseModel):
-    """The marks of claims that are not simply documented."""
+    """The evidence for claims that are not simply documented."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
     assumed: tuple[_Assumed, ...]
@@ -46,6 +46,6 @@ class Evidence(BaseModel):
 
 @functools.cache
 def load_evidence() -> Evidence:
-    """Return the marks of the package's own facts."""
+    """Return the evidence for the package's own facts."""
     text = resources.files(__package__).joinpath("evidence.yaml").read_bytes()
     return Evidence.model_validate(yaml.safe_load(text))

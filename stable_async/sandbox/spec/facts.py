@@ -49,7 +49,7 @@ class _Fact(BaseModel):
 
 
 class Limits(_Fact):
-    """Bounds of a field that differ for one model; only what is stated is set."""
+    """Bounds of a field that differ for one model; only stated ones are set."""
 
     minimum: Number | None = Key(None, alias="min")
     maximum: Number | None = Key(None, alias="max")
@@ -62,9 +62,9 @@ class Field(_Fact):
     Attributes:
         place: `body`, or `path` for a part of the path.
         max_length: Characters; for a list of weighted prompts, of each text.
-        min_side: Least width and height of an image, pixels; the other bounds likewise.
-        aspect_range: Least and greatest width / height.
-        min_seconds: Least length of an audio file; `max_seconds` likewise.
+        min_side: Minimum width and height of an image, pixels; the other bounds likewise.
+        aspect_range: Minimum and maximum of width / height.
+        min_seconds: Minimum length of an audio file; `max_seconds` likewise.
     """
 
     name: str
@@ -117,7 +117,7 @@ class Observation(_Fact):
 
     @property
     def ratio(self) -> str | None:
-        """The aspect ratio that was asked for when `output_px` was seen."""
+        """The aspect ratio that was asked for when `output_px` was observed."""
         return self.aspect_ratio or next(
             (r.aspect_ratio for r in self.runs if r.aspect_ratio), None
         )
@@ -135,7 +135,7 @@ class Operation(_Fact):
     """One operation of the API.
 
     Attributes:
-        submits: The answer is an id; the result is fetched later.
+        submits: Whether the answer is an id and the result is fetched later.
         accept: The values the accept header may have; empty when none is declared.
         credits: The price: a figure, one for each model (a text is a formula), or `None` where
             no source states it.
@@ -168,7 +168,7 @@ class Operation(_Fact):
         return next(field for field in self.fields if field.name == name)
 
     def latency(self, model: str) -> float | None:
-        """Return the seconds that the real service needed; `None` where it was not measured."""
+        """Return the seconds that the real service needed; `None` if not measured."""
         for run in self.observed.runs:
             if model and run.model == model:
                 return run.latency_s
@@ -258,7 +258,7 @@ class _RequestLimit(_Fact):
 
     @property
     def bytes(self) -> int:
-        # `50Mb` is read as 10**6 bytes each, the smaller of the unit's meanings.
+        # `Mb` in `50Mb` is read as 10**6 bytes, the smaller of its meanings.
         return self.exact or int(self.text.removesuffix("Mb")) * MEGABYTE
 
 
@@ -281,7 +281,7 @@ class _Envelope(_Fact):
 
 
 class Facts(_Fact):
-    """The whole file, v2alpha aliases among the operations."""
+    """The whole file, with v2alpha aliases among the operations."""
 
     meta: _Meta
     errors: dict[int, tuple[ErrorFact, ...]]
@@ -307,7 +307,7 @@ class Facts(_Fact):
         return [error for error in self.errors.get(status, ()) if error.api == api]
 
     def max_request(self, name: str = "default") -> int:
-        """Return the most bytes of a request."""
+        """Return the maximum size of a request, bytes."""
         return self.meta.max_request[name].bytes
 
 
@@ -317,7 +317,7 @@ def load_facts(path: str | None = None) -> Facts:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not a file of facts; the message names the place.
+        ValueError: It is not a facts file; the message names the place.
     """
     source = resources.files(__package__).joinpath("facts.yaml") if path is None else Path(path)
     loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

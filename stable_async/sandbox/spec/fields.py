@@ -1,6 +1,6 @@
 """The fields of a request checked against the facts, one by one; see `rules.py` for the rest.
 
-Problems are worded as the API words them, `field: problem`, and all of them are found at once.
+Problems are worded like the API's, `field: problem`, and all of them are reported at once.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Parameters", "Prompt", "read_parameters"]
 
-# Longer numerals are refused unread: no field needs them, and Python reads them slowly.
+# Longer numerals are refused unparsed: no field needs them, and Python parses them slowly.
 NUMBER = re.compile(r"\s*[+-]?(\d{1,30}\.?\d{0,30}|\.\d{1,30})(e[+-]?\d{1,3})?\s*", re.IGNORECASE)
-# Where the facts state no most pixels, more than this is taken for a decompression bomb.
+# Where the facts state no maximum of pixels, more than this is taken for a decompression bomb.
 UNBOUNDED_PIXELS = 1 << 26
 PROMPT_PART = re.compile(r"text_prompts\[(-?\d{1,9})\]\[(text|weight)\]")
 
@@ -38,10 +38,10 @@ class Parameters:
     """The fields of a request, checked and typed.
 
     Attributes:
-        given: What the client sent; defaults are not in it.
-        defaults: The documented defaults of the rest.
-        images: What the uploaded images are.
-        audio: What the uploaded audio files are.
+        given: Fields that the client sent, without defaults.
+        defaults: The documented defaults of the other fields.
+        images: Facts of the uploaded images.
+        audio: Facts of the uploaded audio files.
         prompts: v1's `text_prompts`.
     """
 
@@ -70,12 +70,12 @@ class Parameters:
 def read_parameters(
     operation: Operation, form: Form, *, mirror: bool = False
 ) -> tuple[Parameters, list[str]]:
-    """Return the typed parameters of a form, and everything that is wrong with its fields.
+    """Return the typed parameters of a form, and all problems of its fields.
 
     Args:
-        operation: Which fields there are.
-        form: What came.
-        mirror: The path has a mirror's prefix, and mirrors take older model names.
+        operation: The operation, which defines the fields.
+        form: The form that was received.
+        mirror: Whether the path has a mirror's prefix; mirrors accept older model names.
     """
     parameters = Parameters()
     problems = list(form.problems)

@@ -1,4 +1,4 @@
-"""What a request costs, in credits."""
+"""Prices of requests, in credits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMULAS", "price"]
 
-# The facts write one price as a formula; this is its meaning.
+# The facts state one price as a formula; this is what it means.
 FORMULAS: dict[str, Callable[[Parameters], float]] = {
     "17 + 0.06 * steps (20 at the default 50, 23 at 100)": (
         lambda parameters: round(17 + 0.06 * parameters.number("steps"), 2)
@@ -21,7 +21,7 @@ FORMULAS: dict[str, Callable[[Parameters], float]] = {
 
 
 def price(operation: Operation, parameters: Parameters) -> float:
-    """Return the list price. What no source prices (v1) is free here."""
+    """Return the list price. Operations without a known price (v1) are free here."""
     listed = operation.credits
     if listed is None:
         return 0.0

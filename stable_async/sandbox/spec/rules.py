@@ -1,8 +1,7 @@
-"""Rules across fields: one function for each rule that the facts write as a sentence.
+"""Rules across fields: one function for each rule that the facts state as a sentence.
 
-`RULES` holds every sentence of every operation's `rules` in the facts. Those that ask for no
-check of the parameters have none, and say why. A test finds sentences that are not in
-the table.
+`RULES` holds every sentence of every operation's `rules` in the facts. Those that require no check
+of the parameters have a reason instead. A test finds sentences that are not in the table.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ __all__ = ["RULES", "broken_rules"]
 
 
 def broken_rules(operation: Operation, parameters: Parameters) -> list[str]:
-    """Return what breaks a rule of `operation`, as `field: problem`."""
+    """Return the broken rules of `operation`, as `field: problem`."""
     problems: list[str] = []
     for sentence in operation.rules:
-        # Another file of facts may have sentences that are not in code.
+        # Another facts file may have sentences without code.
         rule = RULES.get(sentence)
         if callable(rule):
             problems += rule(parameters)

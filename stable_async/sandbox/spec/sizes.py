@@ -14,8 +14,8 @@ __all__ = ["output_size"]
 
 Size = tuple[int, int]
 
-# One megapixel, the sizes that the SDXL models were trained on. 1:1 and 16:9 were seen live on
-# 2026-09-22; the others are the same table's.
+# One megapixel, the sizes that the SDXL models were trained on. 1:1 and 16:9 were observed live on
+# 2026-09-22; the others are from the same table.
 MEGAPIXEL: dict[str, Size] = {
     "21:9": (1536, 640),
     "16:9": (1344, 768),
@@ -27,18 +27,18 @@ MEGAPIXEL: dict[str, Size] = {
     "9:16": (768, 1344),
     "9:21": (640, 1536),
 }
-# Seen live: 3112x3112 and 3152x3152, from 512x512.
+# Observed live: 3112x3112 and 3152x3152, from 512x512.
 CONSERVATIVE_SIDE = 3112
 CREATIVE_SIDE = 3152
 
 
 def output_size(operation: Operation, parameters: Parameters) -> Size:
-    """Return width and height of what `operation` makes of `parameters`."""
+    """Return the width and height of the output of `operation`."""
     ratio = parameters.text("aspect_ratio")
     source = next(iter(parameters.images.values()), None)
     match operation.id:
         case "generate_core":
-            # 1536x1536 seen live where the documentation says 1.5 megapixels.
+            # 1536x1536 observed live where the documentation says 1.5 megapixels.
             width, height = MEGAPIXEL[ratio]
             return width * 3 // 2, height * 3 // 2
         case "generate_sd3" if source is not None:
@@ -76,7 +76,9 @@ def _from_source(operation: str, source: ImageInfo, parameters: Parameters) -> S
 
 
 def _v1_upscaled(source: ImageInfo, parameters: Parameters) -> Size:
-    """Return twice the input, or the asked width or height with the other in proportion."""
+    """Return twice the input size, or the requested width or height with the other in
+    proportion.
+    """
     if asked := int(parameters.number("width")):
         return asked, max(1, round(source.height * asked / source.width))
     if asked := int(parameters.number("height")):
@@ -85,7 +87,7 @@ def _v1_upscaled(source: ImageInfo, parameters: Parameters) -> Size:
 
 
 def _scaled(source: ImageInfo, pixels: int) -> Size:
-    """Return the size with the source's aspect ratio and so many pixels."""
+    """Return the size with the source's aspect ratio and this many pixels."""
     factor = math.sqrt(pixels / (source.width * source.height))
     return max(1, round(source.width * factor)), max(1, round(source.height * factor))
 
