@@ -1,4 +1,6 @@
-"""A limiter for hard server-side quotas: no breach in any way of counting, nothing wasted."""
+"""A limiter for hard server-side quotas: no breach whatever the server's way of counting, and no
+waste.
+"""
 
 from stable_async.config import Quota
 from stable_async.quota.fair_queue import Priority

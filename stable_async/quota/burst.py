@@ -1,4 +1,4 @@
-"""A bound on how many requests leave at once after a pause."""
+"""A bound on the number of requests that leave at once after a pause."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ __all__ = ["BurstLimit"]
 
 
 class BurstLimit:
-    """A leaky bucket whose tokens are taken before it is known who gets them.
+    """A leaky bucket whose tokens are taken before it is decided which request gets them.
 
     A task that waits in an `AsyncLimiter` keeps its place whatever comes after it. So no request
-    waits in it: a token is taken when there is one, or fetched ahead, and then goes to the request
+    waits there: a token is taken when available, or fetched ahead, and then goes to the request
     whose turn it is.
     """
 
     def __init__(self, burst: int, rate: float, wake: Callable[[], None]) -> None:
-        """Let `burst` leave at once, then `rate` a second; see `call` for `wake`."""
+        """Let `burst` requests leave at once, then `rate` per second; see `call` for `wake`."""
         self._limiter = AsyncLimiter(burst, burst / rate)
         self._wake = wake
         self._tokens = 0
         self._fetching: asyncio.Task[None] | None = None
 
     def ready(self) -> bool:
-        """Return whether one may leave."""
+        """Return whether a request may leave."""
         if self._tokens and self._limiter.has_capacity(self._limiter.max_rate):
             # The bucket is empty: what was returned to it has drained long ago.
             self._tokens = 0
         return self._tokens > 0 or self._limiter.has_capacity()
 
     def call(self) -> None:
-        """Have `wake` called when one may leave."""
+        """Have `wake` called when a request may leave."""
         if self._fetching is None or self._fetching.done():
             self._fetching = asyncio.get_running_loop().create_task(self._fetch())
 
@@ -46,7 +46,7 @@ class BurstLimit:
         if self._tokens:
             self._tokens -= 1
             return
-        # With capacity left, `acquire` comes to its end without waiting.
+        # With capacity left, `acquire` finishes without waiting.
         with suppress(StopIteration):
             self._limiter.acquire().send(None)
 

@@ -30,16 +30,16 @@ class Dispatcher:
     """The fair queue of one event loop in front of one home.
 
     Attributes:
-        home: Where the quota is kept.
+        home: The home of the quota.
         loop: The event loop.
-        queue: The calls that wait.
+        queue: The waiting calls.
         granted: Slots granted so far.
-        is_open: The home is open.
+        is_open: Whether the home is open.
         now: The clock of the loop, seconds.
     """
 
     def __init__(self, home: QuotaHome, loop: asyncio.AbstractEventLoop) -> None:
-        """Make an empty queue; dispatchers that several limiters share come from `join`."""
+        """Create an empty queue; `join` returns dispatchers that several limiters share."""
         self.home = home
         self.loop = loop
         self.queue: FairQueue = FairQueue()
@@ -55,7 +55,7 @@ class Dispatcher:
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
-        # When to ask the home again; infinity while it, or the burst limit, will call.
+        # When to ask the home again; infinity while the home or the burst limit will call.
         self._earliest = -inf
         self._kicked = False
         self._longest_wait = 0.0
@@ -68,11 +68,11 @@ class Dispatcher:
         home: Callable[[], QuotaHome],
         loop: asyncio.AbstractEventLoop,
     ) -> Dispatcher:
-        """Return the dispatcher of this quota in this loop, to be left again; `open` opens it.
+        """Return the dispatcher of this quota in this loop; `leave` undoes this, `open` opens it.
 
         Args:
-            identity: Of the quota; `None` if it is shared with nobody.
-            home: Returns where the quota is kept, if this is the first to use it in this loop.
+            identity: Identity of the quota; `None` if it is not shared.
+            home: Returns the home, called for the first user of the quota in this loop.
             loop: The running event loop.
         """
         with _shared_lock:
@@ -96,7 +96,7 @@ class Dispatcher:
                 self.is_open = True
 
     async def leave(self) -> None:
-        """Undo one `join`, and close the home behind the last one."""
+        """Undo one `join`, and close the home after the last one."""
         with _shared_lock:
             self._users -= 1
             if self._users:
@@ -116,10 +116,10 @@ class Dispatcher:
             await self.home.aclose()
         finally:
             if not self.loop.is_closed():
-                self._dispatch()  # those who wait still learn that the home is closed
+                self._dispatch()  # waiting calls still learn that the home is closed
 
     def limit_burst(self, burst: int, rate: float) -> None:
-        """Let at most `burst` requests leave at once, and `rate` a second after them.
+        """Let at most `burst` requests leave at once, and `rate` per second after them.
 
         The smallest burst of all limiters that share the dispatcher holds.
         """
@@ -156,7 +156,9 @@ class Dispatcher:
             raise
 
     def mark_sent(self, slot: Slot) -> bool:
-        """Count the request of a slot as left now; `False`: it may not leave any more."""
+        """Count the request of a slot as departing now; return `False` if it may no longer
+        leave.
+        """
         may_leave = self.home.mark_sent(slot, self.now())
         self.kick()
         return may_leave
@@ -183,7 +185,7 @@ class Dispatcher:
         self.kick()
 
     def kick(self) -> None:
-        """Look again, once however many changes there are in this turn of the loop."""
+        """Check the queue again, once per iteration of the loop however many changes there are."""
         if self.queue and not self._kicked:
             self._kicked = True
             self.loop.call_soon(self._dispatch)
@@ -193,7 +195,7 @@ class Dispatcher:
         oldest = self.queue.oldest()
         return max(self._longest_wait, 0.0 if oldest is None else self.now() - oldest)
 
-    # ---- what the home sees
+    # ---- the home's view
 
     def waiting(self, priority: Priority) -> int:
         """Return how many calls of `priority` wait now."""
@@ -204,7 +206,7 @@ class Dispatcher:
         return self.loop.is_closed()
 
     def wake(self) -> None:
-        """Have the home asked again soon, if any call waits; may be called in any thread."""
+        """Have the home asked again soon if any call waits; may be called from any thread."""
         if self.queue:
             with suppress(RuntimeError):  # the loop was closed
                 self.loop.call_soon_threadsafe(self.kick)
@@ -212,7 +214,7 @@ class Dispatcher:
     # ---- inside
 
     def _dispatch(self) -> None:
-        """Grant slots to all whose turn has come, and set the timer for the next one."""
+        """Grant slots to all calls whose turn has come, and set the timer for the next one."""
         self._kicked = False
         now = self.now()
         earliest = -inf
@@ -230,10 +232,10 @@ class Dispatcher:
                         self._burst.call()
                     break
                 # While interactive requests wait here, a bulk one whose turn it is has the floor's
-                # right, and need not leave room for those of other processes.
+                # privilege, and need not leave room for those of other processes.
                 slot = self.home.reserve(now, bulk=not self.queue.count("interactive"))
             except StabilityError as error:
-                # A home that cannot be read any more.
+                # The home can no longer be read.
                 self.queue.remove(waiter)
                 waiter.future.set_exception(error)
                 continue
@@ -265,7 +267,7 @@ class Dispatcher:
             raise _too_late(earliest - now)
 
     def _check_queue(self, waiter: Waiter, now: float, max_waiting: float) -> None:
-        """Refuse `waiter` if it may not wait, else set the time at which it fails."""
+        """Fail `waiter` if it may not wait, else set the time at which it fails."""
         if waiter.expires <= now:
             reason = _too_late(self.home.earliest(now) - now)
         elif self._must_not_wait(waiter, now, max_waiting):
@@ -288,7 +290,7 @@ class Dispatcher:
             return False
         if self._earliest < inf or (self._burst is not None and not self._burst.ready()):
             return True
-        # A home elsewhere has been asked. Those whom it can serve at once do not count.
+        # A remote home has been asked. Calls that it can serve at once do not count.
         ahead = self.queue.ahead(waiter.priority, waiter.tenant) - 1
         return self.home.earliest(now, ahead) > now
 
@@ -300,7 +302,7 @@ class Dispatcher:
         self._set_timer()
 
     def _expire(self, now: float) -> None:
-        """Refuse those who wait in vain, as soon as the home shows it."""
+        """Fail calls that cannot be served in time, as soon as the home shows it."""
         deadlines = self._deadlines
         while deadlines and (
             deadlines[0][2].future.done()
@@ -316,10 +318,10 @@ class Dispatcher:
         try:
             return self.home.earliest(now) - now
         except StabilityError:
-            return 0.0  # a home that cannot be read any more; those who wait on are told so
+            return 0.0  # the home can no longer be read; calls that go on waiting get that error
 
     def _set_timer(self) -> None:
-        """Have the one timer fire when a slot or a deadline is due next."""
+        """Set the one timer to the next slot or deadline."""
         when = min(self._earliest, self._deadlines[0][0]) if self._deadlines else self._earliest
         if self._timer is not None:
             if self._timer_at == when:
@@ -327,7 +329,7 @@ class Dispatcher:
             self._timer.cancel()
             self._timer = None
         if self.queue and when < inf:
-            # Not the timer's own `when()`: uvloop has none for a time that has come.
+            # Not the timer's own `when()`: uvloop has none for a time that has passed.
             self._timer, self._timer_at = self.loop.call_at(when, self._on_timer), when
 
     def _on_timer(self) -> None:
@@ -345,7 +347,7 @@ def _forget_dispatchers() -> None:
     _shared, _shared_lock = {}, threading.Lock()
 
 
-# A process that was forked has none of these event loops.
+# A forked process has none of these event loops.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_dispatchers)
 
@@ -353,8 +355,8 @@ if hasattr(os, "register_at_fork"):
 def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     """Return the clock of a loop.
 
-    Other loops than asyncio's own, such as uvloop's, read the same clock once in a turn of the
-    loop. In a turn that takes long, what leaves would be counted too early.
+    Loops other than asyncio's own, such as uvloop's, read the same clock once per iteration. In a
+    long iteration, departures would be counted too early.
     """
     return loop.time if isinstance(loop, asyncio.BaseEventLoop) else time.monotonic
 

@@ -1,4 +1,4 @@
-"""The order of those who wait: first in first out, tenants in turn, interactive before bulk."""
+"""The order of waiting calls: first in first out, tenants in turn, interactive before bulk."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Priority = Literal["interactive", "bulk"]
 
 
 class Waiter:
-    """One call that waits for a slot.
+    """A call that waits for a slot.
 
     Attributes:
         priority: Its priority.
-        tenant: Whom it works for.
+        tenant: Its tenant.
         since: When it began to wait, seconds.
-        expires: When it stops waiting, seconds; infinity for never.
+        expires: When it stops waiting, seconds; infinity means never.
         future: Resolves to the slot.
     """
 
@@ -38,7 +38,7 @@ class Waiter:
         expires: float,
         future: asyncio.Future[Slot],
     ) -> None:
-        """Make a waiter that is in no queue yet."""
+        """Create a waiter that is not in a queue yet."""
         self.priority = priority
         self.tenant: str | None = tenant
         self.since: float = since
@@ -80,7 +80,7 @@ class _Line:
         return min(heads, default=None)
 
     def ahead(self, tenant: str | None) -> int:
-        """Count those who would leave before a new waiter of `tenant`."""
+        """Return how many would leave before a new waiter of `tenant`."""
         turns = len(self._tenants.get(tenant, ())) + 1
         count = 0
         for name, waiters in self._tenants.items():
@@ -114,11 +114,11 @@ class FairQueue:
         self._lines[waiter.priority].push(waiter)
 
     def remove(self, waiter: Waiter) -> None:
-        """Remove `waiter`; harmless if it is not there."""
+        """Remove `waiter`; does nothing if it is not in the queue."""
         self._lines[waiter.priority].remove(waiter)
 
     def next_priority(self) -> Priority:
-        """Return the priority whose turn it is; somebody must be waiting."""
+        """Return the priority whose turn it is; the queue must not be empty."""
         if not self._interactive.length or (self._bulk.length and self._bulk_is_due):
             return "bulk"
         return "interactive"
@@ -137,12 +137,12 @@ class FairQueue:
         return waiter
 
     def oldest(self) -> float | None:
-        """Return since when the first of all waiters has waited; `None` when nobody waits."""
+        """Return when the longest-waiting call began to wait; `None` if the queue is empty."""
         times = (self._interactive.oldest(), self._bulk.oldest())
         return min((time for time in times if time is not None), default=None)
 
     def ahead(self, priority: Priority, tenant: str | None) -> int:
-        """Count those who would leave before a new waiter, if no other one came."""
+        """Return how many would leave before a new waiter, if no others came."""
         same = self._lines[priority].ahead(tenant)
         if priority == "interactive":
             return same + min((self._passed_over + same) // (BULK_TURN - 1), self._bulk.length)

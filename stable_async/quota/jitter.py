@@ -28,8 +28,8 @@ __all__ = [
     "neutral",
 ]
 
-# Bounds of the allowance, seconds. Below the lower one a server's own hiccups decide; above the
-# upper one stragglers cost less as a rare penalty than as a part of every second.
+# Bounds of the allowance, seconds. Below the lower one, hiccups of the server dominate; above the
+# upper one, stragglers cost less as a rare penalty than as a part of every second.
 LEAST = 0.18
 MOST = 1.0
 

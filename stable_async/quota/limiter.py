@@ -32,13 +32,13 @@ class QuotaStatistics:
 
     Attributes:
         waiting: Calls that wait for a permit.
-        waiting_bulk: Those of them with priority `bulk`.
+        waiting_bulk: Those with priority `bulk`.
         open: Requests that have a permit and have not left yet.
-        in_window: Requests of the window that ends now, the open ones included.
-        requests: The most requests in one window at our present share.
-        share: Our part of the limit, at most 1; less when somebody else uses the key.
+        in_window: Requests in the window that ends now, including open ones.
+        requests: The most requests in one window at our current share.
+        share: Our part of the limit, at most 1; less if other programs use the key.
         jitter: Jitter allowance, seconds.
-        earliest_next: Seconds until one more request could leave; 0: at once.
+        earliest_next: Seconds until one more request could leave; 0 means at once.
         penalty_left: Seconds until the penalty ends; 0 when there is none.
         granted: Permits granted so far.
         refusals: 429 answers so far.
@@ -60,26 +60,26 @@ class QuotaStatistics:
 
 
 class Permit:
-    """The right to send one request. Every method is cheap and may be called again.
+    """The right to send one request. Every method is cheap and may be called repeatedly.
 
-    As a context manager it counts the request as sent at the end, unless it was marked or released
-    before: what is not known counts as sent. So does a permit that is lost.
+    As a context manager it counts the request as sent on exit, unless it was marked or released
+        before: an unknown outcome counts as sent. So does a lost permit.
     """
 
     __slots__ = ("__weakref__", "_dispatcher", "_open", "_slot")
 
     def __init__(self, dispatcher: Dispatcher, slot: Slot) -> None:
-        """Permits come from `QuotaLimiter.acquire`."""
+        """Use `QuotaLimiter.acquire` instead."""
         self._dispatcher = dispatcher
         self._slot = slot
         self._open = True
 
     def mark_sent(self) -> bool:
-        """Note that the request's headers are on the wire now, or may be.
+        """Record that the request's headers are on the wire now, or may be.
 
         Returns:
             Whether the request may leave. It may not if this process was stopped for so long that
-            others who share the quota count on it no more: then acquire another permit.
+            its slot has expired: then acquire another permit.
         """
         if not self._open:
             return True
@@ -106,8 +106,8 @@ class Permit:
         self.mark_sent()
 
     def __del__(self) -> None:
-        """Count the request as sent: a slot that nobody can close would stay open for ever."""
-        # The garbage collector calls, from any thread.
+        """Count the request as sent: otherwise a lost slot would stay open forever."""
+        # The garbage collector may call this from any thread.
         loop = self._dispatcher.loop
         if self._open and not loop.is_closed():
             loop.call_soon_threadsafe(self._dispatcher.mark_sent, self._slot)
@@ -117,11 +117,11 @@ class QuotaLimiter:
     """Lets requests leave as fast as a hard server-side quota allows, and never faster.
 
     Interactive requests leave before bulk ones, which get at least an eighth of the permits while
-    both wait. Inside a priority, tenants take turns; the requests of one tenant leave in the order
-    in which they came. One limiter belongs to one event loop: that of its first use. Limiters of
-    one `SharedQuota` share it in whatever event loop, thread or process they are.
+    both wait. Within a priority, tenants take turns; the requests of one tenant leave in order of
+    arrival. One limiter belongs to one event loop: that of its first use. Limiters of one
+    `SharedQuota` share it in whatever event loop, thread or process they are.
 
-    See docs/quota.md for the rule it keeps and for how to use it without the client.
+    docs/quota.md has the rule that it enforces, and how to use it without the client.
     """
 
     def __init__(
@@ -131,13 +131,13 @@ class QuotaLimiter:
         home: QuotaHome | None = None,
         max_waiting: int | None = None,
     ) -> None:
-        """Make a limiter; no event loop is needed yet.
+        """Create a limiter; no event loop is needed yet.
 
         Args:
-            quota: What the server allows; a `Quota` is kept for this limiter alone.
-            home: Where the quota is kept, instead of where `quota` says.
-            max_waiting: The most interactive calls that may wait at one time; `None` means no
-                limit, and 0 that none waits. Bulk calls are there to wait.
+            quota: What the server allows; a `Quota` is not shared with other limiters.
+            home: The home of the quota, instead of the one that `quota` implies.
+            max_waiting: The most interactive calls that may wait at a time; `None` means no limit,
+                and 0 that none may wait. Bulk calls do not count.
         """
         self._shared = None if isinstance(quota, Quota) or home is not None else quota
         self._quota = quota if isinstance(quota, Quota) else quota.quota
@@ -147,7 +147,7 @@ class QuotaLimiter:
         self._closed = False
 
     async def open(self) -> None:
-        """Open the quota's home in the running event loop; the first `acquire` does it, too.
+        """Open the quota's home in the running event loop; the first `acquire` also does this.
 
         Raises:
             ConfigurationError: The home cannot be opened, or belongs to another quota.
@@ -157,7 +157,9 @@ class QuotaLimiter:
         await self._attach()
 
     async def aclose(self) -> None:
-        """Close the home, unless other limiters of this event loop use it. Harmless when closed."""
+        """Close the home, unless other limiters of this event loop use it. Does nothing when
+        closed.
+        """
         self._closed = True
         dispatcher, self._dispatcher = self._dispatcher, None
         if dispatcher is not None:
@@ -172,19 +174,18 @@ class QuotaLimiter:
     ) -> Permit:
         """Return a permit to send one request, when it is this call's turn and the quota allows it.
 
-        A cancelled call leaves the quota as it was, and the next in line moves up.
+        A cancelled call leaves the quota unchanged, and the next in line moves up.
 
         Args:
             priority: `interactive` requests leave before `bulk` ones.
-            deadline: Seconds from now within which the permit must be granted; 0 means now or
-                never, `None` whenever it comes.
-            tenant: Whom the request is for. Tenants of one priority take turns.
+            deadline: Seconds from now within which the permit must be granted; 0 means at once,
+                `None` means no limit.
+            tenant: The user of the request. Tenants of one priority take turns.
 
         Raises:
-            QuotaTimeoutError: The permit cannot be granted before the deadline: at once when the
-                quota's state shows it, else as soon as it does. Or too many interactive calls are
-                waiting.
-            ConfigurationError: The limiter is closed, or the quota's home cannot be used any more.
+            QuotaTimeoutError: The permit cannot be granted before the deadline (raised as soon as
+                the quota's state shows it), or too many interactive calls are waiting.
+            ConfigurationError: The limiter is closed, or the quota's home can no longer be used.
             WrongEventLoopError: The limiter belongs to another event loop.
         """
         dispatcher = self._dispatcher
@@ -198,12 +199,13 @@ class QuotaLimiter:
         return Permit(dispatcher, slot)
 
     def penalise(self, retry_after: float | None = None, permit: Permit | None = None) -> None:
-        """Begin a penalty for all who share the quota: the server answered 429.
+        """Begin a penalty for all users of the quota, because the server answered 429.
 
-        Requests that had left before the penalty was known change nothing by being refused, too.
+        Further refusals of requests that left before the penalty was known change nothing.
 
         Args:
-            retry_after: What the answer asked for, seconds; `None`: the quota's penalty.
+            retry_after: The wait that the answer asked for, seconds; `None` means the quota's
+                penalty.
             permit: The permit of the refused request.
         """
         dispatcher = self._attached()
@@ -223,7 +225,7 @@ class QuotaLimiter:
         self._attached().observe(delay, self._quota.jitter, set_up=set_up)
 
     def statistics(self) -> QuotaStatistics:
-        """Return the figures of this moment, for progress displays and metrics."""
+        """Return the current figures, for progress displays and metrics."""
         dispatcher = self._dispatcher
         home = self._own_home() if dispatcher is None else dispatcher.home
         now = time.monotonic() if dispatcher is None else dispatcher.now()

@@ -1,4 +1,4 @@
-"""The rule: may one more request leave now, and if not, when? Pure; the clock is passed in.
+"""The rule: whether one more request may leave now and, if not, when. Pure; the clock is passed in.
 
 With `N` requests, window `W` and jitter `D`, a request may leave at `t` if, counting itself, for
 every `e` in `[0, W]`
@@ -7,7 +7,7 @@ every `e` in `[0, W]`
     cur(e)  = departures in (t - e - D, t]
     prev(e) = departures in (t - e - D - W, t - e - D]
 
-docs/quota.md says why this pleases every way of counting. Here is how it is computed.
+docs/quota.md says why this satisfies every way of counting. This is how it is computed.
 
 Fix a boundary `b = t - e - D`. With `C(b)` departures up to `b`, and `m` of them up to now with the
 new one, less `N`, the condition is a lower bound on `t`:
@@ -85,7 +85,7 @@ class Rule:
             requests: The most requests in one window, 1 or more.
             window: The server's window, seconds.
             jitter: Jitter allowance, seconds.
-            max_jitter: The most that `jitter` will ever be; `None`: it will not change.
+            max_jitter: The most that `jitter` will ever be; `None` if it will not change.
         """
         self.limit = requests
         self.jitter = jitter
@@ -111,7 +111,7 @@ class Rule:
 
         Args:
             now: The time, seconds; never earlier than in an earlier call.
-            ahead: That many others leave before it. The answer is then a lower bound.
+            ahead: How many others leave before it. The result is then a lower bound.
 
         Returns:
             A time at or before `now` means at once. While open slots alone fill the limit, the
@@ -146,7 +146,7 @@ class Rule:
         return self._sent - oldest + self.open
 
     def state(self) -> RuleState:
-        """Return all that is remembered; the caller keeps `limit`, `jitter` and `open`."""
+        """Return everything remembered; the caller stores `limit`, `jitter` and `open`."""
         return RuleState(
             self._sent, self._latest, self._before, tuple(self._recent), tuple(self._lines)
         )
@@ -161,7 +161,7 @@ class Rule:
     def revised(
         self, now: float, requests: int, window: float, jitter: float, *, max_jitter: float
     ) -> Rule:
-        """Return a rule of other terms whose history allows no more than this one's.
+        """Return a rule with other terms whose history allows no more than this one's.
 
         What left before the last window is remembered only as far as it bound under the old
         terms. It is taken to have left at the end of each window before, `requests` at a time:
@@ -216,7 +216,7 @@ class Rule:
         self._forget(now)
 
     def _move_on(self, now: float) -> None:
-        """Turn departures that are out of the last window into lines."""
+        """Turn departures that have left the last window into lines."""
         while self._recent and self._recent[0].time + self._window <= now:
             time, before = self._recent.popleft()
             boundary = time + self._window

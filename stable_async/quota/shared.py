@@ -1,4 +1,4 @@
-"""Whose quota it is: that of a key and address, of those who name one home, or of one client."""
+"""Who shares a quota: clients of one key and address, those that name one home, or one client."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ logger: logging.Logger = logging.getLogger("stable_async.quota")
 
 SHARED_QUOTA_VARIABLE = "STABILITY_SHARED_QUOTA"
 
-# Files of keys that were not used for this long, seconds, are removed.
+# Files of keys not used for this long, seconds, are removed.
 STALE = 24 * 3600.0
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -44,8 +44,8 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 class SharedQuota(ABC):
     """A quota that several processes share: `StabilityClient(quota=SharedQuota.file(...))`.
 
-    Without one, all clients of one key and address on a machine share a quota already. Name a home
-    of your own to keep it elsewhere, or to share one quota between several keys.
+    Without one, all clients of one key and address on a machine share a quota already. Name another
+    home to store it elsewhere, or to share one quota between several keys.
 
     Attributes:
         quota: What the server allows.
@@ -54,7 +54,7 @@ class SharedQuota(ABC):
     quota: Quota = field(default_factory=Quota)
 
     def __post_init__(self) -> None:
-        """Refuse a quota that is not to be shared."""
+        """Reject a quota that must not be shared."""
         if not isinstance(self.quota, Quota):
             raise ConfigurationError(
                 f"quota is a {type(self.quota).__name__}; allowed in a SharedQuota: a Quota"
@@ -70,13 +70,13 @@ class SharedQuota(ABC):
         path: str | os.PathLike[str],
         quota: Quota = Quota(),  # noqa: B008 - frozen
     ) -> FileQuota:
-        """Share `quota` with every process of this machine that names the same file.
+        """Share `quota` with every process on this machine that names the same file.
 
-        The file is made, readable by its owner only, when a client opens it.
+        The file is created, readable by its owner only, when a client opens it.
 
         Args:
-            path: The file. On a local file system, in a folder that only the service can write to;
-                it need not survive a reboot, so `/run` is a good place.
+            path: The file, on a local file system, in a folder that only the service can write to.
+                It need not survive a reboot, so `/run` is a good place.
             quota: What the server allows.
 
         Raises:
@@ -95,19 +95,19 @@ class SharedQuota(ABC):
     ) -> RedisQuota:
         """Share `quota` with every process on any machine that names the same Redis or Valkey.
 
-        All of them must use equal `quota` values, but for `burst`. See docs/machines.md for what
-        the server needs, and for what happens when it is away or has lost the state.
+        All of them must use equal `quota` values, except `burst`. docs/machines.md says what the
+        server needs, and what happens when it is unreachable or has lost the state.
 
         Args:
             url: `redis://[[user]:password@]host[:port][/database]`, `rediss://` for TLS,
                 `unix:///path`, or `redis+sentinel://host[:port],host[:port]/service[/database]`.
-                Options of redis-py are taken as a query, such as `?ssl_ca_certs=PATH`.
+                Options of redis-py are passed as a query, such as `?ssl_ca_certs=PATH`.
             name: Distinguishes this quota from others on the server; `None`: a hash of the
                 client's key and address.
             quota: What the server allows.
 
         Raises:
-            ConfigurationError: The URL is not one of Redis, redis-py is not installed, or the quota
+            ConfigurationError: The URL is not a Redis URL, redis-py is not installed, or the quota
                 has the scope "client".
         """
         try:
@@ -126,12 +126,12 @@ class SharedQuota(ABC):
     ) -> RayQuota:
         """Share `quota` with every process of a Ray cluster that uses the same name.
 
-        A named actor keeps it. It is detached: it outlives the program, and a quota that was used
-        by one a moment ago is known to the next. `ray.init()` must have been called.
+        A named actor holds it. The actor is detached: it outlives the program, so that the next one
+        knows what the last one has sent. `ray.init()` must have been called.
 
         Args:
-            name: Of the quota in the cluster.
-            quota: What the server allows; equal in all processes, but for `burst`.
+            name: Name of the quota in the cluster.
+            quota: What the server allows; equal in all processes, except `burst`.
 
         Raises:
             ConfigurationError: Ray is not installed, or the quota has the scope "client".
@@ -147,7 +147,7 @@ class SharedQuota(ABC):
     ) -> SharedQuota:
         """Return the shared quota that `text` names, as in `STABILITY_SHARED_QUOTA`.
 
-        It is a path, or a URL as `redis` takes it.
+        It is a path, or a URL as for `redis`.
 
         Raises:
             ConfigurationError: As for `file` and `redis`.
@@ -157,14 +157,14 @@ class SharedQuota(ABC):
         return SharedQuota.file(text, quota)
 
     def for_key(self, name: str) -> SharedQuota:
-        """Return this quota for the clients of one key and address, of which `name` is a hash."""
+        """Return this quota for the clients of one key and address; `name` is a hash of these."""
         del name
         return self
 
     @property
     @abstractmethod
     def identity(self) -> str:
-        """What it has in common with the same quota elsewhere in this process."""
+        """Equal for the same quota elsewhere in this process."""
 
     @abstractmethod
     def home(self) -> QuotaHome:
@@ -173,7 +173,7 @@ class SharedQuota(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class FileQuota(SharedQuota):
-    """A quota in a file of this machine.
+    """A quota in a file on this machine.
 
     Attributes:
         path: The file.
@@ -183,7 +183,7 @@ class FileQuota(SharedQuota):
 
     @property
     def identity(self) -> str:
-        """What clients of one event loop that use one queue have in common, the terms included."""
+        """Equal for clients of one event loop that share a queue; includes the terms."""
         return f"file {self.path} {terms_of(self.quota)}"
 
     def home(self) -> QuotaHome:
@@ -197,19 +197,19 @@ class RedisQuota(SharedQuota):
 
     Attributes:
         url: The server.
-        name: Of the quota on the server; `None` until a client's key is known.
+        name: Name of the quota on the server; `None` until a client's key is known.
     """
 
     url: Secret = field(repr=False)
     name: str | None
 
     def for_key(self, name: str) -> SharedQuota:
-        """Return this quota, by that name if it has none."""
+        """Return this quota, with that name if it has none."""
         return replace(self, name=name) if self.name is None else self
 
     @property
     def identity(self) -> str:
-        """What it has in common with the same quota elsewhere in this process."""
+        """Equal for the same quota elsewhere in this process."""
         return f"redis {sha256(self.url.encode()).hexdigest()} {self.name}"
 
     def home(self) -> QuotaHome:
@@ -231,17 +231,17 @@ class RedisQuota(SharedQuota):
 
 @dataclass(frozen=True, kw_only=True)
 class RayQuota(SharedQuota):
-    """A quota in an actor of Ray.
+    """A quota in a Ray actor.
 
     Attributes:
-        name: Of the quota in the cluster.
+        name: Name of the quota in the cluster.
     """
 
     name: str
 
     @property
     def identity(self) -> str:
-        """What it has in common with the same quota elsewhere in this process."""
+        """Equal for the same quota elsewhere in this process."""
         return f"ray {self.name}"
 
     def home(self) -> QuotaHome:
@@ -254,13 +254,13 @@ class RayQuota(SharedQuota):
 
 @dataclass(frozen=True)
 class KeyQuota:
-    """The quota of one key at one address, shared by all who use them on this machine.
+    """The quota of one key at one address, shared by all their users on this machine.
 
     Its file is in the user's cache folder, or in the folder for temporary files where there is no
-    home. Where no file can be had, it is shared within the process.
+    home. If no file can be used, it is shared within the process.
 
     Attributes:
-        name: Of the file: a hash of key and address.
+        name: Name of the file: a hash of key and address.
         quota: What the server allows.
     """
 
@@ -269,7 +269,7 @@ class KeyQuota:
 
     @property
     def identity(self) -> str:
-        """What clients of one event loop that use one queue have in common, the terms included."""
+        """Equal for clients of one event loop that share a queue; includes the terms."""
         return f"key {self.name} {terms_of(self.quota)}"
 
     def home(self) -> QuotaHome:
@@ -287,10 +287,10 @@ class KeyQuota:
 def quota_of(
     quota: Quota | SharedQuota, api_key: str, base_url: str
 ) -> Quota | SharedQuota | KeyQuota:
-    """Return the quota that a client of this key and address keeps to. Nothing is opened.
+    """Return the quota that a client of this key and address observes. Nothing is opened.
 
     Args:
-        quota: What the client was given.
+        quota: The client's `quota` argument.
         api_key: The key; only a hash of it is stored anywhere.
         base_url: The address, as `resolve_base_url` returns it.
 
@@ -308,7 +308,7 @@ def quota_of(
 
 
 def _hash(api_key: str, base_url: str) -> str:
-    """Return the identity of key and address, with the address in its normal form."""
+    """Return the identity of key and address, with the address normalised."""
     parts = urlsplit(base_url)
     scheme, host = parts.scheme.lower(), (parts.hostname or "").rstrip(".")
     port = parts.port or DEFAULT_PORTS.get(scheme, 0)
@@ -317,14 +317,14 @@ def _hash(api_key: str, base_url: str) -> str:
 
 
 def _folder() -> Path | None:
-    """Return a folder of this user that can be written to, made if need be."""
+    """Return a writable folder of this user, created if necessary."""
     for folder in _candidates():
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = folder.lstat()
         except OSError:
             continue
-        # Others must neither read nor replace what is in it.
+        # Other users must be able neither to read nor to replace its contents.
         ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
         if ours and not status.st_mode & 0o022 and os.access(folder, os.W_OK | os.X_OK):
             return folder
@@ -344,7 +344,7 @@ def _in_temp() -> Path:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove the files of keys that nobody has used for long: they know nothing that matters."""
+    """Remove the files of keys that nobody has used for long: they hold nothing that matters."""
     with suppress(OSError):
         for path in folder.glob("quota-*"):
             if path.stat().st_mtime < time.time() - STALE:

@@ -1,7 +1,7 @@
-"""What a quota knows: departures, open slots, the penalty, the share, the jitter. Pure.
+"""The state of a quota: departures, open slots, the penalty, the share, the jitter. Pure.
 
-The same state is kept by all homes: in one process, by each process of a machine from the lines of
-one file, by a server for many machines. The clock is passed in. Times are seconds on one clock that
+All homes hold the same state: one process, each process of a machine from the lines of one file, a
+    server for many machines. The clock is passed in. Times are seconds on one clock that
 all users of the state share, and never go back.
 """
 
@@ -25,13 +25,13 @@ logger: logging.Logger = logging.getLogger("stable_async.quota")
 
 # A process and the number of one of its slots.
 Key = tuple[str, int]
-# The whole state as JSON has it.
+# The whole state as JSON values.
 Dump = dict[str, object]
 
 # While both wait, every eighth permit at least goes to a bulk request: their floor is 12.5 %.
 BULK_TURN = 8
 
-# How long the first request after a penalty goes alone, seconds: a refusal comes back within it.
+# How long the first request after a penalty goes alone, seconds: a refusal arrives within it.
 PROBE = 1.0
 
 # How much of what a late event loop has lost is made up at most, in windows. The rule holds all the
@@ -43,31 +43,31 @@ MAKE_UP = 1.0
 # limit it would be for all of it. Throughput is the same.
 BULK_BURST = 0.03
 
-# Interactive requests are about for this many windows after the last one asked.
+# For this many windows after the last interactive request, more of them are expected.
 COMPANY = 6
 
-# A refusal that our own count does not explain leaves us this part of what we had, and never less
-# than `LEAST_SHARE` of the limit.
+# After a refusal that our own count does not explain, this part of our share is left, and never
+# less than `LEAST_SHARE` of the limit.
 CUT = 0.75
 LEAST_SHARE = 0.1
 
-# The part of the limit regained per second: one hundredth a minute. A further refusal costs a
-# whole penalty, so trying again sooner would cost more than it wins.
+# The part of the limit regained per second: one hundredth a minute. A further refusal costs a whole
+# penalty, so that regaining it faster would cost more than it gains.
 REGAINED = 0.01 / 60
 
-# A process that has open slots and says nothing for this long, seconds, but at most half a window,
-# was stopped or killed. Its slots then count as departures.
+# A process that has open slots and is silent for this long, seconds, but at most half a window, was
+# stopped or killed. Its slots then count as departures.
 LEASE = 5.0
 
-# How long a heartbeat of a process that waits is valid, seconds.
+# How long a heartbeat of a waiting process is valid, seconds.
 HEARTBEAT = 1.0
 
-# Bounds of a penalty, seconds. `Retry-After: 0` or a date that has passed says only that the server
-# refuses; beyond an hour the single probe asks again sooner than the answer wished.
+# Bounds of a penalty, seconds. `Retry-After: 0` or a past date only says that the server refuses;
+# beyond an hour the single probe asks again sooner than the answer requested.
 SHORTEST_PENALTY = 1.0
 LONGEST_PENALTY = 3600.0
 
-# Processes that have said nothing for this long, seconds, are forgotten.
+# Processes that are silent for this long, seconds, are forgotten.
 FORGET = 600.0
 
 
@@ -82,7 +82,7 @@ class Slot:
     __slots__ = ("left", "number")
 
     def __init__(self, number: int) -> None:
-        """Make an open slot."""
+        """Create an open slot."""
         self.number: int = number
         self.left: float | None = None
 
@@ -93,8 +93,8 @@ class Snapshot:
 
     Attributes:
         open: Requests that have a slot and have not left yet.
-        in_window: Requests of the window that ends now, the open ones included.
-        requests: The most requests in one window at our present share.
+        in_window: Requests in the window that ends now, including open ones.
+        requests: The most requests in one window at our current share.
         share: Our part of the limit, at most 1.
         jitter: Jitter allowance, seconds.
         penalty_left: Seconds until the penalty ends; 0 when there is none.
@@ -115,10 +115,10 @@ class _Process:
     """One process, or one event loop of a process, that uses the quota.
 
     Attributes:
-        terms: What it takes the server to allow; `None` if it has not joined.
-        seen: When it last did anything, seconds.
+        terms: The server's quota according to it; `None` if it has not joined.
+        seen: When it last made an entry, seconds.
         open: Numbers of its open slots.
-        waits: When it last said that an interactive request waits, and a bulk one, seconds.
+        waits: When its last heartbeats for an interactive and for a bulk request were, seconds.
     """
 
     seen: float
@@ -128,23 +128,23 @@ class _Process:
 
 
 class QuotaState:
-    """All that is known of a quota, and when the next request may leave.
+    """All that is known about a quota, and when the next request may leave.
 
-    The rule says how many requests may leave. Beyond it: during a penalty nobody leaves; after it
-    one request goes ahead alone. Requests that need not wait leave at once, those that wait leave
-    evenly, at the rate that can be kept up: the rule would let them go a little faster and then
-    make them pause, which wins nothing and leaves less room for late arrivals. While interactive
-    requests are about, bulk ones leave only as long as the total keeps to that rate.
+    The rule says how many requests may leave. In addition, nothing leaves during a penalty, and
+    after it one request goes first, alone. Requests that need not wait leave at once; those that
+    wait leave evenly, at the sustainable rate: the rule would let them go a little faster and then
+    make them pause, which gains nothing and leaves less room for late arrivals. While interactive
+    requests are expected, bulk ones leave only as long as the total keeps to that rate.
 
     Attributes:
         now: Time of the last change, seconds.
-        terms: What the server is taken to allow: the smallest `requests` and the largest `window`,
-            `penalty` and `jitter` of all processes that use the quota.
-        lease: A process with open slots that says nothing for this long, seconds, is expired.
+        terms: The quota assumed: the smallest `requests` and the largest `window`, `penalty` and
+            `jitter` of all processes that use it.
+        lease: A process with open slots that is silent for this long, seconds, is expired.
     """
 
     def __init__(self, quota: Quota) -> None:
-        """Start with nothing sent and no process."""
+        """Start with no departures and no processes."""
         self.now: float = -inf
         self.terms: Quota = terms_of(quota)
         self.lease: float = min(LEASE, quota.window / 2)
@@ -152,7 +152,7 @@ class QuotaState:
         self._rule = Rule(quota.requests, quota.window, quota.jitter, max_jitter=self._jitter.most)
         self._processes: dict[str, _Process] = {}
         self._interval = (quota.window + quota.jitter) / quota.requests
-        # When the next of those who wait may leave.
+        # When the next waiting request may leave.
         self._next = -inf
         # When one that had waited left last, from when on it could have, and whether it had waited
         # for the quota or only for others.
@@ -165,21 +165,22 @@ class QuotaState:
         # Our part of the limit at a time; from then on it grows.
         self._share = 1.0
         self._share_since = 0.0
-        # Bulk beside interactive: when the total allows one, how long the others are about, and
-        # how many of them left since the last bulk request while bulk ones waited elsewhere.
+        # Bulk besides interactive: when the total allows one, how long interactive ones are
+        # expected, and how many of them left since the last bulk request while bulk ones waited
+        # elsewhere.
         self._bulk_due = -inf
         self._company_until = -inf
         self._passed_over = 0
         self._warned_of_jitter = False
 
     def advance(self, now: float) -> None:
-        """Move on to `now`: what is asked is answered as of then. It never goes back."""
+        """Advance to `now`: queries are answered as of then. It never goes back."""
         self.now = max(self.now, now)
 
     # ---- processes
 
     def join(self, process: str, now: float, terms: Quota) -> None:
-        """Add a process, or take its new terms; the strictest terms of all hold."""
+        """Add a process, or change its terms; the strictest terms of all apply."""
         self._note(process, now).terms = terms_of(terms)
         self._forget()
         self._use_terms()
@@ -191,7 +192,7 @@ class QuotaState:
         self._use_terms()
 
     def seen(self, process: str) -> float | None:
-        """Return when a process last did anything, seconds; `None` if it is not known."""
+        """Return when a process last made an entry, seconds; `None` if it is not known."""
         found = self._processes.get(process)
         return None if found is None else found.seen
 
@@ -212,7 +213,7 @@ class QuotaState:
             found.waits = [-inf, -inf]
 
     def heartbeat(self, process: str, now: float, *, bulk: bool) -> None:
-        """Note that a request of a process waits."""
+        """Record that a request of a process waits."""
         found = self._note(process, now)
         found.waits[bulk] = self.now
         if not bulk:
@@ -225,7 +226,7 @@ class QuotaState:
                 yield name
 
     def stricter(self, process: str) -> Iterator[str]:
-        """Yield the other processes whose terms keep this one from its own."""
+        """Yield the other processes whose terms are stricter than this one's."""
         own = self._processes.get(process)
         if own is not None and own.terms is not None and own.terms != self.terms:
             for name, other in self._processes.items():
@@ -235,10 +236,11 @@ class QuotaState:
     # ---- slots
 
     def due(self, process: str, now: float, *, bulk: bool = False) -> float:
-        """Return from when on a request of a process may leave; at or before `now`: at once.
+        """Return the time from which a request of a process may leave; at or before `now` means at
+        once.
 
-        A request that waits lets those of other processes go first, as priorities have it. Changes
-        nothing, whatever `now` is: what it does not know of only delays the request.
+        A waiting request lets those of other processes go first according to priorities. Changes
+        nothing, whatever `now` is: unknown entries can only delay the request.
         """
         when = self.earliest()
         if when > now:
@@ -262,12 +264,12 @@ class QuotaState:
         """Open a slot, if a request of this process may leave now.
 
         Args:
-            process: Whose request it is.
+            process: The process of the request.
             number: A number for the slot, new in that process.
             now: The time, seconds.
-            bulk: The request leaves room for interactive ones, if there are any.
-            waited: It has had to wait for the quota.
-            yielded: It has had to wait, if only for others.
+            bulk: Whether the request leaves room for interactive ones, if there are any.
+            waited: Whether it had to wait for the quota.
+            yielded: Whether it had to wait, even if only for others.
         """
         found = self._note(process, now)
         now = self.now
@@ -301,10 +303,10 @@ class QuotaState:
         return True
 
     def mark_sent(self, process: str, number: int, now: float) -> bool:
-        """Count the request of a slot as left now; `False`: it may not leave any more.
+        """Count the request of a slot as departing now; return `False` if it may no longer leave.
 
-        A slot that has expired was counted already. Its request leaves only if there is room for
-        it once more.
+        An expired slot was already counted. Its request leaves only if there is room for another
+        one.
         """
         found = self._note(process, now)
         if number not in found.open and not self.reserve(process, number, now):
@@ -321,13 +323,13 @@ class QuotaState:
             self._rule.send(self.now, count)
 
     def release(self, process: str, number: int, now: float) -> None:
-        """Take an open slot back: its request never left."""
+        """Return an open slot: its request never left."""
         found = self._note(process, now)
         if number in found.open:
             found.open.discard(number)
             self._rule.open -= 1
 
-    # ---- what comes back
+    # ---- feedback from the server
 
     def penalise(
         self,
@@ -337,12 +339,13 @@ class QuotaState:
         left: float | None = None,
         slot: Key | None = None,
     ) -> None:
-        """Begin a penalty, and look for its cause unless the last penalty explains it.
+        """Begin a penalty, and determine its cause unless the last penalty explains it.
 
         Args:
             now: The time of the refusal, seconds.
-            retry_after: What the server asked for, seconds; `None`: the penalty of the terms.
-            left: When the refused request left, seconds; `None`: now.
+            retry_after: The wait that the server asked for, seconds; `None` means the penalty of
+                the terms.
+            left: When the refused request left, seconds; `None` means now.
             slot: The slot of the refused request, if known.
         """
         self.advance(now)
@@ -366,9 +369,9 @@ class QuotaState:
     # ---- figures
 
     def earliest(self, ahead: int = 0) -> float:
-        """Return from when on a request with `ahead` others before it might leave.
+        """Return the time from which a request with `ahead` others before it might leave.
 
-        Priorities are left aside. At or before `now` means at once.
+        Priorities are ignored. A time at or before `now` means at once.
         """
         self._use_share()
         return max(self._rule.earliest(self.now, ahead), self._even(ahead))
@@ -389,7 +392,7 @@ class QuotaState:
     # ---- stored or sent
 
     def dump(self) -> Dump:
-        """Return all of it, as JSON has it; processes not seen for long are left out."""
+        """Return everything as JSON values, without processes not seen for long."""
         self._forget()
         return {
             "now": self.now,
@@ -461,7 +464,7 @@ class QuotaState:
                 del self._processes[name]
 
     def _even(self, ahead: int) -> float:
-        """Return when the even flow and the penalty allow a request, as `earliest`."""
+        """Return when the even flow and the penalty allow a request, like `earliest`."""
         now = self.now
         if self._probe_due:
             start = max(now, self._penalty_until)
@@ -517,7 +520,7 @@ class QuotaState:
         self._interval = (self.terms.window + self._rule.jitter) / self._rule.limit
 
     def _use_terms(self) -> None:
-        """Have the strictest terms of all processes hold."""
+        """Apply the strictest terms of all processes."""
         every = [process.terms for process in self._processes.values() if process.terms is not None]
         if not every:
             return
@@ -541,7 +544,9 @@ class QuotaState:
 
 
 def terms_of(quota: Quota) -> Quota:
-    """Return what all clients of a key have in common: without what each may choose."""
+    """Return the terms that all clients of a key share, without the options that each may
+    choose.
+    """
     return Quota(quota.requests, quota.window, quota.penalty, quota.jitter, quota.adaptive)
 
 
@@ -552,7 +557,7 @@ def _bounded(retry_after: float) -> float:
             retry_after,
             LONGEST_PENALTY,
         )
-    # In this order what is no number is the shortest.
+    # In this order NaN becomes the shortest.
     return max(SHORTEST_PENALTY, min(retry_after, LONGEST_PENALTY))
 
 

@@ -1,1 +1,1 @@
-"""Where a quota is kept: in a process, in a file of one machine, on a server for many."""
+"""Homes of a quota: a process, a file on one machine, a server for many machines."""

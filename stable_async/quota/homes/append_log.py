@@ -1,10 +1,10 @@
-"""A file to which several processes append lines, and which all of them read in the same order.
+"""A file that several processes append lines to and that all of them read in the same order.
 
-Nothing is locked. A line is added with one `write` to a file opened for appending: the kernel
-holds the file for that moment, so that lines never mix, and their order is the same for every
-reader. A process that is stopped or killed holds nothing that another one needs. A line cut short
-by a kill is known by its check sum; the line break that every line begins with keeps it from
-spoiling the next one.
+Nothing is locked. A line is added with one `write` to a file opened for appending: the kernel locks
+the file for that moment, so that lines never mix and have the same order for every reader. A
+process that is stopped or killed holds nothing that another one needs. A line cut short by a kill
+is recognised by its checksum; the line break at the start of every line keeps it from corrupting
+the next one.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ __all__ = ["AppendLog", "NotALogError"]
 
 READ_SIZE = 64 * 1024
 
-# Bytes that are read again before new ones, to see that the file is still what was read.
+# Bytes that are read again before new ones, to verify that the file is still the same.
 OVERLAP = 16
 
 
 class NotALogError(Exception):
-    """A file begins with something else than a log does."""
+    """A file does not begin like a log."""
 
 
 class AppendLog:
-    """One file, open for appending and for reading on.
+    """One file, open for appending and reading.
 
     Attributes:
-        size: How much of it was read, bytes.
-        cut: What was read is not there any more: the file was truncated in place.
+        size: How much of it has been read, bytes.
+        cut: Whether the file was truncated in place, so that what was read is gone.
     """
 
     def __init__(self, descriptor: int) -> None:
-        """Logs come from `open`."""
+        """Use `open` instead."""
         self._descriptor = descriptor
         self._close = finalize(self, _close, descriptor)
         self._tail = b""
@@ -49,15 +49,15 @@ class AppendLog:
 
     @classmethod
     def open(cls, path: Path, magic: bytes, *, create: bool = True) -> Self:
-        """Open the log at `path`; a new one can be read and written by its owner only.
+        """Open the log at `path`; a new one is accessible to its owner only.
 
         Args:
             path: The file.
-            magic: What the first line of such a log begins with.
-            create: Make an empty one where there is none.
+            magic: The beginning of the first line of such a log.
+            create: Create an empty file if there is none.
 
         Raises:
-            NotALogError: The file holds something else; it is left as it was.
+            NotALogError: The file holds something else; it is left unchanged.
             OSError: It cannot be opened.
         """
         flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | (os.O_CREAT if create else 0)
@@ -76,7 +76,7 @@ class AppendLog:
         """Add a line.
 
         Raises:
-            OSError: It was not written, or not as a whole.
+            OSError: The line was not written, or not completely.
         """
         data = text.encode()
         line = b"\n%s %08x\n" % (data, crc32(data))
@@ -85,7 +85,7 @@ class AppendLog:
             raise OSError(f"only {written} of {len(line)} bytes were written")
 
     def read(self) -> list[str]:
-        """Return the lines that were not read here before, in order, without broken ones."""
+        """Return the lines not read here before, in order, without broken ones."""
         lines: list[str] = []
         while not self.cut:
             known = len(self._read_last)
@@ -100,17 +100,17 @@ class AppendLog:
         return lines
 
     def is_at(self, path: Path) -> bool:
-        """Return whether `path` names this file, and what was read of it is still there."""
+        """Return whether `path` names this file and it still contains what was read."""
         return not self.cut and self._is_named(path)
 
     def move_away(self, path: Path, aside: Path) -> None:
-        """Remove this file from `path`, if it is there; `aside` is a free name beside it."""
+        """Remove this file from `path`, if it is still there; `aside` is a free name beside it."""
         if self._is_named(path):
             with suppress(FileNotFoundError):
                 path.rename(aside)
                 try:
                     if not self._is_named(aside):
-                        # Somebody was faster, and this is the file put in its place.
+                        # Another process was faster, and this is the file that it put in its place.
                         with suppress(FileExistsError):
                             os.link(aside, path)
                 finally:
@@ -118,7 +118,7 @@ class AppendLog:
 
     def _is_named(self, path: Path) -> bool:
         try:
-            # Not `path.stat()`: this is done at every look, and takes a third of the time.
+            # Not `path.stat()`: this happens at every look, and takes a third of the time.
             return os.path.samestat(os.stat(path), os.fstat(self._descriptor))  # noqa: PTH116
         except FileNotFoundError:
             return False

@@ -1,4 +1,4 @@
-"""What a home of a quota is: the seam between the limiter and where the state is kept."""
+"""The protocol of a quota's home: the interface between the limiter and the stored state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["QuotaHome", "Waiters"]
 
 
 class Waiters(Protocol):
-    """The calls of one event loop that wait for slots, as a home sees them."""
+    """The waiting calls of one event loop, as a home sees them."""
 
     def waiting(self, priority: Priority) -> int:
         """Return how many calls of `priority` wait now."""
@@ -23,20 +23,20 @@ class Waiters(Protocol):
         ...
 
     def wake(self) -> None:
-        """Have `reserve` called again soon, if any call waits; may be called in any thread."""
+        """Have `reserve` called again soon if any call waits; may be called from any thread."""
         ...
 
 
 class QuotaHome(Protocol):
-    """Where a quota is kept, as one event loop uses it.
+    """The home of a quota, as used by one event loop.
 
     All methods but `open` and `aclose` are synchronous and quick. `now` is in seconds on the clock
     of the event loop, the machine's monotonic one, and does not go back. Methods raise
-    `ConfigurationError` when the state cannot be read or written any more.
+    `ConfigurationError` when the state can no longer be read or written.
     """
 
     async def open(self, waiters: Waiters) -> None:
-        """Open the home in the running event loop; harmless when it is open.
+        """Open the home in the running event loop; does nothing when it is open.
 
         Raises:
             ConfigurationError: It cannot be opened, or belongs to another quota.
@@ -44,15 +44,15 @@ class QuotaHome(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close the home; harmless when it is closed. Open slots count as departures."""
+        """Close the home; does nothing when it is closed. Open slots count as departures."""
         ...
 
     def reserve(self, now: float, *, bulk: bool = False) -> Slot | float:
-        """Return an open slot, or the time at which to ask again; others may be faster then.
+        """Return an open slot, or the time at which to ask again, when others may be faster.
 
         Args:
             now: The time, seconds.
-            bulk: The request leaves room for interactive ones, if there are any.
+            bulk: Whether the request leaves room for interactive ones, if there are any.
 
         Returns:
             Infinity means that the home will call `Waiters.wake`. It may call it earlier than a
@@ -61,15 +61,17 @@ class QuotaHome(Protocol):
         ...
 
     def mark_sent(self, slot: Slot, now: float) -> bool:
-        """Count the request of an open slot as left now; `False`: it may not leave any more."""
+        """Count the request of an open slot as departing now; return `False` if it may no longer
+        leave.
+        """
         ...
 
     def release(self, slot: Slot, now: float) -> None:
-        """Take an open slot back: its request never left."""
+        """Return an open slot: its request never left."""
         ...
 
     def penalise(self, now: float, retry_after: float | None, slot: Slot | None) -> None:
-        """Begin a penalty for everybody, of `retry_after` seconds or the quota's own length.
+        """Begin a penalty for all users, of `retry_after` seconds or the quota's own length.
 
         Args:
             now: The time of the refusal, seconds.
@@ -83,9 +85,11 @@ class QuotaHome(Protocol):
         ...
 
     def earliest(self, now: float, ahead: int = 0) -> float:
-        """Return from when on a request with `ahead` others before it might leave, seconds."""
+        """Return the time from which a request with `ahead` others before it might leave,
+        seconds.
+        """
         ...
 
     def snapshot(self, now: float) -> Snapshot:
-        """Return the figures of this moment; when closed, those last seen."""
+        """Return the current figures; when closed, the last ones."""
         ...

@@ -1,7 +1,7 @@
-"""A quota that all processes of a machine share: its state in a small file that each appends to.
+"""A quota that all processes of a machine share, in a small file that each of them appends to.
 
-docs/quota-file.md says why this cannot breach, and why nobody who is killed or stopped blocks the
-others.
+docs/quota-file.md says why this cannot breach, and why a killed or stopped process does not block
+the others.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ MAGIC = "stable_async shared quota"
 FORMAT = 2
 SEAL = "sealed"
 
-# A file longer than this, bytes, is continued in a new one that begins with what matters still.
+# A file longer than this, bytes, is continued in a new one that begins with the current state.
 ROTATE_AT = 64 * 1024
 
-# How far the clocks that processes read may differ, seconds. What is dated later than that is not
+# How far the clocks that processes read may differ, seconds. An entry dated later than that is not
 # from a clock of this machine.
 AHEAD = 1.0
 
-# How many of its slots a process remembers, to see which of them a file has lost.
+# How many of its slots a process remembers, to find those that a file has lost.
 REMEMBERED = 1000
 
 
@@ -65,10 +65,10 @@ class FileHome(LocalHome):
 
         Args:
             path: The file.
-            quota: What this home's clients take the server to allow.
-            clock: Where times are taken from.
+            quota: The server's quota, according to this home's clients.
+            clock: The source of times.
             shared: Read the file once for all homes of this process.
-            fallback: Where the file cannot be used, go on within this process, and log it.
+            fallback: If the file cannot be used, continue within this process, and log it.
         """
         store = (
             _named(path, quota, fallback) if shared else _FileStore(path, quota, fallback, clock)
@@ -92,18 +92,18 @@ class _FileStore:
         self._path = path
         self._quota = quota
         self._fallback = fallback
-        # The file could not be used: this process goes on alone.
+        # The file could not be used: this process continues alone.
         self._alone = False
         self._replica = Replica(quota)
         self._log: AppendLog | None = None
         self._unread: list[str] = []
         self._pid = 0
-        # The slots granted to this process, and when, the latest last.
+        # The slots granted to this process, and when; the latest last.
         self._granted: deque[tuple[str, int, float]] = deque(maxlen=REMEMBERED)
         self._was_put_back = False
         self._warned_of_time = False
 
-    # ---- what a home asks for
+    # ---- called by a home
 
     @property
     def state(self) -> QuotaState:
@@ -133,7 +133,7 @@ class _FileStore:
             self.state.advance(now)
 
     def view(self, now: float) -> QuotaState:
-        # Not the state itself: it may move on only where the file says so, as in all processes.
+        # Not the state itself: it may change only by entries of the file, as in all processes.
         view = Replica.load(self._replica.dump()).state
         view.advance(now)
         return view
@@ -151,7 +151,7 @@ class _FileStore:
     def _enter(self, entry: Entry) -> bool:
         text = json.dumps(entry)
         outcome = None
-        # It is not in the state if the file was replaced in between.
+        # It is not in the state if the file was replaced meanwhile.
         while outcome is None:
             self._open_log.append(text)
             self._catch_up()
@@ -165,7 +165,7 @@ class _FileStore:
     # ---- reading
 
     def _open(self) -> None:
-        """Open the file, or make it; harmless when it is open."""
+        """Open or create the file; does nothing when it is open."""
         if self._log is None or self._pid != os.getpid():
             self._pid = os.getpid()
             self._granted.clear()
@@ -178,10 +178,10 @@ class _FileStore:
             log.close()
 
     def _catch_up(self) -> None:
-        """Apply what was appended since, and follow the state to whatever file it is in."""
+        """Apply new entries, and follow the state to the file that it is in now."""
         while True:
-            # In this order: what was appended while the file was in its place is read below by
-            # everybody, no matter who replaces the file.
+            # In this order: everybody reads what was appended while the file was in its place, no
+            # matter who replaces the file.
             in_place = self._open_log.is_at(self._path)
             successor = self._apply_new()
             if successor:
@@ -194,7 +194,7 @@ class _FileStore:
                 return
 
     def _apply_new(self) -> str:
-        """Apply what was appended since; return the name of the next file if this one is sealed."""
+        """Apply new entries; return the name of the next file if this one is sealed."""
         lines, self._unread = self._unread + self._open_log.read(), []
         for text in lines:
             if text.startswith(SEAL):
@@ -216,9 +216,9 @@ class _FileStore:
             )
 
     def _begin(self, log: AppendLog, replica: Replica) -> None:
-        """Go on in `log`, beginning it with the state of `replica` if nobody has."""
+        """Continue in `log`, starting it with the state of `replica` if nobody has."""
         try:
-            # Every process that opens a log makes sure that its first line is there.
+            # Every process that opens a log makes sure that it has its first line.
             while not (lines := log.read()):
                 log.append(self._beginning(replica))
             beginning = cast("dict[str, object]", json.loads(lines[0].removeprefix(MAGIC)))
@@ -226,7 +226,7 @@ class _FileStore:
             if same_boot:
                 self._check(beginning)
                 replica = Replica.load(cast("dict[str, object]", beginning["replica"]))
-                # Where the system does not say it, a clock that was set back does.
+                # If the system does not tell, a clock that was set back shows it.
                 same_boot = replica.state.now <= self.clock() + AHEAD
         except BaseException:
             log.close()
@@ -237,7 +237,7 @@ class _FileStore:
         self._unread = lines[1:]
         if not same_boot:
             self._unread = [line for line in lines if line.startswith(SEAL)]
-            # Its clock has restarted, and no process of that time is left.
+            # The clock has restarted, and no process of that time is left.
             self._rotate()
 
     def _beginning(self, replica: Replica) -> str:
@@ -247,21 +247,21 @@ class _FileStore:
     # ---- replacing the file
 
     def _rotate(self) -> None:
-        """Have everybody go on in a new file."""
+        """Move everybody to a new file."""
         successor = self._beside()
         AppendLog.open(successor, MAGIC.encode()).close()
         self._open_log.append(f"{SEAL} {successor.name}")
         chosen = self._apply_new()
         if chosen != successor.name:
-            successor.unlink(missing_ok=True)  # somebody was faster
+            successor.unlink(missing_ok=True)  # another process was faster
         if chosen:
             self._follow(chosen)
 
     def _follow(self, name: str) -> None:
-        """Go on in the file that follows this one.
+        """Continue in the file that follows this one.
 
         Its beginning is the same, no matter which process writes it. Its own name is removed before
-        anything is appended, so that it takes the place of its predecessor only, and once.
+        anything is appended, so that it replaces only its predecessor, and only once.
         """
         successor = self._path.with_name(name)
         in_place = self._open_log.is_at(self._path)
@@ -269,7 +269,7 @@ class _FileStore:
             log = AppendLog.open(successor, MAGIC.encode(), create=False)
         except FileNotFoundError:
             if self._open_log.is_at(self._path):
-                # Not in its place: it was removed, and nobody can go on as things are.
+                # Not in its place: it was removed, and nobody can continue in it.
                 self._path.unlink(missing_ok=True)
             self._put_back()
             return
@@ -280,13 +280,13 @@ class _FileStore:
         elif log.is_at(self._path):
             self._begin(log, self._replica)
         else:
-            # Its predecessor was removed, and somebody has put another file there.
+            # Its predecessor was removed, and another file has been put there.
             log.close()
             successor.unlink(missing_ok=True)
             self._put_back()
 
     def _put_back(self) -> None:
-        """Go on in the file that is in place; if there is none, or it was cut, put one there."""
+        """Continue in the file that is in place; if it is missing or truncated, replace it."""
         temporary = self._beside()
         log = AppendLog.open(temporary, MAGIC.encode())
         try:
@@ -305,7 +305,7 @@ class _FileStore:
         self._was_put_back = True
 
     def _enter_lost(self) -> None:
-        """Count what this process was granted and the file that was put back does not know of."""
+        """Count the slots granted to this process that the replaced file does not have."""
         self._was_put_back = False
         since = self.clock() - 3 * self.state.terms.window
         lost = sum(
@@ -335,7 +335,7 @@ class _FileStore:
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
-        """Report what is wrong with the file, or continue without it if that is allowed.
+        """Report a problem with the file, or continue without it if that is allowed.
 
         Raises:
             ConfigurationError: The file is something else, belongs to another version, or cannot
@@ -370,7 +370,7 @@ class _FileStore:
 
 @cache
 def _boot_id() -> str:
-    """Return what distinguishes this run of the machine, where the system says it; else nothing."""
+    """Return the id of this boot of the machine, or empty text if the system has none."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return ""
@@ -393,6 +393,6 @@ def _forget_stores() -> None:
     _stores, _stores_lock = WeakValueDictionary(), threading.Lock()
 
 
-# A lock may be held by a thread that a forked process has not got.
+# A lock may be held by a thread that does not exist in a forked process.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_stores)

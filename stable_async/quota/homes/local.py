@@ -1,7 +1,7 @@
-"""A home on this machine: what the homes in memory and in a file have in common.
+"""A home on this machine: the base of the homes in memory and in a file.
 
-Several event loops of one process share one `Store`, each through a `LocalHome` of its own. To the
-state each of them is a process: it joins, says that it waits, and expires when it stays silent.
+Several event loops of one process share one `Store`, each through a `LocalHome` of its own. The
+state treats each of them as a process: it joins, sends heartbeats, and expires when silent.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ __all__ = ["LocalHome", "Store"]
 
 logger: logging.Logger = logging.getLogger("stable_async.quota")
 
-# How often to look again while another process has an open slot, seconds: it may release it, or
+# How often to check again while another process has an open slot, seconds: it may release it, or
 # may have been killed.
 LOOK_AGAIN = 0.1
 
-# How often a process says that it waits, seconds.
+# How often a waiting process sends a heartbeat, seconds.
 HEARTBEAT_EVERY = 0.4
 
-# A process that finds itself later than this after the time it entered, seconds, was stopped in
-# between: what it is about to send leaves later than the state says.
+# A process that is later than this after the time of its entry, seconds, was stopped in between:
+# its request would leave later than the state says.
 LATE = 0.1
 
 
 class Store(Protocol):
-    """A state that several event loops of this process change, one at a time.
+    """A state that several event loops of this process use, one at a time.
 
     Attributes:
         lock: Held while the store is used.
@@ -69,19 +69,19 @@ class Store(Protocol):
         ...
 
     def catch_up(self, now: float) -> None:
-        """Update the state: apply the entries of other processes, or the time."""
+        """Update the state: apply the entries of other processes, or advance the time."""
         ...
 
     def view(self, now: float) -> QuotaState:
-        """Return the state at `now`, to be read only."""
+        """Return the state at `now`, for reading only."""
         ...
 
     def enter(self, entry: Entry) -> bool:
-        """Apply an entry, for other processes too; return what `replica.apply` returns."""
+        """Apply an entry, for other processes too; return the result of `replica.apply`."""
         ...
 
     def clock(self) -> float:
-        """Return the time, seconds, if others go on while this process is stopped."""
+        """Return the time, seconds, if others continue while this process is stopped."""
         ...
 
 
@@ -93,7 +93,7 @@ class LocalHome:
     """
 
     def __init__(self, store: Store, quota: Quota) -> None:
-        """Prepare; `quota` says what this home's clients take the server to allow."""
+        """Prepare; `quota` is the server's quota according to this home's clients."""
         self._store = store
         self._quota = terms_of(quota)
         self._terms = self._quota
@@ -107,7 +107,7 @@ class LocalHome:
         self._closed = True
 
     async def open(self, waiters: Waiters | None = None) -> None:
-        """Open the store, and join those who use it; harmless when it is open."""
+        """Open the store and join its users; does nothing when it is open."""
         self.open_now(waiters)
 
     def open_now(self, waiters: Waiters | None = None) -> None:
@@ -125,7 +125,7 @@ class LocalHome:
                 self._join(self._store.state, self._store.clock())
 
     async def aclose(self) -> None:
-        """Leave those who use the store, and close it behind the last one of this process."""
+        """Leave the users of the store, and close it after the last one of this process."""
         self.close_now()
 
     def close_now(self) -> None:
@@ -136,7 +136,7 @@ class LocalHome:
                     if self._store.state.has_joined(self._process, self._quota):
                         self._enter("leave", self._store.clock())
                 except ConfigurationError:
-                    pass  # the others will see that this process has ended
+                    pass  # the others will notice that this process has ended
                 finally:
                     self._closed = True
                     self._store.drop(self)
@@ -161,7 +161,7 @@ class LocalHome:
                     return Slot(self._number)
 
     def mark_sent(self, slot: Slot, now: float) -> bool:
-        """Count the request of an open slot as left now, unless that is not allowed any more."""
+        """Count the request of an open slot as departing now, unless that is no longer allowed."""
         if self._closed:
             return False
         with self._using(now):
@@ -170,7 +170,7 @@ class LocalHome:
                 if self._store.clock() - now <= LATE:
                     self._wake_others()
                     return True
-                # The entry came late. It stands for nobody; this request needs another one.
+                # The entry came late and counts for no request; this one needs another slot.
                 now = self._store.clock()
             return False
 
@@ -231,7 +231,7 @@ class LocalHome:
             self._enter("join", now, terms=terms)
 
     def _use_terms(self, state: QuotaState, now: float) -> None:
-        """Take notice of other terms, and remove processes that have ended and left theirs."""
+        """Adopt other processes' terms, and remove processes that have ended with stricter ones."""
         for process in [name for name in state.stricter(self._process) if _is_dead(name)]:
             self._enter("leave", now, other=process)
         if self._terms == state.terms:
@@ -258,7 +258,7 @@ class LocalHome:
         return min(when, now + LOOK_AGAIN) if any(state.others_open(self._process)) else when
 
     def _expire_others(self, state: QuotaState, now: float) -> None:
-        """Count the open slots of those who were killed, or stopped for long, as departures."""
+        """Count the open slots of processes that were killed or stopped for long as departures."""
         for process in list(state.others_open(self._process)):
             seen = state.seen(process)
             if seen is not None:
@@ -289,7 +289,7 @@ class LocalHome:
         )
 
     def _wake_others(self) -> None:
-        """Have the other event loops of this process look at what has changed."""
+        """Wake the other event loops of this process after a change."""
         for home in self._store.homes:
             if home is not self and home.waiters is not None:
                 home.waiters.wake()
@@ -297,7 +297,7 @@ class LocalHome:
 
 @cache
 def _namespace() -> int:
-    """Return whose process ids ours are: containers have their own."""
+    """Return the namespace of our process ids: containers have their own."""
     try:
         return Path("/proc/self/ns/pid").stat().st_ino
     except OSError:

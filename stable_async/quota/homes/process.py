@@ -1,4 +1,4 @@
-"""A quota kept in the memory of one process."""
+"""A quota in the memory of one process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ProcessHome(LocalHome):
     """A quota home in memory, for one event loop or for all of this process."""
 
     def __init__(self, quota: Quota, *, name: str | None = None) -> None:
-        """Prepare an empty quota, or with `name` the one of that name in this process."""
+        """Prepare an empty quota or, with `name`, the one of that name in this process."""
         super().__init__(_Memory(quota) if name is None else _named(name, quota), quota)
 
 
@@ -51,7 +51,7 @@ class _Memory:
         return apply(self.state, entry)
 
     def clock(self) -> float:
-        # Whatever stops this process stops all that use the store; no time is ever late.
+        # Whatever stops this process stops all users of the store, so that no time is ever late.
         return -inf
 
 
@@ -69,6 +69,6 @@ def _forget_stores() -> None:
     _stores, _stores_lock = {}, threading.Lock()
 
 
-# A process that was forked counts for itself, and a lock may be held by a thread it has not got.
+# A forked process counts separately, and a lock may be held by a thread that it does not have.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_stores)

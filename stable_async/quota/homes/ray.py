@@ -1,4 +1,4 @@
-"""The quota's home in a named actor of Ray, which outlives the programs that use it."""
+"""The quota's home in a named Ray actor, which outlives the programs that use it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMESPACE = "stable_async"
 
 
 class _Keeper:
-    """The actor. One that was restarted has lost the state, and begins as a new one does."""
+    """The actor. A restarted one has lost the state, and starts like a new one."""
 
     def __init__(self) -> None:
         self._state: CentralState | None = None
@@ -30,27 +30,27 @@ class _Keeper:
     def exchange(self, message: Message) -> Answer:
         now = time.monotonic()
         state = self._state
-        # After a long time without use, the terms of the first process hold.
+        # After a long time without use, the terms of the first process apply.
         if state is None or (state.terms != message["terms"] and state.is_unused(now)):
             state = self._state = CentralState(message["terms"], now, secrets.token_hex(8))
         return state.exchange(message, now)
 
 
 class RayService:
-    """The actor as processes of a cluster reach it."""
+    """Access to the actor for processes of a cluster."""
 
     def __init__(self, name: str) -> None:
-        """Prepare; the actor is made by the first `connect`."""
+        """Prepare; the first `connect` creates the actor."""
         self.where: str = f"Ray actor {name}"
         self._name = f"stable_async.quota.{name}"
         self._actor: Any = None
 
     async def connect(self) -> None:
-        """Find the actor, or make it.
+        """Find or create the actor.
 
         Raises:
             UnreachableError: The cluster does not answer now.
-            ConfigurationError: This process is in no cluster.
+            ConfigurationError: This process is not in a cluster.
         """
         if self._actor is not None:
             return
@@ -64,10 +64,10 @@ class RayService:
             raise UnreachableError(_short(error)) from None
 
     async def exchange(self, message: Message) -> Answer:
-        """Have the actor take a message.
+        """Send a message to the actor and return its answer.
 
         Raises:
-            UnreachableError: There is no answer; the message may have come.
+            UnreachableError: There is no answer; the message may have arrived.
         """
         try:
             return cast("Answer", await self._actor.exchange.remote(message))
@@ -76,7 +76,7 @@ class RayService:
             raise UnreachableError(_short(error)) from None
 
     async def aclose(self) -> None:
-        """Forget the actor: it stays for others."""
+        """Drop the reference to the actor, which stays for others."""
         self._actor = None
 
 

@@ -1,4 +1,4 @@
-"""The quota's home in Redis or Valkey: one key, which quota.lua keeps."""
+"""The quota's home in Redis or Valkey: one key, which quota.lua maintains."""
 
 from __future__ import annotations
 
@@ -48,32 +48,32 @@ CONNECTING = 5.0
 
 
 class RedisService:
-    """A server, or the master that Sentinels name."""
+    """A server, or the master that the Sentinels name."""
 
     def __init__(self, url: str, name: str) -> None:
         """Prepare; nothing is sent before `connect`.
 
         Args:
             url: See `SharedQuota.redis`.
-            name: Tells this quota from others on the server. It is seen there.
+            name: Distinguishes this quota from others on the server, where it is visible.
 
         Raises:
-            ConfigurationError: The URL is none of Redis.
+            ConfigurationError: The URL is not a Redis URL.
         """
         self._url = check_url(url)
         self.where: str = shown(self._url)
-        # In braces: a cluster keeps all keys of one quota on one node.
+        # In braces, so that a cluster stores all keys of one quota on one node.
         self._key = f"{{stable_async:{name}}}:quota"
         self._clients: list[Redis] = []
         self._connected = self._worked = False
         self._digest = ""
 
     async def connect(self) -> None:
-        """Connect and load the script, unless that is done.
+        """Connect and load the script, unless connected.
 
         Raises:
-            UnreachableError: It cannot be reached now.
-            ConfigurationError: Trying again is of no use.
+            UnreachableError: The server cannot be reached now.
+            ConfigurationError: Retrying is useless.
         """
         if self._connected:
             return
@@ -83,11 +83,11 @@ class RedisService:
         self._connected = True
 
     async def exchange(self, message: Message) -> Answer:
-        """Run the script on a message.
+        """Run the script with a message and return its answer.
 
         Raises:
-            UnreachableError: There is no answer; the message may have come.
-            ConfigurationError: Trying again is of no use.
+            UnreachableError: There is no answer; the message may have arrived.
+            ConfigurationError: Retrying is useless.
         """
         if not self._connected:
             raise UnreachableError("not connected")
@@ -98,7 +98,7 @@ class RedisService:
         return cast("Answer", json.loads(reply))
 
     async def aclose(self) -> None:
-        """Disconnect; harmless when it is not connected."""
+        """Disconnect; does nothing when not connected."""
         await self._drop()
 
     async def _drop(self) -> None:
@@ -109,9 +109,9 @@ class RedisService:
 
     @asynccontextmanager
     async def _translated(self, patience: float) -> AsyncIterator[None]:
-        """Raise no errors of redis-py, and disconnect after any.
+        """Translate errors of redis-py, and disconnect after any.
 
-        An answer that is still to come must not be taken for that to the next message.
+        A late answer must not be taken for the answer to the next message.
         """
         try:
             yield
@@ -120,7 +120,7 @@ class RedisService:
             raise UnreachableError(f"no answer within {patience:g} s") from None
         except (RedisError, OSError) as error:
             await self._drop()
-            # Redis-py's texts name hosts and commands, never what it signs in with.
+            # Messages of redis-py name hosts and commands, never credentials.
             reason = " ".join(str(error).split()) or type(error).__name__
             if not self._worked and _is_permanent(error):
                 reason = f"the shared quota at {self.where}: {reason}"
@@ -132,10 +132,10 @@ class RedisService:
 
 
 def check_url(url: str) -> Secret:
-    """Return a URL of Redis if it is one.
+    """Return the URL if it is a Redis URL.
 
     Raises:
-        ConfigurationError: It is none.
+        ConfigurationError: It is not.
     """
     try:
         parts = urlsplit(url)
@@ -146,7 +146,7 @@ def check_url(url: str) -> Secret:
             raise ValueError
         _parsed(parts)
     except ValueError:
-        # The text itself may have a password.
+        # The URL itself may contain a password.
         raise ConfigurationError(
             "the URL of the shared quota is not one of Redis; allowed: "
             "redis://[[user]:password@]host[:port][/database], rediss:// for TLS, unix:///path, "
@@ -162,7 +162,7 @@ def shown(url: str) -> str:
 
 
 def clients_of(url: str) -> list[Redis]:
-    """Return a client of the server, followed by those of Sentinels that it asks."""
+    """Return a client of the server, followed by clients of the Sentinels that it asks."""
     parts = urlsplit(url)
     options = _parsed(parts)
     sentinels = {
@@ -173,7 +173,7 @@ def clients_of(url: str) -> list[Redis]:
     options |= {
         "socket_timeout": CONNECTING,
         "socket_connect_timeout": CONNECTING,
-        # An exchange that failed is not repeated word for word: the next says what holds then.
+        # A failed exchange is not repeated verbatim: the next message has the newer state.
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
     }
@@ -195,13 +195,13 @@ def _parsed(parts: SplitResult) -> dict[str, Any]:
     """Return the options of a URL, as redis-py reads them.
 
     Raises:
-        ValueError: One of them makes no sense.
+        ValueError: An option is invalid.
     """
     scheme = parts.scheme.removesuffix("+sentinel").replace("valkey", "redis")
     path, netloc = parts.path, parts.netloc
     if parts.scheme.endswith("+sentinel"):
         path = "/" + path.strip("/").partition("/")[2]
-        # Of several hosts the first, for the sake of its form.
+        # Only the first of several hosts, to check the form of the URL.
         credentials, _, hosts = netloc.rpartition("@")
         netloc = f"{credentials}@{hosts.partition(',')[0]}"
     if parts.scheme != "unix" and path.strip("/") and not path.strip("/").isdigit():

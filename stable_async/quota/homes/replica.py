@@ -1,9 +1,9 @@
-"""A quota state that several processes keep, each for itself, from the same entries. Pure.
+"""A quota state that several processes compute, each for itself, from the same entries. Pure.
 
-Every process applies every entry in the same order, and so all come to the same state: whether a
-request got its slot is nobody's decision, but follows from the entries. Between two entries nothing
-changes, the time included: a question asked in between is answered as of the last entry, which is
-the safe side, since with no new departures the rule allows only more as time passes.
+Every process applies every entry in the same order, and so all arrive at the same state: whether a
+    request got its slot follows from the entries. Between two entries nothing changes, including
+    the time: a query in between is answered as of the last entry, which is the safe side, since
+    without new departures the rule only allows more as time passes.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Entry(NamedTuple):
     """One change of the state.
 
     Attributes:
-        process: Which process made it.
-        number: Its sequence number within that process; it is applied once, however often it is
-            in the file.
+        process: The process that made it.
+        number: Its sequence number within that process; it is applied once, however often it is in
+            the file.
         kind: What happened.
-        time: When, seconds.
-        slot: The number of the slot it is about: that of the entry that reserved it.
+        time: When it happened, seconds.
+        slot: The number of the slot concerned: that of the entry that reserved it.
         value: `reserve`: `WAITED` if the request had to wait for the quota, `YIELDED` if only for
             others, 0 if for nothing. `observe`: the delay, seconds. `penalise`:
             what the server asked for, seconds, or `None`. `expire`: when the other was last seen.
@@ -68,7 +68,7 @@ class Entry(NamedTuple):
 
 
 def apply(state: QuotaState, entry: Entry) -> bool:
-    """Change the state as an entry says; return whether the request may leave, where it asks."""
+    """Apply an entry to the state; for one that asks, return whether the request may leave."""
     process, now, slot = entry.process, entry.time, entry.slot
     match entry.kind:
         case "reserve":
@@ -88,7 +88,7 @@ def apply(state: QuotaState, entry: Entry) -> bool:
         case "heartbeat":
             state.heartbeat(process, now, bulk=entry.bulk)
         case "expire":
-            # The author of this entry may not have known of a later entry of the other one.
+            # The author of this entry may not have known a later entry of the other process.
             if state.seen(entry.other) == entry.value:
                 state.expire(entry.other, now)
         case "departed":
@@ -110,17 +110,17 @@ class Replica:
     """
 
     def __init__(self, quota: Quota) -> None:
-        """Begin with no entries."""
+        """Start without entries."""
         self.state: QuotaState = QuotaState(quota)
         self._last: dict[str, tuple[int, bool, float]] = {}
 
     def apply(self, entry: Entry) -> None:
-        """Apply an entry, unless it was applied before."""
+        """Apply an entry, unless it has been applied before."""
         number, _, _ = self._last.get(entry.process, (0, False, 0.0))
         if entry.number > number:
             outcome = apply(self.state, entry)
             self._last[entry.process] = entry.number, outcome, self.state.now
-            # What is computed when it is needed is computed at the same point by all.
+            # Lazily computed values are thus computed at the same point by all.
             self.state.earliest()
 
     def number(self, process: str) -> int:
@@ -133,13 +133,13 @@ class Replica:
         return outcome if last == number else None
 
     def dump(self) -> Dump:
-        """Return all of it, as JSON has it; processes not seen for long are left out."""
+        """Return everything as JSON values, without processes not seen for long."""
         last = {name: one for name, one in self._last.items() if one[2] > self.state.now - FORGET}
         return {"state": self.state.dump(), "last": last}
 
     @classmethod
     def load(cls, dump: Dump) -> Replica:
-        """Restore what `dump` returned here or in another process.
+        """Restore what `dump` returned, here or in another process.
 
         Raises:
             LookupError, TypeError, ValueError: It is something else.
