@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from contextvars import Context
 
-__all__ = ["VirtualNetworkLoop", "VirtualTimeLoop", "virtual_time"]
+__all__ = ["VirtualNetworkLoop", "VirtualTimeLoop", "virtual_network_time", "virtual_time"]
 
 P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
@@ -130,3 +130,16 @@ class VirtualNetworkLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the virtual time, seconds."""
         return self._patient.now
+
+
+def virtual_network_time(
+    test: Callable[P, Coroutine[object, object, None]],
+) -> Callable[P, None]:
+    """Make a coroutine test run on a `VirtualNetworkLoop`."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        with asyncio.Runner(loop_factory=VirtualNetworkLoop) as runner:
+            runner.run(test(*args, **kwargs))
+
+    return run

@@ -24,6 +24,7 @@ from stable_async.transport.retry import is_retryable, make_retrying
 from tests.errors_of import api_error, edge_error
 from tests.raw_server import answer, raw_server
 from tests.samples import PNG_HEAD, png
+from tests.virtual_time import virtual_network_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -84,6 +85,7 @@ async def test_other_statuses_are_not_tried_again(status: int) -> None:
 
 
 @pytest.mark.parametrize(("status", "error"), [(429, RateLimitError), (500, ServerError)])
+@virtual_network_time
 async def test_the_last_refusal_comes_out_with_the_number_of_attempts(
     status: int, error: type[APIStatusError]
 ) -> None:
@@ -141,6 +143,7 @@ def file_part(body: bytes) -> bytes:
 
 @pytest.mark.parametrize("early", [False, True], ids=["read whole", "refused early"])
 @pytest.mark.parametrize("source", SOURCES)
+@virtual_network_time
 async def test_what_is_sent_again_is_the_same_to_the_byte(source: str, early: bool) -> None:
     server = Refusing(429, 500, early=early)
     async with raw_server(server) as url, client(url) as one:
