@@ -25,6 +25,7 @@ from stable_async import (
 )
 from tests.raw_server import Connection, answer, raw_server
 from tests.samples import picture
+from tests.virtual_time import virtual_network_time
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -296,6 +297,7 @@ async def test_a_number_is_the_number_of_retries() -> None:
 
 @pytest.mark.parametrize("stalled", ["before the answer", "within the answer"])
 @pytest.mark.parametrize("as_timeouts", [False, True])
+@virtual_network_time
 async def test_the_timeout_of_a_call_is_the_total_of_one_attempt(
     stalled: str, as_timeouts: bool
 ) -> None:
@@ -317,6 +319,7 @@ async def test_the_timeout_of_a_call_is_the_total_of_one_attempt(
     assert caught.value.maybe_billed
 
 
+@virtual_network_time
 async def test_the_timeout_does_not_include_the_wait_for_the_quota() -> None:
     quota = Quota(requests=1, window=1.2, jitter=0, adaptive=False, scope="client")
     async with raw_server(Server()) as url, client(url, quota=quota, timeout=1) as one:

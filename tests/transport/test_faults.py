@@ -25,6 +25,7 @@ from stable_async import (
 )
 from tests.raw_server import answer, raw_server
 from tests.samples import PNG_HEAD, png
+from tests.virtual_time import virtual_network_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,6 +130,7 @@ async def test_a_server_that_is_not_there_has_billed_nothing() -> None:
     assert "cannot connect to 127.0.0.1" in str(caught.value)
 
 
+@virtual_network_time
 async def test_a_server_that_never_answers_times_out() -> None:
     async def never_answers(connection: Connection) -> None:
         await connection.request()
@@ -258,6 +260,7 @@ async def test_a_call_cancelled_while_it_uploads_leaves_nothing_behind(tmp_path:
                 await call
 
 
+@virtual_network_time
 async def test_headers_that_trickle_in_time_out_as_well() -> None:
     async def trickles(connection: Connection) -> None:
         await connection.request()

@@ -58,7 +58,7 @@ async def test_a_stopped_process_takes_what_has_arrived_when_it_goes_on(in_halve
         await asked.wait()
         os.kill(process.pid, signal.SIGSTOP)
         going_on.set()
-        await asyncio.sleep(2.5)  # for real: all limits of the process expire meanwhile
+        await asyncio.sleep(1.5)  # for real: all limits of the process expire meanwhile
         os.kill(process.pid, signal.SIGCONT)
         out, err = await process.communicate()
     assert out.decode().strip() == str(len(image)), err.decode()
