@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["AtomicFile", "FileSink", "Sink", "in_thread", "prove_writable", "write_atomically"]
+__all__ = [
+    "AtomicFile",
+    "FileSink",
+    "Sink",
+    "in_thread",
+    "prove_writable",
+    "sync_folder",
+    "write_atomically",
+]
 
 TEMPORARY_SUFFIX = ".part"
 MOST_THREADS = 40
@@ -251,3 +259,16 @@ def prove_writable(path: str | os.PathLike[str]) -> None:
         probe.unlink()
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(target)) from None
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Wait until the names in a folder are on the disk.
+
+    Raises:
+        OSError: The disk failed, or there is no such folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from stable_async.api.services import SERVICES
 from stable_async.jobs.begun import Begun, changed_error, mixed_error
+from stable_async.jobs.clean_mark import has_clean_mark
 from stable_async.jobs.columns import ColumnReport
 from stable_async.jobs.errors import LedgerError, StorageError
 from stable_async.jobs.intake import Intake
@@ -304,6 +305,6 @@ def _copy(path: Path, temporary: Path) -> Ledger:
             closing(sqlite3.connect(copy)) as target,
         ):
             source.backup(target)
-        return Ledger.open(copy)
+        return Ledger.open(copy, is_whole=has_clean_mark(path))
     except sqlite3.Error as error:
         raise LedgerError(f"{path}: {error}") from error

@@ -22,6 +22,7 @@ from stable_async.jobs.ledger_writer import LedgerWriter
 from stable_async.jobs.open_files import make_room_for_files
 from stable_async.jobs.opening import open_job
 from stable_async.jobs.progress import Departures, Left, Progress, Summary
+from stable_async.jobs.recovery import close_ledger
 from stable_async.jobs.runner import Runner
 from stable_async.quota.shared import RedisQuota
 
@@ -130,6 +131,8 @@ class Job:
                 notes=self.notes,
             )
             summary = await self._run(client, opened)
+            if summary.error is None:
+                await in_thread(close_ledger, opened.ledger, self._settings.folder)
         except _InterruptedError:
             summary = self._summary("interrupted")
         except StabilityError as error:

@@ -18,6 +18,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from stable_async.jobs.budget import Bill
+from stable_async.jobs.clean_mark import has_clean_mark
 from stable_async.jobs.errors import LedgerError
 from stable_async.jobs.plan import Known
 from stable_async.jobs.row import ImageFacts, KnownInput, Row, to_json
@@ -73,6 +74,8 @@ CREATE TABLE rows (
     reason TEXT,                        -- of a failure, in a word or two
     error TEXT                          -- the same in full
 ) STRICT;
+
+CREATE INDEX rows_by_state ON rows (state, position, listed);
 
 CREATE TABLE inputs (                   -- files that rows send, as they were when last read
     name TEXT PRIMARY KEY,              -- relative to the folder of the prompt file
@@ -216,13 +219,21 @@ class Ledger:
         self._fresh: list[StoredImageRow] = []
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, is_whole: bool = False) -> Self:
         """Open the ledger at `path`; a new one if there is none.
+
+        Unless a run has closed it in order, and nothing has touched it since, the whole file is
+        checked. Otherwise SQLite checks each page when it is read.
+
+        Args:
+            path: The file.
+            is_whole: It is the copy of one that need not be checked.
 
         Raises:
             LedgerError: It was written by a newer version or another program, or cannot be opened.
             sqlite3.DatabaseError: It is corrupt.
         """
+        is_whole = is_whole or has_clean_mark(path)  # before SQLite puts a log beside it
         try:
             # Threads take turns using it; `isolation_level=None` leaves transactions to
             # `transaction`.
@@ -234,6 +245,8 @@ class Ledger:
             if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
                 ledger._create()
             ledger._recognise(path)
+            if not is_whole:
+                ledger._check_all()
             ledger._settle(durable=True)
         except BaseException:
             connection.close()
@@ -269,6 +282,8 @@ class Ledger:
             )
         if not ours:
             raise sqlite3.DatabaseError("its tables are not those of a ledger")
+
+    def _check_all(self) -> None:
         for (problem,) in self._db.execute("PRAGMA quick_check(1)"):
             if problem != "ok":
                 raise sqlite3.DatabaseError(problem)
@@ -337,12 +352,12 @@ class Ledger:
     def bill(self) -> Bill:
         """Return what this job has spent, what may have been billed, and what is reserved."""
         self._flush()
-        sums = dict(self._db.execute("SELECT state, total(price) FROM charges GROUP BY state"))
-        return Bill(
-            spent=sums.get("spent", 0.0),
-            in_doubt=sums.get("in doubt", 0.0),
-            reserved=sums.get("reserved", 0.0),
-        )
+        spent, in_doubt, reserved = self._db.execute(
+            "SELECT total(price) FILTER (WHERE state = 'spent'), "
+            "total(price) FILTER (WHERE state = 'in doubt'), "
+            "total(price) FILTER (WHERE state = 'reserved') FROM charges"
+        ).fetchone()
+        return Bill(spent=spent, in_doubt=in_doubt, reserved=reserved)
 
     def outstanding(self, *states: State) -> list[tuple[str, str | None, int, float | None]]:
         """Return service, model, number and price of the listed rows in these states.
@@ -361,7 +376,7 @@ class Ledger:
     def count_gone(self) -> int:
         """Count the rows that have or may have a result and are not in the prompt file."""
         (count,) = self._db.execute(
-            "SELECT count(*) FROM rows WHERE NOT listed AND id IS NOT NULL "
+            "SELECT count(*) FROM rows WHERE listed = 0 AND id IS NOT NULL "
             "AND state IN ('done', 'filtered', 'in doubt', 'in flight')"
         ).fetchone()
         return int(count)

@@ -133,23 +133,27 @@ def open_job(
             )
         metadata = MetadataFile(folder / METADATA_NAME, opening.ledger)
         stack.callback(metadata.close)
+        return OpenJob(
+            lock,
+            opening.ledger,
+            metadata,
+            opening.store,
+            opening.intake,
+            opening.ledger.counts(),
+            opening.ledger.bill(),
+            Path(begun.folder),
+            opening.id,
+        )
     except OSError as error:
         where = error.filename or folder
         raise StorageError(f"{where}: {error.strerror or error}") from error
-    except sqlite3.Error as error:
+    except sqlite3.OperationalError as error:
         raise LedgerError(f"{folder}: the ledger cannot be used: {error}") from error
-    ledger = opening.ledger
-    return OpenJob(
-        lock,
-        ledger,
-        metadata,
-        opening.store,
-        opening.intake,
-        ledger.counts(),
-        ledger.bill(),
-        Path(begun.folder),
-        opening.id,
-    )
+    except sqlite3.Error as error:  # noticed late: see `clean_mark`
+        raise LedgerError(
+            f"{folder}: the ledger is corrupt ({error}); nothing was sent, and the next run "
+            "repairs it"
+        ) from error
 
 
 class _Opening:

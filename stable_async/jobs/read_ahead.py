@@ -19,7 +19,7 @@ END_OF_READER = 0.1
 
 
 class Batches(Generic[T]):
-    """Items of an iterator that waits for nobody. Any thread may call it.
+    """Items of an iterator that waits for nobody. One thread at a time may call it.
 
     Attributes:
         exhausted: Whether everything has been taken.
@@ -30,7 +30,6 @@ class Batches(Generic[T]):
         self._items = items
         self._most = most
         self._error: Exception | None = None
-        self._reading = threading.Lock()
         self.exhausted: bool = False
 
     def take(self, timeout: float) -> list[T]:
@@ -44,23 +43,21 @@ class Batches(Generic[T]):
             raise self._error
         found: list[T] = []
         end = time.monotonic() + timeout
-        with self._reading:
-            try:
-                for item in self._items:
-                    found.append(item)
-                    if len(found) == self._most or time.monotonic() > end:
-                        return found
-            except Exception as error:
-                if not found:
-                    raise
-                self._error = error
+        try:
+            for item in self._items:
+                found.append(item)
+                if len(found) == self._most or time.monotonic() > end:
+                    return found
+        except Exception as error:
+            if not found:
+                raise
+            self._error = error
         self.exhausted = not found
         return found
 
     def close(self) -> None:
         """Read no more."""
-        with self._reading:
-            self._items.close()
+        self._items.close()
 
 
 class ReadAhead(Generic[T]):

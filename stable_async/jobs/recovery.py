@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stable_async.api.services import SERVICES
 from stable_async.jobs.begun import Begun
+from stable_async.jobs.clean_mark import leave_clean_mark, remove_clean_mark
 from stable_async.jobs.errors import JobError, LedgerError, StorageError
 from stable_async.jobs.failure_file import FAILURES_NAME, is_as_written, read_failures
 from stable_async.jobs.ledger import Ledger
@@ -36,6 +37,7 @@ __all__ = [
     "RUN",
     "Repair",
     "Restored",
+    "close_ledger",
     "is_outdated",
     "open_ledger",
     "read_begun",
@@ -55,15 +57,32 @@ CORRUPT = ".corrupt-"
 
 
 def open_ledger(folder: Path, store: Store, shard: Shard = WHOLE) -> tuple[Ledger, str | None]:
-    """Open the ledger of the job in `folder`, and return whether it had to be rebuilt.
+    """Open the ledger of the job in `folder` for a run, and return whether it had to be rebuilt.
 
     If the images are in a bucket, losing the folder loses nothing: their facts are in the bucket as
-        well.
+    well. Until `close_ledger` the ledger counts as not closed.
 
     Raises:
         JobError: The folder contains other things.
         LedgerError: The ledger was written by a newer version, or cannot be written.
     """
+    ledger, rebuilt = _open_ledger(folder, store, shard)
+    try:
+        remove_clean_mark(folder / LEDGER_NAME)
+    except OSError:
+        ledger.close()
+        raise
+    return ledger, rebuilt
+
+
+def close_ledger(ledger: Ledger, folder: Path) -> None:
+    """Close the ledger of a run in which nothing went wrong with it."""
+    ledger.close()
+    with suppress(OSError):  # then the next run checks the whole file
+        leave_clean_mark(folder / LEDGER_NAME)
+
+
+def _open_ledger(folder: Path, store: Store, shard: Shard = WHOLE) -> tuple[Ledger, str | None]:
     path = folder / LEDGER_NAME
     if path.exists() and not path.stat().st_size:
         _remove(path)  # a full disk or a power cut can leave it empty

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sqlite3
 import zlib
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stable_async.jobs import LedgerError, PromptFileError, PromptRules, StorageError
+from stable_async.jobs.clean_mark import leave_clean_mark
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.metadata import MetadataFile
 from stable_async.jobs.recovery import Restored, restore
@@ -248,6 +249,94 @@ async def test_other_comments_in_its_schema_make_no_ledger_corrupt(bench: Bench)
     assert not [*bench.out.glob("job.sqlite.corrupt-*")]
 
 
+@pytest.fixture
+def whole_checks(monkeypatch: pytest.MonkeyPatch) -> list[Ledger]:
+    """Return the ledgers that were checked from end to end."""
+    checked: list[Ledger] = []
+    check = Ledger._check_all
+
+    def note(ledger: Ledger) -> None:
+        checked.append(ledger)
+        check(ledger)
+
+    monkeypatch.setattr(Ledger, "_check_all", note)
+    return checked
+
+
+async def test_a_ledger_that_was_closed_in_order_is_not_checked_as_a_whole(
+    bench: Bench, whole_checks: list[Ledger]
+) -> None:
+    await bench.run(bench.write("a"))
+    whole_checks.clear()
+    path = bench.write("a", "b")
+    await bench.run(path)
+    await bench.run(path)
+    assert not whole_checks
+    shutil.copytree(bench.out, bench.folder / "copy")
+    assert (await bench.run(path, folder=bench.folder / "copy")).skipped == 2
+    assert len(whole_checks) == 1
+
+
+async def test_a_ledger_that_is_not_closed_in_order_is_checked_as_a_whole(
+    bench: Bench, whole_checks: list[Ledger]
+) -> None:
+    path = bench.write("a", "b")
+    await bench.run(path)
+    with closing(sqlite3.connect(bench.out / "job.sqlite")) as other:
+        other.execute("SELECT count(*) FROM rows").fetchone()
+        await bench.run(path)  # the log stays, as another process has it open
+    whole_checks.clear()
+    await bench.run(path)
+    assert len(whole_checks) == 1
+    process = Torture(path, bench.out, bench.shop.url, Random(1))
+    bench.write("a", "b", "c")
+    assert await process.kill(within=0.0)
+    whole_checks.clear()
+    await bench.run(path)
+    assert len(whole_checks) == 1
+
+
+async def test_a_ledger_in_which_an_error_was_met_is_checked_as_a_whole(
+    bench: Bench, whole_checks: list[Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.write("a")
+
+    def fail(*_: object, **__: object) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "refused", fail)
+        assert (await bench.run(path)).ending == "stopped"
+    whole_checks.clear()
+    assert (await bench.run(path)).skipped == 1
+    assert len(whole_checks) == 1
+
+
+@pytest.mark.parametrize("is_noticed", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+async def test_bits_that_flip_in_a_closed_ledger_cost_nothing(
+    bench: Bench, seed: int, is_noticed: bool
+) -> None:
+    """Nothing is bought again, though the disk has changed a page and no time of the file."""
+    path = bench.write(*(f"p{n}" for n in range(60)))
+    await bench.run(path)
+    ledger = bench.out / "job.sqlite"
+    content = bytearray(ledger.read_bytes())
+    random = Random(seed)
+    page = random.randrange(1, len(content) // 4096) * 4096
+    for _ in range(20):  # its header and its list of cells
+        content[page + random.randrange(200)] ^= 1 << random.randrange(8)
+    ledger.write_bytes(content)
+    if not is_noticed:
+        leave_clean_mark(ledger)
+    before = bench.shop.sold.total()
+    for _ in range(2):
+        with suppress(LedgerError):
+            await bench.run(path)
+    assert bench.shop.sold.total() == before
+    assert (await bench.run(path)).skipped == 60
+
+
 async def test_a_rebuild_that_is_killed_is_begun_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,7 +460,7 @@ async def test_images_whose_folder_cannot_be_synced_are_found_again(
 
     path = bench.write(*(f"p{n}" for n in range(5)))
     with monkeypatch.context() as patch:
-        patch.setattr("stable_async.jobs.storage.folder._sync_folder", refuse)
+        patch.setattr("stable_async.jobs.storage.folder.sync_folder", refuse)
         summary = await bench.run(path)
     assert summary.ending == "stopped"
     assert "Too many open files" in str(summary.error)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from stable_async.api.media_types import sniff
-from stable_async.files import AtomicFile, in_thread, write_atomically
+from stable_async.files import AtomicFile, in_thread, sync_folder, write_atomically
 from stable_async.jobs.batch_thread import BatchThread
 from stable_async.jobs.kinds import IMAGE, MediaKind
 from stable_async.jobs.storage.base import (
@@ -60,7 +60,7 @@ class FolderStore:
             probe.write([b"probe"])
             probe.commit()
             (self._images / PROBE).unlink()
-            _sync_folder(self._images)
+            sync_folder(self._images)
         finally:
             probe.discard()
 
@@ -122,7 +122,7 @@ class FolderStore:
         target = self._images / name
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, [spooled.read_bytes()])
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         spooled.unlink()
 
     def owns(self, file_name: str) -> bool:
@@ -198,8 +198,8 @@ class _FolderWriter:
         if folder not in self._folders:
             path = Path(folder)
             path.mkdir(parents=True, exist_ok=True)
-            _sync_folder(path.parent)
-            _sync_folder(self._job)
+            sync_folder(path.parent)
+            sync_folder(self._job)
             self._folders.add(folder)
 
     def _keep(self, images: Sequence[_Image]) -> list[StoredImage | Exception | None]:
@@ -222,7 +222,7 @@ class _FolderWriter:
                     if stored is not None:
                         folders.add(image.folder)
         for folder in folders:
-            _sync_folder(folder)
+            sync_folder(folder)
         for index, result in enumerate(results):
             if isinstance(result, OSError):
                 results[index] = images[index].divert(result)
@@ -332,11 +332,3 @@ class _Image:
         file = self._writer.spool.open(self._spool_name, data)
         self._file.discard()
         self._file, self._failure = file, error
-
-
-def _sync_folder(folder: str | Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,59 @@
+"""The mark of a ledger that a run has closed in order: it need not be checked as a whole.
+
+It holds the times of the ledger's file, as they were after the last write. Whatever writes to the
+file later, or puts another one in its place, makes it void. Calls block.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stable_async.files import sync_folder, write_atomically
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["has_clean_mark", "leave_clean_mark", "remove_clean_mark"]
+
+
+def leave_clean_mark(ledger: Path) -> None:
+    """Mark a ledger as closed in order, unless another process has it open.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if not _log(ledger).exists():
+        write_atomically(_mark(ledger), [_times(ledger).encode()])
+
+
+def has_clean_mark(ledger: Path) -> bool:
+    """Return whether a ledger is as it was when a run closed it in order."""
+    try:
+        return not _log(ledger).exists() and _mark(ledger).read_text("ascii") == _times(ledger)
+    except (OSError, UnicodeError):
+        return False
+
+
+def remove_clean_mark(ledger: Path) -> None:
+    """Remove the mark, durably: the ledger is about to be written.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    mark = _mark(ledger)
+    if mark.exists():
+        mark.unlink()
+        sync_folder(mark.parent)
+
+
+def _mark(ledger: Path) -> Path:
+    return ledger.with_name(f".{ledger.name}.clean")
+
+
+def _log(ledger: Path) -> Path:
+    return ledger.with_name(f"{ledger.name}-wal")
+
+
+def _times(ledger: Path) -> str:
+    status = ledger.stat()
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
