@@ -315,7 +315,7 @@ def test_a_job_of_standard_input_is_looked_at_from_its_ledger(
     os.mkfifo("pipe")
     writer = threading.Thread(
         target=lambda: (tmp_path / "pipe").write_text(
-            '{"prompt": "ok"}\n{"prompt": "sandbox:error x"}\n'
+            '{"prompt": "ok"}\n{"prompt": "sandbox:moderated x"}\n'
         )
     )
     writer.start()
