@@ -118,14 +118,13 @@ class Trial:
                 _kill(child)
 
     def _begin(self, mutant: Mutant) -> None:
-        tests = self._run.tests(mutant.span)
+        tests, seconds = self._run.tests(mutant.span)
         if not tests:
             self.ends.append((mutant, "not run"))
             return
         self._count += 1
         folder = self._folder / str(self._count)
         folder.mkdir()
-        seconds = sum(self._run.seconds[test] for test in tests)
         child = start(self._module.path, self._tree, mutant, tests, seconds, folder)
         self._running[child] = _Running(mutant, folder, time.monotonic() + 60 + 10 * seconds)
 
@@ -140,7 +139,7 @@ class Trial:
         mutant, folder, _ = self._running.pop(child)
         _kill(child)  # what it may have started
         code = os.waitstatus_to_exitcode(status)
-        if code in {4, 5, 70}:  # pytest did not run the tests
+        if code in {5, 70}:  # pytest did not run the tests
             sys.exit(f"{self._module.name}, {mutant.name}\n{(folder / 'output').read_text()}")
         self.ends.append((mutant, "lived" if not code else "killed" if code > 0 else "too slow"))
         shutil.rmtree(folder, ignore_errors=True)

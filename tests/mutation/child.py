@@ -41,10 +41,15 @@ class Run(NamedTuple):
     seconds: dict[str, float]
     tests_of: dict[int, list[str]]
 
-    def tests(self, lines: Iterable[int]) -> list[str]:
-        """Return the tests that run any of these lines, the quickest first."""
+    def tests(self, lines: Iterable[int]) -> tuple[list[str], float]:
+        """Return the tests that run any of these lines, the quickest first, and their seconds."""
         found = {test for line in lines for test in self.tests_of.get(line, [])}
-        return sorted(found, key=self.seconds.__getitem__)
+        tests = sorted(found, key=self.seconds.__getitem__)
+        seconds = sum(self.seconds[test] for test in tests)
+        if len(tests) == len(self.seconds):
+            # The line may run on import: what parametrised tests are called may depend on it.
+            tests = list(dict.fromkeys(test.partition("[")[0] for test in tests))
+        return tests, seconds
 
 
 class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
