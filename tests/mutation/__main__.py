@@ -184,7 +184,7 @@ def judge(module: Module, jobs: int, *, again: bool) -> tuple[int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation")
-    parser.add_argument("--again", action="store_true", help="only those that lived last time")
+    parser.add_argument("--again", action="store_true", help="leave out those killed last time")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("modules", nargs="*")
     arguments = parser.parse_args()
