@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent.parent / "docs" / "pipeline-benchmark.md"
 KEY = "sk-pipeline-0123456789"
 ACTORS = 3
+MAKER = b"MakeImages"
 LATENCY = 2.0
 LONGEST = 240.0
 # Parts of the rows that are made when an actor is killed, another one, and the driver with all.
@@ -123,6 +124,9 @@ class Program:
         self._output.seek(0)
         return self._output.read().decode()
 
+    def status(self) -> int | None:
+        return self._process.poll()
+
     def errors(self) -> str:
         """Return the end of what it wrote to stderr."""
         self._errors.seek(0)
@@ -142,7 +146,10 @@ class Program:
 
     def actors(self) -> list[int]:
         """Return the actors that make images; some may only just have been started."""
-        return [pid for pid in self.pids() if b"MakeImages" in _read(pid, "cmdline")]
+        titles = {pid: _read(pid, "cmdline") for pid in self.pids()}
+        return [
+            pid for pid, title in titles.items() if title.startswith(b"ray::") and MAKER in title
+        ]
 
     def kill(self) -> None:
         """Kill all of its processes; harmless when there is none."""
@@ -259,7 +266,7 @@ def cost_of_run(rows: int) -> Usage:
                 row = {"id": f"row {number}", "prompt": f"a lighthouse, take {number}"}
                 file.write(json.dumps(row) + "\n")
         images = folder / "images"
-        arguments = ["-m", "stable_async", "run", str(prompts), "--out", str(folder / "job")]
+        arguments = ["-m", "stable_async.cli", "run", str(prompts), "--out", str(folder / "job")]
         arguments += ["--images", images.as_uri(), "--base-url", sandbox.url]
         arguments += ["--shared-quota", str(folder / "quota")]
         with started(arguments) as program:
@@ -341,7 +348,7 @@ def _until(program: Program, store: Store, count: int) -> None:
     deadline = time.monotonic() + LONGEST
     while store.images() < count:
         if not program.running():
-            raise RuntimeError(f"the program ended too early: {program.errors()}")
+            raise RuntimeError(f"the program ended with {program.status()}: {program.errors()}")
         assert time.monotonic() < deadline, "the program makes no images"
         time.sleep(0.05)
 

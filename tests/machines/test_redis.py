@@ -197,7 +197,7 @@ async def test_a_password_is_used_and_never_shown(
             with pytest.raises(ConfigurationError) as caught:
                 await QuotaLimiter(quota).open()
             texts += [repr(quota), *traceback.format_exception(caught.value)]
-        assert f"redis://{address}" in str(caught.value)
+        assert f"redis://{address}: it wants a password" in str(caught.value)
     shown = "".join(texts) + caplog.text
     assert "wr0ng-one" not in shown
     assert PASSWORD not in shown

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from stable_async.quota.homes.central import FORGET, LEASE, Answer, CentralState, Message, Terms
+from stable_async.quota.homes.central import (
+    FORGET,
+    FORMAT,
+    LEASE,
+    Answer,
+    CentralState,
+    Message,
+    Terms,
+)
 from stable_async.quota.homes.script import script
 from stable_async.quota.jitter import DENSE, LEAST, Delays
 from tests.machines.exchanges import CLOCK, START, compare
@@ -192,7 +200,32 @@ def test_another_format_is_refused(server: Redis, key: str) -> None:
     speaker(server, key)
     change = "local s = cmsgpack.unpack(redis.call('GET', KEYS[1])) s.format = 99 "
     server.eval(change + "redis.call('SET', KEYS[1], cmsgpack.pack(s))", 1, key)
-    assert Speaker(server, key, "b").say(0.0) == {"refused": "format"}
+    assert Speaker(server, key, "b").say(FORGET - 2 * HOLD - 2.0) == {"refused": "format"}
+    # When nobody has used it for a minute, it is taken over, as carefully as after a loss.
+    taken = Speaker(server, key, "b").say(FORGET, interactive=1)
+    assert taken["lost"] == "format"
+    assert not taken["grants"]
+
+
+def test_the_format_has_another_number_when_the_state_has_other_fields(
+    server: Redis, key: str
+) -> None:
+    """Else a process of another version would fail on the state, or misread it."""
+    speaker(server, key)
+    unpack = "return cjson.encode(cmsgpack.unpack(redis.call('GET', KEYS[1])))"
+    state = json.loads(cast("bytes", server.eval(unpack, 1, key)))
+    fields = [sorted(one) for one in (state, state["flow"], state["processes"]["a"])]
+    assert FORMAT == 2
+    assert fields == [
+        [
+            "allowed", "base", "epoch", "flow", "format", "held", "held_at", "interval", "jitter",
+            "least_jitter", "limit", "log", "lost", "now", "number", "offset", "open",
+            "passed_over", "probe", "processes", "ready", "refusals", "run", "share",
+            "share_since", "start_jitter", "terms", "used",
+        ],
+        ["bulk_due", "company", "ends", "next", "probe_due"],
+        ["delays", "due", "open", "refused", "seen", "seq", "since"],
+    ]  # fmt: skip
 
 
 def test_messages_that_come_late_or_twice_change_nothing(server: Redis, key: str) -> None:

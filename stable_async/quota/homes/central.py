@@ -20,7 +20,8 @@ from stable_async.quota.rule import Rule
 
 __all__ = ["CONSTANTS", "LEASE", "PATIENCE", "Answer", "CentralState", "Message"]
 
-FORMAT = 1
+# Of the state in Redis: another number when its fields change, or what they mean.
+FORMAT = 2
 
 # A process that is silent for this long, seconds, has lost its slots: they count as sent. It
 # keeps to that by its own clock, and sends nothing any more before that.
@@ -161,8 +162,8 @@ class Answer(TypedDict, total=False):
         number: Slots granted so far.
         now: The time of the state.
         lost: Why the state is a new one: `"empty"` (there was none), `"restarted"` (the server),
-            `"older"` (it is an old copy), `"terms"` (nobody used the old ones any more). Absent
-            once all that left before has left the window.
+            `"older"` (it is an old copy), `"terms"` and `"format"` (nobody used the old ones any
+            more). Absent once all that left before has left the window.
         hold: Seconds until then; absent with `lost`.
         grants: Number of each slot, and seconds before which its request must not leave.
         gone: Slots of the message's `open` that are void.

@@ -75,7 +75,9 @@ local lost, now
 if not state then
   lost = 'empty'
 elseif state.format ~= C.FORMAT then
-  return cjson.encode({ refused = 'format' })
+  -- `used` is there in every format; of the rest nothing is known.
+  if (state.used or 0) + C.FORGET > seconds then return cjson.encode({ refused = 'format' }) end
+  lost, state = 'format', nil
 else
   now = read_clock()
   if state.run ~= run then
@@ -412,6 +414,7 @@ for kind = INTERACTIVE, BULK do
 end
 use_share()
 if message.leaving and #process.open == 0 then state.processes[message.process] = nil end
+state.used = seconds
 redis.call('SET', KEYS[1], cmsgpack.pack(state))
 
 local hold = state.ready + W + state.jitter - now

@@ -41,7 +41,11 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMES", "RedisService", "check_url", "clients_of", "shown"]
 
 SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys", "redis+sentinel", "rediss+sentinel")
+TLS = ("rediss", "valkeys", "rediss+sentinel")
 SENTINEL_PORT = 26379
+
+# What a server says to those who do not sign in.
+NO_PASSWORD = ("HELLO must be called", "NOAUTH", "Authentication required")
 
 # Connecting may take several round trips, seconds.
 CONNECTING = 5.0
@@ -62,6 +66,7 @@ class RedisService:
         """
         self._url = check_url(url)
         self.where: str = shown(self._url)
+        self._is_tls = urlsplit(self._url).scheme in TLS
         # In braces, so that a cluster stores all keys of one quota on one node.
         self._key = f"{{stable_async:{name}}}:quota"
         self._clients: list[Redis] = []
@@ -117,11 +122,14 @@ class RedisService:
             yield
         except TimeoutError:
             await self._drop()
-            raise UnreachableError(f"no answer within {patience:g} s") from None
+            doubt = "" if self._worked or not self._is_tls else "; does it speak TLS there?"
+            raise UnreachableError(f"no answer within {patience:g} s{doubt}") from None
         except (RedisError, OSError) as error:
             await self._drop()
             # Messages of redis-py name hosts and commands, never credentials.
             reason = " ".join(str(error).split()) or type(error).__name__
+            if reason.startswith(NO_PASSWORD):
+                reason = "it wants a password: redis://[user]:password@host"
             if not self._worked and _is_permanent(error):
                 reason = f"the shared quota at {self.where}: {reason}"
                 raise ConfigurationError(reason) from None
@@ -150,7 +158,8 @@ def check_url(url: str) -> Secret:
         raise ConfigurationError(
             "the URL of the shared quota is not one of Redis; allowed: "
             "redis://[[user]:password@]host[:port][/database], rediss:// for TLS, unix:///path, "
-            "redis+sentinel://host[:port],host[:port]/service[/database]"
+            "redis+sentinel://host[:port],host[:port]/service[/database]; special characters in a "
+            "password are written as in %23 for #"
         ) from None
     return Secret(url)
 

@@ -67,6 +67,7 @@ WHY_LOST = {
     "restarted": "its server was restarted, or another one took over",
     "older": "its server has an old copy",
     "terms": "it was kept for another quota that is no longer used",
+    "format": "it was kept by another version of stable_async that is no longer used",
 }
 
 
@@ -439,8 +440,8 @@ class RemoteHome:
                 "which a restart of the server cannot be told; allow it, for example by +info"
             )
         return ConfigurationError(
-            f"the shared quota at {self._service.where} is kept by another version of "
-            "stable_async; use one version, or another name"
+            f"the shared quota at {self._service.where} is used by processes with another version "
+            "of stable_async; end them first: a minute later this version can have it"
         )
 
     def _note_failure(self, error: UnreachableError) -> None:
