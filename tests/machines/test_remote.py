@@ -15,6 +15,7 @@ from stable_async.config import Quota
 from stable_async.errors import ConfigurationError, QuotaTimeoutError
 from stable_async.quota import QuotaLimiter
 from stable_async.quota.homes import remote
+from stable_async.quota.homes.central import LEASE
 from stable_async.quota.homes.remote import RemoteHome, UnreachableError
 from tests.machines import bad_network
 from tests.machines.bad_network import JITTER, QUOTA, REQUESTS, WINDOW, Central, Link
@@ -167,6 +168,21 @@ async def test_a_killed_process_costs_a_lease_and_a_window_of_what_it_held() -> 
     (left,) = await take(machines.limiters[1], 1)
     assert 2.0 + WINDOW < left - began < 2.0 + WINDOW + JITTER + 0.2
     assert not held[0].mark_sent()
+    await machines.aclose()
+
+
+@virtual_time
+async def test_a_process_that_was_stopped_sends_nothing_once_its_lease_is_over() -> None:
+    """It looks before each request; the task that talks to the home has not run meanwhile."""
+    machines = await Machines.settled(Link(central(), 0.005))
+    early, late = [await machines.limiters[0].acquire() for _ in range(2)]
+    talk = machines.homes[0]._task
+    assert talk is not None
+    talk.cancel()
+    await asyncio.sleep(LEASE - 0.2)
+    assert early.mark_sent()
+    await asyncio.sleep(0.2)
+    assert not late.mark_sent()
     await machines.aclose()
 
 
