@@ -5,7 +5,6 @@
     ├── InvalidRequestError
     ├── WrongEventLoopError
     ├── QuotaTimeoutError
-    ├── BudgetExceededError
     ├── APIStatusError
     │   ├── BadRequestError
     │   ├── AuthenticationError
@@ -45,7 +44,6 @@ __all__ = [
     "APITimeoutError",
     "AuthenticationError",
     "BadRequestError",
-    "BudgetExceededError",
     "ConfigurationError",
     "ContentFilteredError",
     "ContentModerationError",
@@ -189,10 +187,6 @@ class QuotaTimeoutError(StabilityError):
         """Carry `retry_after`, seconds."""
         self.retry_after = retry_after
         super().__init__(message)
-
-
-class BudgetExceededError(StabilityError):
-    """A request would spend more than the budget has left; it was not sent."""
 
 
 class _Judged:

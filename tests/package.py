@@ -6,6 +6,7 @@ and used from an empty folder.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -74,7 +75,9 @@ def check_use(wheel: Path) -> None:
             [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel],
             check=True,
         )
-        subprocess.run([python, "-c", PROGRAM], check=True, cwd=folder)
+        # The quota's file goes to this folder, and not to the user's cache.
+        own = os.environ | {"XDG_CACHE_HOME": folder}
+        subprocess.run([python, "-c", PROGRAM], check=True, cwd=folder, env=own)
         help_text = subprocess.run(
             [environment / "bin" / "stable-async", "--help"],
             cwd=folder,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import pickle
 import re
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -36,6 +38,22 @@ def test_the_drawn_tree_is_the_tree() -> None:
         if issubclass(cls, BaseException)
     }
     assert drawn() == actual
+
+
+def test_every_error_is_raised_by_the_package() -> None:
+    """An error that nothing raises would have users write code that never runs."""
+    root = Path(errors.__file__).parent
+    used = {
+        node.id
+        for path in root.rglob("*.py")
+        if path.name not in ("errors.py", "__init__.py", "web.py")  # `web.py` only answers them
+        for raising in ast.walk(ast.parse(path.read_text()))
+        if isinstance(raising, ast.Call | ast.Assign | ast.AnnAssign)
+        for node in ast.walk(raising)
+        if isinstance(node, ast.Name)
+    }
+    leaves = {name for name in drawn() if name not in drawn().values()}
+    assert leaves <= used
 
 
 EXAMPLES: list[errors.StabilityError] = [
