@@ -53,7 +53,7 @@ class JobFolder:
         self._ledger = Ledger.open(folder / LEDGER_NAME)
         with self._ledger.transaction():
             self._ledger.begin_plan()
-        self._alone: Callable[[], AbstractContextManager[None]] = self._ledger.transaction
+        self._alone: Callable[[], AbstractContextManager[object]] = self._ledger.transaction
 
     def __enter__(self) -> Self:
         return self

@@ -185,7 +185,6 @@ def _merge(
             _take_in_store(whole, store)
         if not folders:
             whole.list_all()
-        whole.take_fresh()
 
 
 def _take_in_store(whole: Ledger, store: Objects) -> None:

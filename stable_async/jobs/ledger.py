@@ -211,7 +211,7 @@ class Ledger:
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Use `open`, or `temporary`."""
         self._db = connection
-        # What `_flush` writes, and what it has written for `take_fresh`.
+        # What `_flush` writes, and the images of the transaction that it has written.
         self._claimed: list[int] = []
         self._made: dict[State, list[int]] = {"done": [], "filtered": []}
         self._came: list[Row] = []
@@ -300,11 +300,16 @@ class Ledger:
         self._db.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Commit all changes of the block, or none."""
+    def transaction(self) -> Iterator[Sequence[StoredImageRow]]:
+        """Commit all changes of the block, or none.
+
+        Returns:
+            The images that came in it, in their order, once it is committed.
+        """
+        self._fresh = []
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            yield
+            yield self._fresh
             self._flush()
             self._db.execute("COMMIT")
         except BaseException:
@@ -740,13 +745,6 @@ class Ledger:
             positions.clear()
         self._came.clear()
         self._images.clear()
-        self._fresh.clear()
-
-    def take_fresh(self) -> list[StoredImageRow]:
-        """Return the images finished since the last call, for `metadata.jsonl`."""
-        self._flush()
-        fresh, self._fresh = self._fresh, []
-        return fresh
 
     def take_up(self, *states: State, gone: bool = False) -> int:
         """Queue listed rows in these states again, all of the job's if `gone`; count them.

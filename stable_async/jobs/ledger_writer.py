@@ -76,11 +76,11 @@ class LedgerWriter:
         if self._failure is not None:
             raise self._failure
         try:
-            with self._ledger.transaction():
+            with self._ledger.transaction() as fresh:
                 results = [change(self._ledger) for change in changes]
                 if self._metadata.unmarked >= MARK_EVERY:
                     self._metadata.mark()
-            if fresh := self._ledger.take_fresh():
+            if fresh:
                 self._metadata.append(fresh)
         except JobError:
             raise

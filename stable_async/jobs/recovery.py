@@ -357,7 +357,6 @@ def repair(ledger: Ledger, store: Store) -> Repair:
             result = Result("in doubt", charge, reason="in flight at the end", error=error)
             ledger.settle(row, result)
             in_doubt += 1
-    ledger.take_fresh()  # metadata.jsonl is brought up to date as a whole, later
     return Repair(adopted, in_doubt)
 
 

@@ -407,14 +407,14 @@ async def test_giving_up_twice_waits_for_what_is_being_written(
 ) -> None:
     """Else the lock is free, and the ledger closed, while a thread still writes it."""
     committing, go_on = threading.Event(), threading.Event()
-    take_fresh = Ledger.take_fresh
+    claim = Ledger.claim
 
-    def slow(ledger: Ledger) -> object:
+    def slow(ledger: Ledger, row: Row) -> None:
         committing.set()
         assert go_on.wait(10)
-        return take_fresh(ledger)
+        claim(ledger, row)
 
-    monkeypatch.setattr(Ledger, "take_fresh", slow)
+    monkeypatch.setattr(Ledger, "claim", slow)
     async with bench.client() as client:
         running = asyncio.ensure_future(bench.job(bench.write("a")).run(client))
         await asyncio.to_thread(committing.wait, 10)
