@@ -19,12 +19,14 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
 import tomllib
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -103,6 +105,7 @@ class Trial:
         self._folder = folder
         self._running: dict[int, _Running] = {}
         self._count = 0
+        self._kills: Counter[str] = Counter()
 
     def try_all(self, chosen: Sequence[Mutant], jobs: int) -> None:
         """Try all these mutants."""
@@ -119,6 +122,7 @@ class Trial:
 
     def _begin(self, mutant: Mutant) -> None:
         tests, seconds = self._run.tests(mutant.span)
+        tests.sort(key=lambda test: -self._kills[test])  # what killed others before comes first
         if not tests:
             self.ends.append((mutant, "not run"))
             return
@@ -139,8 +143,11 @@ class Trial:
         mutant, folder, _ = self._running.pop(child)
         _kill(child)  # what it may have started
         code = os.waitstatus_to_exitcode(status)
+        file = folder / "output"
+        output = file.read_text(errors="replace") if file.exists() else ""
         if code in {5, 70}:  # pytest did not run the tests
-            sys.exit(f"{self._module.name}, {mutant.name}\n{(folder / 'output').read_text()}")
+            sys.exit(f"{self._module.name}, {mutant.name}\n{output}")
+        self._kills.update(re.findall(r"^FAILED (\S+)", output, re.MULTILINE))
         self.ends.append((mutant, "lived" if not code else "killed" if code > 0 else "too slow"))
         shutil.rmtree(folder, ignore_errors=True)
 
