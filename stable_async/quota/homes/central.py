@@ -332,16 +332,19 @@ class CentralState:
             known = max(wall, heard + least)
             if known > heard + most + CLOCK_SLACK:
                 known = heard + most
-        elif any(process.busy() for process in self._processes.values()):
+        elif wall > self._now + CLOCK_SLACK and self._is_busy():
             # It cannot tell a step from an outage. Those who can will speak soon; until then the
             # time stands still, and falls behind what they have heard.
-            known = min(wall, self._now + rule.MARGIN)
+            known = self._now + rule.MARGIN
             self._held += wall - known
             self._held_at = self._now
         now = max(known, self._now)
         if known != wall:
             self._offset += now - wall
         return now
+
+    def _is_busy(self) -> bool:
+        return any(process.busy() for process in self._processes.values())
 
     def _expire(self) -> None:
         """Count what silent processes hold as sent, and forget those silent for long."""

@@ -48,8 +48,8 @@ local function read_clock()
     if heard <= state.held_at then least = least - state.held end
     known = max(wall, heard + least)
     if known > heard + most + C.CLOCK_SLACK then known = heard + most end
-  elseif busy() then
-    known = min(wall, state.now + C.MARGIN)
+  elseif wall > state.now + C.CLOCK_SLACK and busy() then
+    known = state.now + C.MARGIN
     state.held, state.held_at = state.held + wall - known, state.now
   end
   local now = max(known, state.now)
