@@ -181,7 +181,10 @@ async def test_a_lost_ledger_is_rebuilt_from_files_and_metadata(bench: Bench, da
         summary = await job.run(client)
     assert (summary.total, summary.skipped, summary.filtered, summary.done) == (4, 2, 1, 1)
     assert sum(bench.shop.sold.values()) == 4
-    assert any("rebuilt" in note for note in job.notes)
+    [note] = [note for note in job.notes if "rebuilt from metadata.jsonl" in note]
+    assert "and files: 3 images." in note
+    assert ("was missing" in note) == (damage in {"missing", "empty"})
+    assert ("is kept as job.sqlite.corrupt-1" in note) == (damage in {"garbage", "truncated"})
     aside = list(bench.out.glob("job.sqlite.corrupt-*"))
     assert bool(aside) == (damage in {"garbage", "truncated"})
     after = {line["id"]: line for line in bench.lines()}
@@ -210,8 +213,11 @@ async def test_a_ledger_that_is_lost_takes_doubts_from_the_failures(
     else:
         ledger.write_bytes(older if damage == "older copy" else b"x" * 5000)
     shop.asked.clear()
-    summary = await bench.run(path, budget=15.0)
+    async with bench.client() as client:
+        job = bench.job(path, budget=15.0)
+        summary = await job.run(client)
     assert shop.asked == []
+    assert any(("images, 1 rows in doubt" in note) for note in job.notes), job.notes
     assert (summary.ending, summary.in_doubt, summary.failed) == ("incomplete", 1, 1)
     assert (summary.spent, summary.credits_in_doubt) == (9.0, 3.0)
     await bench.run(path, resend_doubtful=True)
