@@ -54,6 +54,7 @@ class RunContext:
         departures: Counts the requests that leave.
         lock: The lock of the job's folder.
         folder: The folder that input files of rows are relative to.
+        max_in_flight: The most rows that are worked on at a time.
     """
 
     client: StabilityClient
@@ -65,6 +66,7 @@ class RunContext:
     departures: Departures
     lock: FolderLock
     folder: Path
+    max_in_flight: int
 
 
 class _HeldError(Exception):
@@ -88,7 +90,8 @@ class Attempt:
         self.sent_at: float | None = None
         self._left_at: float | None = None
         self._refused_at: float | None = None
-        self._refusals = 0
+        self._refusals = self._tries = 0
+        self._gives_way = False
         # Has no deadline of its own: `Gate.stop` ends it while nothing of the row is in flight.
         self._scope = asyncio.timeout(None)
 
@@ -183,7 +186,9 @@ class Attempt:
             case StabilityError():
                 if meaning(error) == "stop":
                     gate.stop(JobError(str(error)))
-                return result_of(error, accepted=self._accepted, blocked=self._is_blocked)
+                return result_of(
+                    error, accepted=self._accepted, blocked=self._is_blocked or self._gives_way
+                )
             case _:
                 return self._unexpected(error)
 
@@ -217,7 +222,7 @@ class Attempt:
         self._release()
         if gate.stopping:
             raise StoppedError from error
-        return not self._is_blocked
+        return not (self._is_blocked or self._gives_way)
 
     @property
     def _is_blocked(self) -> bool:
@@ -225,14 +230,21 @@ class Attempt:
 
     def _count_refusal(self) -> None:
         """Count a refusal by the network, and find out whether only this row is refused
-        repeatedly.
+        repeatedly, and whether it keeps others from being sent.
         """
-        gate = self._context.gate
+        gate, position = self._context.gate, self._row.position
+        left = self._context.progress.total - self._context.progress.settled
         if self._refused_at is None or gate.answers_since(self._refused_at):
             self._refusals += 1
         self._refused_at = asyncio.get_running_loop().time()
-        if self._refusals >= REFUSALS_OF_A_ROW:
-            gate.blocked.add(self._row.position)
+        self._tries += 1
+        if self._refusals >= REFUSALS_OF_A_ROW or gate.is_refused_alone(
+            position, is_last=left == 1
+        ):
+            gate.blocked.add(position)
+        elif self._tries >= REFUSALS_OF_A_ROW and left > self._context.max_in_flight:
+            gate.give_way(position)
+            self._gives_way = True
 
     # What is reported on the way.
 

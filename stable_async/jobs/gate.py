@@ -62,6 +62,7 @@ class Gate:
         self.stopping: bool = False
         self._waiting: set[asyncio.Timeout] = set()
         self.blocked: set[int] = set()
+        self._gave_way: dict[int, float] = {}
         self._answered = False  # the last answer of the API to any request
         self._answered_left_at = -inf  # when the last request left that the API has answered
         self._refusals = 0
@@ -142,6 +143,21 @@ class Gate:
     def answers_since(self, moment: float) -> bool:
         """Return whether the API has answered a request that left after a moment."""
         return self._answered_left_at > moment
+
+    def give_way(self, position: int) -> None:
+        """Note that a row leaves its place to others, which may show that it alone is refused."""
+        self._gave_way[position] = self._clock()
+
+    def is_refused_alone(self, position: int, *, is_last: bool) -> bool:
+        """Return whether a row that was refused again is to be left to a later run.
+
+        Others were answered since it gave way; or it is the last one, the API has answered others
+        in this run, and it has been tried for as long as an outage may last.
+        """
+        gave_way = self._gave_way.get(position)
+        if gave_way is not None and self.answers_since(gave_way):
+            return True
+        return is_last and self._answered and self._outage_began is not None and not self._left()
 
     def refused(self, error: StabilityError) -> None:
         """Record that the network failed to deliver a request to the API, or its answer."""

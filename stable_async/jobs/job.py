@@ -172,6 +172,7 @@ class Job:
                 departures=Departures(),
                 lock=opened.lock,
                 folder=opened.folder,
+                max_in_flight=settings.max_in_flight,
             )
             runner = Runner(
                 context,
