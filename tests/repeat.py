@@ -9,6 +9,7 @@ with status 1 if anything failed.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -41,6 +42,7 @@ def main() -> None:
                 capture_output=True,
                 text=True,
                 check=False,
+                env={**os.environ, "COLUMNS": "240"},  # what failed is cut to the width
             )
             failures = FAILED.findall(done.stdout)
             failed += done.returncode != 0
