@@ -237,15 +237,16 @@ class Intake:
         ledger = self._ledger
         rows = [row for row in found if isinstance(row, Row)]
         problems = [problem for problem in found if isinstance(problem, RowProblem)]
-        # A derived seed is unique to its row.
+        # A derived seed is unique to its row, and rows without ids that repeat are found below.
         self._may_repeat = self._may_repeat or any(
-            "seed" in row.fields or row.service in SEEDLESS for row in rows
+            row.id and ("seed" in row.fields or row.service in SEEDLESS) for row in rows
         )
         if self._inputs is not None:
             self._inputs.add_to_content(rows)
         unnamed = name_rows(rows)
         known = self._known({row.id for row in rows})
         if again := repeated(rows, unnamed, known):
+            self._may_repeat = True
             counts = Counter(row.content for row in again)
             number_repeats(again, ledger.count_repeats(counts))
             known |= self._known({row.id for row in again})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from collections import Counter
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -40,6 +41,8 @@ APPLICATION_ID = 0x53_41_4A_4C  # "SAJL", shown by `file job.sqlite`
 VERSION = 1
 # Kibibytes of pages in memory, for jobs of any size.
 CACHE = 8 * 1024
+# Rows that are grouped at a time.
+GROUPED = 10_000
 INT64_LIMIT = 2**63
 # The reason of failure for a row that is not a valid request.
 BAD_ROW = "bad row"
@@ -370,13 +373,30 @@ class Ledger:
         Without `states`, of the rows that a run sends. A generation that has an id is paid for, and
         is only fetched.
         """
-        return self._db.execute(
-            "SELECT service, json_extract(parameters, '$.model') AS model, count(*), "
-            "sum(iif(generation_id IS NULL, price, 0.0)) "
-            "FROM rows WHERE listed AND state IN (SELECT value FROM json_each(?)) "
-            "GROUP BY 1, 2 ORDER BY 3 DESC",
-            (json.dumps(states or ("waiting", "again")),),
-        ).fetchall()
+        named = json.dumps(states or ("waiting", "again"))
+        numbers: Counter[tuple[str, str | None]] = Counter()
+        prices: dict[tuple[str, str | None], float | None] = {}
+        # Some at a time: SQLite sorts what it groups, in memory.
+        last = 0
+        while (first := self._next_position(last)) is not None:
+            last = first + GROUPED
+            for service, model, number, price in self._db.execute(
+                "SELECT service, json_extract(parameters, '$.model') AS model, count(*), "
+                "sum(iif(generation_id IS NULL, price, 0.0)) FROM rows "
+                "WHERE listed AND state IN (SELECT value FROM json_each(?)) "
+                "AND position BETWEEN ? AND ? GROUP BY 1, 2",
+                (named, first, last),
+            ):
+                numbers[service, model] += number
+                before = prices.get((service, model))
+                prices[service, model] = before if price is None else (before or 0.0) + price
+        return [(*kind, number, prices[kind]) for kind, number in numbers.most_common()]
+
+    def _next_position(self, after: int) -> int | None:
+        found: tuple[int | None] = self._db.execute(
+            "SELECT min(position) FROM rows WHERE position > ?", (after,)
+        ).fetchone()
+        return found[0]
 
     def count_gone(self) -> int:
         """Count the rows that have or may have a result and are not in the prompt file."""
