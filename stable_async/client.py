@@ -155,7 +155,8 @@ class StabilityClient(Groups):
             retry: How 429 and 500 responses are retried: a `RetryPolicy`, or the number of retries.
             timeout: Time limits of one attempt: `Timeouts`, or the total in seconds; `None` means
                 no limit.
-            max_in_flight: The most requests of one `map` in flight at a time.
+            max_in_flight: The most requests of one `map` in flight at a time. Each result is held
+                whole, with about 1.5 MB for an image; `stream` holds less.
             max_waiting: The most interactive calls that may wait for the quota at a time; a further
                 one raises `QuotaTimeoutError`. `None` means no limit. Bulk calls do not count.
             client_id: Name of your application, sent to the API; up to 256 characters.

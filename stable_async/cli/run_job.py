@@ -89,7 +89,8 @@ def run(
         connection: Where requests go.
         out: Folder of the job, new or from an earlier run.
         images: Store images in a bucket: s3://bucket/prefix, gs://..., az://... or file:///...
-        max_in_flight: Maximum number of requests in flight.
+        max_in_flight: Maximum number of requests in flight. 1,000 images of 1.5 MB that arrive
+            together take 0.6 GB of memory, in a bucket 1.5 GB.
         budget: Credits that all runs of this job together may spend.
         passes: How often to try rows that failed without being billed, the first time included.
         retry: failed: also send rows that earlier runs were refused for good; filtered: make

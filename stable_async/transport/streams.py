@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from threading import Lock
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from stable_async.errors import APIConnectionError, StabilityError
@@ -25,6 +26,11 @@ KeptT = TypeVar("KeptT")
 # A hop to a thread costs as much as writing a hundred KiB, so this much is gathered for one: most
 # images are written, synced and renamed in a single hop.
 WRITE_SIZE = 2 * 1024 * 1024
+
+# Of all streams of this process together so much is gathered, bytes. Beyond it each hands on what
+# it has, from `PIECE` on.
+GATHERED_AT_MOST = 64 * 1024 * 1024
+PIECE = 64 * 1024
 
 
 class MediaStream(Generic[MediaT]):
@@ -199,16 +205,45 @@ class MediaStream(Generic[MediaT]):
             APIConnectionError, APITimeoutError, InvalidResponseError: As for iterating. `sink`
                 is then discarded, as it is after errors of its own.
         """
+        gathered = _Gathered()
         try:
-            gathered: list[bytes] = []
-            size = 0
             async for chunk in self:
-                gathered.append(chunk)
-                size += len(chunk)
-                if size >= WRITE_SIZE:
-                    await sink.write(gathered)
-                    gathered, size = [], 0
-            return await sink.commit(gathered)
+                gathered.add(chunk)
+                if gathered.is_enough():
+                    await sink.write(gathered.chunks)
+                    gathered.clear()
+            return await sink.commit(gathered.chunks)
         except BaseException:
             await sink.discard()
             raise
+        finally:
+            gathered.clear()
+
+
+class _Gathered:
+    """What one stream has gathered; counts what all of them have."""
+
+    everything = 0
+    _lock = Lock()
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self._size = 0
+
+    def add(self, chunk: bytes) -> None:
+        self.chunks.append(chunk)
+        self._count(len(chunk))
+
+    def clear(self) -> None:
+        self.chunks = []
+        self._count(-self._size)
+
+    def is_enough(self) -> bool:
+        """Return whether it is to be written now."""
+        enough = WRITE_SIZE if _Gathered.everything <= GATHERED_AT_MOST else PIECE
+        return self._size >= enough
+
+    def _count(self, size: int) -> None:
+        self._size += size
+        with _Gathered._lock:
+            _Gathered.everything += size

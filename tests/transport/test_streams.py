@@ -16,12 +16,17 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stable_async import GenerateCore, GenerateUltra, StabilityClient
+from stable_async import GenerateCore, GenerateUltra, Image, StabilityClient
+from stable_async.api.answers import Answer
 from stable_async.api.base64_json import Base64Field
+from stable_async.api.media_reader import MediaReader
+from stable_async.transport import streams
+from stable_async.transport.streams import MediaStream
 from tests.raw_server import answer, raw_server
 from tests.samples import PNG_HEAD, png
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
     from pathlib import Path
 
 from tests.raw_server import Connection
@@ -83,6 +88,68 @@ async def test_an_image_to_disk_is_never_held_whole(accept: str | None, tmp_path
             tracemalloc.stop()
     assert path.read_bytes() == png(size)
     assert peak < size / 2
+
+
+PART = 64 * 1024
+
+
+class Tally:
+    """A sink that counts what it is handed, and what all streams hold."""
+
+    held = most = 0
+
+    def __init__(self) -> None:
+        self.writes = 0
+
+    async def image(self, parts: int, together: asyncio.Barrier) -> AsyncGenerator[bytes, None]:
+        """Yield an image, as far as the others have come."""
+        for number in range(parts):
+            await together.wait()
+            Tally.held += PART
+            Tally.most = max(Tally.most, Tally.held)
+            yield (PNG_HEAD if number == 0 else b"").ljust(PART, b"x")
+
+    async def write(self, chunks: Sequence[bytes]) -> None:
+        self.writes += 1
+        Tally.held -= sum(map(len, chunks))
+
+    async def commit(self, last: Sequence[bytes]) -> int:
+        Tally.held -= sum(map(len, last))
+        return self.writes
+
+    async def discard(self) -> None:
+        """Nothing was kept."""
+
+
+async def writes_of(parts: int, together: asyncio.Barrier) -> int:
+    """Stream an image into a sink, and return in how many pieces it was written before its end."""
+    sink = Tally()
+    answer = Answer(200, {"Content-Length": str(parts * PART)})
+    reader = MediaReader(Image, answer)
+    body = sink.image(parts, together)
+    stream = MediaStream(body, reader, credits=None, generation_id=None)
+    return await stream.save_to(sink)
+
+
+async def test_many_images_on_their_way_to_a_disk_hold_a_bounded_amount(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "GATHERED_AT_MOST", 4 * MIB)
+    count, parts = 50, 20
+    together = asyncio.Barrier(count)
+    stopped = [asyncio.create_task(writes_of(parts, together)) for _ in range(count)]
+    await asyncio.sleep(0.01)
+    for task in stopped:
+        task.cancel()
+    await asyncio.gather(*stopped, return_exceptions=True)
+
+    monkeypatch.setattr(Tally, "held", 0)
+    monkeypatch.setattr(Tally, "most", 0)
+    together = asyncio.Barrier(count)
+    await asyncio.gather(*(writes_of(parts, together) for _ in range(count)))
+    assert Tally.most < 4 * MIB + 2 * count * PART < count * parts * PART / 5
+    # One alone is written in one go: nothing of the others is counted any more.
+    assert await writes_of(parts, asyncio.Barrier(1)) == 0
 
 
 async def test_nobody_taking_the_chunks_holds_the_server_back() -> None:
