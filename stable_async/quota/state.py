@@ -445,6 +445,7 @@ class QuotaState:
             for name, (seen, terms, numbers, waits) in processes.items()
         }
         state._rule.open = sum(len(process.open) for process in state._processes.values())
+        state._warned_of_jitter = True  # by whom it was dumped
         state._use_jitter()
         return state
 

@@ -568,3 +568,15 @@ def test_a_fresh_state_has_sent_nothing() -> None:
     assert (figures.open, figures.in_window, figures.requests) == (0, 0, 8)
     assert (figures.share, figures.jitter) == (1.0, 0.5)
     assert (figures.penalty_left, figures.refusals) == (0.0, 0)
+
+
+def test_a_widened_jitter_is_logged_once_however_often_the_state_is_copied(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    state = fresh(Quota())
+    for number in range(200):
+        state.observe(START + number / 10, 0.1 if number % 10 < 5 else 0.9)
+    assert state.snapshot().jitter > 0.9
+    for _ in range(3):
+        assert QuotaState.load(state.dump()).snapshot().jitter > 0.9
+    assert len([text for text in caplog.messages if "delays differ" in text]) == 1
