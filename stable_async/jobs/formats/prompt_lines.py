@@ -26,6 +26,9 @@ FOREIGN_INSIDE = (
     (re.compile(r"(?:^|(?<=\s))(?:--|—)[a-z]\w*"), "a parameter of another program"),
     (re.compile(r"<(?:lora|lyco|hypernet):", re.IGNORECASE), "a model of another program"),
 )
+# One of them begins, or is in, what the patterns find: nearly no prompt has any.
+FIRST_SIGNS = frozenset("#nNsS/")
+SIGNS = ("--", "—", "<")
 ADVICE = (
     "remove it, or use a .csv with columns such as prompt and negative_prompt, where a text may "
     "be anything"
@@ -55,10 +58,12 @@ def read_prompt_lines(lines: Lines, field: str, *, is_path: bool) -> Rows:
 
 
 def _foreign(text: str) -> str | None:
-    for pattern, what in FOREIGN:
-        if found := pattern.match(text):
-            return f"begins with {found[0]!r}: {what}"
-    for pattern, what in FOREIGN_INSIDE:
-        if found := pattern.search(text):
-            return f"has {found[0]!r}: {what}"
+    if text[0] in FIRST_SIGNS:
+        for pattern, what in FOREIGN:
+            if found := pattern.match(text):
+                return f"begins with {found[0]!r}: {what}"
+    if any(sign in text for sign in SIGNS):
+        for pattern, what in FOREIGN_INSIDE:
+            if found := pattern.search(text):
+                return f"has {found[0]!r}: {what}"
     return None
