@@ -41,6 +41,21 @@ __all__ = [
 
 T = TypeVar("T")
 
+# What other clients, or another place of this one, call a setting.
+OTHER_WORDS = {
+    "max_retries": "retry",
+    "retries": "retry",
+    "key": "api_key",
+    "token": "api_key",
+    "url": "base_url",
+    "endpoint": "base_url",
+    "proxies": "proxy",
+    "verify": "ssl",
+    "http_client": "session",
+    "max_concurrency": "max_in_flight",
+    "concurrency": "max_in_flight",
+}
+
 
 class UnfitError(ValueError):
     """A value breaks a rule; the text says what is allowed."""
@@ -178,7 +193,9 @@ def check_fields(
 
 def unknown_word(word: str, known: Collection[str]) -> str:
     """Describe a keyword that is not in `known`, and suggest the nearest one that is."""
-    near = _nearest(word, known)
+    near = OTHER_WORDS.get(word)
+    if near not in known:
+        near = _nearest(word, known)
     return f"no such argument, did you mean {near}?" if near else "no such argument"
 
 

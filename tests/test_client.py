@@ -9,8 +9,9 @@ import logging
 import re
 import traceback
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 from aiohttp import ClientResponse
 from aioresponses import aioresponses
@@ -38,6 +39,7 @@ from stable_async import (
     WrongEventLoopError,
 )
 from stable_async.quota import QuotaLimiter
+from stable_async.transport.error_mapping import translate
 from tests.raw_server import answer, raw_server
 from tests.samples import png
 
@@ -462,3 +464,15 @@ async def test_a_map_of_nothing_at_a_time_is_refused(limit: int) -> None:
     async with client(quota=None) as one:
         with pytest.raises(ConfigurationError, match="max_in_flight"):
             await anext(one.map([GenerateCore(prompt="x")], max_in_flight=limit))
+
+
+@pytest.mark.parametrize(("word", "meant"), [("max_retries", "retry"), ("key", "api_key")])
+def test_a_word_of_other_clients_is_pointed_to_ours(word: str, meant: str) -> None:
+    settings: dict[str, Any] = {word: 3}
+    with pytest.raises(ConfigurationError, match=f"did you mean {meant}\\?"):
+        StabilityClient(**settings)
+
+
+def test_a_connection_error_without_a_number_has_none_in_its_text() -> None:
+    error = translate(aiohttp.ClientOSError(None, "Can not write"), sent=True, asked="submit")
+    assert str(error).startswith("the connection broke: Can not write;")

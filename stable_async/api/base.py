@@ -58,6 +58,7 @@ MediaT = TypeVar("MediaT", bound=Media, covariant=True)
 
 MIB = 1024 * 1024
 RULE = "broken_rule"
+COERCED = frozenset((bool, bytes, bytearray, memoryview))
 
 # Ids are 64 characters today.
 MAX_ID = 1000
@@ -206,6 +207,24 @@ class Request(BaseModel, Generic[ResultT]):
             value is theirs[name] or (not holds_pixels(value) and bool(value == theirs[name]))
             for name, value in mine.items()
         )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_coerced(cls, data: object) -> object:
+        """Refuse bytes and truth values, of which pydantic would make texts and numbers."""
+        if isinstance(data, dict):
+            wrong = [
+                FieldProblem(name, _given(name, value), "a number" if _counts(field) else "a text")
+                for name, value in data.items()
+                if value.__class__ in COERCED
+                and (field := cls.model_fields.get(name)) is not None
+                and name not in cls.file_parts
+            ]
+            if wrong:
+                raise PydanticValidationError.from_exception_data(
+                    cls.__name__, [_rule_error(problem) for problem in wrong]
+                )
+        return data
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
@@ -409,6 +428,10 @@ def _allowed(field: FieldInfo, detail: ErrorDetails) -> str:
             return f"{number}, {limits.low} or more{multiple}"
         return f"{number} from {limits.low} to {limits.high}{multiple}"
     return detail["msg"]
+
+
+def _counts(field: FieldInfo) -> bool:
+    return not {int, float}.isdisjoint(_types(field.annotation))
 
 
 def _types(annotation: object) -> Iterator[object]:

@@ -67,7 +67,8 @@ def _describe(error: Exception) -> str:
             long = error.message.startswith("Got more than")
             return "the server's answer is not valid HTTP" + (": a header is too long" * long)
         case _:
-            return f"the connection broke: {str(error) or type(error).__name__}"
+            said = error.strerror if isinstance(error, OSError) and error.args[1:] else str(error)
+            return f"the connection broke: {said or type(error).__name__}"
 
 
 def harmless_cause(error: Exception) -> Exception | None:

@@ -82,13 +82,16 @@ async def submit(
         problem = FieldProblem("", "a synchronous operation", "an asynchronous one, or `send`")
         raise InvalidRequestError(type(request).__name__, [problem])
     async with Call(session, request, options, state) as call:
-        generation = read_generation_id(await call.read(MAX_ACCEPTANCE))
+        answer = await call.read(MAX_ACCEPTANCE)
+        generation = read_generation_id(answer)
     session.polling.rest(generation)
     try:
         return cast("ResultRequest[MediaT]", result(id=generation, paid=request.credits))
-    except InvalidRequestError as error:
+    except InvalidRequestError:
+        # It may be paid for all the same.
+        error = answer.unreadable("an id that no result can be asked for with")
         error.attach_generation(generation)
-        raise
+        raise error from None
 
 
 async def look(session: Session, request: ResultRequest[MediaT], options: Options) -> MediaT | None:

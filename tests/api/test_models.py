@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from stable_async import (
     AudioInpaint,
@@ -207,3 +209,22 @@ def test_a_mask_is_needed_exactly_when_its_source_says_so() -> None:
 
 def test_an_engine_nobody_knows_may_make_any_size() -> None:
     V1TextToImage(engine_id="next-engine", text_prompts=PROMPTS, width=4096, height=128, steps=150)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("prompt", b"x", "prompt: given 1 bytes; allowed: a text"),
+        ("negative_prompt", bytearray(b"xy"), "negative_prompt: given 2 bytes; allowed: a text"),
+        ("seed", True, "seed: given True; allowed: a number"),
+        ("seed", b"7", "seed: given 1 bytes; allowed: a number"),
+    ],
+)
+def test_bytes_are_no_text_and_a_truth_value_is_no_number(
+    field: str, value: object, says: str
+) -> None:
+    fields: dict[str, Any] = {"prompt": "x", field: value}
+    with pytest.raises(InvalidRequestError, match=re.escape(says)):
+        GenerateCore(**fields)
+    with pytest.raises(ValidationError, match=re.escape(says.partition(": ")[2])):
+        GenerateCore.model_validate(fields)

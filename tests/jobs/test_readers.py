@@ -12,6 +12,7 @@ import pytest
 
 from stable_async.jobs import PromptFile, PromptFileError, PromptRules, RowProblem
 from stable_async.jobs.columns import ColumnRules
+from stable_async.jobs.estimate import estimate_run
 from stable_async.jobs.row import Row
 from tests import needs
 
@@ -284,3 +285,21 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, packed: bool) -> Non
     tracemalloc.stop()
     assert count == 20_000
     assert peak < 1_000_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"prompt": "x"}\n{"prompt": "a", "seed": 1, "prompt": "b"}\n',
+        '{"prompt": "x"}\n{"prompt" : "a", "seed" : 1, "prompt" : "b"}\n',
+        '{"prompt": "x"}\n{"prompt": "a", "metadata": {"prompt": 1, "prompt": 2}}\n',
+        '[{"prompt": "x"},\n{"prompt": "a", "prompt": "b"}]',
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(text)
+    with pytest.raises(PromptFileError, match="row 2: not valid JSON: the key 'prompt' is there"):
+        estimate_run(PromptFile(str(path)), PromptRules())
+    path.write_text('{"prompt": "say \\"a\\": b", "metadata": {"a": {"prompt": 1}}}\n')
+    assert estimate_run(PromptFile(str(path)), PromptRules()).new == 1

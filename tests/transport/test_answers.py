@@ -607,3 +607,13 @@ def test_no_other_librarys_error_comes_out(drawn: list[tuple[str, str, bytes, st
                 text.encode()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("identity", ["..", " ", "x" * 2_000])
+async def test_an_id_that_cannot_be_used_is_a_doubt(identity: str) -> None:
+    body = json.dumps({"id": identity}).encode()
+    async with raw_server(Server(answer(body, content_type=JSON))) as url, client(url) as one:
+        with pytest.raises(InvalidResponseError, match="an id that no result") as caught:
+            await one.submit(UpscaleCreative(image=PNG, prompt="x"))
+    assert (caught.value.maybe_billed, caught.value.verdict.job) == (True, "doubt")
+    assert caught.value.generation_id == identity

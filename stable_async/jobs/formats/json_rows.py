@@ -41,8 +41,19 @@ def _refuse(constant: str) -> object:
     raise ValueError(constant)
 
 
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Refuse an object that has a key twice, of which `json` would take the last."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is there twice")
+    return values
+
+
 # Shared by all lines: `json.loads` creates a decoder for every call that has options.
 DECODER = json.JSONDecoder(parse_constant=_refuse)
+STRICT = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_unique)
 
 
 def read_json(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Rows:
@@ -89,6 +100,9 @@ def _read_lines(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Row
             continue
         try:
             fields = _decoded(line)
+            # As many as it has keys, unless one is there twice or it is written in a rare way.
+            if line.count('":') != _count_keys(fields):
+                STRICT.decode(line)
         except (ValueError, RecursionError) as error:
             what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             place = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
@@ -107,6 +121,13 @@ def _decoded(line: str) -> object:
         if end == len(line):
             return value
     return DECODER.decode(line)
+
+
+def _count_keys(value: object) -> int:
+    """Return the number of keys of an object and of the objects in it."""
+    if not isinstance(value, dict):
+        return 0
+    return len(value) + sum(len(one) for one in value.values() if one.__class__ is dict)
 
 
 class _Lines:
@@ -224,7 +245,7 @@ class _Array:
         self._number += 1
         while True:
             try:
-                value, self._place = DECODER.raw_decode(self._buffer, self._place)
+                value, self._place = STRICT.raw_decode(self._buffer, self._place)
             except json.JSONDecodeError as error:
                 # The rest of it may be in the next piece.
                 if len(self._buffer) - self._place > MAX_LINE or not self._more():
