@@ -372,7 +372,7 @@ for _, refusal in ipairs(message.refusals) do
   end
 end
 
-local grants, again = {}, C.LOOK
+local grants, again = {}, C.SOON
 local ahead = min(message.ahead, C.MOST_AHEAD)
 local bounds = { math.huge, max(floor(N * C.BULK_PART), 1) }
 for kind = INTERACTIVE, BULK do
@@ -388,9 +388,10 @@ for kind = INTERACTIVE, BULK do
     local due = due_for(kind, since)
     waited = waited or due > now
     if due > now + ahead then
-      again = min(again, due - now)
+      local wait = due - now <= C.SOON and due - now or C.LOOK
+      again = min(again, wait)
       if process.since[kind] == NEVER then process.since[kind] = now end
-      process.due[kind] = now + min(due - now, C.LOOK)
+      process.due[kind] = now + wait
       break
     end
     got = got + 1
