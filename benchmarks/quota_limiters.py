@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from importlib.metadata import version
 
-from stable_async.quota import Permit, Priority, Quota, QuotaLimiter
+from stable_async.quota import Permit, Priority, Quota, QuotaHome, QuotaLimiter
 
 REQUESTS = 150
 WINDOW = 10
@@ -55,10 +55,11 @@ class Ours(Contender):
     def __init__(self, name: str = "stable_async.quota", quota: Quota | None = None) -> None:
         super().__init__(name, "", self._gate)
         self.quota = quota or Quota()
+        self.home: QuotaHome | None = None
         self.limiter: QuotaLimiter | None = None
 
     def _gate(self) -> Gate:
-        limiter = self.limiter = QuotaLimiter(self.quota)
+        limiter = self.limiter = QuotaLimiter(self.quota, home=self.home)
 
         @asynccontextmanager
         async def gate(priority: Priority) -> AsyncIterator[Permit | None]:

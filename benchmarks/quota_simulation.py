@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import quota_counting as counting
 from stable_async import Quota
-from stable_async.quota import QuotaState
+from stable_async.quota import QuotaState, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,8 +98,17 @@ class Outcome:
     jitter: float
 
 
-def judge(left: Times, arrivals: Times, jitter: float = 0.0) -> Outcome:
-    """Count arrivals in all four ways."""
+def judge(
+    left: Times, arrivals: Times, jitter: float = 0.0, *, least: float | None = None
+) -> Outcome:
+    """Count arrivals in all four ways.
+
+    Args:
+        left: When requests left, seconds.
+        arrivals: When they arrived.
+        jitter: Mean allowance, seconds.
+        least: The least possible time under the limit, seconds; `None`: all were wanted at once.
+    """
     arrivals = np.sort(arrivals)
     most = max(
         counting.log(arrivals, WINDOW),
@@ -107,7 +116,8 @@ def judge(left: Times, arrivals: Times, jitter: float = 0.0) -> Outcome:
         counting.worst_fixed(arrivals, WINDOW),
         counting.bucket(arrivals, REQUESTS, WINDOW),
     )
-    least = WINDOW + (len(left) - REQUESTS) * WINDOW / REQUESTS
+    if least is None:
+        least = WINDOW + (len(left) - REQUESTS) * WINDOW / REQUESTS
     exceeded = max(most - REQUESTS, 0.0)
     return Outcome(exceeded if exceeded > 1e-6 else 0.0, least / (left[-1] - left[0]), jitter)
 
@@ -158,15 +168,22 @@ class Loop:
     Attributes:
         busy: For how long, seconds, in turn with
         free: for how long it is not.
+        begin: How far it is into that at the beginning, seconds.
     """
 
     busy: float = 0.0
     free: float = 1.0
+    begin: float = 0.0
 
     def turn(self, now: float) -> float:
         """Return when the loop next has time, seconds."""
-        into = now % (self.busy + self.free)
+        into = (now + self.begin) % (self.busy + self.free)
         return now if into >= self.busy else now + self.busy - into + 1e-6
+
+    def begun(self, seed: int) -> Loop:
+        """Return the same loop at a beginning drawn at random."""
+        rng = np.random.default_rng([seed, 3])
+        return replace(self, begin=float(rng.uniform(0, self.busy + self.free)))
 
 
 def demand(traffic: str, count: int, seed: int) -> list[tuple[float, bool]]:
@@ -226,7 +243,24 @@ def busy(network: Network, loop: Loop, traffic: str, seed: int, count: int = 600
         passed = 0 if served else passed + (waiting[True] > 0)
         left.append(max(now, left[-1] + CPU if left else now))
     times = np.array(left)
-    return judge(times, times + network.delays(count, rng))
+    least = None if traffic == "backlog" else least_time([time for time, _ in coming])
+    delays = network.delays(count, rng) + network.stalls(rng).delays(times)
+    return judge(times, times + delays, least=least)
+
+
+def least_time(wanted: list[float]) -> float:
+    """Return the least time from the first to the last departure, seconds.
+
+    That of a loop that is never busy, on a network whose delays do not differ.
+    """
+    rule = Rule(REQUESTS, WINDOW, 0.0)
+    now = wanted[0]
+    for time in wanted:
+        now = max(now, time)
+        while (earliest := rule.earliest(now)) > now:
+            now = earliest
+        rule.send(now)
+    return now - wanted[0]
 
 
 NETWORKS = [Network(kind, stall) for kind in ("hostile", "quiet") for stall in (0.0, 0.05, 0.1)]
@@ -241,7 +275,8 @@ def _stalled(arguments: tuple[Network, bool, int]) -> Outcome:
 
 
 def _busy(arguments: tuple[Network, Loop, str, int]) -> Outcome:
-    return busy(*arguments)
+    network, loop, traffic, seed = arguments
+    return busy(network, loop.begun(seed), traffic, seed)
 
 
 def summary(outcomes: list[Outcome]) -> str:
