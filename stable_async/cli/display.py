@@ -193,7 +193,7 @@ def summary_lines(summary: Summary, left: Left, *, kind: MediaKind = IMAGE) -> I
     """Yield the lines of a summary: results, costs, and what to do next."""
     made = [f"{kind.count(summary.done)} made"]
     for number, what in (
-        (summary.skipped, "there before"),
+        (summary.skipped, "made before"),
         (summary.failed, "failed"),
         (summary.again, "to be retried"),
         (summary.filtered, "filtered"),

@@ -98,7 +98,7 @@ def start_lines(found: Estimate) -> Iterator[str]:
         )
     parts = [f"{count(found.new, 'row')} to make{price}"]
     for number, what in (
-        (found.there, "there"),
+        (found.there, "already made"),
         (found.changed, "changed"),
         (found.gone, "no longer in the file"),
         (found.in_doubt, "in doubt"),

@@ -68,7 +68,7 @@ class MakeImages:
             images: A URL such as `s3://bucket/name`, or a folder that all machines can access.
             quota: `SharedQuota.ray(name)` or `SharedQuota.redis(url)`; the same in all actors.
             service: The service of rows that name none.
-            budget: Credits that all actors together may spend; `None`: no limit.
+            budget: Credits that all actors together may spend; `None` means no limit.
             resend_doubtful: Send rows again that are in doubt, which may charge twice.
             max_in_flight: The most rows in flight at a time in one actor.
             base_url: The API's address; the key is that of `STABILITY_API_KEY` on each machine.

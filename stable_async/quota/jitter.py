@@ -1,4 +1,4 @@
-"""The jitter allowance, measured: how much the delays from departure to arrival differ. Pure.
+"""The measured jitter allowance: how much the delays from departure to arrival differ. Pure.
 
 What breaks a quota is not one late request but several in a row: those that a stall holds back
 arrive together with the ones behind them. So lateness counts above the start only if neighbouring
@@ -33,24 +33,24 @@ __all__ = [
 LEAST = 0.18
 MOST = 1.0
 
-# Delays are summed up by periods of this length, seconds, and so many periods are remembered, for
-# no longer than `FORGET` seconds.
+# Delays are summarised by periods of this length, seconds; this many periods are remembered, for no
+# longer than `FORGET` seconds.
 PERIOD = 30.0
 PERIODS = 20
 FORGET = 3600.0
 
-# A period with so many delays shows a stall of a fifth of a second wherever in it the stall was.
+# A period with this many delays shows a stall of a fifth of a second anywhere in it.
 DENSE = 150
-# With so many it shows how much the delays usually differ.
+# With this many it shows how much the delays usually differ.
 ENOUGH = 50
 
-# So many delays in a row must be late together, and in most of so many periods, to count above the
+# This many delays in a row must be late together, in most of this many periods, to count above the
 # start.
 NEIGHBOURS = 4
 RECENT = 5
 
-# What was measured is raised by a factor and these seconds: the worst is yet to be seen. Below the
-# start a stall twice as long as the longest of ten minutes must still do no harm.
+# Measurements are raised by a factor and these seconds, since the worst may be yet to come. Below
+# the start a stall twice as long as the longest of ten minutes must still do no harm.
 FACTOR_ABOVE = 1.25
 FACTOR_BELOW = 2.0
 CUSHION = 0.02
@@ -91,7 +91,7 @@ class Delays(TypedDict):
 
 
 class Measured(TypedDict, total=False):
-    """What one process has measured; a kind of which nothing is known is absent.
+    """The measurements of one process; a kind without measurements is absent.
 
     Attributes:
         round_trips: The round trips of cheap requests.
@@ -105,7 +105,7 @@ class Measured(TypedDict, total=False):
 def jitter_of(
     measured: Sequence[Measured], upper: Literal["highest", "together"] = "highest"
 ) -> float:
-    """Return by how much the delays of all processes differ, seconds.
+    """Return how much the delays of all processes differ, seconds.
 
     One host's own delays differ by less than those of hosts near and far.
     """
@@ -172,7 +172,7 @@ class JitterEstimator:
         return jitter_of([self._history.summary()])
 
     def dump(self) -> JitterDump:
-        """Return all that is remembered, to be stored or sent."""
+        """Return everything remembered, to be stored or sent."""
         return self.current, self._start, self._least, *self._history.dump()
 
     def load(self, dumped: JitterDump) -> None:
@@ -187,7 +187,7 @@ class JitterEstimator:
         self.current = min(needed, self.most)
 
     def widen(self) -> bool:
-        """Allow for all that was measured, for good; return whether that is more than before."""
+        """Permanently allow for all measured delays; return whether that is more than before."""
         needed = min(self.measured, self.most)
         if needed <= self.current:
             return False
@@ -203,7 +203,7 @@ class DelayHistory:
         self._round_trips, self._set_ups = _Delays(*round_trips), _Delays(*set_ups)
 
     def dump(self) -> tuple[_Kind, _Kind]:
-        """Return all that is remembered, to be stored or sent."""
+        """Return everything remembered, to be stored or sent."""
         return self._round_trips.dump(), self._set_ups.dump()
 
     def add(self, now: float, delay: float, *, set_up: bool) -> None:
@@ -211,7 +211,7 @@ class DelayHistory:
         (self._set_ups if set_up else self._round_trips).add(now, delay)
 
     def summary(self, enough: int = ENOUGH) -> Measured:
-        """Return what is known.
+        """Return the summary.
 
         Args:
             enough: The least number of delays of a period that shows how much they usually differ.

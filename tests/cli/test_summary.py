@@ -62,7 +62,7 @@ def test_only_what_happened_is_said() -> None:
         requests=1_209,
     )
     first, second, *_, last = summary_lines(some, Left())
-    assert first == "1,200 images made, 20 there before, 3 failed, 2 filtered"
+    assert first == "1,200 images made, 20 made before, 3 failed, 2 filtered"
     assert second == (
         "3,606 credits spent (3,666 by all runs), 1,209 requests, 4 of them answered with 429, 1 s"
     )

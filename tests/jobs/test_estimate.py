@@ -235,7 +235,7 @@ def test_other_words_than_the_jobs_are_refused_before_anything(
     assert run([*words, "--dry-run", "--change"]) == 0
     assert "2 rows to make: 6 credits" in capsys.readouterr().out
     assert run(["run", "--out", "out", "--dry-run"]) == 0
-    assert "0 rows to make; 2 there" in capsys.readouterr().out
+    assert "0 rows to make; 2 already made" in capsys.readouterr().out
 
 
 def photo_job(tmp_path: Path, *more: str) -> list[str]:

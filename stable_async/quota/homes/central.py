@@ -1,12 +1,12 @@
-"""A quota kept in one place for many processes: the messages, the answers, and the state.
+"""A quota in one place for many processes: the messages, the answers, and the state.
 
 `CentralState` is the state in Python, for an actor; quota.lua is the same for Redis, and a test
-compares the two. Both are pure functions of the messages and of the time at which they come.
+compares the two. Both are pure functions of the messages and their times of arrival.
 
-A process says in one message all there is to say: which slots it still holds, which requests have
-left and how long ago, what was refused, how many slots it wants. It gets slots, or a time to come
-back. So the next message makes good for one that was lost, and one that comes late or twice
-changes nothing. Only durations are exchanged: nobody's clock has to agree with another's.
+A process reports everything in one message: which slots it still holds, which requests have left
+    and how long ago, what was refused, how many slots it wants. It receives slots, or a time to
+    come back. So the next message makes up for a lost one, and a late or repeated one changes
+    nothing. Only durations are exchanged, so that clocks need not agree.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from stable_async.quota.rule import Rule
 
 __all__ = ["CONSTANTS", "LEASE", "PATIENCE", "Answer", "CentralState", "Message"]
 
-# Of the state in Redis: another number when its fields change, or what they mean.
+# Version of the state in Redis: changes when its fields, or their meaning, change.
 FORMAT = 2
 
 # A process that is silent for this long, seconds, has lost its slots: they count as sent. It
-# keeps to that by its own clock, and sends nothing any more before that.
+# observes this by its own clock, and stops sending before that.
 LEASE = 2.0
 
 # How long a process waits for an answer, seconds.
 PATIENCE = 1.5
 
-# By how much longer than the last message one may be under way, seconds, without being taken for a
-# step of the clock. A smaller step is not noticed: it shortens one window by as much, which the
-# jitter allowance has room for. Time servers step by more, and slew what is less.
+# How much longer than the last message one may take, seconds, before it counts as a step of the
+# clock. A smaller step goes unnoticed: it shortens one window by as much, which the jitter
+# allowance covers. Time servers step by more, and slew smaller differences.
 CLOCK_SLACK = 0.25
 
 # A process returns when its time has come if that is within `SOON` seconds, else after `LOOK`
@@ -40,20 +40,20 @@ CLOCK_SLACK = 0.25
 LOOK = 1.0
 SOON = 2.25
 
-# A process that comes later than this after its time, seconds, has lost its place.
+# A process that returns later than this after its time, seconds, has lost its place.
 LATE = 0.15
 
 # A process that is silent for this long, seconds, is forgotten.
 FORGET = 60.0
 
-# How far ahead of its time a slot is granted at most, seconds: so that it is there in time.
+# How far ahead of its time a slot is granted at most, seconds, so that it arrives in time.
 MOST_AHEAD = 0.25
 
 # The most bulk slots in one answer, as a part of the quota: interactive requests of others may
 # come a moment later.
 BULK_PART = 0.05
 
-# What quota.lua needs to know, named as there.
+# Constants that quota.lua needs, under the names that it uses.
 CONSTANTS: dict[str, float] = {
     "FORMAT": FORMAT,
     "LEASE": LEASE,
@@ -101,10 +101,10 @@ class Refusal(TypedDict):
 
     Attributes:
         index: Its number within the process, from 1.
-        age: When it came, seconds ago.
-        slot: The slot of the refused request; 0: not known.
-        sent_age: When the request left, seconds ago; absent: not known.
-        retry_after: What the answer asked for, seconds; absent: nothing.
+        age: How long ago it arrived, seconds.
+        slot: The slot of the refused request; 0 if not known.
+        sent_age: How long ago the request left, seconds; absent if not known.
+        retry_after: The wait that the answer asked for, seconds; absent if none.
     """
 
     index: int
@@ -115,11 +115,11 @@ class Refusal(TypedDict):
 
 
 class Message(TypedDict):
-    """What a process says.
+    """A message from a process.
 
     Attributes:
         process: Its name, unique.
-        seq: The number of this message; late and repeated ones are known by it.
+        seq: The number of this message, by which late and repeated ones are recognised.
         epoch: The epoch of the latest answer; empty before the first.
         number: `Answer.number` of the latest answer.
         clock: `Answer.now` of the latest answer, and the least and the most seconds since then by
@@ -127,13 +127,13 @@ class Message(TypedDict):
         terms: The quota it was made with.
         open: Slots whose requests have not left yet.
         sent: Slots whose requests have left, and seconds since then.
-        refusals: 429 answers that were not told yet.
+        refusals: 429 answers that were not reported yet.
         delays: What it has measured.
         want: How many interactive and how many bulk slots it wants.
         ahead: How many seconds ahead of its time a slot may be granted.
-        penalty_left: Seconds left of the penalty that it knows of.
-        share: The share that it knows of.
-        leaving: It ends.
+        penalty_left: Remaining seconds of the penalty that it knows.
+        share: The share that it knows.
+        leaving: Whether it ends.
     """
 
     process: str
@@ -154,13 +154,13 @@ class Message(TypedDict):
 
 
 class Answer(TypedDict, total=False):
-    """What a process gets.
+    """The answer to a message.
 
     Attributes:
-        stale: The message was late or a repetition; there is nothing else.
-        refused: `"terms"`: others use the quota with other ones, `terms`; `"format"`: another
-            version of this library keeps it; `"info"`: the server does not say which run of it
-            this is. There is nothing else.
+        stale: The message was late or repeated; nothing else is set.
+        refused: `"terms"`: others use the quota with different `terms`; `"format"`: it was written
+            by another version of this library; `"info"`: the server does not identify its run.
+            Nothing else is set.
         epoch: Changes when the state was lost; slots of another epoch are void.
         number: Slots granted so far.
         now: The time of the state.
@@ -172,13 +172,13 @@ class Answer(TypedDict, total=False):
         gone: Slots of the message's `open` that are void.
         again: When to come back for more, seconds from now.
         next: Seconds until one more could leave.
-        interval: Seconds between two at the rate that can be kept up.
-        requests: The most requests in one window at the present share.
+        interval: Seconds between two requests at the sustainable rate.
+        requests: The most requests in one window at the current share.
         share: The part of the ceiling that is used.
         jitter: Jitter allowance, seconds.
         open: Slots of all processes whose requests have not left.
-        in_window: Requests of the window that ends now, the open ones included.
-        penalty_left: Seconds until the penalty ends; 0: there is none.
+        in_window: Requests in the window that ends now, including open ones.
+        penalty_left: Seconds until the penalty ends; 0 if there is none.
         refusals: 429 answers so far.
     """
 
@@ -205,7 +205,7 @@ class Answer(TypedDict, total=False):
 
 
 class _Process:
-    """What is known of a process."""
+    """What is known about a process."""
 
     def __init__(self) -> None:
         self.seq = 0
@@ -213,7 +213,7 @@ class _Process:
         self.refused = 0
         self.delays: Measured = {}
         self.open: list[int] = []
-        # Since when it waits, and when it is to come back; interactive, bulk.
+        # Since when it waits, and when it should come back; interactive, bulk.
         self.since = [-inf, -inf]
         self.due = [-inf, -inf]
 
@@ -229,20 +229,20 @@ class CentralState:
     """The state of a quota that many processes share.
 
     Attributes:
-        epoch: Tells it from other states of the same quota.
+        epoch: Distinguishes it from other states of the same quota.
         terms: What all processes must agree on.
     """
 
     def __init__(self, terms: Terms, now: float, epoch: str) -> None:
-        """Begin without knowing what left before.
+        """Start without knowing what left before.
 
-        At worst a whole quota leaves when the last lease ends. So nobody gets a slot for a lease,
-        a window and the jitter.
+        At worst a whole quota leaves when the last lease ends. So no slot is granted for a lease, a
+        window and the jitter.
 
         Args:
             terms: What all processes must agree on.
             now: The time, seconds, on the clock that `exchange` gets.
-            epoch: Tells this state from others of the same quota.
+            epoch: Distinguishes this state from others of the same quota.
         """
         requests, window = terms["requests"], terms["window"]
         self.epoch = epoch
@@ -270,11 +270,11 @@ class CentralState:
         self._held, self._held_at = 0.0, -inf
         self._ready = now + LEASE
         self._rule.send(self._ready, count=requests)
-        # Interactive requests may be about: bulk requests must not take the first window whole.
+        # Interactive requests may come: bulk requests must not take the whole first window.
         self._company_until = self._ready + 2 * (window + self._most_jitter)
 
     def exchange(self, message: Message, wall: float) -> Answer:
-        """Take a message and return the answer; `wall` is the time, seconds."""
+        """Process a message and return the answer; `wall` is the time, seconds."""
         if message["terms"] != self.terms:
             return {"refused": "terms", "terms": self.terms}
         process = self._processes.get(message["process"])
@@ -317,12 +317,12 @@ class CentralState:
         return answer
 
     def is_unused(self, wall: float) -> bool:
-        """Return whether no process has been heard of for long; `wall` is the time, seconds."""
+        """Return whether all processes have been silent for long; `wall` is the time, seconds."""
         latest = max((process.seen for process in self._processes.values()), default=-inf)
         return latest + FORGET <= wall + self._offset
 
     def _read_clock(self, message: Message, wall: float) -> float:
-        """Return the time, with steps of the clock taken out that the process's own clock shows.
+        """Return the time, corrected for steps of the clock that the process's own clock reveals.
 
         The state's time may be slower than the real one, which only delays, but never faster.
         """
@@ -336,8 +336,8 @@ class CentralState:
             if known > heard + most + CLOCK_SLACK:
                 known = heard + most
         elif wall > self._now + CLOCK_SLACK and self._is_busy():
-            # It cannot tell a step from an outage. Those who can will speak soon; until then the
-            # time stands still, and falls behind what they have heard.
+            # It cannot distinguish a step from an outage. Processes that can will report soon;
+            # until then the time stands still, and falls behind what they were told.
             known = self._now + rule.MARGIN
             self._held += wall - known
             self._held_at = self._now
@@ -350,7 +350,7 @@ class CentralState:
         return any(process.busy() for process in self._processes.values())
 
     def _expire(self) -> None:
-        """Count what silent processes hold as sent, and forget those silent for long."""
+        """Count the slots of silent processes as sent, and forget those silent for long."""
         for name, process in list(self._processes.items()):
             if process.open and process.seen + LEASE <= self._now:
                 self._rule.open -= len(process.open)
@@ -360,9 +360,9 @@ class CentralState:
                 del self._processes[name]
 
     def _settle(self, process: _Process, message: Message) -> list[int]:
-        """Record the state of a process's slots; return those of its open ones that are void.
+        """Record the state of a process's slots; return its open slots that are void.
 
-        Slots that it does not name were released, or never reached it.
+        Slots that it does not report were released, or never reached it.
         """
         now = self._now
         if message["epoch"] != self.epoch:
@@ -382,7 +382,8 @@ class CentralState:
                 continue
             self._rule.open -= 1
             if slot in sent:
-                # It left earlier than this by what the message took; counted late is safe.
+                # It left earlier than this, by the time that the message took; counting late is
+                # safe.
                 self._rule.send(max(now - sent[slot], self._ready))
         process.open = kept
         return sorted(still_open.difference(kept))
@@ -396,7 +397,7 @@ class CentralState:
         bounds = (inf, max(int(self.terms["requests"] * BULK_PART), 1))
         for kind in (INTERACTIVE, BULK):
             want, got = message["want"][kind], 0
-            # Those who need not wait leave at once; those who wait leave evenly.
+            # Requests that need not wait leave at once; those that wait leave evenly.
             waited = process.since[kind] > -inf or self._others_wait(process, kind)
             while got < want:
                 if got >= bounds[kind]:

@@ -1,7 +1,7 @@
-"""A home of the quota elsewhere: `CentralState`, or quota.lua, behind a network.
+"""A remote home of the quota: `CentralState`, or quota.lua, behind a network.
 
-One task talks to it, one exchange after the other. What the limiter calls never waits: slots that
-were granted are in hand, and the limiter is woken when more have come.
+One task talks to it, one exchange after the other. The limiter's calls never wait: granted slots
+are in hand, and the limiter is woken when more arrive.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ __all__ = ["RemoteHome", "Service", "UnreachableError"]
 
 logger: logging.Logger = logging.getLogger("stable_async.quota")
 
-# Seconds of the lease that are not used: timers are late, and so is the way to the wire.
+# Seconds of the lease that are not used: timers are late, and requests take time to reach the wire.
 GUARD = 0.1
 
-# The state of slots is sent within this, seconds: several at a time.
+# The state of slots is sent within this time, seconds, for several slots at once.
 TELL_WITHIN = 0.004
 
-# Seconds before an exchange that failed is tried again: the first time, and at most.
+# Seconds before a failed exchange is retried: the first time, and at most.
 PAUSE = 0.05
 LONGEST_PAUSE = 0.5
 
 # By how much the rates of two clocks may differ.
 DRIFT = 1e-3
 
-# Granted ahead of its time by the quickest trip times the one, plus the other, seconds: the answer
-# is there when the time has come.
+# A slot is granted ahead of its time by the quickest round trip times the first, plus the second,
+# seconds, so that the answer arrives in time.
 AHEAD_FACTOR, AHEAD_MORE = 1.1, 0.01
 
-# The quickest trip is forgotten slowly: by this factor with each exchange.
+# The quickest round trip is forgotten slowly: by this factor with each exchange.
 TRIP_GROWTH = 1.02
 
 # No message leaves earlier than this ahead of its time, seconds.
 MOST_EARLY = 0.25
 
-# Not at once again, seconds: a home that grants a part has others to serve in between.
+# Pause before asking again, seconds: a home that grants a part has others to serve in between.
 NEXT_TURN = 0.001
 
 WHY_LOST = {
@@ -76,7 +76,7 @@ class UnreachableError(Exception):
 
 
 class Service(Protocol):
-    """What holds the state.
+    """The service that holds the state.
 
     Attributes:
         where: Its address, without secrets.
@@ -88,8 +88,8 @@ class Service(Protocol):
         """Connect, unless it is connected.
 
         Raises:
-            UnreachableError: It cannot be reached now.
-            ConfigurationError: Trying again is of no use.
+            UnreachableError: The service cannot be reached now.
+            ConfigurationError: Retrying is useless.
         """
         ...
 
@@ -97,18 +97,18 @@ class Service(Protocol):
         """Send a message and return the answer.
 
         Raises:
-            UnreachableError: There is no answer; the message may have come.
-            ConfigurationError: Trying again is of no use.
+            UnreachableError: There is no answer; the message may have arrived.
+            ConfigurationError: Retrying is useless.
         """
         ...
 
     async def aclose(self) -> None:
-        """Disconnect; harmless when it is not connected."""
+        """Disconnect; does nothing when not connected."""
         ...
 
 
 class RemoteHome:
-    """The quota as one event loop sees it; the state is with a `Service`."""
+    """The quota as one event loop sees it; a `Service` holds the state."""
 
     def __init__(self, quota: Quota, service: Service) -> None:
         """Prepare; `open` connects."""
@@ -132,16 +132,16 @@ class RemoteHome:
         self._forget()
 
     def _forget(self) -> None:
-        """Begin as a process that nobody has heard of."""
+        """Start over as an unknown process."""
         self._seq = 0
-        # Granted and not given to anybody; then with a caller; then sent and not told.
+        # Slots granted and unused; slots held by callers; slots sent and not reported.
         self._hand: deque[tuple[float, Slot]] = deque()
         self._out: dict[int, Slot] = {}
         self._sent: list[tuple[int, float]] = []
         self._refusals: list[tuple[int, float, float | None, Slot | None]] = []
         self._refused = 0
         self._delays = DelayHistory()
-        # When the latest answered message was sent, and its answer came.
+        # When the latest answered message was sent, and when its answer arrived.
         self._confirmed = self._heard_at = -inf
         self._answer: Answer = {}
         self._trip = inf
@@ -150,12 +150,12 @@ class RemoteHome:
         self._penalty_ends = -inf
 
     async def open(self, waiters: Waiters) -> None:
-        """Connect and begin to talk.
+        """Connect and start the exchange.
 
         If the home cannot be reached, a warning is logged, and requests wait until it can.
 
         Raises:
-            ConfigurationError: The home refuses, and will go on doing so.
+            ConfigurationError: The home refuses, and will continue to.
         """
         if self._task is not None:
             return
@@ -171,9 +171,9 @@ class RemoteHome:
         self._task = asyncio.get_running_loop().create_task(self._talk())
 
     async def aclose(self) -> None:
-        """Send what is left to be sent, and disconnect; harmless when it is closed.
+        """Send the rest, and disconnect; does nothing when closed.
 
-        Slots that are with callers count as sent when their lease ends.
+        Slots held by callers count as sent when their lease ends.
         """
         task, self._task = self._task, None
         if task is None:
@@ -190,7 +190,9 @@ class RemoteHome:
             await self._service.aclose()
 
     def reserve(self, now: float, *, bulk: bool = False) -> Slot | float:
-        """Return a slot in hand, the time from which it may be used, or infinity: to be woken."""
+        """Return a slot in hand, the time from which it may be used, or infinity: `wake` will be
+        called.
+        """
         if self._error is not None:
             raise self._error
         self._drop_expired(now)
@@ -211,23 +213,23 @@ class RemoteHome:
         return inf
 
     def mark_sent(self, slot: Slot, now: float) -> bool:
-        """Count the request of a slot as sent now; `False`: the slot has expired."""
+        """Count the request of a slot as sent now; return `False` if the slot has expired."""
         if self._out.pop(slot.number, None) is not slot:
             return False
         if now > self._confirmed + LEASE - GUARD:
-            return False  # the others may count on it no more
+            return False  # others may already use it
         slot.left = now
         self._sent.append((slot.number, now))
         self._tell(now + TELL_WITHIN)
         return True
 
     def release(self, slot: Slot, now: float) -> None:
-        """Take a slot back: its request never left."""
+        """Return a slot: its request never left."""
         if self._out.pop(slot.number, None) is slot:
             self._tell(now + TELL_WITHIN)
 
     def penalise(self, now: float, retry_after: float | None, slot: Slot | None) -> None:
-        """Begin a penalty for all processes: of `retry_after` seconds, or the quota's."""
+        """Begin a penalty for all processes, of `retry_after` seconds or the quota's own length."""
         self._refused += 1
         self._refusals.append((self._refused, now, retry_after, slot))
         length = self._quota.penalty if retry_after is None else retry_after
@@ -236,7 +238,7 @@ class RemoteHome:
         self._tell(now)
 
     def observe(self, now: float, delay: float, *, set_up: bool = False) -> None:
-        """Remember a measured delay, seconds; it is sent with the next message."""
+        """Add a measured delay, seconds; it is sent with the next message."""
         if self._quota.adaptive:
             self._delays.add(now, delay, set_up=set_up)
 
@@ -267,7 +269,7 @@ class RemoteHome:
         )
 
     def _wanted(self) -> tuple[int, int]:
-        """Count the slots that are wanted beyond those in hand: interactive, bulk."""
+        """Return how many slots are wanted besides those in hand: interactive, bulk."""
         if self._waiters is None:
             return 0, 0
         in_hand = len(self._hand)
@@ -278,7 +280,7 @@ class RemoteHome:
         return first, min(max(bulk - max(in_hand - interactive, 0), 0), most - first)
 
     def _give_back(self, now: float) -> None:
-        """Return what is in hand: the next message does not name it."""
+        """Return unused slots: the next message does not report them."""
         if self._hand:
             self._hand.clear()
             self._tell(now)
@@ -320,7 +322,7 @@ class RemoteHome:
             self._waiters.wake()
 
     async def _until_due(self) -> tuple[int, int]:
-        """Wait until there is something to say; return what is wanted then."""
+        """Wait until there is something to send; return the slots wanted then."""
         loop = asyncio.get_running_loop()
         while True:
             self._news.clear()
@@ -330,7 +332,7 @@ class RemoteHome:
                 due = min(due, self._confirmed + LEASE / 3)
             now = loop.time()
             if now < self._penalty_ends:
-                # The home may lose what it knows of the penalty, and must hear of it again.
+                # The home may lose the penalty, and must be told again.
                 due = min(due, self._confirmed + LEASE)
             if due <= now:
                 return wanted
@@ -388,7 +390,7 @@ class RemoteHome:
         )
 
     def _take(self, answer: Answer, began: float, now: float, wanted: tuple[int, int]) -> None:
-        """Take over an answer to a message that was sent at `began`."""
+        """Apply the answer to a message that was sent at `began`."""
         self._note_success(now)
         if answer["epoch"] != self._answer.get("epoch"):
             # A process with a slot of another epoch asks for a new one.
@@ -397,7 +399,7 @@ class RemoteHome:
             self._say_lost(answer)
         self._answer = answer
         self._confirmed, self._heard_at = began, now
-        # Lua writes empty tables as objects, which are empty as well.
+        # Lua encodes empty tables as objects, which are also empty.
         for number in answer["gone"] or ():
             self._out.pop(number, None)
         void = set(answer["gone"] or ())
@@ -409,7 +411,7 @@ class RemoteHome:
         self._trip = min(self._trip * TRIP_GROWTH, now - began)
         self._come_at = now + max(answer["again"] - min(self._trip, MOST_EARLY), NEXT_TURN)
         if answer["penalty_left"]:
-            # Counted from when the message left: told again, it must not grow.
+            # Counted from when the message left, so that it does not grow when reported again.
             self._penalty_ends = max(self._penalty_ends, began + answer["penalty_left"])
 
     def _say_lost(self, answer: Answer) -> None:
