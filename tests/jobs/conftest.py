@@ -66,8 +66,11 @@ class Bench:
     async def run(
         self, path: Path, rules: PromptRules | None = None, **settings: object
     ) -> Summary:
+        job = self.job(path, rules, **settings)
         async with self.client() as client:
-            return await self.job(path, rules, **settings).run(client)
+            summary = await job.run(client)
+        assert job.progress.in_flight == 0
+        return summary
 
     def lines(self) -> list[dict[str, Any]]:
         """Return metadata.jsonl."""

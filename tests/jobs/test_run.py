@@ -733,6 +733,25 @@ async def test_a_bug_or_a_callback_that_raises_leaves_no_row_in_flight(
     assert (await bench.run(path, resend_doubtful=True)).ending == "complete"
 
 
+async def test_a_generation_is_fetched_later_though_something_raised_when_it_was_accepted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("broken")
+
+    (bench.folder / "fox.png").write_bytes(picture())
+    path = bench.write({"service": "upscale-creative", "prompt": "a", "image": "fox.png"})
+    with monkeypatch.context() as patch:
+        patch.setattr("stable_async.jobs.attempt.Attempt.answered", fail)
+        summary = await bench.run(path)
+    price = summary.spent
+    assert (summary.ending, summary.in_doubt) == ("stopped", 0)
+    assert price > 0
+    summary = await bench.run(path)
+    assert (summary.ending, summary.done, summary.spent) == ("complete", 1, price)
+    assert bench.shop.sold.total() == 1
+
+
 async def test_a_receiver_of_events_that_raises_ends_no_run(bench: Bench) -> None:
     class Broken(JobEvents):
         def settled(self, row: Row, result: Result) -> None:
