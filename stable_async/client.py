@@ -340,7 +340,7 @@ class StabilityClient(Groups):
     def _finish(
         self, sending: Coroutine[object, object, ResultT], state: SendState, options: Options
     ) -> Coroutine[object, object, ResultT]:
-        """Return `sending`, which goes on without its caller if the options say so."""
+        """Return `sending`, which continues without its caller if the options say so."""
         keep = options.keep
         return sending if keep is None else self._finishing.send(sending, state, keep)
 

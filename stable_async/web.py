@@ -156,7 +156,7 @@ async def narrated(
     """Yield the states of a request as they change, then its result, for a page that shows both.
 
     Each state is a JSON object on a line: `{"state": "waiting"}` for the quota, `"generating"`, and
-        finally `"done"` or `"filtered"` with `headers`, followed by the result's bytes, or
+    finally `"done"` or `"filtered"` with `headers`, followed by the result's bytes, or
     `"refused"` with `status` and `message`. Closing the generator (`contextlib.aclosing`) cancels
     the request.
 

@@ -252,7 +252,7 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
     """Return `Retry-After` in seconds: a number, or a date taken against the answer's own `Date`.
 
     At least a second: 0, or a date in the past, would mean retrying in a tight loop. At most an
-        hour, longer than any known penalty; a cut is logged.
+    hour, longer than any known penalty; a cut is logged.
     """
     text = headers.get("Retry-After", "").strip()
     try:

@@ -269,7 +269,7 @@ class Request(BaseModel, Generic[ResultT]):
         )
 
     def fields(self) -> dict[str, object]:
-        """Return the fields in the body that were given and are no files, by name."""
+        """Return the given fields of the body that are not files, by name."""
         given = {}
         for name in self.body_fields:
             if (value := getattr(self, name)) is not None:

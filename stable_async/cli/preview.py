@@ -32,7 +32,7 @@ def preview(
     Args:
         source: The prompts; `None`: those in the ledger.
         rules: How they become requests.
-        settings: Of the run; `None`: of a new job.
+        settings: Settings of the run; `None` means a new job.
         parts: Folders of all parts of the job; empty: it is in one.
         server: Where a run would send; `None`: where the job has.
         as_json: Print one object.
@@ -40,7 +40,7 @@ def preview(
 
     Raises:
         PromptFileError: The file would be refused.
-        JobChangedError: The job was begun with other words.
+        JobChangedError: The job was begun with other options.
     """
     try:
         found = estimate_run(

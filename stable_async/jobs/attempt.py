@@ -54,7 +54,7 @@ class RunContext:
         departures: Counts the requests that leave.
         lock: The lock of the job's folder.
         folder: The folder that input files of rows are relative to.
-        max_in_flight: The most rows that are worked on at a time.
+        max_in_flight: The most rows in progress at a time.
     """
 
     client: StabilityClient
@@ -167,7 +167,9 @@ class Attempt:
             self._landed()
 
     def _result_of(self, error: Exception) -> Result:
-        """Return what the row is after an error, and stop the job if that is one of the job."""
+        """Return the result of the row after an error, and stop the job if the error concerns
+        it.
+        """
         gate = self._context.gate
         match error:
             case StoppedError():
@@ -208,7 +210,7 @@ class Attempt:
         return Result("waiting", "spent" if self._accepted else "returned")
 
     def _is_tried_again(self, error: StabilityError) -> bool:
-        """Note what an error says of the network, and return whether to try again after it."""
+        """Record what an error says about the network, and return whether to retry after it."""
         gate = self._context.gate
         pauses = not self._accepted and meaning(error) == "pause"
         if pauses:
@@ -246,7 +248,7 @@ class Attempt:
             gate.give_way(position)
             self._gives_way = True
 
-    # What is reported on the way.
+    # Called by the client.
 
     async def accepted(self, generation_id: str) -> None:
         """Record the id of a generation: it is paid for."""
@@ -262,7 +264,7 @@ class Attempt:
         self._settle_price("spent")
 
     def answered(self) -> None:
-        """Note that the API has answered with a result."""
+        """Record that the API has answered with a result."""
         self._context.gate.answered(self._left_at)
 
     async def leaving(self) -> None:
@@ -303,7 +305,7 @@ class Attempt:
         return noting if claims is None else self._claim_in_bucket(noting, claims)
 
     async def _claim_in_bucket(self, noting: Awaitable[None], claims: Claims) -> None:
-        """Claim the row in the bucket, while the ledger notes its claim."""
+        """Claim the row in the bucket while the ledger records its claim."""
         claiming = claims.claim(self._stem, self._row)
         noted, claimed = await asyncio.gather(noting, claiming, return_exceptions=True)
         if isinstance(noted, BaseException):

@@ -57,7 +57,9 @@ class BatchThread(Generic[ItemT, ResultT]):
         await in_thread(self._thread.join)
 
     def do(self, item: ItemT) -> asyncio.Future[ResultT]:
-        """Return the future of the result of `item`, which is done even if that is cancelled."""
+        """Return the future of the result of `item`, which is processed even if that is
+        cancelled.
+        """
         future: asyncio.Future[ResultT] = self._loop.create_future()
         self._queue.put((item, future))
         return future
@@ -67,7 +69,7 @@ class BatchThread(Generic[ItemT, ResultT]):
             pass
 
     def _turn(self) -> bool:
-        """Wait for an item, do all that wait by then, and return whether to continue."""
+        """Wait for an item, process all that are waiting then, and return whether to continue."""
         items: list[ItemT] = []
         futures: list[asyncio.Future[ResultT]] = []
         entry = self._queue.get()

@@ -78,7 +78,7 @@ class Checker:
         """Check a row that `PromptRules.expand` returned, and fill it in.
 
         Args:
-            row: Left as it is where something is wrong.
+            row: The row; left unchanged if it has problems.
             folder: What input files are relative to.
 
         Returns:

@@ -85,7 +85,7 @@ class Estimate:
         duplicates: Rows that repeat an earlier one, seed included; made once.
         columns: How the columns of the file are used.
         first_requests: The first rows that it sends, in full.
-        notes: What a user should be told, in whole sentences.
+        notes: Messages to the user, in whole sentences.
     """
 
     shares: tuple[Share, ...]
@@ -138,7 +138,7 @@ def estimate_run(
 ) -> Estimate:
     """Read and check a whole prompt file, and return what a run of it would do. Nothing is written.
 
-    Where the job's folder is gone, or new, and its images are in a bucket, that is looked at.
+    If the job's folder is gone or new and its images are in a bucket, the bucket is read.
 
     Args:
         prompts: The file; `None` works from the ledger.
@@ -222,7 +222,7 @@ def describe(
         columns: The columns of the prompt file.
         changed: Known rows whose content has changed.
         resends: Whether it also sends the rows that are in doubt.
-        notes: What a user should be told, in whole sentences.
+        notes: Messages to the user, in whole sentences.
     """
     counts = ledger.counts()
     states = (*IN_DOUBT, *WAITING) if resends else WAITING

@@ -34,7 +34,7 @@ class Gate:
     probes, at growing intervals. Its answer reopens the gate; after `outage_limit` the job stops.
 
     A row that is refused repeatedly while others are answered is not an outage: a firewall may
-        block its text. Such rows are `blocked`.
+    block its text. Such rows are `blocked`.
 
     Attributes:
         error: Why the job cannot continue; `None` while it can.
@@ -106,7 +106,7 @@ class Gate:
             await self._changed.wait()
 
     def end_probe(self, who: object) -> None:
-        """Let another request probe, if this one did; to be called when it is over."""
+        """Let another request probe, if this one did; call it when the request has ended."""
         if self._probe is who:
             self._probe = None
             self._changed.set()
@@ -145,11 +145,11 @@ class Gate:
         return self._answered_left_at > moment
 
     def give_way(self, position: int) -> None:
-        """Note that a row leaves its place to others, which may show that it alone is refused."""
+        """Record that a row makes way for others, which may show that it alone is refused."""
         self._gave_way[position] = self._clock()
 
     def is_refused_alone(self, position: int, *, is_last: bool) -> bool:
-        """Return whether a row that was refused again is to be left to a later run.
+        """Return whether to leave a row that was refused again to a later run.
 
         Others were answered since it gave way; or it is the last one, the API has answered others
         in this run, and it has been tried for as long as an outage may last.

@@ -1014,7 +1014,7 @@ class Ledger:
         """Store the facts of a row from a bucket, and return whether they were new.
 
         Newer knowledge in the ledger is kept: the answer to an attempt is never replaced by a doubt
-            about it.
+        about it.
 
         Args:
             facts: The facts, as they stand when nobody works on the row.

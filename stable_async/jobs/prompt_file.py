@@ -61,10 +61,10 @@ class PromptFile:
     """A prompt file: `.jsonl`, `.json`, `.csv`, `.tsv`, `.txt` or `.parquet`, `-`, or a folder.
 
     Text may be compressed with gzip. JSON Lines accept only the keys `id`, `service`, the fields of
-    the API and `metadata`, so that a misspelt key costs nothing. Tables and JSON arrays
-    have columns of their own: names are matched without regard to case; a column that is not a
-        parameter is kept as metadata, unless it looks like a parameter under another name. Empty
-        cells are ignored.
+    the API and `metadata`, so that a misspelt key costs nothing. Tables and JSON arrays have
+    columns of their own: names are matched without regard to case; a column that is not a parameter
+    is kept as metadata, unless it looks like a parameter under another name. Empty cells are
+    ignored.
 
     A folder or a glob pattern names the input files of a service, one for each row. A folder with
     `metadata.jsonl`, `metadata.csv` or parquet files is read as a data set.

@@ -184,7 +184,7 @@ def metadata_of(row: Row, image: ImageFacts) -> dict[str, object]:
 
 
 def text_of(fields: Mapping[str, object]) -> str | None:
-    """Return what an image shows, in words: its prompt, or its prompts with weights above 0."""
+    """Return the text of an image: its prompt, or its prompts with weights above 0."""
     prompt = fields.get("prompt")
     if isinstance(prompt, str):
         return prompt

@@ -89,7 +89,7 @@ class Dispatcher:
             return found_here
 
     async def open(self) -> None:
-        """Open the home; harmless when it is open."""
+        """Open the home; does nothing when it is open."""
         async with self._opening:
             if not self.is_open:
                 await self.home.open(self)

@@ -63,7 +63,7 @@ class Permit:
     """The right to send one request. Every method is cheap and may be called repeatedly.
 
     As a context manager it counts the request as sent on exit, unless it was marked or released
-        before: an unknown outcome counts as sent. So does a lost permit.
+    before: an unknown outcome counts as sent. So does a lost permit.
     """
 
     __slots__ = ("__weakref__", "_dispatcher", "_open", "_slot")

@@ -68,8 +68,8 @@ class LoopLag:
     def corrected(self, delay: float, now: float, jitter: float, *, set_up: bool) -> float:
         """Return a measured delay without the lag, as far as that is on the safe side.
 
-        What the loop may have hidden is no proof that delays differ by more than `jitter`, the
-        quota's own. It is no proof that they differ by less either: that much of it is kept.
+        What the loop may have hidden does not prove that delays differ by more than `jitter`, the
+        quota's own. Nor does it prove that they differ by less, so that much of it is kept.
         """
         shortest = self._shortest[set_up] = min(self._shortest[set_up], delay)
         return max(delay - self.lag(now), min(delay, shortest + neutral(jitter)))

@@ -1,7 +1,7 @@
 """The state of a quota: departures, open slots, the penalty, the share, the jitter. Pure.
 
 All homes hold the same state: one process, each process of a machine from the lines of one file, a
-    server for many machines. The clock is passed in. Times are seconds on one clock that
+server for many machines. The clock is passed in. Times are seconds on one clock that
 all users of the state share, and never go back.
 """
 

@@ -296,8 +296,8 @@ class PeakUsage:
         """Return the two-counter estimate at the phase that makes it largest.
 
         As the start of the current window moves back, the estimate falls, except where one more
-            arrival enters the current window or the one before: just after an arrival, or one
-            window after it. Only these phases need trying.
+        arrival enters the current window or the one before: just after an arrival, or one window
+        after it. Only these phases need trying.
         """
         window = self._window
         ages = [now - at for at in reversed(self._arrivals) if now - at < 2 * window - ROUNDING]

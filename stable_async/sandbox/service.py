@@ -344,7 +344,7 @@ class Service:
         """Return the outputs once their latency has passed; they are rendered meanwhile.
 
         The charge is made at the start: a client that disconnects pays. An unreadable upload is
-            detected before.
+        detected before.
         """
         account = call.account
         first = int(parameters.number("seed")) or account.random.randrange(1, MAX_SEED)

@@ -258,7 +258,7 @@ def _quoted(text: str) -> str:
     """Escape a name for `Content-Disposition`, as browsers do (WHATWG HTML, form submission).
 
     The backslash is escaped as well, although browsers send it unchanged: servers read it as an
-        escape of RFC 9110, and a name that ends with one would not be terminated.
+    escape of RFC 9110, and a name that ends with one would not be terminated.
     """
     for character, escape in (("\r", "%0D"), ("\n", "%0A"), ('"', "%22"), ("\\", "%5C")):
         text = text.replace(character, escape)

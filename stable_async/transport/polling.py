@@ -1,7 +1,7 @@
 """Polling of running generations: never too often, and until the API itself has answered.
 
 A look is free, so it is not retried: the next look is the retry. After any answer of an
-    intermediary the generation is polled again, until the limit expires.
+intermediary the generation is polled again, until the limit expires.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def read_media_folder(
     """Read a row for each line of the metadata. Its file is the input; the rest is metadata.
 
     A column is a parameter only where an option says so: what made an image is not what to do with
-        it now.
+    it now.
 
     Args:
         root: The folder.

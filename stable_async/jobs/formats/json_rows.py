@@ -66,7 +66,7 @@ def read_json(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Rows:
     Args:
         text: The file.
         rules: What options say about columns.
-        report: Gets the columns.
+        report: Receives the columns.
 
     Raises:
         UnreadableError: The file is not JSON, or its columns are wrong.

@@ -60,7 +60,7 @@ def read_parquet(path: Path, rules: ColumnRules, report: ColumnReport, store: In
     Args:
         path: The file.
         rules: What options say about columns.
-        report: Gets the columns.
+        report: Receives the columns.
         store: Receives input files that are embedded in the file.
 
     Raises:

@@ -39,7 +39,7 @@ def read_prompt_lines(lines: Lines, field: str, *, is_path: bool) -> Rows:
     """Read a row from each line that is not empty.
 
     Args:
-        lines: Of the file.
+        lines: Lines of the file.
         field: The field of the API that a line holds.
         is_path: Whether the field takes the path of a file.
     """

@@ -80,7 +80,7 @@ def read_table(
     Args:
         records: The records with their numbers.
         rules: What options say about columns.
-        report: Gets the columns.
+        report: Receives the columns.
         delimiter_hint: The advice for a row with too many cells.
 
     Raises:

@@ -206,7 +206,7 @@ class _FolderWriter:
         """Store images, unless they were discarded.
 
         Each step is done for all of them before the next: a file system that changes between two
-            syncs must commit its journal at the second one as well, which takes most of the time.
+        syncs must commit its journal at the second one as well, which takes most of the time.
         """
         results: list[StoredImage | Exception | None] = [None] * len(images)
         folders: set[str] = set()

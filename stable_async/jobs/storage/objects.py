@@ -1,7 +1,7 @@
 """Objects in a store behind a URL, created only if none of the same name exists.
 
 Uses obstore: Amazon S3 and compatible stores, Google Cloud Storage, Azure, `file:///`. Credentials
-    and addresses come from the environment, under the names that each vendor's tools use
+and addresses come from the environment, under the names that each vendor's tools use
 (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, ...).
 """
 

@@ -4,9 +4,9 @@
 compares the two. Both are pure functions of the messages and their times of arrival.
 
 A process reports everything in one message: which slots it still holds, which requests have left
-    and how long ago, what was refused, how many slots it wants. It receives slots, or a time to
-    come back. So the next message makes up for a lost one, and a late or repeated one changes
-    nothing. Only durations are exchanged, so that clocks need not agree.
+and how long ago, what was refused, how many slots it wants. It receives slots, or a time to come
+back. So the next message makes up for a lost one, and a late or repeated one changes nothing. Only
+durations are exchanged, so that clocks need not agree.
 """
 
 from __future__ import annotations
@@ -454,7 +454,7 @@ class CentralState:
         self._use_share()
         now = self._now
         earliest = self._rule.earliest(now)
-        # What the rule says of the past is no more exact; so what it said last is remembered.
+        # The rule is not exact about the past, so its last result is remembered.
         self._allowed = earliest if earliest > now else min(self._allowed, now)
         made_up = now - state.MAKE_UP * self.terms["window"]
         since = max(self._allowed, self._even(), self._ready, made_up)

@@ -1,9 +1,9 @@
 """A quota state that several processes compute, each for itself, from the same entries. Pure.
 
 Every process applies every entry in the same order, and so all arrive at the same state: whether a
-    request got its slot follows from the entries. Between two entries nothing changes, including
-    the time: a query in between is answered as of the last entry, which is the safe side, since
-    without new departures the rule only allows more as time passes.
+request got its slot follows from the entries. Between two entries nothing changes, including the
+time: a query in between is answered as of the last entry, which is the safe side, since without new
+departures the rule only allows more as time passes.
 """
 
 from __future__ import annotations
