@@ -268,7 +268,7 @@ class PromptFile:
                 except ColumnError as error:
                     raise UnreadableError(0, str(error)) from None
                 is_path = field in rules.file_fields
-                return read_prompt_lines(text.lines(), field, is_path=is_path)
+                return read_prompt_lines(text.lines(), field, is_path=is_path, is_known=rules.knows)
             case "tsv" if self.delimiter is None:
                 records = read_tab_separated(text.lines())
             case _:

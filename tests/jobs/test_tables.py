@@ -66,6 +66,16 @@ class Table:
 
 
 READ = {
+    "files with marks put together": Table(
+        "p.jsonl",
+        '{"prompt": "a fox"}\n\ufeff{"prompt": "a hare"}\n'.encode(),
+        [{"prompt": "a fox"}, {"prompt": "a hare"}],
+    ),
+    "lines that begin with names of columns": Table(
+        "p.txt",
+        b"seed\nprompt, like a stage\n",
+        [{"prompt": "seed"}, {"prompt": "prompt, like a stage"}],
+    ),
     "excel, german": Table(
         "p.csv",
         EXCEL_SEMICOLON,
@@ -266,6 +276,13 @@ def test_tables_of_many_programs_are_read(tmp_path: Path, name: str, packed: boo
 
 
 REFUSED = {
+    "excel, unicode text": (
+        "p.txt",
+        "prompt\tseed\tnote\r\na fox\t5\tx\r\n".encode("utf-16"),
+        ["row 1: prompt, seed, note: the header of a table?", "--format csv --delimiter tab"],
+    ),
+    "csv called txt": ("p.txt", b"Prompt;Seed\na fox;5\n", ["--format csv --delimiter semicolon"]),
+    "one column called txt": ("p.txt", b"prompt\na fox\n", ["--format csv --delimiter comma"]),
     "cp1252": ("p.csv", EXCEL_CP1252, ["not UTF-8", "--encoding cp1252"]),
     "cp932": ("p.csv", "prompt\n灯台とうみ\n".encode("cp932"), ["--encoding cp932"]),
     "cp1251": ("p.csv", "prompt\nлиса в снегу\n".encode("cp1251"), ["--encoding", "cp1251"]),
@@ -351,6 +368,24 @@ def test_other_tables_are_refused_with_one_message(tmp_path: Path, name: str) ->
     assert message.count("\n") == 0
     for part in told:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "row", "told"),
+    [
+        ("p.csv", b"prompt\na fox\nprompt\na hare\n", 3, "the header again"),
+        ("p.jsonl", b'{"prompt":"a\\u0000b"}\n', 1, "prompt: has a NUL character"),
+        ("p.txt", b"a fox\n" * 30 + b"a\0b\n", 31, "prompt: has a NUL character"),
+    ],
+)
+def test_what_is_no_prompt_is_told(
+    tmp_path: Path, name: str, data: bytes, row: int, told: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    (problem,) = (one for one in PromptFile(str(path)).rows() if isinstance(one, RowProblem))
+    assert problem.row == row
+    assert told in problem.text
 
 
 def test_the_wrong_encoding_is_told(tmp_path: Path) -> None:

@@ -45,9 +45,14 @@ def is_blank(text: str) -> bool:
 
 
 def blank_problem(row: Row) -> RowProblem | None:
-    """Return the problem if the prompt of a row is blank; the API's rules refuse an empty one."""
+    """Return the problem if the prompt of a row is blank, or no text; an empty one the API's rules
+    refuse.
+    """
     for name in TEXTS:
         value = row.fields.get(name)
-        if value and isinstance(value, str) and is_blank(value):
-            return RowProblem(row.number, f"{name}: blank; write one, or remove the row")
+        if value and isinstance(value, str):
+            if is_blank(value):
+                return RowProblem(row.number, f"{name}: blank; write one, or remove the row")
+            if "\0" in value:
+                return RowProblem(row.number, f"{name}: has a NUL character; remove it")
     return None

@@ -33,6 +33,7 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+MARK = "\ufeff"
 GZIP = b"\x1f\x8b"
 # First bytes of files that are not text, whatever their names say.
 FOREIGN = {
@@ -119,6 +120,8 @@ class TextFile:
                 self._number += 1
                 if len(line) > MAX_LINE:
                     raise UnreadableError(self._number, f"longer than {MAX_LINE:,} characters")
+                if line[0] == MARK:  # of a file that was appended to another one
+                    line = line[1:]
                 yield self._number, line.rstrip("\n")
                 line = text.readline(MAX_LINE + 1)
 

@@ -6,10 +6,12 @@ import re
 from typing import TYPE_CHECKING
 
 from stable_async.jobs.errors import RowProblem
-from stable_async.jobs.formats.base import blank_problem
+from stable_async.jobs.formats.base import UnreadableError, blank_problem
 from stable_async.jobs.row import Row
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stable_async.jobs.formats.base import Lines, Rows
 
 __all__ = ["read_prompt_lines"]
@@ -35,18 +37,28 @@ ADVICE = (
 )
 
 
-def read_prompt_lines(lines: Lines, field: str, *, is_path: bool) -> Rows:
+def read_prompt_lines(
+    lines: Lines, field: str, *, is_path: bool, is_known: Callable[[str], bool]
+) -> Rows:
     """Read a row from each line that is not empty.
 
     Args:
         lines: Lines of the file.
         field: The field of the API that a line holds.
         is_path: Whether the field takes the path of a file.
+        is_known: Whether a column of a table means something by this name.
+
+    Raises:
+        UnreadableError: It is a table.
     """
+    first = True
     for number, line in lines:
         text = line.strip()
         if not text:
             continue
+        if first:
+            _refuse_table(number, text, is_known)
+            first = False
         if is_path:
             # Windows quotes a path that is copied from the Explorer.
             yield Row(number, {field: text.removeprefix('"').removesuffix('"')})
@@ -55,6 +67,23 @@ def read_prompt_lines(lines: Lines, field: str, *, is_path: bool) -> Rows:
         else:
             row = Row(number, {field: text})
             yield blank_problem(row) or row
+
+
+def _refuse_table(number: int, text: str, is_known: Callable[[str], bool]) -> None:
+    """Refuse a table, as Excel's "Unicode Text" is one, by its header: columns that are known."""
+    for delimiter, name in (("\t", "tab"), (",", "comma"), (";", "semicolon"), ("|", "pipe")):
+        cells = [cell.strip().strip('"') for cell in text.split(delimiter)]
+        known = sum(map(is_known, cells))
+        if len(cells) == 1:
+            found = text.lower() == "prompt" and name == "comma"
+        else:
+            found = known == len(cells) or (known > 1 and name == "tab")
+        if found:
+            raise UnreadableError(
+                number,
+                f"{', '.join(cells)}: the header of a table? Then --format csv --delimiter {name}; "
+                "a .txt has a prompt on each line",
+            )
 
 
 def _foreign(text: str) -> str | None:

@@ -99,6 +99,9 @@ def read_table(
             yield RowProblem(number, what)
             continue
         first = False
+        if cells == header:
+            yield RowProblem(number, "the header again: of another file that was appended?")
+            continue
         for place in [place for place in unnamed if place < len(cells) and cells[place]]:
             unnamed.remove(place)
             report.kept.append(targets[place].name)
