@@ -245,10 +245,10 @@ class QuotaState:
         when = self.earliest()
         if when > now:
             return when
-        if len(self._processes) > 1:
-            others_wait = self._others_wait(process, now, bulk=not bulk)
-            if others_wait and bulk != (self._passed_over >= BULK_TURN - 1):
-                return now + self._interval
+        if self._others_wait(process, now, bulk=not bulk) and bulk != (
+            self._passed_over >= BULK_TURN - 1
+        ):
+            return now + self._interval
         return max(when, self._bulk_due) if bulk and now < self._company_until else when
 
     def reserve(

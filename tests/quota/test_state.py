@@ -11,22 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stable_async.quota import Quota, QuotaState
-from stable_async.quota.state import (
-    BULK_TURN,
-    COMPANY,
-    CUT,
-    FORGET,
-    HEARTBEAT,
-    LEASE,
-    LEAST_SHARE,
-    LONGEST_PENALTY,
-    PROBE,
-    REGAINED,
-    terms_of,
-)
+from stable_async.quota.state import terms_of
 from tests.quota.reference import worst
 
 QUOTA = Quota(requests=8, window=10.0, penalty=60.0, jitter=0.5, adaptive=False)
+# The figures of docs/quota.md, written down once more.
+BULK_TURN, CUT, LEAST_SHARE, REGAINED = 8, 0.75, 0.1, 0.01 / 60
+COMPANY, FORGET, HEARTBEAT, LEASE, LONGEST_PENALTY, PROBE = 6, 600.0, 1.0, 5.0, 3600.0, 1.0
 INTERVAL = (QUOTA.window + QUOTA.jitter) / QUOTA.requests
 START = 1000.0
 
@@ -226,6 +217,41 @@ def test_the_strictest_terms_of_all_processes_hold_while_they_are_there() -> Non
     assert (state.seen("b"), state.seen("a")) == (None, START)
     state.join("c", START, QUOTA)
     assert [*state.stricter("a")] == []
+    state.join("b", START, Quota(5, 10.0, 60.0, 0.5, adaptive=False))
+    assert [*state.stricter("a")] == ["b"]
+
+
+def test_the_terms_of_a_process_that_is_forgotten_hold_no_longer() -> None:
+    state = fresh()
+    state.join("b", START, Quota(5, 10.0, 60.0, 0.5, adaptive=False))
+    now = START + FORGET + 1
+    state.heartbeat("a", now, bulk=True)
+    assert state.seen("a") == now
+    state.join("c", now, QUOTA)
+    assert (state.seen("b"), state.terms) == (None, terms_of(QUOTA))
+
+
+@pytest.mark.parametrize("how", ["leave", "expire"])
+def test_what_a_process_leaves_open_counts_as_left_when_it_goes(how: str) -> None:
+    state = fresh()
+    for number in range(3):
+        assert state.reserve("b", number, START)
+    state.heartbeat("b", START, bulk=False)
+    getattr(state, how)("b", START + 0.1)
+    assert (state.snapshot().open, state.snapshot().in_window) == (0, 3)
+    for number in range(QUOTA.requests - 3):
+        assert send(state, number, START + 0.1)
+    assert state.reserve("a", 99, START + 0.1) is False
+    assert state.mark_sent("a", 99, START + 0.1) is False
+
+
+def test_the_waits_of_a_process_that_expired_hold_back_nobody() -> None:
+    state = fresh()
+    state.join("b", START, QUOTA)
+    state.heartbeat("b", START, bulk=False)
+    assert state.due("a", START, bulk=True) > START
+    state.expire("b", START)
+    assert state.due("a", START, bulk=True) <= START
 
 
 def test_only_the_terms_of_the_server_count_as_joined() -> None:
@@ -288,8 +314,14 @@ def test_a_process_is_forgotten_after_ten_minutes_but_not_while_it_has_slots() -
 
 def test_departures_without_a_slot_count() -> None:
     state = fresh()
-    state.depart(0, START)
-    assert state.snapshot().in_window == 0
+    idle = QuotaState(QUOTA)
+    idle.depart(0, START)
+    idle.advance(START + 50)
+    assert idle.earliest() <= START + 50
+    idle.depart(1, START + 60)
+    assert (idle.now, idle.snapshot().in_window) == (START + 60, 1)
+    idle.observe(START + 61, 0.1)
+    assert idle.now == START + 61
     state.depart(QUOTA.requests + 5, START)
     assert state.snapshot().in_window == QUOTA.requests + 5
     assert state.due("a", START) > START + QUOTA.window
@@ -311,6 +343,7 @@ def test_a_slot_is_released_once() -> None:
 def test_bulk_requests_let_interactive_ones_of_other_processes_go_first() -> None:
     state = fresh()
     state.join("b", START, QUOTA)
+    state.join("c", START, QUOTA)
     state.heartbeat("b", START, bulk=False)
     assert state.due("a", START, bulk=True) == pytest.approx(START + INTERVAL)
     assert state.due("a", START) <= START
@@ -333,7 +366,10 @@ def test_every_eighth_goes_to_bulk_requests_that_wait_elsewhere() -> None:
     assert state.due("b", START, bulk=True) <= START
     assert state.reserve("b", 1, START, bulk=True)
     assert state.due("b", START, bulk=True) > START  # it waits no more, and the turn is over
-    assert state.reserve("a", 51, START)
+    state.heartbeat("b", START, bulk=True)
+    for number in range(BULK_TURN - 1):
+        assert state.reserve("a", 51 + number, START)
+    assert not state.reserve("a", 99, START)
 
 
 def test_an_interactive_request_that_left_waits_no_more() -> None:
@@ -362,6 +398,16 @@ def test_bulk_requests_keep_to_the_even_flow_while_interactive_ones_are_about() 
         assert state.reserve("a", number, alone, bulk=True)
 
 
+@pytest.mark.parametrize("bulk", [False, True])
+def test_an_interactive_request_that_waits_elsewhere_is_company_as_well(bulk: bool) -> None:
+    state = fresh()
+    state.join("b", START, QUOTA)
+    state.heartbeat("b", START, bulk=bulk)
+    now = START + HEARTBEAT + 0.5
+    left = sum(state.reserve("a", number, now, bulk=True) for number in range(8))
+    assert left == (8 if bulk else 1)
+
+
 # ---- those who wait
 
 
@@ -371,6 +417,7 @@ def test_those_who_waited_leave_evenly_and_a_late_turn_is_made_up() -> None:
     due = state.due("a", START)
     assert state.reserve("a", 10, due, waited=True)
     assert state.due("a", due) == pytest.approx(due + INTERVAL, abs=1e-3)
+    assert state.earliest(3) >= due + 4 * INTERVAL - 1e-3
     late = due + 3.5 * INTERVAL
     left = 0
     while state.reserve("a", 20 + left, late, waited=left == 0):
@@ -501,6 +548,14 @@ def test_a_share_grows_back_a_hundredth_a_minute_and_never_below_the_least(
     assert tiny.snapshot().requests == 1
 
 
+def test_a_share_that_has_grown_back_is_used_at_once() -> None:
+    state = fresh()
+    state.penalise(START)
+    assert send(state, 0, START + 60)
+    now = START + 60 + 25 * 60 + 1
+    assert [send(state, 1 + number, now) for number in range(8)] == [True] * 8
+
+
 def test_a_smaller_share_makes_the_flow_slower() -> None:
     state = fresh()
     state.penalise(START)
@@ -523,6 +578,8 @@ def test_only_adaptive_terms_take_what_is_measured(caplog: pytest.LogCaptureFixt
             state.observe(START + number / 6, 0.1 if number % 60 < 50 else 1.0)
     assert fixed.snapshot().jitter == 0.5
     assert adaptive.snapshot().jitter > 0.5
+    stored = QuotaState.load(json.loads(json.dumps(adaptive.dump())))
+    assert stored.snapshot().jitter == adaptive.snapshot().jitter
     assert caplog.text.count("delays differ by more than the 0.5 s") == 1
 
 
