@@ -117,6 +117,7 @@ class ImageMaker:
         service: str = "core",
         budget: SharedBudget | float | None = None,
         price: float | None = None,
+        spool: Path | None = None,
         max_in_flight: int = 256,
         resend_doubtful: bool = False,
     ) -> None:
@@ -130,6 +131,8 @@ class ImageMaker:
             budget: Credits that this maker may spend, or a limit that several share; `None` means
                 no limit.
             price: Credits to count for a row whose price no source states; required for such.
+            spool: A folder for images that have come while the store is away, of this maker alone;
+                `open` puts them into the store. `None`: they are lost with the error.
             max_in_flight: The most rows in flight at a time.
             resend_doubtful: Send rows again that are in doubt, which may charge twice.
         """
@@ -138,6 +141,7 @@ class ImageMaker:
         self._client = client.with_options(priority="bulk")
         self._rules = PromptRules(service=service, price=price)
         self._budget = _LocalBudget(budget) if isinstance(budget, int | float) else budget
+        self._spool = spool
         self._places = asyncio.Semaphore(max_in_flight)
         self._resend_doubtful = resend_doubtful
         self._stack: AsyncExitStack | None = None
@@ -154,8 +158,13 @@ class ImageMaker:
         for problem in self._rules.problems():
             raise StorageError(problem.text)
         objects = await in_thread(Objects, self._url)
+        store = BucketStore(objects, self._spool)
+        try:
+            await in_thread(store.bring_over)
+        except OSError as error:
+            raise StorageError(f"{self._url}: {error.strerror or error}") from error
         async with AsyncExitStack() as stack:
-            self._writer = await stack.enter_async_context(BucketStore(objects).writing())
+            self._writer = await stack.enter_async_context(store.writing())
             self._stack = stack.pop_all()
 
     async def aclose(self) -> None:

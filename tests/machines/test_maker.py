@@ -14,6 +14,7 @@ from stable_async import Quota, StabilityClient
 from stable_async.errors import AuthenticationError
 from stable_async.jobs.errors import StorageError
 from stable_async.jobs.maker import ImageMaker
+from stable_async.jobs.storage.objects import Objects
 from stable_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -181,3 +182,28 @@ async def test_a_place_that_takes_no_images_is_told_before_anything_is_sent(
     with pytest.raises(StorageError):
         async with maker_for(sandbox, tmp_path / "file"):
             pass
+
+
+async def test_an_image_that_came_while_the_store_was_away_is_spooled(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, spool = tmp_path / "images", tmp_path / "spool"
+    create = Objects.create
+
+    async def away(self: Objects, path: str, data: bytes, *more: str) -> dict[str, str]:
+        if path.endswith(".png"):
+            raise OSError(5, "the store is away")
+        return await create(self, path, data, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Objects, "create", away)
+        async with maker_for(sandbox, images, spool=spool) as maker:
+            with pytest.raises(StorageError, match="it is spooled"):
+                await maker.make(ROWS[0])
+    assert not [*images.rglob("*.png")]
+    async with maker_for(sandbox, images, spool=spool) as maker:
+        again = await maker.make(ROWS[0])
+    assert (again["state"], again["made"]) == ("done", False)
+    assert len([*images.rglob("*.png")]) == 1
+    assert not [*spool.rglob("*.png")]
+    assert sandbox.charges().requests == 1
