@@ -1,25 +1,30 @@
 """The quota in virtual time: networks with stalls and stragglers, and event loops that are busy.
 
 `python -m benchmarks.quota_simulation [RUNS]` takes about ten minutes for 100 runs each, and prints
-two tables. The first compares the adapted jitter allowance with the fixed one: the same requests
+three tables. The first compares the adapted jitter allowance with the fixed one: the same requests
 over the same network, after eleven minutes of measurements. The second shows what a busy event
-loop loses, with several kinds of traffic. Everything is decided by the state that all homes keep.
+loop loses, with several kinds of traffic, and the third what three processes lose whose loops are
+busy and that share a file. Everything is decided by the state that all homes keep.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from benchmarks import quota_counting as counting
 from stable_async import Quota
-from stable_async.quota import QuotaState, Rule
+from stable_async.quota import QuotaState, Rule, Slot
+from stable_async.quota.homes.file import FileHome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +36,8 @@ REQUESTS, WINDOW = 150, 10.0
 MEASURED_RATE, MEASURED_FOR = 15.0, 660.0
 # CPU time of sending one request, seconds, and how late a timer is on average.
 CPU, TIMER = 0.0003, 0.0005
+# How many share a file.
+PROCESSES = 3
 
 
 @dataclass(frozen=True)
@@ -263,6 +270,42 @@ def least_time(wanted: list[float]) -> float:
     return now - wanted[0]
 
 
+def processes(network: Network, loop: Loop, seed: int, count: int = 600) -> Outcome:
+    """Send a third of the requests from each of three processes that share a file.
+
+    Each has a loop of its own that is busy, from a random moment of it.
+    """
+    rng = np.random.default_rng([seed, 4])
+    now = 1000.0
+    loops = [loop.begun(PROCESSES * seed + number) for number in range(PROCESSES)]
+    turns = [one.turn(now) for one in loops]
+    waiting = [count // PROCESSES] * PROCESSES
+    left: list[float] = []
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        homes = [
+            FileHome(Path(folder) / "quota", Quota(adaptive=False), clock=lambda: now, shared=False)
+            for _ in range(PROCESSES)
+        ]
+        for home in homes:
+            home.open_now()
+            stack.callback(home.close_now)
+        while any(waiting):
+            number = min((turn, number) for number, turn in enumerate(turns) if waiting[number])[1]
+            now = max(now, turns[number])
+            while waiting[number]:
+                slot = homes[number].reserve(now)
+                if not isinstance(slot, Slot):
+                    late = float(rng.exponential(TIMER))
+                    turns[number] = loops[number].turn(max(slot, now) + late)
+                    break
+                homes[number].mark_sent(slot, now)
+                waiting[number] -= 1
+                left.append(now)
+    times = np.array(left)
+    delays = network.delays(len(left), rng) + network.stalls(rng).delays(times - times[0])
+    return judge(times, times + delays)
+
+
 NETWORKS = [Network(kind, stall) for kind in ("hostile", "quiet") for stall in (0.0, 0.05, 0.1)]
 LOOPS = [Loop(), Loop(0.2, 0.2), Loop(0.5, 0.5), Loop(1.5, 0.5)]
 TRAFFIC = ["backlog", "bursts", "steady", "bulk and interactive"]
@@ -279,6 +322,10 @@ def _busy(arguments: tuple[Network, Loop, str, int]) -> Outcome:
     return busy(network, loop.begun(seed), traffic, seed)
 
 
+def _processes(arguments: tuple[Network, Loop, int]) -> Outcome:
+    return processes(*arguments)
+
+
 def summary(outcomes: list[Outcome]) -> str:
     """Return the cells of one row."""
     over = [one.exceeded for one in outcomes]
@@ -287,7 +334,7 @@ def summary(outcomes: list[Outcome]) -> str:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     runs = range(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
     with ProcessPoolExecutor() as pool:
         print(
@@ -317,6 +364,13 @@ def main() -> None:
                         f"| {traffic} | {network.kind} | {times} | {summary(outcomes)} |",
                         flush=True,
                     )
+        print("\n| three processes, network | busy / free | runs over | by at most | use |")
+        print("|---|---|---:|---:|---:|")
+        for network in (Network("uniform"), Network("hostile")):
+            for loop in LOOPS:
+                outcomes = list(pool.map(_processes, [(network, loop, seed) for seed in runs[:10]]))
+                times = f"{loop.busy} / {loop.free} s" if loop.busy else "never"
+                print(f"| {network.kind} | {times} | {summary(outcomes)} |", flush=True)
 
 
 if __name__ == "__main__":

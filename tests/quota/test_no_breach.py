@@ -67,6 +67,12 @@ def test_whatever_a_busy_loop_makes_up_no_way_of_counting_refuses_it(
         assert outcome.use >= (least if traffic in {"backlog", "bursts"} else 0.985 * bound)
 
 
+def test_three_processes_with_busy_loops_make_up_what_they_lose_together() -> None:
+    outcome = virtual.processes(virtual.Network("uniform"), virtual.Loop(0.5, 0.5), 3, count=360)
+    assert outcome.exceeded == 0
+    assert outcome.use >= 0.93
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_wrong_rule_is_found_out(name: str) -> None:
     """Each mutant differs from the rule in one point, and some server refuses what it lets go."""
