@@ -139,7 +139,7 @@ def _check_size(engine: Engine, parameters: Parameters) -> None:
             message = f"{name}: must be a multiple of {SIDE_STEP}"
             raise RefusalError(400, message, name="invalid_height_or_width")
     if not _makes(engine, width, height):
-        message = f"{width}x{height} is no size that {engine.id} makes"
+        message = f"{width}x{height} is not a size that {engine.id} makes"
         raise RefusalError(400, message, name=engine.error or "bad_request")
 
 

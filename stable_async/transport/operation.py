@@ -41,7 +41,7 @@ async def send(
         async with Call(session, request, options, state) as call:
             return cast("ResultT", request.read(await call.read()))
     if not isinstance(request, MediaRequest):
-        raise TypeError(f"{type(request).__name__} is no request")
+        raise TypeError(f"{type(request).__name__} is not a request")
     if request.operation.result is not None:
         generation = await submit(session, request, options, state)
         with reported_when_cancelled(generation.id):

@@ -7,25 +7,34 @@ import json
 import socket
 import ssl
 import time
+import tomllib
 from contextlib import asynccontextmanager
 from email.utils import formatdate
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import trustme
 
 from stable_async.cli.app import run
+from stable_async.cli.doctor import EXTRAS
 from stable_async.sandbox import SandboxSettings, start_sandbox
 from tests.sandbox.test_probing import field, raw_facts
 from tests.transport.proxy_server import ProxyServer, pipe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from stable_async.sandbox import SandboxProcess
 
 KEY = "sk-of-the-doctors-test"
+
+
+def test_the_doctor_looks_for_all_extras_of_all() -> None:
+    pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    extras = tomllib.loads(pyproject)["project"]["optional-dependencies"]
+    (everything,) = extras["all"]
+    assert everything == f"stable_async[{','.join(EXTRAS)}]"
 
 
 @pytest.fixture(scope="module")

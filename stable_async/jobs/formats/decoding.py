@@ -172,7 +172,7 @@ def _encoding(file: BinaryIO, wanted: str | None) -> str:
     if b"\0" in head:
         order = "le" if head.find(b"\0") % 2 else "be"
         raise UnreadableError(
-            0, f"is no text, or UTF-16 without its mark: then --encoding utf-16-{order}"
+            0, f"is not text, or UTF-16 without a byte order mark: then --encoding utf-16-{order}"
         )
     return "utf-8"
 
