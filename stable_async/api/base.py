@@ -212,7 +212,7 @@ class Request(BaseModel, Generic[ResultT]):
     @classmethod
     def _refuse_coerced(cls, data: object) -> object:
         """Refuse bytes and truth values, of which pydantic would make texts and numbers."""
-        if isinstance(data, dict):
+        if isinstance(data, dict) and not COERCED.isdisjoint(map(type, data.values())):
             wrong = [
                 FieldProblem(name, _given(name, value), "a number" if _counts(field) else "a text")
                 for name, value in data.items()
