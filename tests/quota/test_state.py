@@ -552,8 +552,10 @@ def test_a_share_that_has_grown_back_is_used_at_once() -> None:
     state = fresh()
     state.penalise(START)
     assert send(state, 0, START + 60)
+    # The probe went alone; of the others as many leave as the share allows.
+    assert [send(state, 1 + number, START + 62) for number in range(8)] == [True] * 5 + [False] * 3
     now = START + 60 + 25 * 60 + 1
-    assert [send(state, 1 + number, now) for number in range(8)] == [True] * 8
+    assert [send(state, 9 + number, now) for number in range(8)] == [True] * 8
 
 
 def test_a_smaller_share_makes_the_flow_slower() -> None:
