@@ -1,4 +1,4 @@
-"""Images for many users with one key: the service of fastapi_app.py with aiohttp alone.
+"""Images for many users with one key: the service of fastapi_app.py with aiohttp only.
 
     STABILITY_API_KEY=... python -m examples.aiohttp_app [PORT]
 

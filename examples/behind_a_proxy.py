@@ -3,8 +3,8 @@
     STABILITY_API_KEY=... HTTPS_PROXY=http://me:password@proxy.company:3128 \
         python -m examples.behind_a_proxy lighthouse.png
 
-HTTPS_PROXY, ALL_PROXY and NO_PROXY are honoured without a word in the program; here, another
-variable is read, and it may be empty: `proxy=False` goes without any.
+The client honours HTTPS_PROXY, ALL_PROXY and NO_PROXY by itself. This program reads another
+variable, which may be empty: `proxy=False` means no proxy.
 """
 
 from __future__ import annotations

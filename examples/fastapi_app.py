@@ -1,4 +1,4 @@
-"""Images for many users with one key: a service with FastAPI, in as many processes as you like.
+"""Images for many users with one key: a service with FastAPI, in any number of processes.
 
     STABILITY_API_KEY=... uvicorn examples.fastapi_app:app --workers 4
 

@@ -1,9 +1,9 @@
-"""A gateway inside the company: its certificate is of a private CA, and it asks for one of ours.
+"""A company gateway: its certificate is from a private CA, and it asks for a client certificate.
 
     STABILITY_API_KEY=... STABILITY_BASE_URL=https://gateway.company/stability \
         python -m examples.private_ca company-ca.pem client.pem lighthouse.png
 
-Where only the CA matters, `StabilityClient(ssl="company-ca.pem")` or SSL_CERT_FILE is enough.
+If only the CA is private, `StabilityClient(ssl="company-ca.pem")` or SSL_CERT_FILE is enough.
 """
 
 from __future__ import annotations
