@@ -130,7 +130,7 @@ function drawTimeline() {
   byId("timeline-text").textContent = points.length
     ? `At most ${whole.format(peak)} request${peak === 1 ? "" : "s"} in ${seconds} s; the quota is ${ceiling}. ` +
       `${whole.format(facts.rate_limited)} answers were 429.`
-    : "Nothing is known of when requests left.";
+    : "The times of the requests are not known.";
   byId("timeline").querySelector(".plot").hidden = !points.length;
   if (!points.length) return;
   const plot = byId("timeline").querySelector("svg");
