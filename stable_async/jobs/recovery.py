@@ -18,7 +18,7 @@ from stable_async.jobs.metadata import Mark, find_mark
 from stable_async.jobs.row import FACTS, ImageFacts, Result
 from stable_async.jobs.shard import WHOLE
 from stable_async.jobs.storage.base import content_type_of, file_stem, parse_stem
-from stable_async.jobs.storage.objects import Objects
+from stable_async.jobs.storage.objects import Objects, folder_of
 from stable_async.jobs.storage.record import read_record
 from stable_async.jobs.storage.spool import SPOOLED
 from stable_async.media import CONTENT_FILTERED
@@ -155,6 +155,9 @@ def read_begun_of_bucket(url: str) -> tuple[Begun, int] | None:
     Raises:
         StorageError: The bucket cannot be read.
     """
+    folder = folder_of(url)
+    if folder is not None and not folder.exists():
+        return None  # a run makes it
     try:
         record = read_record(Objects(url, prove=False))
     except OSError as error:

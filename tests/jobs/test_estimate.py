@@ -257,6 +257,8 @@ def test_a_job_goes_on_from_its_bucket_alone(
     needs.module("obstore")
     monkeypatch.chdir(tmp_path)
     place = ["--images", f"file://{tmp_path}/images"]
+    assert figures(capsys, *photo_job(tmp_path), *place, "--dry-run")["new"] == 3
+    assert not (tmp_path / "images").exists()
     assert run([*photo_job(tmp_path), *place, "--limit", "1"]) == 0
     assert figures(capsys, "estimate", "--out", place[1])["new"] == 2
     assert figures(capsys, "estimate", "p.txt", "--out", place[1])["there"] == 1

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta, PutMode, PutResult
     from obstore.store import ObjectStore
 
-__all__ = ["Objects", "Version"]
+__all__ = ["Objects", "Version", "folder_of"]
 
 URL = re.compile(r"file:///.*|(?:s3a?|gs|az|azure|adl|abfss?|https?)://[^/\s]+(?:/.*)?")
 PROBE = ".stable-async-probe-"
@@ -65,7 +65,7 @@ class Objects:
             ImagesURLError: The URL is invalid.
             StorageError: obstore is not installed, or nothing can be written.
         """
-        _check(url)
+        self._root = folder_of(url)
         try:
             import obstore
             from obstore.store import from_url
@@ -74,7 +74,6 @@ class Objects:
         self.url: str = url.rstrip("/")
         self.conditional: bool = True
         self._obstore = obstore
-        self._root = _folder_of(self.url)
         self._replaces_conditionally = self._root is None
         try:
             if self._root is not None and prove:
@@ -311,7 +310,13 @@ def _check(url: str) -> None:
         )
 
 
-def _folder_of(url: str) -> Path | None:
+def folder_of(url: str) -> Path | None:
+    """Return the folder of a `file:///` URL; `None` for others.
+
+    Raises:
+        ImagesURLError: The URL is invalid.
+    """
+    _check(url)
     parts = urlsplit(url)
     if parts.scheme != "file":
         return None
