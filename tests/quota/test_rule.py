@@ -104,6 +104,40 @@ def test_a_rule_of_other_terms_allows_nothing_that_its_whole_history_forbids(
         assert rule.earliest(free) <= free
 
 
+@pytest.mark.parametrize("at_once", [1, 5])
+@pytest.mark.parametrize("new", [(5, 8.0, 1.0), (3, 8.0, 0.0), (5, 4.0, 1.0), (9, 16.0, 0.5)])
+def test_other_terms_remember_a_load_that_used_all_of_the_old_ones(
+    at_once: int, new: tuple[int, float, float]
+) -> None:
+    rule, sent, now = Rule(5, 4.0, 0.0), list[float](), 1000.0
+    while now < 1041.5:
+        now = max(now + (4.0 if at_once > 1 else 0.0), rule.earliest(now))
+        for _ in range(at_once):
+            if rule.earliest(now) <= now:
+                rule.send(now)
+                sent.append(now)
+    rule = rule.revised(now, *new, max_jitter=new[2])
+    while now < 1080:
+        now = max(now, rule.earliest(now))
+        assert worst(sent, 0, now, new[1], new[2]) <= new[0] + 1e-9
+        rule.send(now)
+        sent.append(now)
+
+
+def test_the_time_foretold_counts_those_ahead() -> None:
+    idle, half, full = Rule(5, 10.0, 0.5), Rule(5, 10.0, 0.5), Rule(5, 10.0, 0.5)
+    half.send(1000.0, 3)
+    full.send(1000.0, 5)
+    for ahead in range(10):
+        window = 10.5 * (ahead // 5)
+        assert idle.earliest(1000.0, ahead) >= 1000.0 + window or not window
+        assert full.earliest(1000.0, ahead) >= 1010.5 + window
+    assert idle.earliest(1000.0, 4) <= 1000.0
+    assert half.earliest(1000.0, 1) <= 1000.0
+    assert half.earliest(1000.0, 2) >= 1010.5
+    assert half.earliest(1000.0, 4) >= 1010.5
+
+
 @pytest.mark.parametrize("rate", [0.5, 1.0])
 def test_a_rule_of_the_same_terms_goes_on_much_as_before(rate: float) -> None:
     rule = Rule(10, WINDOW, 0.25)
