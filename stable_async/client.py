@@ -483,7 +483,6 @@ def _plain(tenant: str) -> str:
     return checked_setting("tenant", tenant, _PRINTABLE)
 
 
-_ACCEPT = ("image/*", "application/json")
 _USER_IDS: dict[str, Callable[[str], str] | None] = {
     "hashed": _hashed,
     "plain": _plain,

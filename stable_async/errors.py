@@ -5,6 +5,7 @@
     ├── InvalidRequestError
     ├── WrongEventLoopError
     ├── QuotaTimeoutError
+    ├── BudgetExceededError
     ├── APIStatusError
     │   ├── BadRequestError
     │   ├── AuthenticationError
@@ -44,6 +45,7 @@ __all__ = [
     "APITimeoutError",
     "AuthenticationError",
     "BadRequestError",
+    "BudgetExceededError",
     "ConfigurationError",
     "ContentFilteredError",
     "ContentModerationError",
@@ -187,6 +189,14 @@ class QuotaTimeoutError(StabilityError):
         """Carry `retry_after`, seconds."""
         self.retry_after = retry_after
         super().__init__(message)
+
+
+class BudgetExceededError(StabilityError):
+    """A request would spend more than the budget has left; it was not sent.
+
+    For budgets of an application, such as one for each user: the client has none and never raises
+    it, and jobs stop with the state `budget`. `stable_async.web` answers it with 503.
+    """
 
 
 class _Judged:

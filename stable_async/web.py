@@ -20,6 +20,7 @@ from stable_async.errors import (
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
+    BudgetExceededError,
     ConfigurationError,
     ContentFilteredError,
     ContentModerationError,
@@ -222,6 +223,8 @@ def _answer(error: BaseException) -> tuple[int, str]:
             return (422, "The result was held back by the content filter.")
         case QuotaTimeoutError():
             return _BUSY
+        case BudgetExceededError():
+            return _CLOSED
         case APIStatusError():
             return _answer_to_status(error)
         case APITimeoutError():

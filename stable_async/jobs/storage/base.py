@@ -48,7 +48,6 @@ EXTENSIONS = {
     "audio/wav": "wav",
     "model/gltf-binary": "glb",
 }
-KNOWN_ENDS = "|".join(EXTENSIONS.values())
 FILTERED = ".filtered"
 # All ends that the name of an image may have: that of a filtered one says so, should the ledger be
 # lost.
