@@ -42,9 +42,13 @@ class FinishingStream(MediaStream[MediaT]):
     taken: bool = False
 
     async def pump(self, opened: asyncio.Future[None]) -> MediaT:
-        """Read the result, pass it on to the consumer, and return the whole of it."""
-        self._chunks = asyncio.Queue(AHEAD)
-        opened.set_result(None)
+        """Read the result, pass it on to the consumer, and return the whole of it.
+
+        The consumer waits for `opened`; it is gone if that is cancelled.
+        """
+        if not opened.cancelled():
+            self._chunks = asyncio.Queue(AHEAD)
+            opened.set_result(None)
         kept = []
         try:
             async for chunk in super().__aiter__():
@@ -131,6 +135,7 @@ class Finishing:
                 await task  # it has failed, and says how
             yield streams[0]
         finally:
+            opened.cancel()  # of no effect once it is open
             for stream in streams:
                 stream.leave()
             if streams and streams[0].taken:

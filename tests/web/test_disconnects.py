@@ -64,13 +64,14 @@ class Slow:
         self.headers = asyncio.Event()
         self.rest = asyncio.Event()
         self.status = "200 OK"
+        self.picture = PICTURE
 
     async def __call__(self, connection: Connection) -> None:
         await connection.request()
         self.asked.set()
         await self.headers.wait()
         headers = "seed: 7\r\nfinish-reason: SUCCESS\r\nConnection: close\r\n"
-        whole = answer(PICTURE, status=self.status, headers=headers)
+        whole = answer(self.picture, status=self.status, headers=headers)
         await connection.send(whole[:100_000])
         await self.rest.wait()
         await connection.send(whole[100_000:])
@@ -93,11 +94,13 @@ async def stream(client: StabilityClient, **options: object) -> None:
             pass
 
 
+@pytest.mark.parametrize("size", [200_000, 2_000_000])
 @pytest.mark.parametrize("call", [send, stream])
 async def test_a_call_that_has_left_is_finished_and_kept_if_the_service_wants(
-    call: Callable[..., Awaitable[None]], nothing_leaks: None
+    call: Callable[..., Awaitable[None]], size: int, nothing_leaks: None
 ) -> None:
     slow, kept = Slow(), Kept()
+    slow.picture = PICTURE.ljust(size, b"\0")
     async with raw_server(slow) as url:
         async with StabilityClient(KEY, base_url=url) as client:
             task = asyncio.ensure_future(call(client, **finishing(kept)))
@@ -107,10 +110,11 @@ async def test_a_call_that_has_left_is_finished_and_kept_if_the_service_wants(
                 await task
             slow.headers.set()
             slow.rest.set()
-        # The client has waited for it before it closed.
+            async with asyncio.timeout(30):  # the client waits for it before it closes
+                await client.aclose()
         (image,) = kept
         assert isinstance(image, Image)
-        assert (image.data, image.seed) == (PICTURE, 7)
+        assert (image.data, image.seed) == (slow.picture, 7)
 
 
 async def test_a_stream_left_in_the_middle_is_kept_whole(nothing_leaks: None) -> None:
