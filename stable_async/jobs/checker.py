@@ -88,7 +88,7 @@ class Checker:
         key: list[object] = [row.service]
         for name, value in fields.items():
             if (limits := free.get(name)) is None or value is None:
-                key += (name, value)
+                key += (name, value.__class__, value)  # True equals 1, and is no number
             elif limits.takes(value):
                 key.append(name)
             else:

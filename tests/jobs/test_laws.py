@@ -10,7 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stable_async.jobs.budget import Budget
@@ -114,6 +114,8 @@ SOME_FIELDS = {
 
 @pytest.mark.parametrize("service", ["core", "ultra", "sd3", "text-to-audio"])
 @given(rows=st.lists(st.fixed_dictionaries({}, optional=SOME_FIELDS), min_size=2, max_size=12))
+@example(rows=[{"cfg_scale": 1}, {"cfg_scale": True}])
+@example(rows=[{"cfg_scale": True}, {"cfg_scale": 1}])
 @settings(max_examples=60, deadline=None)
 def test_rows_that_are_checked_together_are_checked_as_each_alone(
     service: str, rows: list[dict[str, object]]
