@@ -47,7 +47,7 @@ def make_job(folder: Path, rows: int, size: int, *, shared: bool = False) -> Non
     data, first = os.urandom(size), folder
     digest = sha256(data).hexdigest()
     with ledger.transaction():
-        ledger.begin_plan()
+        ledger.begin_plan(checked=True)
         for position in range(1, rows + 1):
             if not shared:
                 data = position.to_bytes(8, "big") + data[8:]

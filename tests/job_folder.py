@@ -52,7 +52,7 @@ class JobFolder:
         folder.mkdir(exist_ok=True)
         self._ledger = Ledger.open(folder / LEDGER_NAME)
         with self._ledger.transaction():
-            self._ledger.begin_plan()
+            self._ledger.begin_plan(checked=True)
         self._alone: Callable[[], AbstractContextManager[object]] = self._ledger.transaction
 
     def __enter__(self) -> Self:

@@ -141,7 +141,7 @@ class Intake:
             with closing(self._prompts.rows()) as first:
                 next(first, None)  # reads the columns
             return self.report
-        self._begin()
+        self._begin(checked=True)
         count = 0
         try:
             while not self.exhausted:
@@ -171,7 +171,7 @@ class Intake:
         """Begin to read a file that is not checked first; continue with `take` and
         `add_unchecked`.
         """
-        self._begin()
+        self._begin(checked=False)
         self._ledger.unlist_all()
         self._ledger.set(prompts=None)
 
@@ -211,8 +211,8 @@ class Intake:
         if self._source is not None:
             self._source.close()
 
-    def _begin(self) -> None:
-        self._ledger.begin_plan()
+    def _begin(self, *, checked: bool) -> None:
+        self._ledger.begin_plan(checked=checked)
         self._begin_positions()
         read = ReadAhead if self._prompts.is_pipe else Batches
         self._source = read(self._read(), BATCH)

@@ -22,7 +22,7 @@ from stable_async.jobs.budget import Bill
 from stable_async.jobs.clean_mark import has_clean_mark
 from stable_async.jobs.errors import LedgerError
 from stable_async.jobs.plan import Known
-from stable_async.jobs.row import ImageFacts, KnownInput, Row, to_json
+from stable_async.jobs.row import ImageFacts, KnownInput, Row, fields_to_json, to_json
 from stable_async.jobs.storage.facts import Charge
 from stable_async.media import CONTENT_FILTERED
 
@@ -148,12 +148,13 @@ AS_ENDED = (
 )
 
 PLAN_TABLES = (
-    "CREATE TEMP TABLE IF NOT EXISTS seen (position INTEGER PRIMARY KEY, row INTEGER NOT NULL)",
+    "CREATE TEMP TABLE IF NOT EXISTS found (position INTEGER PRIMARY KEY, row INTEGER NOT NULL)",
     "CREATE TEMP TABLE IF NOT EXISTS repeats (content BLOB PRIMARY KEY, count INTEGER NOT NULL)",
     "CREATE TEMP TABLE IF NOT EXISTS elsewhere (id TEXT PRIMARY KEY, row INTEGER NOT NULL)",
     "DELETE FROM elsewhere",
-    "DELETE FROM seen",
+    "DELETE FROM found",
     "DELETE FROM repeats",
+    "DROP VIEW IF EXISTS temp.seen",
 )
 
 ROW_COLUMNS = (
@@ -220,6 +221,7 @@ class Ledger:
         self._came: list[Row] = []
         self._images: list[ImageFacts] = []
         self._fresh: list[StoredImageRow] = []
+        self._has_seen_all = False
 
     @classmethod
     def open(cls, path: Path, *, is_whole: bool = False) -> Self:
@@ -446,13 +448,21 @@ class Ledger:
 
     # The plan.
 
-    def begin_plan(self) -> None:
-        """Forget the rows that were wrong, and the duplicates of an earlier prompt file."""
+    def begin_plan(self, *, checked: bool) -> None:
+        """Forget the rows that were wrong, and the duplicates of an earlier prompt file.
+
+        Args:
+            checked: Nothing but the prompt file adds rows until it is read to its end.
+        """
         for statement in PLAN_TABLES:
             self._db.execute(statement)
         self._db.execute("DELETE FROM duplicates")
         # Those that are still wrong are reported again.
         self._db.execute("DELETE FROM rows WHERE reason = ?", (BAD_ROW,))
+        # What has been seen of the file, with its numbers. The first file has all rows there are.
+        self._has_seen_all = checked and self.last_position() == 0
+        seen = "rows" if self._has_seen_all else "found"
+        self._db.execute(f"CREATE TEMP VIEW seen AS SELECT position, row FROM {seen}")  # noqa: S608
 
     def known(self, ids: Collection[str]) -> dict[str, Known]:
         """Return what is known of these ids, by id."""
@@ -563,7 +573,8 @@ class Ledger:
             "UPDATE rows SET metadata = ? WHERE position = ?",
             [(metadata, position) for position, metadata in plan.annotate],
         )
-        self._db.executemany("INSERT INTO seen VALUES (?, ?)", plan.seen)
+        if not self._has_seen_all:
+            self._db.executemany("INSERT INTO found VALUES (?, ?)", plan.seen)
         if plan.replaced or plan.made or plan.annotate:
             self.rewrite_metadata()
 
@@ -591,15 +602,15 @@ class Ledger:
     def unlist_unseen(self) -> int:
         """Mark rows that are no longer in the prompt file, and count them."""
         return self._db.execute(
-            "UPDATE rows SET listed = 0 "
-            "WHERE listed AND position NOT IN (SELECT position FROM seen)"
+            "UPDATE rows SET listed = 0 WHERE listed AND NOT EXISTS "
+            "(SELECT 1 FROM seen WHERE seen.position = rows.position)"
         ).rowcount
 
     def list_seen(self) -> None:
         """Mark the rows that are in the prompt file."""
         self._db.execute(
-            "UPDATE rows SET listed = 1 "
-            "WHERE NOT listed AND position IN (SELECT position FROM seen)"
+            "UPDATE rows SET listed = 1 WHERE NOT listed AND EXISTS "
+            "(SELECT 1 FROM seen WHERE seen.position = rows.position)"
         )
 
     def list_sample(self, count: int) -> None:
@@ -1226,7 +1237,7 @@ def _tables_of(db: sqlite3.Connection) -> frozenset[tuple[str, str, str]]:
 
 def _values(row: Row) -> tuple[object, ...]:
     metadata = to_json(row.metadata) if row.metadata else None
-    return row.content, row.number, row.service, to_json(row.fields), metadata
+    return row.content, row.number, row.service, fields_to_json(row.fields), metadata
 
 
 def _row(values: Sequence[Any]) -> Row:

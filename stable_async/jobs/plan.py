@@ -131,7 +131,6 @@ class PlanReport:
         gone: Images of the ledger that are no longer in the file.
         bad: Rows that were not checked first and turned out to be invalid.
         duplicates: Rows that repeat an earlier one, and share its image.
-        annotated: Known images whose metadata changed.
         states: States of the known and bad rows.
     """
 
@@ -141,7 +140,6 @@ class PlanReport:
     gone: int = 0
     bad: int = 0
     duplicates: int = 0
-    annotated: int = 0
     states: Counter[State] = field(default_factory=Counter)
 
     def count(self, plan: Plan) -> None:
@@ -149,7 +147,6 @@ class PlanReport:
         self.added += len(plan.add) - len(plan.replaced)
         self.known += plan.known.total()
         self.changed += plan.changed
-        self.annotated += len(plan.annotate)
         self.states += plan.known
 
 

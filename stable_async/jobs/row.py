@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, cast
 
+import pydantic_core
+
 from stable_async.api.fields import MAX_SEED
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ __all__ = [
     "Row",
     "State",
     "derive_seed",
+    "fields_to_json",
     "metadata_line",
     "metadata_of",
     "text_of",
@@ -195,6 +198,15 @@ def text_of(fields: Mapping[str, object]) -> str | None:
 def metadata_line(row: Row, image: ImageFacts) -> str:
     """Return the line of `metadata.jsonl` for an image, including the line break."""
     return to_json(metadata_of(row, image)) + "\n"
+
+
+def fields_to_json(fields: Mapping[str, object]) -> str:
+    """Return the same as `to_json` for fields of the API that were checked, in a tenth of the time.
+
+    Raises:
+        ValueError: A value is none that a checked field has.
+    """
+    return pydantic_core.to_json(fields).decode()
 
 
 def to_json(value: object) -> str:

@@ -158,7 +158,7 @@ def test_what_the_prompt_file_has_no_more_can_be_left_out(tmp_path: Path) -> Non
             job.add(name)
     ledger = Ledger.open(job.folder / "job.sqlite")
     with ledger.transaction():
-        ledger.begin_plan()
+        ledger.begin_plan(checked=True)
         ledger.apply(Plan(seen=[(1, 1), (3, 2)]))
         ledger.unlist_unseen()
     ledger.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import string
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -13,12 +14,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from stable_async.jobs import PromptFile, PromptFileError
 from stable_async.jobs.budget import Budget
 from stable_async.jobs.checker import Checker
 from stable_async.jobs.intake import Intake
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.plan import Plan
-from stable_async.jobs.row import Result, Row, to_json
+from stable_async.jobs.row import Result, Row, fields_to_json, to_json
 from stable_async.jobs.rules import PromptRules, check
 from stable_async.jobs.storage.base import file_stem, parse_stem
 
@@ -131,6 +133,8 @@ def test_rows_that_are_checked_together_are_checked_as_each_alone(
             assert checker.check(together, Path()) == problems
             assert together == alone
             assert to_json(together.fields) == to_json(alone.fields)
+            if not problems:
+                assert fields_to_json(alone.fields) == to_json(alone.fields)
 
 
 few = st.lists(st.sampled_from("abcd"), min_size=1, max_size=30)
@@ -158,6 +162,28 @@ def test_a_changed_file_adds_only_what_was_not_there_before(
         ledger.close()
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_an_id_that_is_there_twice_is_refused_with_both_rows(tmp_path: Path, known: bool) -> None:
+    ids = [f"x{number}" for number in range(1_500)]
+    path = tmp_path / "prompts.csv"
+
+    def read() -> None:
+        path.write_text("id,prompt\n" + "".join(f"{identity},a\n" for identity in ids))
+        with ledger.transaction():
+            Intake(ledger, PromptFile(str(path)), PromptRules()).run()
+
+    with closing(Ledger.temporary()) as ledger:
+        if known:
+            read()
+        ids[1_200], ids[1_499] = "x1", "x1498"
+        with pytest.raises(PromptFileError) as caught:
+            read()
+    assert [(problem.row, problem.text) for problem in caught.value.problems] == [
+        (1_202, "id: 'x1' is taken by row 3"),
+        (1_501, "id: 'x1498' is taken by row 1500"),
+    ]
+
+
 class Charges:
     """A ledger and the budget of a run, under one random operation after the other."""
 
@@ -169,7 +195,7 @@ class Charges:
         self.ledger = Ledger.open(path)
         prices = [2.0, 3.5, 6.5, 8.0]
         with self.ledger.transaction():
-            self.ledger.begin_plan()
+            self.ledger.begin_plan(checked=True)
             self.ledger.apply(
                 Plan(
                     add=[

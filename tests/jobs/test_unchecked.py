@@ -14,7 +14,9 @@ import pytest
 
 from stable_async.jobs import PromptFileError, PromptRules
 from stable_async.jobs.ledger import Ledger
+from stable_async.jobs.plan import Plan
 from stable_async.jobs.read_ahead import ReadAhead
+from stable_async.jobs.row import Row
 from tests.jobs.test_crash import execute
 
 if TYPE_CHECKING:
@@ -194,6 +196,16 @@ async def test_a_run_that_ends_early_leaves_no_reader_behind(bench: Bench) -> No
     summary = await bench.run(path, check=False, budget=6)
     assert (summary.ending, summary.done) == ("budget", 2)
     assert "prompts" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_what_others_add_to_the_ledger_is_not_taken_for_seen_in_the_file(checked: bool) -> None:
+    """As long as rows are sent while they are read, a bucket may add some."""
+    ledger = Ledger.temporary()
+    ledger.begin_plan(checked=checked)
+    ledger.apply(Plan(add=[Row(7, {}, id="there", position=1)]))
+    assert ledger.known(["there"])["there"].seen_in_row == (7 if checked else 0)
+    ledger.close()
 
 
 def test_reading_ahead_is_bounded_and_gives_everything_in_order() -> None:
