@@ -1,7 +1,8 @@
 """The way of one row through the package: calls, modules, switches between modules, threads.
 
 `python -m benchmarks.row_trace` runs two jobs, one request in flight at a time, and prints by how
-much the larger one needs more, for each row. `--modules` lists the modules as well.
+much the larger one needs more, for each row. `--modules` lists the modules as well. The quota is
+the client's own; with `--quota file` it is in a file, as clients share it by default.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,21 +65,28 @@ class Trace:
         self.threads.add(threading.current_thread().name)
 
 
-def traced(url: str, rows: int, room: Path) -> Trace:
-    """Run a job of `rows` rows and return its trace."""
-    from stable_async import Quota, StabilityClient
+def traced(url: str, rows: int, room: Path, *, shared: bool = False) -> Trace:
+    """Run a job of `rows` rows and return its trace.
+
+    Args:
+        url: The address of the server.
+        rows: The rows of the job.
+        room: A folder for the job and, if `shared`, the file of the quota.
+        shared: Whether the quota is in a file, not the client's own.
+    """
+    from stable_async import Quota, SharedQuota, StabilityClient
     from stable_async.jobs import Job, JobSettings, PromptFile, PromptRules
 
     prompts = room / f"{rows}.jsonl"
     write_prompts(prompts, rows)
     trace = Trace()
+    terms = Quota(requests=100_000)
+    quota = SharedQuota.file(room / "quota", terms) if shared else replace(terms, scope="client")
 
     async def main() -> None:
         settings = JobSettings(folder=room / str(rows), max_in_flight=1)
         job = Job(settings, PromptFile(str(prompts)), PromptRules())
-        async with StabilityClient(
-            KEY, base_url=url, quota=Quota(requests=100_000, scope="client")
-        ) as client:
+        async with StabilityClient(KEY, base_url=url, quota=quota) as client:
             summary = await job.run(client)
         assert summary.ending == "complete", summary
 
@@ -93,11 +102,14 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--modules", action="store_true")
+    parser.add_argument("--quota", choices=["client", "file"], default="client")
     options = parser.parse_args()
+    shared = options.quota == "file"
     with answering_server() as server, tempfile.TemporaryDirectory() as temporary:
         url = f"{server}/small"
-        traced(url, 1, Path(temporary))  # imports
-        few, many = (traced(url, rows, Path(temporary)) for rows in (FEW, MANY))
+        room = Path(temporary)
+        traced(url, 1, room, shared=shared)  # imports
+        few, many = (traced(url, rows, room, shared=shared) for rows in (FEW, MANY))
     rows = MANY - FEW
     calls = {path: (many.calls[path] - few.calls[path]) / rows for path in many.calls}
     used = {path: count for path, count in calls.items() if count >= 0.5}
