@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import tracemalloc
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,6 @@ from stable_async.jobs.columns import ColumnRules
 from stable_async.jobs.prompt_file import SuspiciousFileError
 from stable_async.jobs.row import Row
 from tests import needs
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def read(path: Path, **options: str) -> list[dict[str, object]]:
@@ -37,15 +35,10 @@ def refusal(path: Path, **options: str) -> str:
     return str(caught.value)
 
 
-# The samples of files that people have.
-
-EXCEL_SEMICOLON = (
-    "\ufeffid;Prompt;Negative Prompt;Seed;note\r\n"
-    '1;"ein Leuchtturm; Abendlicht";Menschen;17;0,5\r\n'
-    "2;eine Straßenbahn im Regen;;18;\r\n"
-    '3;"ein Satz\r\nmit Umbruch";Text;19;x\r\n'
-).encode()
-EXCEL_CP1252 = "prompt,seed\r\nein Café in Köln,7\r\n€ntführung“ aus Holz,8\r\n".encode("cp1252")
+# Samples of files that people have; `expected.md` beside them says what is right.
+SAMPLES = Path(__file__).parent / "prompt_files"
+ORIGINALS = Path(__file__).parents[3] / "shared" / "cases" / "prompt_files"
+EXCEL_CP1252 = (SAMPLES / "excel_cp1252.csv").read_bytes()
 
 
 @dataclass
@@ -54,13 +47,13 @@ class Table:
 
     Attributes:
         name: Of the file.
-        data: Its bytes.
+        data: Its bytes; `None` for a file of `SAMPLES`.
         rows: Fields and metadata of each row.
         options: That are needed.
     """
 
     name: str
-    data: bytes
+    data: bytes | None
     rows: list[dict[str, object]]
     options: dict[str, str] = field(default_factory=dict)
 
@@ -77,8 +70,8 @@ READ = {
         [{"prompt": "seed"}, {"prompt": "prompt, like a stage"}],
     ),
     "excel, german": Table(
-        "p.csv",
-        EXCEL_SEMICOLON,
+        "excel_semicolon.csv",
+        None,
         [
             {
                 "id": "1",
@@ -98,8 +91,8 @@ READ = {
         ],
     ),
     "excel, unicode text": Table(
-        "p.csv",
-        "prompt\tseed\r\nune gare la nuit\t4\r\nun café désert\t5\r\n".encode("utf-16"),
+        "excel_utf16.csv",
+        None,
         [{"prompt": "une gare la nuit", "seed": "4"}, {"prompt": "un café désert", "seed": "5"}],
     ),
     "excel, unicode text, big-endian": Table(
@@ -109,33 +102,36 @@ READ = {
         {"format": "csv"},
     ),
     "excel, cp1252": Table(
-        "p.csv",
-        EXCEL_CP1252,
+        "excel_cp1252.csv",
+        None,
         [
             {"prompt": "ein Café in Köln", "seed": "7"},
-            {"prompt": "€ntführung“ aus Holz", "seed": "8"},
+            {"prompt": "„Anführung“ aus Holz", "seed": "8"},
         ],
         {"encoding": "cp1252"},
     ),
     "trailing columns": Table(
-        "p.csv",
-        b"prompt,seed,,\na red bridge,1,,\na blue door,2,,\n",
+        "trailing_columns.csv",
+        None,
         [{"prompt": "a red bridge", "seed": "1"}, {"prompt": "a blue door", "seed": "2"}],
     ),
     "sep line": Table(
-        "p.csv",
-        b"sep=;\r\nprompt;seed\r\na tin robot;3\r\na paper crane;4\r\n",
+        "sep_line.csv",
+        None,
         [{"prompt": "a tin robot", "seed": "3"}, {"prompt": "a paper crane", "seed": "4"}],
     ),
     "array": Table(
         "array.json",
-        b'[{"prompt": "a green hill", "seed": 1},\n {"prompt": "a wooden boat"}]\n',
+        None,
         [{"prompt": "a green hill", "seed": 1}, {"prompt": "a wooden boat"}],
     ),
     "captions, named": Table(
-        "p.csv",
-        b"caption,source\na dog on a beach,web\n",
-        [{"prompt": "a dog on a beach", "source": "web"}],
+        "captions.csv",
+        None,
+        [
+            {"prompt": "a dog on a beach", "source": "web"},
+            {"prompt": "a cat on a roof", "source": "web"},
+        ],
         {"prompt_column": "CAPTION"},
     ),
     # Twenty and more as other programs write them.
@@ -266,12 +262,26 @@ READ = {
 }
 
 
+@pytest.mark.skipif(not ORIGINALS.exists(), reason="the originals are only beside the project")
+def test_the_copies_of_the_samples_are_exact() -> None:
+    originals = {path.name: path.read_bytes() for path in ORIGINALS.iterdir()}
+    assert {path.name: path.read_bytes() for path in SAMPLES.iterdir()} == originals
+
+
+def test_every_sample_is_read() -> None:
+    """The rows of all samples are in `READ`, except that of one whose rows are refused."""
+    read_ones = {table.name for table in READ.values() if table.data is None}
+    there = {path.name for path in SAMPLES.iterdir()} - {"expected.md"}
+    assert there == read_ones | {"blanks.jsonl"}
+
+
 @pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("packed", [False, True])
 def test_tables_of_many_programs_are_read(tmp_path: Path, name: str, packed: bool) -> None:
     table = READ[name]
     path = tmp_path / (table.name + (".gz" if packed else ""))
-    path.write_bytes(gzip.compress(table.data) if packed else table.data)
+    data = (SAMPLES / table.name).read_bytes() if table.data is None else table.data
+    path.write_bytes(gzip.compress(data) if packed else data)
     assert read(path, **table.options) == table.rows
 
 
@@ -293,7 +303,7 @@ REFUSED = {
     ),
     "no prompts": (
         "captions.csv",
-        b"caption,source\na dog on a beach,web\na cat on a roof,web\n",
+        (SAMPLES / "captions.csv").read_bytes(),
         ["caption, source", "--prompt-column caption"],
     ),
     "TEXT": ("p.csv", b"ID2;TEXT\n1;a fox\n", ["ID2, TEXT", "--prompt-column TEXT"]),
@@ -332,6 +342,11 @@ REFUSED = {
         "p.json",
         b'{"columns":["prompt"],"index":[0],"data":[["a fox"]]}',
         ["orient='records'"],
+    ),
+    "coco, too long to be read at once": (
+        "p.json",
+        b'{"info": {}, "annotations": [' + b'{"caption": "a fox"},' * 60_000,
+        ["one JSON object", "jq .NAME"],
     ),
     "one object over lines": ("p.json", b'{\n  "prompt": "a fox"\n}\n', ["one JSON object"]),
     "array that ends early": ("p.json", b'[{"prompt": "a fox"},\n', ["row 2: not valid JSON"]),
@@ -408,11 +423,13 @@ def test_the_row_that_cannot_be_decoded_is_told(tmp_path: Path) -> None:
 
 
 def test_blank_prompts_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "p.jsonl"
-    path.write_text('{"prompt":"a kite"}\n{"prompt":"   "}\n{"prompt":"\\u200b\\u00a0"}\n')
-    rows = list(PromptFile(str(path)).rows())
     what = "prompt: blank; write one, or remove the row"
-    assert rows[1:] == [RowProblem(2, what), RowProblem(3, what)]
+    assert list(PromptFile(SAMPLES / "blanks.jsonl").rows()) == [
+        Row(1, {"prompt": "a kite"}),
+        RowProblem(2, what),
+        RowProblem(3, what),
+    ]
+    path = tmp_path / "p.jsonl"
     for blank in ("\u2800", "\u3164", "\ufeff\u2060", "\u200e \u3000", "\u00ad"):
         path.write_text(f'{{"prompt":"{blank}"}}\n')
         assert list(PromptFile(str(path)).rows()) == [RowProblem(1, what)], blank

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["read_json"]
 
 ALLOWED = "allowed: an array of objects, or an object on each line"
-PANDAS = "pandas: to_json(path, orient='records')"
+INSTEAD = "pandas: to_json(path, orient='records'); for an array inside it: jq .NAME"
+# The beginning of an object whose first value is an array or an object.
+NESTED = re.compile(r'\{\s*"[^"]*"\s*:\s*[\[{]')
 KEEP = "correct it, or --keep {0} (as metadata), --drop {0}, --map {0}=FIELD"
 SIGN = re.compile(r"\S")
 EXAMPLE = '{"prompt": "...", ...}'
@@ -75,12 +77,16 @@ def read_json(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Rows:
     if first.startswith("["):
         return _read_array(text, rules, report)
     if first.rstrip() == "{" or _is_table(first):
-        raise UnreadableError(1, f"one JSON object; {ALLOWED} ({PANDAS})")
+        raise UnreadableError(1, f"one JSON object; {ALLOWED} ({INSTEAD})")
     return _read_lines(text, rules, report)
 
 
 def _is_table(line: str) -> bool:
-    """Return whether a line is a whole table by columns, as pandas writes one."""
+    """Return whether a line is a whole table by columns, as pandas writes one, or a file of arrays,
+    as COCO has.
+    """
+    if len(line) > MAX_LINE:  # not all of it was read
+        return NESTED.match(line) is not None
     try:
         value = DECODER.decode(line)
     except (ValueError, RecursionError):
@@ -145,6 +151,8 @@ class _Lines:
         metadata: dict[str, object] = {}
         if "metadata" in fields:
             given = fields.pop("metadata")
+            if given is None:
+                given = {}
             if not isinstance(given, dict):
                 what = f"metadata: given {reprlib.repr(given)}; allowed: a JSON object"
                 return RowProblem(number, what)
@@ -156,11 +164,13 @@ class _Lines:
                 target, value = self._moved[name], fields.pop(name)
                 if target.kind == "field":
                     fields[target.name] = value
-                elif target.kind == "kept":
+                elif target.kind == "kept" and value is not None:
                     metadata[target.name] = value
         if self._unknown and (unknown := sorted(self._unknown & fields.keys())):
             what = f"{', '.join(unknown)}: no such parameter; {KEEP.format(unknown[0])}"
             return RowProblem(number, what)
+        if None in fields.values():  # what libraries write for a missing value
+            fields = {name: value for name, value in fields.items() if value is not None}
         row = Row(number, fields, metadata)
         return blank_problem(row) or row
 
