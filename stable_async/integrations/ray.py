@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
@@ -58,6 +59,8 @@ class MakeImages:
         quota: Quota | SharedQuota,
         service: str = "core",
         budget: ClusterBudget | None = None,
+        price: float | None = None,
+        spool: str | None = None,
         resend_doubtful: bool = False,
         max_in_flight: int = 256,
         base_url: str | None = None,
@@ -69,6 +72,10 @@ class MakeImages:
             quota: `SharedQuota.ray(name)` or `SharedQuota.redis(url)`; the same in all actors.
             service: The service of rows that name none.
             budget: Credits that all actors together may spend; `None` means no limit.
+            price: Credits to count for a row whose price no source states; required for such.
+            spool: A folder of each machine for images that have come while the store is away; the
+                next actor on that machine puts them into the store. `None`: they are lost with the
+                error.
             resend_doubtful: Send rows again that are in doubt, which may charge twice.
             max_in_flight: The most rows in flight at a time in one actor.
             base_url: The API's address; the key is that of `STABILITY_API_KEY` on each machine.
@@ -79,6 +86,8 @@ class MakeImages:
             images,
             service=service,
             budget=budget,
+            price=price,
+            spool=None if spool is None else Path(spool),
             resend_doubtful=resend_doubtful,
             max_in_flight=max_in_flight,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import tracemalloc
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -462,7 +463,22 @@ def test_lines_that_are_no_prompts_are_told(tmp_path: Path, line: str, told: str
     assert isinstance(second, RowProblem)
     assert second.row == 2
     assert told in second.text
-    assert "use a .csv" in second.text
+    assert "as JSON Lines" in second.text
+    table = tmp_path / "p.csv"
+    table.write_text(f'prompt,seed\n"{line}",7\n')
+    [row] = PromptFile(table).rows()
+    array = tmp_path / "p.json"
+    array.write_text(json.dumps([{"prompt": line}]))
+    [element] = PromptFile(array).rows()
+    if line.startswith("#"):  # a comment only as a line
+        assert isinstance(row, Row)
+        assert isinstance(element, Row)
+    else:
+        assert row == RowProblem(2, second.text)
+        assert element == RowProblem(1, second.text)
+    strict = tmp_path / "p.jsonl"
+    strict.write_text(json.dumps({"prompt": line}))
+    assert read(strict) == [{"prompt": line}]
 
 
 def test_lines_of_text_that_only_look_a_little_like_that_are_prompts(tmp_path: Path) -> None:
@@ -473,6 +489,7 @@ def test_lines_of_text_that_only_look_a_little_like_that_are_prompts(tmp_path: P
         "the negative prompt: a photo of a page",
         "(a red fox:1.2), snow",
         "10 steps: up and down",
+        "dusk —mist over the river",
     ]
     path.write_text("\n".join(lines))
     assert [row["prompt"] for row in read(path)] == lines

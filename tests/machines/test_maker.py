@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import inspect
 import json
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,10 +19,10 @@ from stable_async.jobs.errors import StorageError
 from stable_async.jobs.maker import ImageMaker
 from stable_async.jobs.storage.objects import Objects
 from stable_async.sandbox import Sandbox
+from tests.samples import picture
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 ROWS = [{"id": f"row {n}", "prompt": f"a lighthouse, take {n}", "weather": "fog"} for n in range(8)]
 
@@ -207,3 +210,32 @@ async def test_an_image_that_came_while_the_store_was_away_is_spooled(
     assert len([*images.rglob("*.png")]) == 1
     assert not [*spool.rglob("*.png")]
     assert sandbox.charges().requests == 1
+
+
+async def test_makers_may_share_a_spool(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, spool = tmp_path / "images", tmp_path / "spool"
+    for number in range(2):
+        (spool / f"{number}").mkdir(parents=True)
+        (spool / f"{number}/a.png").write_bytes(picture())
+    create = Objects.create_now
+
+    def slowly(self: Objects, path: str, data: bytes, *more: str) -> None:
+        create(self, path, data, *more)
+        for file in spool.glob("*/*"):  # another maker moves all of them meanwhile
+            create(self, file.relative_to(spool).as_posix(), file.read_bytes(), *more)
+            file.unlink()
+
+    monkeypatch.setattr(Objects, "create_now", slowly)
+    async with maker_for(sandbox, images, spool=spool):
+        assert len([*images.glob("*/a.png")]) == 2
+
+
+def test_ray_offers_all_that_a_maker_has() -> None:
+    source = Path(inspect.getfile(ImageMaker)).parents[1] / "integrations/ray.py"
+    calls = [node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Call)]
+    [call] = [one for one in calls if getattr(one.func, "id", "") == "ImageMaker"]
+    passed = {word.arg for word in call.keywords}
+    parameters = inspect.signature(ImageMaker).parameters.values()
+    assert passed == {one.name for one in parameters if one.kind is one.KEYWORD_ONLY}

@@ -18,6 +18,7 @@ from stable_async.jobs.columns import (
 from stable_async.jobs.errors import RowProblem
 from stable_async.jobs.formats.base import UnreadableError, blank_problem
 from stable_async.jobs.formats.decoding import MAX_LINE
+from stable_async.jobs.formats.foreign import accepted
 from stable_async.jobs.formats.table import checked_columns, row_of
 from stable_async.jobs.row import Row
 
@@ -218,7 +219,7 @@ class _Keys:
             self._learn(number, values)
         row = row_of(number, [self._targets[name] for name in values], list(values.values()))
         row.metadata.update({own_name(name): value for name, value in own.items()})
-        return blank_problem(row) or row
+        return accepted(row)
 
     def _learn(self, number: int, values: dict[str, object]) -> None:
         """Classify all keys seen so far: the meaning of one depends on which others exist."""

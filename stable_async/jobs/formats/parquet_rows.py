@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from stable_async.extras import install_command
 from stable_async.jobs.columns import ColumnReport, ColumnRules, Target, folded, own_name
-from stable_async.jobs.formats.base import UnreadableError, blank_problem
+from stable_async.jobs.formats.base import UnreadableError
+from stable_async.jobs.formats.foreign import accepted
 from stable_async.jobs.formats.table import checked_columns, row_of
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def read_parquet(path: Path, rules: ColumnRules, report: ColumnReport, store: In
                     row = row_of(number, targets, values)
                     for name, field in inputs.items():
                         _bring_out(row, name, field, path.absolute().parent, store)
-                    yield blank_problem(row) or row
+                    yield accepted(row)
     except (
         pyarrow.ArrowException,
         OverflowError,

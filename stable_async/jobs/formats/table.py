@@ -17,7 +17,8 @@ from stable_async.jobs.columns import (
     suspicion_message,
 )
 from stable_async.jobs.errors import RowProblem
-from stable_async.jobs.formats.base import UnreadableError, blank_problem
+from stable_async.jobs.formats.base import UnreadableError
+from stable_async.jobs.formats.foreign import accepted
 from stable_async.jobs.row import Row
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def read_table(
             unnamed.remove(place)
             report.kept.append(targets[place].name)
         row = row_of(number, targets, cells)
-        yield blank_problem(row) or row
+        yield accepted(row)
 
 
 def row_of(number: int, targets: Sequence[Target], cells: Sequence[object]) -> Row:

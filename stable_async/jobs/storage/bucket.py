@@ -199,6 +199,8 @@ class BucketStore:
     def bring_over(self) -> int:
         """Move what was spooled into the bucket, facts before images; count the images.
 
+        Several processes may do so with one folder: what another one has moved is skipped.
+
         Raises:
             OSError: The bucket does not accept it.
         """
@@ -208,13 +210,16 @@ class BucketStore:
         count = 0
         for file in sorted(files, key=lambda file: (_stem(file.name), file.suffix != FACTS_SUFFIX)):
             path = file.relative_to(self._spool).as_posix()
-            data = file.read_bytes()
+            try:
+                data = file.read_bytes()
+            except FileNotFoundError:
+                continue
             if file.suffix == FACTS_SUFFIX:
                 self.objects.write_now(path, data)
             else:
                 self.put_image(path, data)
                 count += 1
-            file.unlink()
+            file.unlink(missing_ok=True)
         return count
 
     def put_image(self, path: str, data: bytes) -> None:

@@ -1,0 +1,56 @@
+"""Prompts that were written for other programs, with parameters that the API reads as text."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from stable_async.jobs.errors import RowProblem
+from stable_async.jobs.formats.base import blank_problem
+
+if TYPE_CHECKING:
+    from stable_async.jobs.row import Row
+
+__all__ = ["ADVICE", "accepted"]
+
+ADVICE = "remove it, or write the row as JSON Lines, where a prompt may be any text"
+
+FOREIGN = (
+    (re.compile(r"negative prompt:", re.IGNORECASE), "a negative prompt as AUTOMATIC1111 has it"),
+    (re.compile(r"steps: (?=\d+,)", re.IGNORECASE), "parameters as AUTOMATIC1111 has them"),
+    (re.compile(r"/imagine\b"), "a command of Midjourney"),
+)
+FOREIGN_INSIDE = (
+    # Midjourney: `--ar 16:9`, `--v 6`, `--no people`, `--tile`.
+    (re.compile(r"(?:^|(?<=\s))--[a-z]\w*"), "a parameter of another program"),
+    # The same after a word processor. Many a sentence has a dash before a word.
+    (re.compile(r"(?:^|(?<=\s))—[a-z]+(?=\s+\d)"), "a parameter of another program"),
+    (re.compile(r"<(?:lora|lyco|hypernet):", re.IGNORECASE), "a model of another program"),
+)
+# One of them begins, or is in, what the patterns find: nearly no prompt has any.
+FIRST_SIGNS = frozenset("nNsS/")
+SIGNS = ("--", "—", "<")
+
+
+def accepted(row: Row) -> Row | RowProblem:
+    """Return a row of text or of a table; its problem if its prompt is blank or for another
+    program.
+    """
+    if problem := blank_problem(row):
+        return problem
+    prompt = row.fields.get("prompt")
+    if prompt and isinstance(prompt, str) and (what := _foreign(prompt)):
+        return RowProblem(row.number, f"{what}; {ADVICE}")
+    return row
+
+
+def _foreign(text: str) -> str | None:
+    if text[0] in FIRST_SIGNS:
+        for pattern, what in FOREIGN:
+            if found := pattern.match(text):
+                return f"begins with {found[0]!r}: {what}"
+    if any(sign in text for sign in SIGNS):
+        for pattern, what in FOREIGN_INSIDE:
+            if found := pattern.search(text):
+                return f"has {found[0]!r}: {what}"
+    return None
