@@ -1,9 +1,10 @@
 """What it costs to check a prompt file, and to begin a job again that has checked it.
 
-`python -m benchmarks.checking [--rows ROWS] [--other CHECKOUT]` prints a table. The peer reads the
-same file by hand: a parser, a request model for each row, and a table of SQLite. CPU time of
-processes of their own, taking turns; the least of several runs, as other work only adds to it.
-`--other` names another checkout, with a `.venv`, to be measured beside this one.
+`python -m benchmarks.checking [--rows ROWS] [--many ROWS] [--other CHECKOUT]` prints a table of all
+formats, and then figures of a large file. The peer reads the same file by hand: a parser, a request
+model for each row, and a table of SQLite. CPU time of processes of their own, taking turns; the
+least of several runs, as other work only adds to it. `--other` names another checkout, with a
+`.venv`, to be measured beside this one. Linux only.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import argparse
 import asyncio
 import csv
 import json
+import os
 import resource
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -108,12 +111,15 @@ def by_hand(prompts: Path, folder: Path) -> None:
             db.executemany("INSERT INTO jobs VALUES (?, ?, ?)", values)
 
 
-async def by_job(prompts: Path, folder: Path, url: str, *, sends: bool) -> float:
-    """Check a file, and send one request if `sends`; return the CPU seconds until then."""
+async def by_job(prompts: Path, folder: Path, url: str, what: str) -> float:
+    """Check a file, and begin to send unless `what` is `check`; return the CPU seconds until then.
+
+    If `what` is `kill`, this process kills itself at that moment.
+    """
     from stable_async import StabilityClient
     from stable_async.jobs import Job, JobSettings, PromptFile, PromptRules
 
-    settings = JobSettings(folder=folder, budget=None if sends else 0)
+    settings = JobSettings(folder=folder, budget=0 if what == "check" else None)
     if hasattr(settings, "server"):  # that of a job does not change
         settings = replace(settings, server=NOBODY)
     job = Job(settings, PromptFile(str(prompts)), PromptRules())
@@ -122,6 +128,8 @@ async def by_job(prompts: Path, folder: Path, url: str, *, sends: bool) -> float
         while not job.progress.requests and not running.done():
             await asyncio.sleep(0.002)
         first = cpu()
+        if what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         job.interrupt()
         await running
     return first
@@ -130,6 +138,14 @@ async def by_job(prompts: Path, folder: Path, url: str, *, sends: bool) -> float
 def cpu() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
+
+
+def peak_memory() -> float:
+    """Return the peak of this process, MiB; `ru_maxrss` counts what its parent had at the fork."""
+    (line,) = (
+        line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
+    )
+    return int(line.split()[1]) / 1024
 
 
 def do(what: str, prompts: Path, folder: Path, url: str) -> None:
@@ -144,31 +160,36 @@ def do(what: str, prompts: Path, folder: Path, url: str) -> None:
     if what == "hand":
         by_hand(prompts, folder)
     else:
-        first = asyncio.run(by_job(prompts, folder, url, sends=what == "run"))
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"cpu": cpu() - imported, "first": first, "memory": memory}))
+        first = asyncio.run(by_job(prompts, folder, url, what))
+    print(json.dumps({"cpu": cpu() - imported, "first": first, "memory": peak_memory()}))
 
 
 def measure(checkout: Path, what: str, prompts: Path, folder: Path, url: str) -> dict[str, float]:
     """Return what such a process printed."""
+    result: dict[str, float] = json.loads(process(checkout, what, prompts, folder, url))
+    return result
+
+
+def process(checkout: Path, what: str, prompts: Path, folder: Path, url: str) -> str:
+    """Run such a process, and return what it printed."""
     python = checkout / ".venv/bin/python" if checkout != HERE else Path(sys.executable)
-    output = subprocess.run(
+    ended = subprocess.run(
         [python, __file__, "--do", what, prompts, folder, url],
-        check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         cwd=checkout,
         env={"PYTHONPATH": str(checkout), "TMPDIR": tempfile.gettempdir()},
-    ).stdout
-    result: dict[str, float] = json.loads(output)
-    return result
+    )
+    if what != "kill":
+        ended.check_returncode()
+    return ended.stdout
 
 
 def least(runs: list[dict[str, float]], figure: str) -> float:
     return min(run[figure] for run in runs)
 
 
-def checking(room: Path, rows: int, other: Path | None) -> None:
+def formats(room: Path, rows: int, other: Path | None) -> None:
     """Print what it costs to check files of every format."""
     ways = [("hand", HERE, "hand"), ("job", HERE, "check")]
     if other is not None:
@@ -187,15 +208,27 @@ def checking(room: Path, rows: int, other: Path | None) -> None:
         cells = [f".{suffix}: {columns}", f"{job / rows * 1e6:.1f} µs"]
         cells += [f"{job / least(runs[name], 'cpu'):.2f}" for name in runs if name != "job"]
         print(f"| {' | '.join(cells)} |", flush=True)
-    small = room / "small.jsonl"
-    write(small, FILES[-1][0], SMALL)
+
+
+def large(room: Path, rows: int, other: Path | None) -> None:
+    """Print CPU time and memory of checking many rows, against few."""
+    write(small := room / "small.jsonl", FILES[3][0], SMALL)
     write(prompts := room / "prompts.jsonl", FILES[3][0], rows)
-    for name, checkout, what in ways[1:]:
+    took = {}
+    for name, checkout in (("job", HERE), ("other", other)):
+        if checkout is None:
+            continue
         few, many = (
-            measure(checkout, what, path, room / f"{name}-{path.stem}", NOBODY)["memory"]
+            measure(checkout, "check", path, room / f"{name}-{path.stem}", NOBODY)
             for path in (small, prompts)
         )
-        print(f"memory, {name}: {few:.0f} MiB of {SMALL:,} rows, {many - few:+.0f} of {rows:,}")
+        took[name] = many["cpu"]
+        against = f", {took['job'] / took['other']:.2f} of other" if name == "other" else ""
+        print(
+            f"{name}, checking {rows:,} rows: {many['cpu'] / rows * 1e6:.1f} µs a row, "
+            f"{many['memory']:.0f} MiB; {SMALL:,} rows: {few['memory']:.0f} MiB{against}",
+            flush=True,
+        )
 
 
 def resumed(room: Path, rows: int, left: int, other: Path | None) -> None:
@@ -206,6 +239,7 @@ def resumed(room: Path, rows: int, left: int, other: Path | None) -> None:
     write(prompts, "prompt, id", rows)
     first = {}
     with answering_server() as server:
+        url = f"{server}/small"
         for name, checkout in (("job", HERE), ("other", other)):
             if checkout is None:
                 continue
@@ -213,12 +247,19 @@ def resumed(room: Path, rows: int, left: int, other: Path | None) -> None:
             measure(checkout, "check", prompts, folder, NOBODY)
             mark_done(folder / "job.sqlite", rows - left)
             measure(checkout, "check", prompts, folder, NOBODY)  # writes metadata.jsonl
-            runs = [
-                measure(checkout, "run", prompts, folder, f"{server}/small") for _ in range(RUNS)
-            ]
+            runs = [measure(checkout, "run", prompts, folder, url) for _ in range(RUNS)]
             first[name] = least(runs, "first")
-    against = f", {first['job'] / first['other']:.2f} of other" if other else ""
-    print(f"resumed job of {rows:,} rows, to the first request: {first['job']:.2f} s CPU{against}")
+            against = f", {first['job'] / first['other']:.2f} of other" if name == "other" else ""
+            print(
+                f"{name}, resuming {rows:,} rows: {first[name]:.2f} s CPU to the first request, "
+                f"{least(runs, 'memory'):.0f} MiB{against}",
+                flush=True,
+            )
+        killed = []
+        for _ in range(RUNS):
+            process(HERE, "kill", prompts, room / "resumed-job", url)
+            killed.append(measure(HERE, "run", prompts, room / "resumed-job", url))
+    print(f"job, resuming after kill -9: {least(killed, 'first'):.2f} s CPU to the first request")
 
 
 def mark_done(path: Path, last: int) -> None:
@@ -243,9 +284,10 @@ def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--do", nargs=4)
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=100_000, help="of files of every format")
+    parser.add_argument("--many", type=int, default=1_000_000, help="of a large file")
     parser.add_argument("--other", type=Path)
-    parser.add_argument("--only", choices=["checking", "resumed"])
+    parser.add_argument("--only", choices=["formats", "large", "resumed"])
     options = parser.parse_args()
     if options.do:
         what, prompts, folder, url = options.do
@@ -253,10 +295,12 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         room = Path(temporary)
-        if options.only != "resumed":
-            checking(room, options.rows, options.other)
-        if options.only != "checking":
-            resumed(room, options.rows, options.rows // 500, options.other)
+        if options.only in {None, "formats"}:
+            formats(room, options.rows, options.other)
+        if options.only in {None, "large"}:
+            large(room, options.many, options.other)
+        if options.only in {None, "resumed"}:
+            resumed(room, options.many, options.many // 500, options.other)
 
 
 if __name__ == "__main__":
