@@ -218,9 +218,7 @@ class Dispatcher:
         self._kicked = False
         now = self.now()
         earliest = -inf
-        while self.queue:
-            priority = self.queue.next_priority()
-            waiter = self.queue.head(priority)
+        while (waiter := self.queue.head()) is not None:
             if waiter.future.done():
                 self.queue.remove(waiter)
                 continue
@@ -242,15 +240,16 @@ class Dispatcher:
             if not isinstance(slot, Slot):
                 earliest = slot
                 break
-            self._grant(priority, slot, now)
+            self._grant(waiter, slot, now)
         self._earliest = earliest
         self._expire(now)
         self._set_timer()
 
-    def _grant(self, priority: Priority, slot: Slot, now: float) -> None:
+    def _grant(self, waiter: Waiter, slot: Slot, now: float) -> None:
+        """Serve the head of the queue."""
         if self._burst is not None:
             self._burst.take()
-        waiter = self.queue.pop(priority)
+        self.queue.pop(waiter.priority)
         self.granted += 1
         self._longest_wait = max(self._longest_wait, now - waiter.since)
         waiter.future.set_result(slot)

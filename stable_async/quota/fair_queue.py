@@ -70,9 +70,11 @@ class _Line:
             del self._tenants[waiter.tenant]
 
     def pop(self) -> Waiter:
-        waiter = self.head()
-        self._tenants.move_to_end(waiter.tenant)
-        self.remove(waiter)
+        tenant, waiters = self._tenants.popitem(last=False)
+        waiter, _ = waiters.popitem(last=False)
+        self.length -= 1
+        if waiters:
+            self._tenants[tenant] = waiters  # its next turn is after all others
         return waiter
 
     def oldest(self) -> float | None:
@@ -117,15 +119,12 @@ class FairQueue:
         """Remove `waiter`; does nothing if it is not in the queue."""
         self._lines[waiter.priority].remove(waiter)
 
-    def next_priority(self) -> Priority:
-        """Return the priority whose turn it is; the queue must not be empty."""
-        if not self._interactive.length or (self._bulk.length and self._bulk_is_due):
-            return "bulk"
-        return "interactive"
-
-    def head(self, priority: Priority) -> Waiter:
-        """Return the next waiter of `priority` without removing it."""
-        return self._lines[priority].head()
+    def head(self) -> Waiter | None:
+        """Return the waiter whose turn it is without removing it; `None` if the queue is empty."""
+        line = self._interactive
+        if not line.length or (self._bulk.length and self._passed_over >= BULK_TURN - 1):
+            line = self._bulk
+        return line.head() if line.length else None
 
     def pop(self, priority: Priority) -> Waiter:
         """Remove and return the next waiter of `priority`, to be served; count for the floor."""
@@ -148,7 +147,3 @@ class FairQueue:
             return same + min((self._passed_over + same) // (BULK_TURN - 1), self._bulk.length)
         turns = (same + 1) * (BULK_TURN - 1) - self._passed_over
         return same + min(turns, self._interactive.length)
-
-    @property
-    def _bulk_is_due(self) -> bool:
-        return self._passed_over >= BULK_TURN - 1

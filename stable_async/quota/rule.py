@@ -117,7 +117,7 @@ class Rule:
             A time at or before `now` means at once. While open slots alone fill the limit, the
             time is a lower bound as well: ask again when one of them is sent or released.
         """
-        self._advance(now)
+        self._advance(now, now)
         rounds, place = divmod(ahead + self.open, self.limit)
         interval = self._window + self.jitter
         place -= self.open
@@ -129,8 +129,7 @@ class Rule:
         self._cached = None
         if now > self._latest:
             time = now + self._bin
-            self._move_on(time)
-            self._forget(now)
+            self._advance(now, time)
             before = self._sent
             oldest = self._recent[0].before if self._recent else before
             if oldest < before:
@@ -141,7 +140,7 @@ class Rule:
 
     def in_window(self, now: float) -> int:
         """Count the requests of the window that ends now, open slots included."""
-        self._advance(now)
+        self._advance(now, now)
         oldest = self._recent[0].before if self._recent else self._sent
         return self._sent - oldest + self.open
 
@@ -167,7 +166,7 @@ class Rule:
         terms. It is taken to have left at the end of each window before, `requests` at a time:
         as late and as many as the old terms allowed.
         """
-        self._advance(now)
+        self._advance(now, now)
         revised = Rule(requests, window, jitter, max_jitter=max_jitter)
         revised.open = self.open
         older = self._recent[0].before if self._recent else self._sent
@@ -211,20 +210,15 @@ class Rule:
             self._cached = (index, best)
         return best
 
-    def _advance(self, now: float) -> None:
-        self._move_on(now)
-        self._forget(now)
-
-    def _move_on(self, now: float) -> None:
-        """Turn departures that have left the last window into lines."""
-        while self._recent and self._recent[0].time + self._window <= now:
+    def _advance(self, now: float, end: float) -> None:
+        """Turn departures before the window that ends at `end` into lines; drop lines that no
+        longer bind at `now`.
+        """
+        while self._recent and self._recent[0].time + self._window <= end:
             time, before = self._recent.popleft()
             boundary = time + self._window
             departed = self._sent if self._latest < boundary else self._before
             self._add_line(boundary, departed, departed - before)
-
-    def _forget(self, now: float) -> None:
-        """Drop lines that no longer bind."""
         lines = self._lines
         while lines and lines[0].boundary + self._memory + MARGIN <= now:
             lines.popleft()

@@ -260,6 +260,7 @@ class QuotaState:
         bulk: bool = False,
         waited: bool = False,
         yielded: bool = False,
+        due: float | None = None,
     ) -> bool:
         """Open a slot, if a request of this process may leave now.
 
@@ -270,12 +271,13 @@ class QuotaState:
             bulk: Whether the request leaves room for interactive ones, if there are any.
             waited: Whether it had to wait for the quota.
             yielded: Whether it had to wait, even if only for others.
+            due: What the method `due` returned for it, if nothing has changed since.
         """
         found = self._note(process, now)
         now = self.now
         if not bulk:
             self._company_until = now + COMPANY * self.terms.window
-        could_leave = self.due(process, now, bulk=bulk)
+        could_leave = self.due(process, now, bulk=bulk) if due is None else due
         if could_leave > now:
             return False
         self._rule.open += 1

@@ -23,7 +23,7 @@ class _NoPhases(Rule):
     def earliest(self, now: float, ahead: int = 0) -> float:
         if self.open >= self.limit:
             return super().earliest(now, ahead)
-        self._advance(now)
+        self._advance(now, now)
         index = self._sent + self.open + 1 - self.limit
         times = [time for time, before in self._history if before < index]
         return max(times, default=-1.0) + self._window + self.jitter
@@ -72,9 +72,17 @@ class _ItselfForgotten(Rule):
 class _OnlyBelowDepartures(Rule):
     """No boundaries just below `W` after a departure, neither past nor to come."""
 
-    def _move_on(self, now: float) -> None:
-        while self._recent and self._recent[0].time + self._window <= now:
-            self._recent.popleft()
+    _sending = False
+
+    def send(self, now: float, count: int = 1) -> None:
+        self._advance(now, now)
+        self._sending = True
+        super().send(now, count)
+        self._sending = False
+
+    def _add_line(self, boundary: float, departed: int, previous: int) -> None:
+        if self._sending:
+            super()._add_line(boundary, departed, previous)
 
     def _highest(self, ahead: int) -> float:
         recent, self._recent = self._recent, type(self._recent)()
@@ -90,7 +98,7 @@ class _OnlyAfterDepartures(Rule):
     _sending = False
 
     def send(self, now: float, count: int = 1) -> None:
-        self._advance(now)
+        self._advance(now, now)
         self._sending = True
         super().send(now, count)
         self._sending = False

@@ -33,8 +33,17 @@ def waiter(priority: Priority, tenant: str | None = None, since: float = 0.0) ->
     return Waiter(priority, tenant, since, inf, cast("asyncio.Future[Slot]", None))
 
 
+def next_priority(queue: FairQueue) -> Priority:
+    head = queue.head()
+    assert head is not None
+    return head.priority
+
+
 def leave(queue: FairQueue) -> Waiter:
-    return queue.pop(queue.next_priority())
+    head = queue.head()
+    left = queue.pop(next_priority(queue))
+    assert left is head
+    return left
 
 
 @given(EVENTS, st.sampled_from(PRIORITIES), st.sampled_from(["a", "b", None]))
@@ -92,9 +101,7 @@ def test_all_leave_once_and_bulk_requests_have_their_floor(
             waiting.append(waiter(*event, since=float(number)))
             queue.push(waiting[-1])
         elif waiting:
-            head = queue.head(queue.next_priority())
             left = leave(queue)
-            assert left is head
             # The oldest of its priority and tenant.
             same = [
                 one for one in waiting if (one.priority, one.tenant) == (left.priority, left.tenant)
@@ -129,7 +136,7 @@ def test_interactive_requests_count_for_the_floor_only_while_bulk_ones_wait() ->
         leave(queue)
     queue.push(waiter("bulk"))
     queue.push(waiter("interactive"))
-    assert queue.next_priority() == "interactive"
+    assert next_priority(queue) == "interactive"
 
 
 def test_tenants_leave_in_turn_and_who_goes_away_leaves_no_gap() -> None:

@@ -25,6 +25,7 @@ from benchmarks import quota_counting as counting
 from stable_async import ConfigurationError, Quota, SharedQuota, StabilityClient
 from stable_async.quota import ProcessHome, QuotaLimiter, Slot
 from stable_async.quota.homes import file, local
+from stable_async.quota.homes.append_log import AppendLog
 from stable_async.quota.homes.file import FileHome
 from stable_async.quota.homes.replica import Entry
 from stable_async.quota.state import LEASE, LONGEST_PENALTY
@@ -252,6 +253,29 @@ def test_the_state_goes_on_in_a_new_file_before_the_old_one_is_long(
             assert path.stat().st_size < 8000
         assert other.snapshot(clock.now) == one.snapshot(clock.now)
         assert [entry.name for entry in path.parent.iterdir()] == ["quota"]
+
+
+def test_a_process_that_loses_the_last_slot_to_the_new_file_waits(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = AppendLog.append
+    entered: list[str] = []
+    with homes(path, clock, 2) as (one, other):
+
+        def late(log: AppendLog, text: str) -> None:
+            """Append; before the first entry of `one`, the other one is quicker."""
+            if log is store(one)._log:
+                entered.append(text)
+                assert len(entered) < 10, "it does not see that the slot is gone"
+                if len(entered) == 1:
+                    store(other)._rotate()
+                    leave(other, clock)
+            append(log, text)
+
+        leave(one, clock)
+        leave(one, clock)
+        monkeypatch.setattr(AppendLog, "append", late)
+        assert one.reserve(clock.now) == pytest.approx(alone(1000, 1000, 1000))
 
 
 # --- processes that are killed, stopped, or late ---------------------------------------------
@@ -543,7 +567,7 @@ def test_entries_that_no_clock_of_this_machine_can_have_made_are_ignored(
         ahead = Entry("1.2.3", 1, "reserve", clock.now + 500_000)
         penalty = Entry("1.2.3", 2, "penalise", clock.now, value=1e12)
         for entry in ahead, ahead, penalty:
-            store(one)._open_log.append(json.dumps(entry))
+            store(one)._opened().append(json.dumps(entry))
         with caplog.at_level(logging.WARNING, "stable_async"):
             assert other.snapshot(clock.now).in_window == 1
         assert caplog.text.count("ahead of this machine's clock") == 1

@@ -42,6 +42,7 @@ class AppendLog:
         """Use `open` instead."""
         self._descriptor = descriptor
         self._close = finalize(self, _close, descriptor)
+        self._status = os.fstat(descriptor)
         self._tail = b""
         self._read_last = b""
         self.size: int = 0
@@ -96,32 +97,31 @@ class AppendLog:
             self.size += len(data) - known
             self._read_last = data[-OVERLAP:]
             *complete, self._tail = (self._tail + data[known:]).split(b"\n")
-            lines += [text for line in complete if (text := _checked(line)) is not None]
+            lines += _checked(complete)
+            if len(data) < READ_SIZE:
+                break  # the end of the file
         return lines
 
     def is_at(self, path: Path) -> bool:
-        """Return whether `path` names this file and it still contains what was read."""
-        return not self.cut and self._is_named(path)
+        """Return whether `path` names this file."""
+        try:
+            # Not `path.stat()`: this happens at every look, and takes a third of the time.
+            return os.path.samestat(os.stat(path), self._status)  # noqa: PTH116
+        except FileNotFoundError:
+            return False
 
     def move_away(self, path: Path, aside: Path) -> None:
         """Remove this file from `path`, if it is still there; `aside` is a free name beside it."""
-        if self._is_named(path):
+        if self.is_at(path):
             with suppress(FileNotFoundError):
                 path.rename(aside)
                 try:
-                    if not self._is_named(aside):
+                    if not self.is_at(aside):
                         # Another process was faster, and this is the file that it put in its place.
                         with suppress(FileExistsError):
                             os.link(aside, path)
                 finally:
                     aside.unlink()
-
-    def _is_named(self, path: Path) -> bool:
-        try:
-            # Not `path.stat()`: this happens at every look, and takes a third of the time.
-            return os.path.samestat(os.stat(path), os.fstat(self._descriptor))  # noqa: PTH116
-        except FileNotFoundError:
-            return False
 
     def close(self) -> None:
         """Close the file."""
@@ -133,6 +133,11 @@ def _close(descriptor: int) -> None:
         os.close(descriptor)
 
 
-def _checked(line: bytes) -> str | None:
-    data, _, checksum = line.rpartition(b" ")
-    return data.decode() if checksum == b"%08x" % crc32(data) else None
+def _checked(lines: list[bytes]) -> list[str]:
+    """Return the text of the lines that are whole."""
+    whole = []
+    for line in filter(None, lines):
+        data, _, checksum = line.rpartition(b" ")
+        if checksum == b"%08x" % crc32(data):
+            whole.append(data.decode())
+    return whole

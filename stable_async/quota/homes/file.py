@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -25,7 +25,7 @@ from stable_async.quota.homes.local import LocalHome
 from stable_async.quota.homes.replica import Entry, Replica
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from stable_async.config import Quota
     from stable_async.quota.state import QuotaState
@@ -47,6 +47,9 @@ AHEAD = 1.0
 
 # How many of its slots a process remembers, to find those that a file has lost.
 REMEMBERED = 1000
+
+# What is raised when the file cannot be used.
+FAILURES = ConfigurationError, NotALogError, OSError, LookupError, TypeError, ValueError
 
 
 class FileHome(LocalHome):
@@ -112,8 +115,7 @@ class _FileStore:
     def acquire(self, home: LocalHome) -> None:
         self.homes.append(home)
         try:
-            with self._usable():
-                self._open()
+            self.catch_up(self.clock())
         except BaseException:
             self.drop(home)
             raise
@@ -124,13 +126,16 @@ class _FileStore:
             self._close()
             self._alone = False
 
-    def catch_up(self, now: float) -> None:
+    def catch_up(self, now: float) -> QuotaState:
         if not self._alone:
-            with self._usable():
-                self._open()
+            try:
                 self._catch_up()
+            except FAILURES as error:
+                self._continue_alone(error)
+        state = self._replica.state
         if self._alone:
-            self.state.advance(now)
+            state.advance(now)
+        return state
 
     def view(self, now: float) -> QuotaState:
         # Not the state itself: it may change only by entries of the file, as in all processes.
@@ -138,11 +143,13 @@ class _FileStore:
         view.advance(now)
         return view
 
-    def enter(self, entry: Entry) -> bool:
+    def enter(self, entry: Entry, due: float | None = None) -> bool:
         outcome = None
         if not self._alone:
-            with self._usable():
+            try:
                 outcome = self._enter(entry)
+            except FAILURES as error:
+                self._continue_alone(error)
         if outcome is None:
             self._replica.apply(entry)
             outcome = self._replica.outcome(entry.process, entry.number)
@@ -153,49 +160,51 @@ class _FileStore:
         outcome = None
         # It is not in the state if the file was replaced meanwhile.
         while outcome is None:
-            self._open_log.append(text)
-            self._catch_up()
+            self._opened().append(text)
+            log = self._catch_up()
             outcome = self._replica.outcome(entry.process, entry.number)
         if outcome and entry.kind == "reserve":
             self._granted.append((entry.process, entry.number, entry.time))
-        if self._open_log.size > ROTATE_AT:
+        if log.size > ROTATE_AT:
             self._rotate()
         return outcome
 
     # ---- reading
 
-    def _open(self) -> None:
-        """Open or create the file; does nothing when it is open."""
+    def _opened(self) -> AppendLog:
+        """Return the file of now; open or create it first, also after a fork."""
         if self._log is None or self._pid != os.getpid():
             self._pid = os.getpid()
             self._granted.clear()
-            self._begin(AppendLog.open(self._path, MAGIC.encode()), Replica(self._quota))
-            self._catch_up()
+            log = AppendLog.open(self._path, MAGIC.encode())
+            return self._begin(log, Replica(self._quota))
+        return self._log
 
     def _close(self) -> None:
         log, self._log = self._log, None
         if log is not None:
             log.close()
 
-    def _catch_up(self) -> None:
-        """Apply new entries, and follow the state to the file that it is in now."""
+    def _catch_up(self) -> AppendLog:
+        """Apply new entries, and follow the state to the file that it is in now; return that."""
         while True:
+            log = self._opened()
             # In this order: everybody reads what was appended while the file was in its place, no
             # matter who replaces the file.
-            in_place = self._open_log.is_at(self._path)
-            successor = self._apply_new()
+            in_place = log.is_at(self._path)
+            successor = self._apply_new(log)
             if successor:
                 self._follow(successor)
-            elif not in_place or self._open_log.cut:
+            elif log.cut or not in_place:
                 self._put_back()
             elif self._was_put_back:
                 self._enter_lost()
             else:
-                return
+                return log
 
-    def _apply_new(self) -> str:
+    def _apply_new(self, log: AppendLog) -> str:
         """Apply new entries; return the name of the next file if this one is sealed."""
-        lines, self._unread = self._unread + self._open_log.read(), []
+        lines, self._unread = self._unread + log.read(), []
         for text in lines:
             if text.startswith(SEAL):
                 return text.removeprefix(SEAL).strip()
@@ -215,8 +224,12 @@ class _FileStore:
                 entry.time - self.clock(),
             )
 
-    def _begin(self, log: AppendLog, replica: Replica) -> None:
-        """Continue in `log`, starting it with the state of `replica` if nobody has."""
+    def _begin(self, log: AppendLog, replica: Replica) -> AppendLog:
+        """Continue in `log`, starting it with the state of `replica` if nobody has.
+
+        Returns:
+            The log, or the one after it.
+        """
         try:
             # Every process that opens a log makes sure that it has its first line.
             while not (lines := log.read()):
@@ -239,6 +252,7 @@ class _FileStore:
             self._unread = [line for line in lines if line.startswith(SEAL)]
             # The clock has restarted, and no process of that time is left.
             self._rotate()
+        return self._log
 
     def _beginning(self, replica: Replica) -> str:
         beginning = {"format": FORMAT, "boot": _boot_id(), "replica": replica.dump()}
@@ -250,8 +264,9 @@ class _FileStore:
         """Move everybody to a new file."""
         successor = self._beside()
         AppendLog.open(successor, MAGIC.encode()).close()
-        self._open_log.append(f"{SEAL} {successor.name}")
-        chosen = self._apply_new()
+        sealed = self._opened()
+        sealed.append(f"{SEAL} {successor.name}")
+        chosen = self._apply_new(sealed)
         if chosen != successor.name:
             successor.unlink(missing_ok=True)  # another process was faster
         if chosen:
@@ -264,11 +279,12 @@ class _FileStore:
         anything is appended, so that it replaces only its predecessor, and only once.
         """
         successor = self._path.with_name(name)
-        in_place = self._open_log.is_at(self._path)
+        sealed = self._opened()
+        in_place = sealed.is_at(self._path) and not sealed.cut
         try:
             log = AppendLog.open(successor, MAGIC.encode(), create=False)
         except FileNotFoundError:
-            if self._open_log.is_at(self._path):
+            if sealed.is_at(self._path) and not sealed.cut:
                 # Not in its place: it was removed, and nobody can continue in it.
                 self._path.unlink(missing_ok=True)
             self._put_back()
@@ -291,7 +307,7 @@ class _FileStore:
         log = AppendLog.open(temporary, MAGIC.encode())
         try:
             log.append(self._beginning(self._replica))
-            self._open_log.move_away(self._path, self._beside())
+            self._opened().move_away(self._path, self._beside())
             os.link(temporary, self._path)
             logger.warning(
                 "the shared quota's file %s was removed or cut; it is there again", self._path
@@ -315,7 +331,7 @@ class _FileStore:
         if lost:
             process = f"{self._pid}.0.{secrets.token_hex(4)}"
             entry = Entry(process, 1, "departed", self.clock(), value=lost)
-            self._open_log.append(json.dumps(entry))
+            self._opened().append(json.dumps(entry))
 
     def _beside(self) -> Path:
         return self._path.with_name(f"{self._path.name}.{secrets.token_hex(6)}")
@@ -327,28 +343,18 @@ class _FileStore:
                 "stable_async; use one version, or another file"
             )
 
-    @property
-    def _open_log(self) -> AppendLog:
-        if self._log is None:
-            raise ConfigurationError("the shared quota's file was closed")
-        return self._log
-
-    @contextmanager
-    def _usable(self) -> Iterator[None]:
-        """Report a problem with the file, or continue without it if that is allowed.
+    def _continue_alone(self, error: Exception) -> None:
+        """Continue without the file if that is allowed, else report what is wrong with it.
 
         Raises:
             ConfigurationError: The file is something else, belongs to another version, or cannot
                 be opened, read or written.
         """
-        try:
-            yield
-            return
-        except (NotALogError, OSError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigurationError):
+            failure = error
+        else:
             failure = ConfigurationError(self._problem(error))
             failure.__cause__ = error
-        except ConfigurationError as error:
-            failure = error
         if not self._fallback:
             raise failure
         self._close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from contextlib import contextmanager
 from functools import cache
 from math import inf
 from pathlib import Path
@@ -21,7 +20,6 @@ from stable_async.quota.state import Slot, terms_of
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
 
     from stable_async.config import Quota
     from stable_async.quota.homes.base import Waiters
@@ -68,16 +66,22 @@ class Store(Protocol):
         """Remove the home, and close the store if it was the last one."""
         ...
 
-    def catch_up(self, now: float) -> None:
-        """Update the state: apply the entries of other processes, or advance the time."""
+    def catch_up(self, now: float) -> QuotaState:
+        """Apply the entries of other processes, or advance the time; return the state."""
         ...
 
     def view(self, now: float) -> QuotaState:
         """Return the state at `now`, for reading only."""
         ...
 
-    def enter(self, entry: Entry) -> bool:
-        """Apply an entry, for other processes too; return the result of `replica.apply`."""
+    def enter(self, entry: Entry, due: float | None = None) -> bool:
+        """Apply an entry, for other processes too; return the result of `replica.apply`.
+
+        Args:
+            entry: The entry.
+            due: `reserve`: when the state of this store says that the request may leave. It is
+                asked again if entries of other processes may come before this one.
+        """
         ...
 
     def clock(self) -> float:
@@ -122,7 +126,7 @@ class LocalHome:
                 self._closed = False
                 self._number = 0
                 self._rename()
-                self._join(self._store.state, self._store.clock())
+                self._join(self._store.clock())
 
     async def aclose(self) -> None:
         """Leave the users of the store, and close it after the last one of this process."""
@@ -144,27 +148,28 @@ class LocalHome:
 
     def reserve(self, now: float, *, bulk: bool = False) -> Slot | float:
         """Return an open slot, or the time at which to ask again."""
-        with self._using(now) as state:
-            self._join(state, now)  # again, if it was silent for so long that it was forgotten
+        with self._store.lock:
+            state = self._read(now)
+            if not state.has_joined(self._process, self._quota):
+                self._join(now)  # again: it was silent for so long that it was forgotten
             # Another loop or process may have been here since `now` was read.
             now = max(now, state.now)
             while True:
-                when = self._due(state, now, bulk=bulk)
-                if when > now:
-                    for_quota = state.earliest() > now
-                    self._waited = max(self._waited, WAITED if for_quota else YIELDED)
-                    self._say_waiting(now, bulk=bulk)
-                    return when
-                if self._enter("reserve", now, value=self._waited, bulk=bulk):
-                    self._waited = 0.0
-                    self._heartbeat_at = -inf
-                    return Slot(self._number)
+                due = state.due(self._process, now, bulk=bulk)
+                if due <= now:
+                    if self._enter("reserve", now, value=self._waited, bulk=bulk, due=due):
+                        self._waited = 0.0
+                        self._heartbeat_at = -inf
+                        return Slot(self._number)
+                elif not self._expire_others(state, now):
+                    return self._wait(state, now, due, bulk=bulk)
+                state = self._store.state  # another one, if its file was replaced
 
     def mark_sent(self, slot: Slot, now: float) -> bool:
         """Count the request of an open slot as departing now, unless that is no longer allowed."""
-        if self._closed:
-            return False
-        with self._using(now):
+        with self._store.lock:
+            if self._closed:
+                return False
             while self._enter("mark_sent", now, slot=slot.number):
                 slot.left = now
                 if self._store.clock() - now <= LATE:
@@ -178,57 +183,58 @@ class LocalHome:
         """Take an open slot back: its request never left."""
         with self._store.lock:
             if not self._closed:
-                with self._using(now):
-                    self._enter("release", now, slot=slot.number)
+                self._enter("release", now, slot=slot.number)
                 self._wake_others()
 
     def penalise(self, now: float, retry_after: float | None, slot: Slot | None) -> None:
         """Begin a penalty for everybody, of `retry_after` seconds or the quota's own length."""
         number, left = (None, None) if slot is None else (slot.number, slot.left)
-        with self._using(now):
+        with self._store.lock:
             self._enter("penalise", now, value=retry_after, slot=number, left=left)
             self._wake_others()
 
     def observe(self, now: float, delay: float, *, set_up: bool = False) -> None:
         """Add a measured delay, seconds; ignored unless the terms are adaptive."""
-        with self._using(now) as state:
-            if state.terms.adaptive:
+        with self._store.lock:
+            self._check_open()
+            if self._store.state.terms.adaptive:
                 self._enter("set_up" if set_up else "observe", now, value=delay)
 
     def earliest(self, now: float, ahead: int = 0) -> float:
         """Return from when on a request with `ahead` others before it might leave, seconds."""
-        with self._using(now) as state:
+        with self._store.lock:
+            state = self._read(now)
             return self._store.view(now).earliest(ahead) if ahead else state.earliest()
 
     def snapshot(self, now: float) -> Snapshot:
         """Return the figures of this moment, for all processes; when closed, as last seen."""
         with self._store.lock:
-            if self._closed:
-                return self._store.view(now).snapshot()
-            with self._using(now):
-                return self._store.view(now).snapshot()
+            if not self._closed:
+                self._read(now)
+            return self._store.view(now).snapshot()
 
-    @contextmanager
-    def _using(self, now: float) -> Iterator[QuotaState]:
-        with self._store.lock:
-            if self._closed:
-                raise ConfigurationError("the home of this quota was closed")
-            if self._pid != os.getpid():
-                self._rename()  # after a fork
-            self._store.catch_up(now)
-            if self._store.state.terms is not self._terms:
-                self._use_terms(self._store.state, now)
-            yield self._store.state
+    def _read(self, now: float) -> QuotaState:
+        """Return the state with the entries of all processes; the lock is held."""
+        self._check_open()
+        state = self._store.catch_up(now)
+        if state.terms is not self._terms:
+            self._use_terms(state, now)
+        return self._store.state
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigurationError("the home of this quota was closed")
+        if self._pid != os.getpid():
+            self._rename()  # after a fork
 
     def _rename(self) -> None:
         self._pid = os.getpid()
         self._process = f"{self._pid}.{_namespace()}.{secrets.token_hex(4)}"
 
-    def _join(self, state: QuotaState, now: float) -> None:
-        if not state.has_joined(self._process, self._quota):
-            quota = self._quota
-            terms = quota.requests, quota.window, quota.penalty, quota.jitter, quota.adaptive
-            self._enter("join", now, terms=terms)
+    def _join(self, now: float) -> None:
+        quota = self._quota
+        terms = quota.requests, quota.window, quota.penalty, quota.jitter, quota.adaptive
+        self._enter("join", now, terms=terms)
 
     def _use_terms(self, state: QuotaState, now: float) -> None:
         """Adopt other processes' terms, and remove processes that have ended with stricter ones."""
@@ -248,28 +254,28 @@ class LocalHome:
                 self._quota.window,
             )
 
-    def _due(self, state: QuotaState, now: float, *, bulk: bool) -> float:
-        """Return the time at which to ask again; `now` if a request may leave."""
-        when = state.due(self._process, now, bulk=bulk)
-        if when <= now:
-            return now
-        self._expire_others(state, now)
-        when = max(state.due(self._process, now, bulk=bulk), now)
-        return min(when, now + LOOK_AGAIN) if any(state.others_open(self._process)) else when
+    def _wait(self, state: QuotaState, now: float, due: float, *, bulk: bool) -> float:
+        """Note for what a request waits that may leave when `due`; return when to ask again."""
+        self._waited = max(self._waited, WAITED if state.earliest() > now else YIELDED)
+        when = min(due, now + LOOK_AGAIN) if any(state.others_open(self._process)) else due
+        if now - self._heartbeat_at >= HEARTBEAT_EVERY:
+            self._heartbeat_at = now
+            self._enter("heartbeat", now, bulk=bulk)
+        return when
 
-    def _expire_others(self, state: QuotaState, now: float) -> None:
-        """Count the open slots of processes that were killed or stopped for long as departures."""
+    def _expire_others(self, state: QuotaState, now: float) -> bool:
+        """Count the open slots of processes that were killed or stopped for long as departures;
+        return whether there were any.
+        """
+        found = False
         for process in list(state.others_open(self._process)):
             seen = state.seen(process)
             if seen is not None:
                 expires = now if _is_dead(process) else seen + state.lease
                 if expires <= now:
                     self._enter("expire", expires, value=seen, other=process)
-
-    def _say_waiting(self, now: float, *, bulk: bool) -> None:
-        if now - self._heartbeat_at >= HEARTBEAT_EVERY:
-            self._heartbeat_at = now
-            self._enter("heartbeat", now, bulk=bulk)
+                    found = True
+        return found
 
     def _enter(
         self,
@@ -282,10 +288,13 @@ class LocalHome:
         bulk: bool = False,
         other: str = "",
         terms: tuple[float, ...] | None = None,
+        due: float | None = None,
     ) -> bool:
+        self._check_open()
         self._number += 1
         return self._store.enter(
-            Entry(self._process, self._number, kind, now, slot, value, left, bulk, other, terms)
+            Entry(self._process, self._number, kind, now, slot, value, left, bulk, other, terms),
+            due,
         )
 
     def _wake_others(self) -> None:

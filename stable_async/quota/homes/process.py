@@ -40,15 +40,15 @@ class _Memory:
     def drop(self, home: LocalHome) -> None:
         self.homes.remove(home)
 
-    def catch_up(self, now: float) -> None:
-        self.state.advance(now)
-
-    def view(self, now: float) -> QuotaState:
+    def catch_up(self, now: float) -> QuotaState:
         self.state.advance(now)
         return self.state
 
-    def enter(self, entry: Entry) -> bool:
-        return apply(self.state, entry)
+    def view(self, now: float) -> QuotaState:
+        return self.catch_up(now)
+
+    def enter(self, entry: Entry, due: float | None = None) -> bool:
+        return apply(self.state, entry, due)
 
     def clock(self) -> float:
         # Whatever stops this process stops all users of the store, so that no time is ever late.

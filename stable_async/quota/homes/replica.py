@@ -67,14 +67,20 @@ class Entry(NamedTuple):
     terms: Sequence[float] | None = None
 
 
-def apply(state: QuotaState, entry: Entry) -> bool:
-    """Apply an entry to the state; for one that asks, return whether the request may leave."""
+def apply(state: QuotaState, entry: Entry, due: float | None = None) -> bool:
+    """Apply an entry to the state; for one that asks, return whether the request may leave.
+
+    Args:
+        state: The state.
+        entry: The entry.
+        due: `reserve`: see `QuotaState.reserve`.
+    """
     process, now, slot = entry.process, entry.time, entry.slot
     match entry.kind:
         case "reserve":
             waited, yielded = entry.value == WAITED, entry.value == YIELDED
             return state.reserve(
-                process, entry.number, now, bulk=entry.bulk, waited=waited, yielded=yielded
+                process, entry.number, now, bulk=entry.bulk, waited=waited, yielded=yielded, due=due
             )
         case "mark_sent":
             return state.mark_sent(process, slot or 0, now)
