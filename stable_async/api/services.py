@@ -111,6 +111,9 @@ SERVICES = _registry(
 IMAGE_SERVICES = _registry(*(one for one in SERVICES.values() if one.media is Image))
 """Those that make images."""
 
+UNPRICED = frozenset(name for name, one in SERVICES.items() if not one.model.priced)
+"""Names of those whose price no source states: what they cost is assumed, as `--price` says."""
+
 
 def service_name(name: str) -> str:
     """Return the name as in the registry: `search_and_replace` is `search-and-replace`."""

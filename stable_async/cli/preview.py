@@ -70,6 +70,7 @@ def facts(found: Estimate) -> dict[str, object]:
         "duplicates": found.duplicates,
         "requests": found.requests,
         "credits": found.credits,
+        "assumed_credits": found.assumed_credits,
         "dollars": found.dollars,
         "least_seconds": round(found.least_seconds(Quota()), 1),
         "services": [asdict(share) for share in found.shares],
@@ -96,6 +97,8 @@ def start_lines(found: Estimate) -> Iterator[str]:
         price = (
             f": {found.credits:,g} credits ({found.dollars:,.2f} US dollars), at least {seconds}"
         )
+        if found.assumed_credits:
+            price += f" (assumed, as --price says: {found.assumed_credits:,g} credits)"
     parts = [f"{count(found.new, 'row')} to make{price}"]
     for number, what in (
         (found.there, "already made"),

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from stable_async.api.services import UNPRICED
 from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
 
 if TYPE_CHECKING:
@@ -194,7 +195,19 @@ def _made(census: Census, kind: MediaKind, *, sandbox: bool) -> str:
     dollars = census.credits * DOLLARS_PER_CREDIT
     return (
         f"{what}, made with the Stability AI API for {census.credits:,.2f} credits "
-        f"({dollars:,.2f} US dollars)."
+        f"({dollars:,.2f} US dollars).{_assumed(census)}"
+    )
+
+
+def _assumed(census: Census) -> str:
+    """Return what is said of prices that no source states."""
+    assumed = {maker: cost for maker, (_, cost) in census.spent.items() if maker[0] in UNPRICED}
+    if not assumed:
+        return ""
+    names = ", ".join(sorted({service for service, _ in assumed}))
+    return (
+        f" {sum(assumed.values()):,.2f} of these credits are assumed: no source states the price "
+        f"of {names}."
     )
 
 
@@ -246,7 +259,8 @@ def _makers(census: Census, kind: MediaKind) -> Iterator[str]:
     yield f"| service | model | {kind.many} | credits |"
     yield "|---|---|---:|---:|"
     for (service, model), (count, cost) in sorted(census.spent.items()):
-        yield f"| {_cell(service)} | {_cell(model)} | {count:,} | {cost:,.2f} |"
+        assumed = " (assumed)" if service in UNPRICED else ""
+        yield f"| {_cell(service)} | {_cell(model)} | {count:,} | {cost:,.2f}{assumed} |"
 
 
 def _columns(census: Census, columns: Sequence[Column]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from stable_async.api.services import SERVICES
+from stable_async.api.services import SERVICES, UNPRICED
 from stable_async.jobs.begun import Begun, changed_error, mixed_error
 from stable_async.jobs.clean_mark import has_clean_mark
 from stable_async.jobs.columns import ColumnReport
@@ -115,6 +115,12 @@ class Estimate:
         return round(sum(share.credits or 0.0 for share in self.shares), 6)
 
     @property
+    def assumed_credits(self) -> float:
+        """The part of the price that no source states: what the rules say to count."""
+        assumed = (share.credits or 0.0 for share in self.shares if share.service in UNPRICED)
+        return round(sum(assumed), 6)
+
+    @property
     def dollars(self) -> float:
         """The price in US dollars."""
         return round(self.credits * DOLLARS_PER_CREDIT, 4)
@@ -161,6 +167,8 @@ def estimate_run(
     ):
         before, changed, last = Begun.load(ledger), 0, ledger.last_position()
         if prompts is not None:
+            if before is not None:
+                rules.reprice(ledger, before.price)
             intake = Intake(
                 ledger,
                 prompts,

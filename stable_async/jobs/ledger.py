@@ -810,6 +810,14 @@ class Ledger:
         )
         self.rewrite_metadata()
 
+    def reprice(self, services: Collection[str], price: float) -> None:
+        """Set the price of what rows of these services send from now on; charges keep theirs."""
+        self._db.execute(
+            "UPDATE rows SET price = ? WHERE generation_id IS NULL "
+            "AND service IN (SELECT value FROM json_each(?))",
+            (price, json.dumps(sorted(services))),
+        )
+
     def forget_images(self, positions: Sequence[int]) -> None:
         """Queue rows again whose images are gone; their charges stay."""
         if positions:

@@ -302,6 +302,8 @@ class _Opening:
         self.intake = Intake(ledger, prompts, rules, replace_changed=settings.replace_changed)
         self._stack.callback(self.intake.close)
         with ledger.transaction():
+            if before is not None:
+                rules.reprice(ledger, before.price)
             if not settings.check:
                 self.intake.begin_unchecked()
                 return

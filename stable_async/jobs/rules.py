@@ -13,7 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, cast
 
 from stable_async.api.heads import FileHead
-from stable_async.api.services import SERVICES, service_name
+from stable_async.api.services import SERVICES, UNPRICED, service_name
 from stable_async.errors import InvalidRequestError
 from stable_async.jobs.errors import RowProblem
 from stable_async.jobs.kinds import kind_of_service
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stable_async.api.base import MediaRequest
+    from stable_async.jobs.ledger import Ledger
     from stable_async.media import Media
 
 __all__ = ["PromptRules", "check", "make_request"]
@@ -69,13 +70,18 @@ class PromptRules:
 
     def price_problem(self, service: str) -> RowProblem | None:
         """Return what is wrong with buying of a service whose price is not known."""
-        if self.price is not None or SERVICES[service_name(service)].model.priced:
+        if self.price is not None or service_name(service) not in UNPRICED:
             return None
         return RowProblem(
             0,
             f"{service}: no source states its price; --price CREDITS says what to count for each "
             "row in budget and bill",
         )
+
+    def reprice(self, ledger: Ledger, before: float | None) -> None:
+        """Count this price for rows of a ledger that were read with the one `before`."""
+        if self.price is not None and self.price != before:
+            ledger.reprice(UNPRICED, self.price)
 
     def expand(self, row: Row) -> Iterator[Row | RowProblem]:
         """Return one row for each image that a row of the file asks for."""

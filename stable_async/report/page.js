@@ -51,6 +51,7 @@ function drawHead() {
     left && `${whole.format(left)} of ${count(left + decided)} still to be made.`,
     gone && `${whole.format(gone)} of these ${whole.format(decided)} were no longer in the prompt file of the last run.`,
     replaced && `Spending and requests include what was replaced: ${whole.format(replaced)}.`,
+    facts.assumed.length && `Assumed, because no source states it: the price of ${facts.assumed.join(", ")}.`,
     `Written ${when}.`,
   ].filter(Boolean).join(" ");
   const dollars = (credits) => money.format(credits * facts.dollars_per_credit);
@@ -94,7 +95,7 @@ function drawTables() {
           facts.spending.map(([service, model, made, credits, doubt]) => [
             labelled(service, model, (credits || 0) / total),
             whole.format(made),
-            credits === null ? "unknown" : short.format(credits),
+            credits === null ? "unknown" : short.format(credits) + (facts.assumed.includes(service) ? " (assumed)" : ""),
             ...(doubts ? [short.format(doubt || 0)] : []),
           ]),
         )

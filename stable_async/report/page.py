@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from stable_async.api.services import UNPRICED
 from stable_async.config import Quota
 from stable_async.datasets.near_duplicates import NearDuplicates
 from stable_async.errors import ConfigurationError
@@ -92,7 +93,7 @@ def _facts(view: JobView) -> dict[str, object]:
     first = next(ledger.images(), None)
     kind = IMAGE if first is None else kind_of(first[2].content_type)
     bill = ledger.bill()
-    departures = ledger.departures()
+    departures, spending = ledger.departures(), ledger.spending()
     return {
         "title": view.name,
         "written": int(time.time()),
@@ -102,7 +103,8 @@ def _facts(view: JobView) -> dict[str, object]:
         "dollars_per_credit": DOLLARS_PER_CREDIT,
         "kind": asdict(kind),
         "sandbox": is_of_sandbox(ledger),
-        "spending": ledger.spending(),
+        "spending": spending,
+        "assumed": sorted({service for service, *_ in spending if service in UNPRICED}),
         "failures": list(ledger.failures_by_reason(gone=True).items()),
         "requests": sum(requests for _, requests, _ in departures),
         "rate_limited": sum(limited for _, _, limited in departures),

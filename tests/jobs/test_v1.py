@@ -59,8 +59,13 @@ def test_a_table_is_made_estimated_reported_exported_and_rebuilt(
     assert (hare["width"], hare["height"], hare["credits"]) == (1152, 896, 0.5)
     assert hare["seed"], "one is derived"
     assert run(["estimate", "p.csv", "--out", "out", *words[4:8], "--price", "0.5"]) == 0
+    capsys.readouterr()
+    assert run(["estimate", "p.csv", *words[4:8], "--price", "0.5"]) == 0
+    assert "(assumed, as --price says: 1 credits)" in capsys.readouterr().out
     assert run(["report", "out"]) == 0
+    assert '"assumed":["v1-text-to-image"]' in (tmp_path / "out/report.html").read_text()
     assert run(["export", "out", "--format", "imagefolder", "--to", "set"]) == 0
+    assert "| 2 | 1.00 (assumed) |" in (tmp_path / "set/README.md").read_text()
     (tmp_path / "out/job.sqlite").unlink()
     assert run(words) == 0, "the ledger is rebuilt from the images"
     assert len(lines(tmp_path / "out")) == 2
@@ -131,6 +136,29 @@ def test_rows_that_name_v1_need_a_price_as_well(tmp_path: Path) -> None:
     with pytest.raises(PromptFileError, match="--price CREDITS"):
         estimate_run(PromptFile(str(path)), PromptRules())
     assert estimate_run(PromptFile(str(path)), PromptRules(price=2.0)).credits == 2.0
+
+
+def test_rows_that_are_not_sent_take_the_new_price(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs.module("PIL")
+    (tmp_path / "p.txt").write_text("a fox\na hare\na hound\n")
+    words = ["run", "p.txt", "--out", "out", "--service", "v1-text-to-image", "--set", SDXL]
+    words += ["--sandbox"]
+
+    def credits_of(*more: str) -> float:
+        capsys.readouterr()
+        assert run([*words, "--json", *more]) in {0, 3}
+        return float(json.loads(capsys.readouterr().out)["credits"])
+
+    assert credits_of("--price", "0.5", "--limit", "1") == 0.5
+    assert run([*words, "--price", "2"]) == 2
+    assert "price was 0.5 and is 2" in capsys.readouterr().err
+    assert credits_of("--price", "0.5", "--dry-run") == 1
+    assert credits_of("--price", "2", "--change", "--dry-run") == 4
+    assert credits_of("--price", "2", "--change", "--limit", "2") == 2
+    assert credits_of("--price", "3", "--change", "--no-check") == 3
+    assert sorted(str(line["credits"]) for line in lines(tmp_path / "out")) == ["0.5", "2.0", "3.0"]
 
 
 def artifacts(*, bare: bool = False, reason: str = "SUCCESS", data: bytes = b"") -> bytes:
