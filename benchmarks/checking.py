@@ -156,6 +156,9 @@ def do(what: str, prompts: Path, folder: Path, url: str) -> None:
     from stable_async import GenerateCore, StabilityClient  # noqa: F401
     from stable_async.jobs import Job  # noqa: F401
 
+    if prompts.suffix == ".parquet":
+        from pyarrow import parquet  # noqa: F401
+
     imported, first = cpu(), 0.0
     if what == "hand":
         by_hand(prompts, folder)
