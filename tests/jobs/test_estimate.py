@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -15,13 +16,16 @@ from stable_async.cli.app import run
 from stable_async.config import Quota
 from stable_async.jobs import JobSettings, PromptFile, PromptRules
 from stable_async.jobs.estimate import estimate_run
+from stable_async.jobs.storage import objects
 from tests import needs
+from tests.raw_server import raw_server
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from stable_async.jobs.estimate import Estimate
     from tests.jobs.conftest import Bench
+    from tests.raw_server import Connection
 
 
 def estimate(path: Path, settings: JobSettings | None = None, **rules: object) -> Estimate:
@@ -273,6 +277,35 @@ def test_a_job_goes_on_from_its_bucket_alone(
     assert run([*new, "--service", "ultra"]) == 2
     assert figures(capsys, *new)["done"] == 2
     assert len([*(tmp_path / "images").rglob("*.png")]) == 3
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_bucket_that_does_not_answer_is_told_soon(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    silent: bool,
+) -> None:
+    needs.module("obstore")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(objects, "LONGEST_LOOK", 0.2 if silent else 30)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ALLOW_HTTP"):
+        monkeypatch.setenv(name, "true")
+    (tmp_path / "p.txt").write_text("a fox\n")
+    gone = asyncio.Event()
+
+    async def handle(connection: Connection) -> None:
+        if silent:
+            await gone.wait()
+
+    async with raw_server(handle) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        words = ["run", "p.txt", "--out", "out", "--images", "s3://bucket/x", "--dry-run"]
+        assert await asyncio.to_thread(run, words) == 1
+        gone.set()
+    told = capsys.readouterr().err
+    assert "s3://bucket/x: the store does not answer" in told
+    assert not silent or "within 0.2 s" in told
 
 
 def test_a_part_goes_on_from_its_bucket_alone(

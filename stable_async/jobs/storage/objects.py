@@ -7,6 +7,7 @@ and addresses come from the environment, under the names that each vendor's tool
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import re
@@ -37,6 +38,8 @@ READERS = 32
 # A store that is unreachable for longer ends the job; images that arrived by then are spooled.
 RETRYING: Any = {"retry_config": {"max_retries": 10, "retry_timeout": timedelta(seconds=60)}}
 BRIEFLY: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
+# A command that only looks has nothing to lose by giving up, seconds.
+LONGEST_LOOK = 5.0
 JSON = "application/json"
 
 Version = dict[str, str]
@@ -59,11 +62,13 @@ class Objects:
 
         Args:
             url: URL of the store; the folder of a `file:///` URL is created if missing.
-            prove: Write, create again and remove a small object.
+            prove: Write, create again and remove a small object; otherwise only ask the store for
+                an answer, which must come within `LONGEST_LOOK`.
 
         Raises:
             ImagesURLError: The URL is invalid.
-            StorageError: obstore is not installed, or nothing can be written.
+            StorageError: obstore is not installed, nothing can be written, or the store does not
+                answer.
         """
         self._root = folder_of(url)
         try:
@@ -83,12 +88,33 @@ class Objects:
                     # A server without conditional writes may answer with an error of its own.
                     self._store: ObjectStore = from_url(self.url, retry_config=BRIEFLY)
                     self._prove()
+                elif self._root is None:
+                    self._store = from_url(self.url, retry_config=BRIEFLY)
+                    # In a thread, because this one may have an event loop.
+                    with ThreadPoolExecutor(1, thread_name_prefix="bucket") as pool:
+                        pool.submit(asyncio.run, self._reach()).result()
                 self._store = from_url(self.url, **(RETRYING if self._root is None else {}))
                 if prove and self._root is not None:
                     self._prove()
         except (OSError, ValueError) as error:
             what = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             raise StorageError(f"{url}: {what}") from error
+
+    async def _reach(self) -> None:
+        """Raise if the store does not answer; what it answers is left to later requests."""
+        from obstore.exceptions import BaseError, GenericError
+
+        silent = "the store does not answer"
+        try:
+            # Not by obstore's own limits: to set them would discard those of the environment.
+            async with asyncio.timeout(LONGEST_LOOK):
+                await self._obstore.head_async(self._store, PROBE + "none")
+        except TimeoutError as error:
+            raise OSError(errno.ETIMEDOUT, f"{silent} within {LONGEST_LOOK:g} s") from error
+        except GenericError as error:
+            raise OSError(errno.EIO, f"{silent}: {_short(error)}") from error
+        except (BaseError, FileNotFoundError):
+            pass
 
     def _prove(self) -> None:
         probe = PROBE + secrets.token_hex(8)
