@@ -626,7 +626,8 @@ def test_a_shared_quota_is_made_of_a_path_and_a_quota(tmp_path: Path) -> None:
     assert shared.path.exists()
 
 
-async def test_a_client_whose_permit_has_lapsed_asks_for_another(path: Path) -> None:
+@pytest.mark.parametrize("upload", [False, True])
+async def test_a_client_whose_permit_has_lapsed_asks_for_another(path: Path, upload: bool) -> None:
     """It was stopped on the way to the wire; nothing leaves that the others do not count on."""
     quota = Quota(requests=1, window=0.1, jitter=0.01, adaptive=False)
     others = FileHome(path, quota, shared=False)
@@ -650,7 +651,10 @@ async def test_a_client_whose_permit_has_lapsed_asks_for_another(path: Path) -> 
             "sk-test", base_url=sandbox.url, quota=SharedQuota.file(path, quota)
         ) as client,
     ):
-        await client.account.balance(observer=Stopped())
+        if upload:
+            await client.generate.core("x", observer=Stopped())
+        else:
+            await client.account.balance(observer=Stopped())
         assert len(sandbox.log) == 1
     others.close_now()
     assert attempts == 2
