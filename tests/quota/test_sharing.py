@@ -281,6 +281,29 @@ def test_a_file_that_cannot_be_used_any_more_is_gone_on_without(
     assert path.exists()
 
 
+def test_what_left_without_the_file_counts_when_it_can_be_used_again(tmp_path: Path) -> None:
+    """Whether another client opens it meanwhile, or later."""
+    path = tmp_path / "quota"
+    path.write_text("notes")
+    quota = Quota(requests=2, window=600.0)
+    home, other = (FileHome(path, quota, fallback=True) for _ in range(2))
+    home.open_now()
+    for _ in range(2):
+        slot = home.reserve(time.monotonic())
+        assert isinstance(slot, Slot)
+        home.mark_sent(slot, time.monotonic())
+    path.unlink()
+    other.open_now()
+    for one in home, other:
+        assert isinstance(one.reserve(time.monotonic()), float)
+        one.close_now()
+    del home, other, one
+    later = FileHome(path, quota, fallback=True)
+    later.open_now()
+    assert isinstance(later.reserve(time.monotonic()), float)
+    later.close_now()
+
+
 def test_a_foreign_file_in_the_cache_folder_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "quota"
     path.write_text("notes")

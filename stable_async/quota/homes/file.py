@@ -103,7 +103,8 @@ class _FileStore:
         self._pid = 0
         # The slots granted to this process, and when; the latest last.
         self._granted: deque[tuple[str, int, float]] = deque(maxlen=REMEMBERED)
-        self._was_put_back = False
+        # The file may lack some of them: it was replaced, or could not be used for a while.
+        self._may_lack_slots = False
         self._warned_of_time = False
 
     # ---- called by a home
@@ -124,7 +125,10 @@ class _FileStore:
         self.homes.remove(home)
         if not self.homes:
             self._close()
-            self._alone = False
+            if self._alone:
+                self._alone = False
+                self._may_lack_slots = True
+                _kept.add(self)
 
     def catch_up(self, now: float) -> QuotaState:
         if not self._alone:
@@ -153,6 +157,8 @@ class _FileStore:
         if outcome is None:
             self._replica.apply(entry)
             outcome = self._replica.outcome(entry.process, entry.number)
+        if outcome and entry.kind == "reserve":
+            self._granted.append((entry.process, entry.number, entry.time))
         return bool(outcome)
 
     def _enter(self, entry: Entry) -> bool:
@@ -163,8 +169,6 @@ class _FileStore:
             self._opened().append(text)
             log = self._catch_up()
             outcome = self._replica.outcome(entry.process, entry.number)
-        if outcome and entry.kind == "reserve":
-            self._granted.append((entry.process, entry.number, entry.time))
         if log.size > ROTATE_AT:
             self._rotate()
         return outcome
@@ -174,8 +178,9 @@ class _FileStore:
     def _opened(self) -> AppendLog:
         """Return the file of now; open or create it first, also after a fork."""
         if self._log is None or self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._granted.clear()
+            if self._pid != os.getpid():
+                self._pid = os.getpid()
+                self._granted.clear()
             log = AppendLog.open(self._path, MAGIC.encode())
             return self._begin(log, Replica(self._quota))
         return self._log
@@ -197,7 +202,7 @@ class _FileStore:
                 self._follow(successor)
             elif log.cut or not in_place:
                 self._put_back()
-            elif self._was_put_back:
+            elif self._may_lack_slots:
                 self._enter_lost()
             else:
                 return log
@@ -318,11 +323,12 @@ class _FileStore:
             log.close()
             temporary.unlink()
         self._begin(AppendLog.open(self._path, MAGIC.encode()), self._replica)
-        self._was_put_back = True
+        self._may_lack_slots = True
 
     def _enter_lost(self) -> None:
-        """Count the slots granted to this process that the replaced file does not have."""
-        self._was_put_back = False
+        """Count the slots granted to this process that the file of now does not have."""
+        self._may_lack_slots = False
+        _kept.discard(self)
         since = self.clock() - 3 * self.state.terms.window
         lost = sum(
             time > since and number > self._replica.number(process)
@@ -384,6 +390,8 @@ def _boot_id() -> str:
 
 _stores: WeakValueDictionary[Path, _FileStore] = WeakValueDictionary()
 _stores_lock = threading.Lock()
+# Those that know of slots that their file lacks, while no client has them open.
+_kept: set[_FileStore] = set()
 
 
 def _named(path: Path, quota: Quota, fallback: bool) -> _FileStore:
@@ -395,8 +403,8 @@ def _named(path: Path, quota: Quota, fallback: bool) -> _FileStore:
 
 
 def _forget_stores() -> None:
-    global _stores, _stores_lock
-    _stores, _stores_lock = WeakValueDictionary(), threading.Lock()
+    global _stores, _stores_lock, _kept
+    _stores, _stores_lock, _kept = WeakValueDictionary(), threading.Lock(), set()
 
 
 # A lock may be held by a thread that does not exist in a forked process.
