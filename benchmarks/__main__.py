@@ -1,7 +1,7 @@
-"""`make bench`: what a request costs, ours beside bare aiohttp, httpx and openai-python.
+"""`make bench`: what a request costs, stable_async beside bare aiohttp, httpx and openai-python.
 
 Every figure is a ratio against a peer in the same run, on the same server in a process of its own:
-medians of RUNS runs, the clients taking turns. Prints how each figure compares with the one kept in
+medians of RUNS runs, the clients taking turns. Prints how each figure compares with the one in
 docs/benchmarks.md, and writes the new ones there.
 """
 
@@ -39,7 +39,7 @@ INTRODUCTION = """# Benchmarks
 What a request costs: CPU time of the client's process, 32 requests at a time, quota off, the server
 in another process; medians of {runs} runs in which the clients take turns. "Against bare" is the
 ratio to the same by hand with aiohttp, or to `import aiohttp, pydantic`. openai-python is measured
-on its own images API, JSON with base64. Written by `make bench`; {machine}.
+on its own images API, which returns base64 in JSON. Written by `make bench`; {machine}.
 
 """
 # What takes time is loaded when it is asked for, so the client is measured as well.

@@ -24,9 +24,9 @@ def prepared_answers() -> dict[bytes, bytes]:
     """Return answers by the first part of the path: /small/..., /large/..., /json/..."""
     answers = {}
     for name, size in SIZES.items():
-        picture = b"\x89PNG\r\n\x1a\n" + bytes(size - 8)
-        answers[name.encode()] = _answer("image/png", picture)
-        encoded = base64.b64encode(picture).decode()
+        image = b"\x89PNG\r\n\x1a\n" + bytes(size - 8)
+        answers[name.encode()] = _answer("image/png", image)
+        encoded = base64.b64encode(image).decode()
         content = {"created": 1, "data": [{"b64_json": encoded}]}
         answers[f"{name}-openai".encode()] = _answer(
             "application/json", json.dumps(content).encode()
@@ -89,7 +89,7 @@ def _serve(ready: Connection) -> None:
 
 @contextmanager
 def answering_server() -> Iterator[str]:
-    """Run the server; gives its base URL."""
+    """Run the server and yield its base URL."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there,), daemon=True)

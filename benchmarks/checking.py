@@ -149,7 +149,7 @@ def peak_memory() -> float:
 
 
 def do(what: str, prompts: Path, folder: Path, url: str) -> None:
-    """Be a process that is measured.
+    """Run as a process that is measured.
 
     Print CPU seconds without imports, those from the start to the first request, and MiB.
     """
@@ -168,13 +168,13 @@ def do(what: str, prompts: Path, folder: Path, url: str) -> None:
 
 
 def measure(checkout: Path, what: str, prompts: Path, folder: Path, url: str) -> dict[str, float]:
-    """Return what such a process printed."""
+    """Return what a measured process printed."""
     result: dict[str, float] = json.loads(process(checkout, what, prompts, folder, url))
     return result
 
 
 def process(checkout: Path, what: str, prompts: Path, folder: Path, url: str) -> str:
-    """Run such a process, and return what it printed."""
+    """Run a process to be measured, and return what it printed."""
     python = checkout / ".venv/bin/python" if checkout != HERE else Path(sys.executable)
     ended = subprocess.run(
         [python, __file__, "--do", what, prompts, folder, url],
@@ -235,7 +235,7 @@ def large(room: Path, rows: int, other: Path | None) -> None:
 
 
 def resumed(room: Path, rows: int, left: int, other: Path | None) -> None:
-    """Print how long it takes a job that was checked, and is made but for `left` rows, to begin."""
+    """Print how long a checked job with `left` rows to make takes to start."""
     from benchmarks.answering import answering_server
 
     prompts = room / "prompts.jsonl"

@@ -157,7 +157,7 @@ async def httpx(stack: AsyncExitStack, task: str, url: str, folder: Path) -> Wor
 
 
 async def openai(stack: AsyncExitStack, task: str, url: str, folder: Path) -> Work:
-    """The same picture from its own images API: JSON with base64, which is what it speaks."""
+    """The same image from its own images API, which returns base64 in JSON."""
     import base64
 
     from openai import AsyncOpenAI

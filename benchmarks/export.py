@@ -1,8 +1,8 @@
-"""What an export costs: pictures and megabytes a second against plain loops by hand, and memory.
+"""What an export costs: images and megabytes a second against plain loops by hand, and memory.
 
 `python -m benchmarks.export [--large ROWS]` prints a table. Every measurement is made in a process
-of its own, on pictures that are in the page cache. The loops by hand check nothing, sync nothing
-and cannot be gone on with; "checked" ones take the SHA-256 of every picture besides.
+of its own, on images that are in the page cache. The loops by hand check nothing, sync nothing
+and cannot be resumed; "checked" ones also take the SHA-256 of every image.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MB = 1_000_000
 
 
 def make_job(folder: Path, rows: int, size: int, *, shared: bool = False) -> None:
-    """Make the folder of a job; `shared`: many pictures are names of one file."""
+    """Make the folder of a job; `shared`: many images are hard links to one file."""
     folder.mkdir()
     ledger = Ledger.open(folder / "job.sqlite")
     data, first = os.urandom(size), folder
@@ -136,7 +136,7 @@ def _parquet(job: Path, target: Path, checked: bool) -> None:
 
 
 def measure(how: str, job: Path, kind: ExportFormat) -> dict[str, float]:
-    """Export in this process, and give what it took."""
+    """Export in this process, and return what it took."""
     target = job.parent / f"{how}-{kind}"
     started = time.perf_counter()
     if how == "export":
@@ -159,7 +159,7 @@ def run(how: str, job: Path, kind: str) -> dict[str, float]:
 
 
 def throughput(folder: Path) -> Iterator[str]:
-    yield "| pictures | format | export | by hand | by hand, checked | export again |"
+    yield "| images | format | export | by hand | by hand, checked | export again |"
     yield "|---|---|---|---|---|---|"
     for title, (size, count) in SIZES.items():
         job = folder / "job"

@@ -59,8 +59,8 @@ async def by_hand(url: str, prompts: Path, folder: Path) -> None:
                 data.add_field(name, value)
             async with session.post(url + PATH, data=data) as response:
                 response.raise_for_status()
-                picture = await response.read()
-            (folder / f"{next(numbers)}.png").write_bytes(picture)
+                image = await response.read()
+            (folder / f"{next(numbers)}.png").write_bytes(image)
 
     folder.mkdir(exist_ok=True)
     async with aiohttp.ClientSession(
@@ -110,7 +110,7 @@ def measure(what: str, url: str, prompts: Path, folder: Path) -> dict[str, float
 
 
 def do(what: str, url: str, prompts: Path, folder: Path) -> None:
-    """Be such a process."""
+    """Run as such a process."""
     began = time.perf_counter()
     asyncio.run(WORK[what](url, prompts, folder))
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -124,7 +124,7 @@ def do(what: str, url: str, prompts: Path, folder: Path) -> None:
 
 
 def mark_done(folder: Path, left: int) -> None:
-    """Make a job of which only the last rows are left, as if the others had been made."""
+    """Prepare a job of which only the last rows are left."""
     with sqlite3.connect(folder / "job.sqlite") as ledger:
         (last,) = ledger.execute("SELECT max(position) FROM rows").fetchone()
         ledger.execute(
@@ -155,7 +155,7 @@ def rates(url: str, room: Path) -> None:
 
 
 def made(url: str, room: Path) -> None:
-    """Print what a job needs more the longer it runs: every row is made."""
+    """Print the memory of a job all of whose rows are made."""
     memory = []
     for size in (SMALL, MADE):
         prompts = room / f"made-{size}.jsonl"
@@ -169,7 +169,7 @@ def made(url: str, room: Path) -> None:
 
 
 def large(url: str, room: Path, rows: int) -> None:
-    """Print what a large job needs more than a small one, and when it starts to send again."""
+    """Print the cost of a large job against a small one, and when a resumed one sends."""
     figures: dict[str, dict[int, dict[str, float]]] = {"plan": {}, "job": {}}
     for size in (SMALL, rows):
         prompts, folder = room / f"{size}.jsonl", room / f"{size}"

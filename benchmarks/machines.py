@@ -1,4 +1,4 @@
-"""One quota for many processes in Redis: what arrives, whatever is killed, stopped, cut or lost.
+"""One quota for many processes in Redis: what arrives under kills, stops, cuts and losses.
 
 `python -m benchmarks.machines` takes about nine minutes, most of it waiting, and writes
 docs/machines-benchmark.md; each case is printed when it ends. `--only NAME` runs some of the cases
@@ -44,7 +44,7 @@ FIRST_START = 14.0
 
 
 class Server:
-    """A Redis server of its own, which keeps nothing on the disk."""
+    """A Redis server of its own, which stores nothing on the disk."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -114,7 +114,7 @@ class Fleet:
         self._outputs.append(asyncio.ensure_future(process.stdout.read()))
 
     async def finish(self) -> list[list[float]]:
-        """Wait for all, and return what those printed that were not killed."""
+        """Wait for all, and return what the surviving ones printed."""
         outputs = await asyncio.gather(*self._outputs)
         return [json.loads(output) for output in outputs if output.strip()]
 
@@ -242,7 +242,7 @@ async def restart(scene: Scene) -> None:
 
 
 async def fail_over(scene: Scene) -> None:
-    """Lose the server, and go on with a replica that has been behind for 4 s."""
+    """Lose the server, and continue with a replica that is 4 s behind."""
     replica = Server()
     scene.stack.callback(replica.close)
     await replica.start("--replicaof", HOST, str(scene.server.port))
@@ -357,13 +357,13 @@ PAGE = """# One quota for many processes in Redis, measured
 Written by `python -m benchmarks.machines` on {machine}.
 The load of the machine before it was {load:.1f}.
 
-{count} requests of 8 processes unless it says otherwise, all wanted at once; 150 are allowed in
-10 s. The server, in another process, logs when requests arrive: a network delay of up to 0.1 s
+{count} requests of 8 processes unless the row says otherwise, all wanted at once; 150 are allowed
+in 10 s. The server, in another process, logs when requests arrive: a network delay of up to 0.1 s
 after they left, and on a new connection up to 0.2 s more. Log, counter, fixed and bucket: the most
 that each way of counting shows at its worst phase. Use is the least possible time under the ceiling
-divided by the time between the first and the last arrival, troubles included; gap is the longest
-time without an arrival; calls are exchanges with Redis per request, and microseconds of its time
-for each.
+divided by the time between the first and the last arrival, disturbances included; gap is the
+longest time without an arrival; calls are exchanges with Redis per request, and microseconds of
+Redis's time for each.
 
 | what | arrived | log | counter | fixed | bucket | use | gap | calls | verdict |
 |---|---:|---:|---:|---:|---:|---:|---:|---:|---|
@@ -375,7 +375,7 @@ processes, waited {median:.2f} s in the median, {worst:.2f} s at most.
 
 
 async def measure(cases: list[Case]) -> list[tuple[Seen, list[float]]]:
-    """Run cases, a few at a time; others' limiters at the end, since some of them never rest."""
+    """Run cases, a few at a time; other limiters at the end, since some of them never idle."""
     gate = asyncio.Semaphore(GROUP)
 
     async def one(case: Case) -> tuple[Seen, list[float]]:

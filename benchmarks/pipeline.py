@@ -1,4 +1,4 @@
-"""A pipeline of Ray under the real quota: what survives kills, and what it costs beside `run`.
+"""A pipeline of Ray under the real quota: what survives kills, and the cost against `run`.
 
 `python -m benchmarks.pipeline [--rows 450]` takes about five minutes, most of it waiting for the
 quota of 150 requests in 10 s, and writes docs/pipeline-benchmark.md; it needs the extra `[ray]`.
@@ -97,7 +97,7 @@ class Usage:
 
 
 class Program:
-    """A program and all that it starts: they inherit a mark in their environment."""
+    """A program and its descendants, which inherit a mark in their environment."""
 
     def __init__(self, arguments: list[str]) -> None:
         self._mark = f"STABLE_ASYNC_BENCHMARK={secrets.token_hex(8)}".encode()
@@ -245,7 +245,7 @@ def ray_program(store: Store, sandbox: SandboxProcess, rows: int, *, resend: boo
 
 
 def cost_of_ray(rows: int) -> tuple[Usage, float]:
-    """Make all rows undisturbed; return what it took, and the jitter allowed for at the end."""
+    """Make all rows without kills; return what it took, and the jitter allowed for at the end."""
     with place() as (folder, sandbox):
         store = Store(folder / "images")
         with started(ray_program(store, sandbox, rows, resend=False)) as program:
@@ -361,14 +361,14 @@ def _usage(usage: Usage) -> str:
     )
 
 
-TEXT = """# A pipeline of Ray, measured
+TEXT = """# A Ray pipeline, measured
 
 Written by `python -m benchmarks.pipeline --rows {rows}` on {machine}.
 
 {rows} rows of one image each, {actors} actors, the real quota of 150 requests in 10 s. The server
 is the sandbox in another process, which answers after {latency:g} s.
 
-| | time | CPU, all processes | memory at most | processes |
+| | time | CPU, all processes | peak memory | processes |
 |---|---:|---:|---:|---:|
 {costs}
 
@@ -376,13 +376,13 @@ Memory is divided among the processes that share it. The time of Ray includes th
 and the first start of its quota, which waits 12.3 s. The jitter allowance, pooled over the actors,
 was {jitter:.2f} s at the end.
 
-Killed, the same rows: one actor at {first:.0%} of the images, another at {second:.0%}, and the
-driver with all processes when {made} images were stored.
+Then the same rows with kills: one actor at {first:.0%} of the images, another at {second:.0%}, and
+the driver with all processes when {made} images were stored.
 
 - {open_claims} rows were claimed and had no image. The next program returned them as in doubt, and
   the other {done} as done. {before} requests had been charged by then, none of them twice.
 - With `resend_doubtful=True` all {rows} images were there. {after} requests had been charged,
-  {twice} of them for rows that may have been paid before, as asked for.
+  {twice} of them for rows that may have been paid for before, as requested.
 - No request was refused; the most in 10 s, in the worst of four ways of counting, was {worst:.1f}.
 """
 

@@ -1,4 +1,4 @@
-"""Our limiter beside others: what arrives at a server, what it refuses, who waits, what it costs.
+"""This limiter beside others: what arrives at a server, what it refuses, who waits, the cost.
 
 `python -m benchmarks.quota` takes about ten minutes, most of it waiting, and writes
 docs/quota-benchmark.md and docs/quota.svg. Each limiter runs in a process of its own, against a
@@ -398,17 +398,18 @@ after 2 s. How each limiter is used: benchmarks/quota_limiters.py.
 
 {flow_count} requests, all wanted at once. The most that each way of counting shows at its worst
 phase, of 150 allowed; use is the least possible time under the ceiling divided by the time between
-the first and the last arrival. "Adapted" is ours on a quiet network (delays of up to 0.02 s) that
-was measured before: a minute of round trips, counted eleven times, as ten minutes are needed.
+the first and the last arrival. "Adapted" is stable_async on a quiet network (delays of up to 0.02
+s) that was measured before: a minute of round trips, counted eleven times, as ten minutes are
+needed.
 
 {flow}
 
 ![Requests in the last ten seconds, per limiter, against the ceiling](quota.svg)
 
-## What a server with a penalty makes of it
+## Against a server with a penalty
 
 {enforced_count} requests against a server that counts with two counters and refuses the key
-for 60 s after a breach. Its phase is drawn at random: who breaches by little may be lucky. Refused
+for 60 s after a breach. Its phase is drawn at random: a small breach may go unnoticed. Refused
 requests are sent again after the `Retry-After` of their 429. Stopped after {enforced_for:.0f} s.
 
 {enforced}
@@ -416,8 +417,8 @@ requests are sent again after the `Retry-After` of their 429. Stopped after {enf
 ## Who waits
 
 A bulk job of {bulk_count} requests, and an interactive request every half second. How long the
-interactive ones waited for their turn. aiometer is left out: it runs a batch, and has nothing that
-a request from elsewhere could wait for.
+interactive ones waited for their turn. aiometer is left out: it runs a batch, and
+offers nothing that another request could wait for.
 
 {bulk}
 
@@ -448,7 +449,7 @@ def main() -> None:
             runs = measure(part)
             tables[part] = table(runs)
             if part == "flow":
-                from benchmarks.quota_picture import draw
+                from benchmarks.quota_drawing import draw
 
                 draw({run.name: run.arrivals for run in runs}, DOCS / "quota.svg")
     page = PAGE.format(

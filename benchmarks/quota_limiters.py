@@ -24,7 +24,7 @@ class Contender:
     """One limiter in the comparison.
 
     Attributes:
-        name: What the tables and pictures call it.
+        name: Its name in tables and drawings.
         package: Its distribution, for the version; empty for ours.
         make: Makes a gate, inside a running event loop.
     """

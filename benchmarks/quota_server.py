@@ -1,11 +1,11 @@
-"""A server for the benchmark, in a process of its own: logs arrivals, and shuts out if asked to.
+"""A server for the benchmark, in a process of its own: logs arrivals, and penalises if asked to.
 
 Run as `python -m benchmarks.quota_server DELAY NEW_CONNECTION SERVICE PENALTY`: it prints its port.
 A request *arrives* a network delay, uniform in `[0, DELAY]`, after its headers came in; the first
 one on a connection up to `NEW_CONNECTION` later still. It is answered `SERVICE` seconds after
 that. With a `PENALTY` above 0 the two-counter estimate is enforced, at a phase drawn at random, and
-a breach shuts everybody out for that long. `GET /ping` is delayed alike, but neither logged nor
-counted; `GET /log` gives the arrivals as a JSON list.
+a breach refuses everybody for that long. `GET /ping` is delayed alike, but neither logged nor
+counted; `GET /log` returns the arrivals as a JSON list.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ class Book:
         self.arrivals: list[float] = []
         self.phase = random.uniform(0, WINDOW)
         self.counts: Counter[int] = Counter()
-        self.shut_until = 0.0
+        self.penalty_until = 0.0
 
     def arrive(self, now: float) -> float:
         """Log one request; return the seconds left of the penalty, 0 if it is let in."""
         self.arrivals.append(now)
         if not self.penalty:
             return 0.0
-        if now >= self.shut_until:
+        if now >= self.penalty_until:
             number, elapsed = divmod(now - self.phase, WINDOW)
             window = int(number)
             weighted = self.counts[window - 1] * (1 - elapsed / WINDOW) + self.counts[window] + 1
             if weighted <= REQUESTS:
                 self.counts[window] += 1
                 return 0.0
-            self.shut_until = now + self.penalty
-        return self.shut_until - now
+            self.penalty_until = now + self.penalty
+        return self.penalty_until - now
 
 
 class Connection(asyncio.Protocol):

@@ -1,4 +1,4 @@
-"""A relay before a TCP server: it delays, it is cut off, it leads elsewhere, it speaks TLS."""
+"""A relay before a TCP server: it can delay, cut off, redirect, and speak TLS."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Relay:
             while data := await reader.read(CHUNK):
                 if self.mute:
                     continue
-                # In order, whatever the delays are.
+                # In order, at any delays.
                 due = max(due, loop.time() + self.delay())
                 loop.call_at(due, _write, writer, data)
             await asyncio.sleep(max(due - loop.time(), 0.0))

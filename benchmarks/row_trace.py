@@ -1,4 +1,4 @@
-"""The way of one row through the package: calls, modules, switches between modules, threads.
+"""The path of one row through the package: calls, modules, switches between modules, threads.
 
 `python -m benchmarks.row_trace` runs two jobs, one request in flight at a time, and prints by how
 much the larger one needs more, for each row. `--modules` lists the modules as well. The quota is

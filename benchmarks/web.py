@@ -90,7 +90,7 @@ HEADER = (
 
 @asynccontextmanager
 async def process(*arguments: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run Python meanwhile."""
+    """Run a Python process during the block."""
     one = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stdout=subprocess.PIPE, env={**os.environ, **environment}
     )
@@ -125,7 +125,7 @@ def sharing(url: str, folder: str) -> dict[str, str]:
 
 
 async def serve_users(name: str, app: str, *, bulk: bool, rate: int = REQUESTS) -> Outcome:
-    """Have 300 users come in bursts to a service of four workers."""
+    """Have 300 users arrive in bursts to a service of four workers."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -160,7 +160,7 @@ async def ready(port: str) -> None:
 
 
 async def visit(port: str) -> list[float]:
-    """Let the users come: ten bursts, two pictures each, whatever worker takes them."""
+    """Have the users arrive: ten bursts, two images each, from any worker."""
     rng = random.Random(3)
     waits: list[float] = []
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
@@ -187,7 +187,7 @@ async def visit(port: str) -> list[float]:
 
 
 async def bulk_job(kind: str) -> None:
-    """Want pictures without end."""
+    """Request images without end."""
     if kind == "tutorial":
         from aiolimiter import AsyncLimiter
 
@@ -195,13 +195,13 @@ async def bulk_job(kind: str) -> None:
         url = os.environ["STABILITY_BASE_URL"] + "/v2beta/stable-image/generate/core"
         async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as tasks:
 
-            async def picture() -> None:
+            async def image() -> None:
                 async with http.post(url, data=b"x") as answer:
                     await answer.read()
 
             while True:
                 async with limiter:
-                    tasks.create_task(picture())
+                    tasks.create_task(image())
     from stable_async import GenerateCore, SharedQuota, StabilityClient
 
     quota = SharedQuota.file(os.environ["STABILITY_SHARED_QUOTA"])
@@ -240,7 +240,7 @@ async def users() -> None:
 
 
 async def blows() -> None:
-    """Four workers want all there is; one is killed, one stopped for 30 s, while they do."""
+    """Four workers saturate the quota; one is killed, one stopped for 30 s, while they do."""
     with tempfile.TemporaryDirectory() as folder:
         async with AsyncExitStack() as stack:
             api = await stack.enter_async_context(process("-m", "benchmarks.web_server"))
@@ -271,7 +271,7 @@ async def blows() -> None:
 
 
 async def leavers(count: int) -> None:
-    """Let browsers leave a service of one process at random moments, and look what is left."""
+    """Let browsers leave a service of one process at random moments, and count what is left."""
     import uvicorn
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""The API for the web benchmark, in a process of its own: logs arrivals, and answers with pictures.
+"""The API for the web benchmark, in a process of its own: logs arrivals, and answers with images.
 
 `python -m benchmarks.web_server` prints its port. A request arrives a network delay, uniform in
 [0, 0.1] s, after it came in, the first of a connection up to 0.2 s later still, and is answered
-1.5 s after that. `GET /log` gives the arrivals as JSON.
+1.5 s after that. `GET /log` returns the arrivals as JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import random
 DELAY = 0.1
 NEW_CONNECTION = 0.2
 SERVICE = 1.5
-PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(50_000)
+IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(50_000)
 HEAD = (
     "HTTP/1.1 200 OK\r\ncontent-type: {}\r\nfinish-reason: SUCCESS\r\nseed: 7\r\n"
     "content-length: {}\r\n\r\n"
@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
 
     def arrive(self) -> None:
         self.arrivals.append(self.loop.time())
-        self.loop.call_later(SERVICE, self.answer, "image/png", PICTURE)
+        self.loop.call_later(SERVICE, self.answer, "image/png", IMAGE)
 
     def answer(self, content_type: str, body: bytes) -> None:
         if not self.transport.is_closing():

@@ -1,4 +1,4 @@
-"""The benchmark as a picture: each limiter's arrivals and the counts they make, as SVG."""
+"""The benchmark as a drawing: each limiter's arrivals and the counts they make, as SVG."""
 
 from __future__ import annotations
 
