@@ -195,7 +195,7 @@ def resolve_api_key(api_key: str | None) -> str:
     if not key:
         raise ConfigurationError(
             f"no API key: set the environment variable {API_KEY_VARIABLE}, "
-            "or pass StabilityClient(api_key=...)"
+            "or in Python pass StabilityClient(api_key=...)"
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigurationError(

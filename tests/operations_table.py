@@ -1,6 +1,6 @@
-"""The table of all operations in docs/operations.md and the README, made from the models.
+"""The table of all operations in docs/operations.md, generated from the models.
 
-`python -m tests.operations_table` writes it where it belongs: between the markers of each page.
+`python -m tests.operations_table` writes it between the markers of the page.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from stable_async.api.base import Operation, Request
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "docs" / "operations.md", ROOT / "README.md"]
+PAGE = ROOT / "docs" / "operations.md"
 BEGIN, END = "<!-- operations: begin -->", "<!-- operations: end -->"
 REFERENCE = "https://platform.stability.ai/docs/api-reference"
 
@@ -82,7 +82,7 @@ COROUTINES: dict[str, type[Request[Any]]] = {
     "account.balance": AccountBalance,
     "account.details": AccountDetails,
 }
-# The headings that the parts of Stability's page are linked by.
+# The sections of Stability's reference, by the names that its links use.
 TAGS = {
     "generate": "Generate",
     "upscale": "Upscale",
@@ -96,7 +96,7 @@ TAGS = {
 
 
 def operations_of(model: type[Request[Any]]) -> tuple[Operation, ...]:
-    """Return the operations of a model: one, or one for each generation of Stable Audio."""
+    """Return the operations of a model: one, or one for each version of Stable Audio."""
     several: tuple[Operation, ...] | None = getattr(model, "operations", None)
     return several or (cast("Operation", model.operation),)
 
@@ -146,7 +146,7 @@ def rows() -> Iterator[str]:
     for path, model in COROUTINES.items():
         group = path.partition(".")[0]
         for operation in operations_of(model):
-            waits = ", waited for" if operation.result is not None else ""
+            waits = "; waits for the result" if operation.result is not None else ""
             yield (
                 f"| `{path}` | `{model.__name__}` | {price(model, operation)} "
                 f"| {operation.output}{waits} "
@@ -160,10 +160,9 @@ def table() -> str:
 
 
 def with_table(page: str) -> str:
-    """Return a page with the table of today between its markers."""
+    """Return a page with the current table between its markers."""
     return re.sub(f"{BEGIN}.*{END}", lambda _: table(), page, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
-    for page in PAGES:
-        page.write_text(with_table(page.read_text()))
+    PAGE.write_text(with_table(PAGE.read_text()))

@@ -17,24 +17,24 @@ carry the verdict: `error.verdict`, and parts of it as `error.from_api`, `error.
 `error.maybe_billed`.
 
 - **From the API** is what carries its error envelope: JSON with `id`, `name` and `errors`
-  (v2beta) or `message` (v1). Anything else comes from something on the way, which knows nothing
-  about the request or the account.
-- **The name in the envelope counts more than the status.** The first rule that fits counts.
+  (v2beta) or `message` (v1). Anything else comes from an intermediary, which knows nothing about
+  the request or the account.
+- **The name in the envelope takes precedence over the status.** The first matching rule applies.
 - **Only 429 and 500 are retried**, by `RetryPolicy`; a 500 whatever its body, since failed
   generations are not charged.
-- **A penalty** holds back everybody with this key, for the `Retry-After` of the answer (at least
-  a second, at most an hour), else for the 60 seconds that are documented.
+- **A penalty** delays all requests with this key, for the `Retry-After` of the answer (at least a
+  second, at most an hour), else for the 60 seconds that are documented.
 - **job** is what a job does. `final`: the row is refused for good. `again`: the row waits for a
   later run. `stop`: the job stops, and no row is final. `pause`: nothing new is sent for a while,
   then one request probes. `doubt`: the row may have been billed, and is sent again only with
-  `--resend-doubtful`; several in a row make a pause as well.
+  `--resend-doubtful`; several in a row cause a pause as well.
 """
 
 KEPT = """\
-What has come whole is kept, whatever becomes of its answer. PNG, JPEG, WebP, WAV and GLB say where
-they end, and so does JSON: a last chunk that is missing, a connection that breaks or a time limit
-that expires after the last byte loses neither an image nor the id of a generation. The first bytes
-count more than the labels, `Content-Type` and `Content-Encoding` alike.
+A result that has arrived complete is accepted even if its response ends badly. PNG, JPEG, WebP,
+WAV and GLB mark their own end, and so does JSON: a missing last chunk, a broken connection or an
+expired time limit after the last byte loses neither an image nor the id of a generation. The first
+bytes take precedence over `Content-Type` and `Content-Encoding`.
 """
 
 LOOKS = """\
@@ -65,9 +65,9 @@ def page() -> str:
         INTRODUCTION,
         "## The API's own errors\n",
         table([rule for rule in RULES if rule.from_api], api=True),
-        "## Answers of something on the way\n",
+        "## Answers of intermediaries\n",
         table([rule for rule in RULES if not rule.from_api], api=False),
-        "## No whole answer, and successes that are none\n",
+        "## Incomplete answers, and successes without a result\n",
         others(),
         KEPT,
         LOOKS,
@@ -103,7 +103,7 @@ def others() -> str:
     rows = [
         ("no connection", judge_broken_connection(sent=False, asked="submit")),
         (
-            "no connection, since a proxy wants a login (407)",
+            "no connection, since a proxy requires a login (407)",
             judge_broken_connection(sent=False, asked="submit", proxy_status=407),
         ),
         (

@@ -77,7 +77,7 @@ class AccountBalance(WholeRequest[Balance]):
         id="v1_user_balance",
         path="/v1/user/balance",
         credits=0,
-        output="the credits that are left",
+        output="the remaining credits",
         method="GET",
         accept=("application/json",),
         organization=True,

@@ -143,7 +143,7 @@ class StyleTransfer(ImageRequest):
         id="control_style_transfer",
         path="/v2beta/stable-image/control/style-transfer",
         credits=8,
-        output="1 megapixel, shaped like the input",
+        output="1 megapixel, with the aspect ratio of the input",
     )
 
     init_image: Annotated[

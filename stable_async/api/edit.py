@@ -125,7 +125,7 @@ class Outpaint(ImageRequest):
         id="edit_outpaint",
         path="/v2beta/stable-image/edit/outpaint",
         credits=4,
-        output="size of the input and its new margins",
+        output="size of the input plus the new margins",
     )
 
     image: Annotated[FileInput, FilePart(OBLONG_IMAGE)] = Field(repr=False)
@@ -221,7 +221,7 @@ class RemoveBackground(ImageRequest):
         id="edit_remove_background",
         path="/v2beta/stable-image/edit/remove-background",
         credits=5,
-        output="size of the input, transparent",
+        output="size of the input, with a transparent background",
     )
 
     image: Annotated[FileInput, FilePart(MEDIUM_IMAGE)] = Field(repr=False)

@@ -1,4 +1,4 @@
-"""What an answer means: who spoke, was it billed, whom does it concern, may it be tried again.
+"""What an answer means: who answered, was it billed, what does it concern, may it be tried again.
 
 The only place that decides any of this. Client, polling, jobs, web layer, telemetry and commands
 read the verdict that each error carries. docs/verdicts.md is the whole table, made from this code.
@@ -162,12 +162,12 @@ RULES: tuple[Rule, ...] = (
     ),
     _api(
         "request", "final", UnprocessableError, "invalid_language", "public_figure", "copyright",
-        why="refused for its content",
+        why="refused for its content, and not charged",
     ),
     _api(
         "account", "stop", PaymentRequiredError,
         "balance", "credit", "payment", "billing", "funds",
-        why="no credits are left; also as 429 or 403, which is not a penalty then",
+        why="no credits are left; with status 429 or 403 as well, which is no penalty then",
     ),
     _api(
         "account", "stop", AuthenticationError, "unauthorized", "unauthenticated", "api_key",
@@ -175,27 +175,27 @@ RULES: tuple[Rule, ...] = (
     ),
     _api(
         "account", "again", RateLimitError, "rate_limit", "too_many_requests",
-        penalty=True, why="the quota was exceeded: everybody with this key waits",
+        penalty=True, why="the quota was exceeded: all requests with this key wait",
     ),
     _api(
         "account", "stop", PermissionDeniedError,
         "permission", "forbidden", "suspend", "disabled", "banned", "account",
-        why="the account is suspended, or may not use this",
+        why="the account is suspended, or may not use this operation",
     ),
     _api(
         "service", "doubt", ServerError, "timeout", "timed_out",
         status=range(501, 600), title="501 to 599", billed="maybe",
-        why="the API gave up waiting for something that may have gone on",
+        why="the API stopped waiting for work that may have continued",
     ),
     _api(
         "service", "again", ServerError, "internal_error", "server_error", "unavailable",
         "overloaded", "maintenance", "timeout", "timed_out",
         why="the API failed; failed generations are not charged",
     ),
-    _api("request", "final", NotFoundError, "not_found", why="there is no such thing"),
+    _api("request", "final", NotFoundError, "not_found", why="no such generation, engine or path"),
     _api(
         "request", "final", PayloadTooLargeError, "payload_too_large",
-        why="larger than the API takes",
+        why="larger than the API accepts",
     ),
     # The API's envelope with a name that is not known, by the status.
     _api("request", "final", BadRequestError, status=400),
@@ -203,7 +203,7 @@ RULES: tuple[Rule, ...] = (
     _api("account", "stop", PaymentRequiredError, status=402),
     _api("account", "stop", PermissionDeniedError, status=403),
     _api("request", "final", NotFoundError, status=404),
-    _api("service", "again", APIStatusError, status=408, why="the request did not arrive whole"),
+    _api("service", "again", APIStatusError, status=408, why="the request did not arrive complete"),
     _api("request", "final", PayloadTooLargeError, status=413),
     _api("request", "final", UnprocessableError, status=422),
     _api("service", "again", APIStatusError, status=425, why="the request was not processed"),
@@ -212,67 +212,68 @@ RULES: tuple[Rule, ...] = (
     _api("service", "again", ServerError, status=500),
     _api(
         "service", "doubt", ServerError, status=504, billed="maybe",
-        why="the API gave up waiting for something that may have gone on",
+        why="the API stopped waiting for work that may have continued",
     ),
     _api(
         "service", "again", ServerError, status=range(501, 600), title="other 5xx",
-        why="the API says that it failed; failed generations are not charged",
+        why="the API failed; failed generations are not charged",
     ),
     _api(
         "service", "doubt", APIStatusError, title="anything else", billed="maybe",
-        why="no status of an error",
+        why="not the status of an error",
     ),
-    # No envelope of the API: something on the way, by the status.
+    # No envelope of the API: an intermediary, by the status.
     _way(
         "stop", APIStatusError, within=range(300, 400), title="3xx",
         why="never followed, since the key would go to another host",
     ),
-    _way("stop", AuthenticationError, 401, why="something on the way requires its own login"),
-    _way("stop", PaymentRequiredError, 402, why="something on the way wants to be paid"),
-    _way("pause", PermissionDeniedError, 403, why="a firewall's page"),
+    _way("stop", AuthenticationError, 401, why="an intermediary requires its own login"),
+    _way("stop", PaymentRequiredError, 402, why="an intermediary requires payment"),
+    _way("pause", PermissionDeniedError, 403, why="a firewall blocked the request"),
     _way(
         "pause", NotFoundError, 404,
         why="a wrong prefix in the base URL, or an origin that is being replaced",
     ),
-    _way("stop", APIStatusError, 407, why="the proxy wants a user name and a password"),
+    _way("stop", APIStatusError, 407, why="the proxy requires a user name and a password"),
     _way(
         "again", PayloadTooLargeError, 413,
-        why="a proxy with a smaller limit than the API's; another row may be smaller",
+        why="a proxy has a smaller limit than the API; another row may be smaller",
     ),
     _way(
         "pause", RateLimitError, 429, penalty=True,
-        why="an edge counts requests: treated as the API's own penalty",
+        why="a CDN limits requests too: treated as the API's own penalty",
     ),
     _way("stop", APIStatusError, 451, why="blocked for legal reasons"),
     _way(
         "doubt", APIStatusError, 460, 499, billed="maybe",
-        why="a load balancer noticed that its client had gone, while the origin may have worked on",
+        why="a load balancer saw its client disconnect; the API may have continued",
     ),
-    _way("pause", BadRequestError, 400, why="a proxy does not take the request"),
-    _way("pause", UnprocessableError, 422, why="a proxy does not take the request"),
+    _way("pause", BadRequestError, 400, why="a proxy does not accept the request"),
+    _way("pause", UnprocessableError, 422, why="a proxy does not accept the request"),
     _way(
         "pause", APIStatusError, within=range(400, 500), title="other 4xx",
-        why="refused on the way",
+        why="refused by an intermediary",
     ),
     _way(
         "pause", ServerError, 500,
-        why="failed generations are not charged, even if an edge says so",
+        why="failed generations are not charged, even if an intermediary reports the failure",
     ),
-    _way("pause", ServerError, 511, why="a captive portal wants a login"),
+    _way("pause", ServerError, 511, why="a captive portal requires a login"),
     _way(
         "pause", ServerError, 521, 523, 525, 526, 530,
         why="by the CDN's own definition the origin was not reached",
     ),
     _way(
         "doubt", ServerError, within=range(501, 600), title="other 5xx", billed="maybe",
-        why="an edge gave up on a request that the API may have taken; several in a row: pause",
+        why="an intermediary gave up on a request that the API may have accepted; "
+        "several in a row: pause",
     ),
     _way(
         "doubt", APIStatusError, within=_ANY, title="anything else", billed="maybe",
         why="1xx, or 600 and above: not defined",
     ),
 )  # fmt: skip
-"""The whole table. The first rule that matches holds."""
+"""The whole table. The first rule that matches applies."""
 
 
 def rule_of(status: int, envelope: Envelope | None) -> Rule:
@@ -292,7 +293,7 @@ def judge(status: int, envelope: Envelope | None, asked: Asked) -> Verdict:
 
 
 def judge_unreadable(envelope: Envelope | None, asked: Asked) -> Verdict:
-    """Return the verdict on a success that holds no result: an error page, or half a JSON text.
+    """Return the verdict on a success without a result: an error page, or an incomplete JSON text.
 
     Args:
         envelope: The API's envelope in the body; `None` where there is none.
@@ -314,7 +315,7 @@ def judge_unreadable(envelope: Envelope | None, asked: Asked) -> Verdict:
 def judge_broken_connection(
     *, sent: bool, asked: Asked, proxy_status: int | None = None
 ) -> Verdict:
-    """Return the verdict on a request that got no whole answer.
+    """Return the verdict on a request that got no complete answer.
 
     Args:
         sent: Whether the request may have reached the server.
@@ -337,7 +338,7 @@ def _for(asked: Asked, verdict: Verdict) -> Verdict:
     if asked == "read":
         job = "again" if verdict.job == "doubt" else verdict.job
         return replace(verdict, billed="no", job=job)
-    # Looks are free, and a loop of their own repeats them. Only the API itself can end a
+    # Polls are free, and a loop of their own repeats them. Only the API itself can end a
     # generation. It was accepted, and so paid, unless the API says that it failed.
     ends = verdict.from_api and verdict.job in {"final", "stop"}
     return replace(

@@ -1,6 +1,7 @@
 """All commands, and how their errors look."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
@@ -11,6 +12,9 @@ from stable_async.cli.failures import CANNOT_WORK, INTERRUPTED, OK, WRONG_USAGE,
 from stable_async.errors import StabilityError
 
 __all__ = ["COMMANDS", "make_app", "run"]
+
+# For Cyclopts' message about an option or an argument that is missing.
+MISSING = r"\1: \2 is missing, or has no value; see stable-async \1 --help"
 
 # Where each command is, and its line in the list of commands: the first paragraph of its own
 # docstring. A command's module is imported when it is called: importing all of them takes twice as
@@ -111,7 +115,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    return re.sub(r'^Command "(.+)" parameter (\S+) requires an argument\.$', MISSING, text)
 
 
 def _complain(message: str, status: int) -> int:

@@ -1,4 +1,4 @@
-"""A job that was begun before: its options, where a command names no prompts."""
+"""The options of a job that was begun before, for commands without PROMPTS."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,15 +30,15 @@ class BegunJob:
 
 
 def begun_job(out: Path | None, options: PromptOptions, images: str | None = None) -> BegunJob:
-    """Return the job in a folder; where that is new or gone, the one whose images are at a URL.
+    """Return the job in a folder, or, if the folder is new or lost, the job with images at a URL.
 
     Args:
         out: The folder.
-        options: Of which `limit` and `sample` hold, and `shard` where the folder is gone.
+        options: Only `limit` and `sample` apply, and `shard` if the folder is lost.
         images: The URL.
 
     Raises:
-        UsageError: There is no job, or it continues with its own options only.
+        UsageError: There is no job, or other options are given.
     """
     if replace(options, limit=None, sample=None, shard=None) != PromptOptions():
         raise UsageError("PROMPTS is missing; without it a job continues with its own options")

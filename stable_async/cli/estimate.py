@@ -33,10 +33,9 @@ def estimate(
 
     Args:
         prompts: A .jsonl, .json, .csv, .tsv, .txt or .parquet file, a folder of input files, a glob
-            pattern, or - for standard input. Without it those that the job was begun with.
+            pattern, or - for standard input. Default: those that the job was begun with.
         prompt_options: How prompts become requests.
-        out: The folder of a job, or the URL of its images: then only what it does not have yet is
-            priced. Repeat it for the parts of one job.
+        out: Price only what a job lacks: its folder, or the URL of its images; repeatable.
         json_summary: Print one JSON object.
     """
     if not out and prompts is None:

@@ -52,8 +52,7 @@ def export(
 
     Args:
         folders: Folder of the job, folders of all its parts, or the URL of its images.
-        format: imagefolder, audiofolder and parquet for Hugging Face datasets, webdataset for tar
-            files, files for any kind of media with metadata.jsonl.
+        format: webdataset is tar; files is for media that the others do not take, such as models.
         to: Folder of the data set, new or from an earlier export.
         include_filtered: Include what the content filter blurred.
         only_listed: Leave out rows that are no longer in the prompt file.
@@ -116,7 +115,7 @@ def _show(summary: ExportSummary, to: Path) -> None:
         print(f"... and {more:,} more", file=sys.stderr)
     facts = [summary.kind.count(summary.media), f"{summary.bytes / MB:,.1f} MB"]
     shards = "1 shard" if summary.shards == 1 else f"{summary.shards:,} shards"
-    facts.append(f"{shards}, {summary.kept:,} of them kept")
+    facts.append(f"{shards}, {summary.kept:,} of them unchanged")
     if len(summary.splits) > 1:
         facts += [f"{name} {count:,}" for name, count in summary.splits.items()]
     for count, why in (

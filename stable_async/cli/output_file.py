@@ -75,7 +75,8 @@ class OutputFile:
         """
         formats = FORMATS[kind]
         if (suffix := self.path.suffix.lower()) not in formats:
-            raise UsageError(f"-o {self.path}: allowed: a name that ends in {', '.join(formats)}")
+            allowed = ", ".join(formats)
+            raise UsageError(f"-o is {self.path}; allowed: a name that ends in {allowed}")
         return formats[suffix]
 
     async def keep(self, result: Media) -> int:

@@ -83,18 +83,15 @@ def run(
 
     Args:
         prompts: A .jsonl, .json, .csv, .tsv, .txt or .parquet file, a folder of input files, a glob
-            pattern, or - for standard input. Without it the job continues with the options that it
-            was begun with.
+            pattern, or - for standard input. Default: all options that the job was begun with.
         prompt_options: How prompts become requests.
         connection: Where requests go.
         out: Folder of the job, new or from an earlier run.
         images: Store images in a bucket: s3://bucket/prefix, gs://..., az://... or file:///...
-        max_in_flight: Maximum number of requests in flight. 1,000 images of 1.5 MB that arrive
-            together take 0.6 GB of memory, in a bucket 1.5 GB.
+        max_in_flight: Maximum requests in flight; 1,000 take 0.6 GB, into a bucket 1.5 GB.
         budget: Credits that all runs of this job together may spend.
         passes: How often to try rows that failed without being billed, the first time included.
-        retry: failed: also send rows that earlier runs were refused for good; filtered: make
-            blurred images again, with other seeds.
+        retry: failed: also send rows that were refused for good; filtered: replace blurred images.
         resend_doubtful: Send rows again that may have been billed and have no image.
         remake_missing: Make images again whose files are gone.
         change: Accept other options than the job was begun with.

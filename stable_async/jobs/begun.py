@@ -155,7 +155,7 @@ def changed_error(
     """
     cost = ""
     if count is not None:
-        cost = f" With these words {count:,} images would be new, for {price:,g} credits."
+        cost = f" With these options {count:,} images would be new, for {price:,g} credits."
     return JobChangedError(
         f"{folder} was begun with other options: {'; '.join(differences)}.{cost} "
         f"`run --out {folder}` continues as before; --change accepts the new options"

@@ -124,7 +124,7 @@ async def test_wrong_rows_are_listed_and_nothing_is_sent(command: Command, shop:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["run"], "--out"),
         (["run", "-"], "--out"),
@@ -151,11 +151,11 @@ async def test_wrong_rows_are_listed_and_nothing_is_sent(command: Command, shop:
     ],
 )
 def test_wrong_usage_is_status_2_and_one_line(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(arguments) == 2
     captured = capsys.readouterr()
-    assert told in captured.err
+    assert message in captured.err
     assert captured.err.startswith("stable-async: ")
     assert captured.err.count("\n") == 1
 

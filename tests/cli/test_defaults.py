@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("options", "service", "told"),
+    ("options", "service", "message"),
     [
         ([], "ultra", "defaults for estimate"),
         (["--profile", "draft"], "core", "defaults for estimate, profile draft"),
@@ -47,14 +47,14 @@ def test_what_is_given_is_stronger_than_a_profile_and_that_than_defaults(
     capsys: pytest.CaptureFixture[str],
     options: list[str],
     service: str,
-    told: str,
+    message: str,
 ) -> None:
     assert run(["estimate", "p.csv", "--json", *options]) == 0
     captured = capsys.readouterr()
     facts = json.loads(captured.out)
     assert facts["services"][0]["service"] == service
     assert facts["kept"] == ["width"]
-    assert told in captured.err
+    assert message in captured.err
 
 
 def test_the_environment_names_a_profile(
@@ -66,7 +66,7 @@ def test_the_environment_names_a_profile(
 
 
 @pytest.mark.parametrize(
-    ("config", "options", "told"),
+    ("config", "options", "message"),
     [
         (CONFIG, ["--profile", "final"], "no profile 'final'"),
         (CONFIG, ["--profile"], "--profile needs the name"),
@@ -81,11 +81,11 @@ def test_a_wrong_file_is_told(
     capsys: pytest.CaptureFixture[str],
     config: str,
     options: list[str],
-    told: str,
+    message: str,
 ) -> None:
     (folder / "stable-async.toml").write_text(config)
     assert run(["estimate", "p.csv", *options]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_without_a_file_nothing_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
