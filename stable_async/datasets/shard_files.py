@@ -1,4 +1,4 @@
-"""Shards that are one file each."""
+"""Writers of data sets with one file per shard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ShardFiles"]
 
 
 class ShardFiles(ABC):
-    """What writers of one file per shard have in common; see `DataSetWriter`."""
+    """The common part of writers with one file per shard; see `DataSetWriter`."""
 
     config_has_features = False
     guesses_times = False
@@ -53,4 +53,4 @@ class ShardFiles(ABC):
     def finish(  # noqa: B027 - no writer of shards has more to do
         self, examples: Iterator[Record], records: Iterator[Record]
     ) -> None:
-        """Do nothing: there are only shards."""
+        """Do nothing: such a data set consists of shards only."""

@@ -1,4 +1,4 @@
-"""Rows checked in bulk: what those share that differ only in texts and seeds is checked once."""
+"""Rows checked in bulk: what rows that differ only in texts and seeds share is checked once."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Checker"]
 
-# Shapes that are remembered; with more of them, checking a row again costs what it did.
+# Maximum shapes in memory; beyond that the cache is emptied and starts again.
 MOST_SHAPES = 1_000
 SEED_DIGITS = len(str(MAX_SEED))
 
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A text that no rule between fields reads."""
+    """The limits of a text that no rule between fields reads."""
 
     shortest: int
     longest: int
 
     def takes(self, value: object) -> bool:
-        """Return whether a value is plainly right."""
+        """Return whether a value is certainly valid."""
         return isinstance(value, str) and self.shortest <= len(value) <= self.longest
 
 
@@ -42,7 +42,7 @@ class _Seed:
     """A seed, which no rule between fields reads."""
 
     def takes(self, value: object) -> bool:
-        """Return whether a value is plainly right; what else is, the model knows."""
+        """Return whether a value is certainly valid; the model decides about all others."""
         if isinstance(value, str):
             plain = value.isdecimal() and value.isascii() and value[0] != "0"
             return plain and len(value) <= SEED_DIGITS and int(value) <= MAX_SEED
@@ -54,8 +54,8 @@ class _Shape:
     """What rows have in common.
 
     Attributes:
-        fields: As the API takes them, in the order of the row; the texts are those of one of them.
-        texts: Names of the fields to be replaced by those of a row.
+        fields: As the API takes them, in the order of the row; the texts are those of one row.
+        texts: Names of the fields to be replaced by those of each row.
         price: Credits; `None` where no source states them.
         has_seed: Whether the service takes a seed.
     """
@@ -70,7 +70,7 @@ class Checker:
     """Checks the rows of a job as `rules.check` does, and fills them in."""
 
     def __init__(self, price: float | None = None) -> None:
-        """Know no shape yet; `price` is counted where no source states one, credits."""
+        """Start without shapes; `price` is counted where no source states one, credits."""
         self._price = price
         self._shapes: dict[tuple[object, ...], _Shape] = {}
 
@@ -82,7 +82,7 @@ class Checker:
             folder: What input files are relative to.
 
         Returns:
-            All that is wrong with the row.
+            All problems of the row.
         """
         fields, free = row.fields, _free_fields(row.service)
         key: list[object] = [row.service]
@@ -112,7 +112,7 @@ class Checker:
         model = SERVICES[row.service].model
         has_files = not model.file_parts.keys().isdisjoint(row.fields)
         problems = check(row, folder, self._price)
-        if not problems and not has_files:  # each file is looked at
+        if not problems and not has_files:  # every file must be checked
             if len(self._shapes) == MOST_SHAPES:
                 self._shapes.clear()
             texts = tuple(name for name in _free_fields(row.service) if name in row.fields)
@@ -123,7 +123,7 @@ class Checker:
 
 @cache
 def _free_fields(service: str) -> Mapping[str, _Text | _Seed]:
-    """Return the seed of a service, and its texts."""
+    """Return the limits of the seed and the texts of a service, by field."""
     found: dict[str, _Text | _Seed] = {}
     for name, info in SERVICES[service].model.model_fields.items():
         limits = limits_of(info)

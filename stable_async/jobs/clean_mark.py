@@ -1,7 +1,7 @@
-"""The mark of a ledger that a run has closed in order: it need not be checked as a whole.
+"""The mark of a ledger that a run has closed properly: it need not be checked in full.
 
-It holds the times of the ledger's file, as they were after the last write. Whatever writes to the
-file later, or puts another one in its place, makes it void. Calls block.
+It holds inode, size and times of the ledger's file after the last write. A later write to the file,
+or another file in its place, makes the mark void. Calls block.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["has_clean_mark", "leave_clean_mark", "remove_clean_mark"]
 
 
 def leave_clean_mark(ledger: Path) -> None:
-    """Mark a ledger as closed in order, unless another process has it open.
+    """Mark a ledger as closed properly, unless another process has it open.
 
     Raises:
         OSError: It cannot be written.
@@ -27,7 +27,7 @@ def leave_clean_mark(ledger: Path) -> None:
 
 
 def has_clean_mark(ledger: Path) -> bool:
-    """Return whether a ledger is as it was when a run closed it in order."""
+    """Return whether a ledger is unchanged since a run closed it properly."""
     try:
         return not _log(ledger).exists() and _mark(ledger).read_text("ascii") == _times(ledger)
     except (OSError, UnicodeError):

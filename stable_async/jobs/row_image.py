@@ -1,4 +1,4 @@
-"""The image of one row: requested, and stored. Jobs and makers do it alike."""
+"""Request and store the image of one row, for jobs and makers alike."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["RowObserver", "make_image"]
 
 
 class RowObserver(AttemptObserver, Protocol):
-    """Notified of what happens on the way to the image of a row.
+    """Notified of the steps to the image of a row.
 
     Attributes:
-        sent_at: When the last request left, seconds since 1970; `None` before the first one.
+        sent_at: When the last request left, seconds since 1970; `None` before the first.
     """
 
     sent_at: float | None
@@ -42,21 +42,21 @@ class RowObserver(AttemptObserver, Protocol):
 async def make_image(
     client: StabilityClient, images: ImageWriter, folder: Path, row: Row, observer: RowObserver
 ) -> Result:
-    """Return the result of a row whose image is stored.
+    """Request the image of a row, store it, and return the result.
 
-    The generation of an asynchronous operation that was accepted before is fetched, and not
-    requested again.
+    If an asynchronous operation was accepted before, its generation is fetched and not requested
+    again.
 
     Args:
         client: Sends the request.
         images: Stores the image.
         folder: What the input files of the row are relative to.
         row: The row, checked.
-        observer: Notified on the way.
+        observer: Notified of each step.
 
     Raises:
-        StorageError: The image has come, and could not be stored where it belongs.
-        StabilityError: There is none, as for `StabilityClient.stream`.
+        StorageError: The image has arrived, and could not be stored where it belongs.
+        StabilityError: There is no image, as for `StabilityClient.stream`.
     """
     fields = row.fields if row.seed is None else {**row.fields, "seed": row.seed}
     request: MediaRequest[Media] = make_request(row.service, fields, folder)
@@ -87,6 +87,6 @@ async def make_image(
         try:
             image = await stream.save_to(sink)
         except OSError as error:
-            why = f"an image cannot be kept: {error.strerror or error}"
+            why = f"an image cannot be stored: {error.strerror or error}"
             raise StorageError(why, spooled=isinstance(error, SpooledError)) from error
     return Result("filtered" if filtered else "done", "spent", image)

@@ -1,8 +1,7 @@
-"""How long the event loop stood still, and what that adds to measured delays.
+"""How long the event loop was blocked, and what that adds to measured delays.
 
-A loop that is busy with other things sees an answer only when it has time. Without a correction,
-a busy loop would look like a network whose delays differ, and the allowance for that costs a part
-of every second.
+A busy loop sees an answer late. Without a correction it would look like a network with jitter, and
+the allowance for jitter costs throughput.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["LoopLag"]
 
-# How often the loop is looked at, seconds. Lateness of less than twice this is not noticed.
+# How often the loop is checked, seconds. Lateness of less than twice this is not noticed.
 TICK = 0.02
 
-# It is looked at for this long after a permit was granted, seconds. What takes longer is no cheap
-# request, and is not measured.
+# It is checked for this long after a permit was granted, seconds. A request that takes longer is
+# not a cheap one, and is not measured.
 WATCHED = 3.0
 
-# An answer reaches its caller a turn or two after the loop has read it: until so long after the
-# loop stood still, seconds, it may have come meanwhile.
+# An answer reaches its caller an iteration or two after the loop has read it: for this long after
+# the loop was blocked, seconds, an answer may have arrived during the block.
 GRACE = 0.05
 
 
@@ -40,7 +39,7 @@ class LoopLag:
         self._timer: asyncio.TimerHandle | None = None
         self._until = -inf
         self._ticked = -inf
-        # The last time it stood still: the ticks before and after, and the longest gap between two.
+        # The last block: the ticks before and after it, and the longest gap between two ticks.
         self._stood = -inf, -inf, 0.0
         # The shortest delays so far, of requests and of set-ups.
         self._shortest = [inf, inf]
@@ -59,17 +58,18 @@ class LoopLag:
             self._timer = None
 
     def lag(self, now: float) -> float:
-        """Return for how long what is seen now may have waited for the loop, seconds."""
+        """Return how long an answer that is seen now may have waited for the loop, seconds."""
         before, after, _ = self._stood
         latest = now if self._timer is None else self._ticked
         since = before if now - after < GRACE else latest
         return max(now - since - 2 * TICK, 0.0)
 
     def corrected(self, delay: float, now: float, jitter: float, *, set_up: bool) -> float:
-        """Return a measured delay without the lag, as far as that is on the safe side.
+        """Return a measured delay minus the lag, as far as that is safe.
 
-        What the loop may have hidden does not prove that delays differ by more than `jitter`, the
-        quota's own. Nor does it prove that they differ by less, so that much of it is kept.
+        A delay that may include lag does not prove that delays differ by more than `jitter`, the
+        quota's own. Nor does it prove that they differ by less: the result is at least the delay
+        that proves neither.
         """
         shortest = self._shortest[set_up] = min(self._shortest[set_up], delay)
         return max(delay - self.lag(now), min(delay, shortest + neutral(jitter)))
@@ -80,7 +80,7 @@ class LoopLag:
         before, after, longest = self._stood
         longest = max(longest, gap)
         if self._ticked == after and gap > 1.5 * TICK and now - before < 2 * longest:
-            # It works off what has come meanwhile.
+            # The loop is working off its backlog.
             self._stood = before, now, longest
         elif gap > 3 * TICK:
             self._stood = self._ticked, now, gap

@@ -86,7 +86,7 @@ INTERACTIVE, BULK = 0, 1
 
 
 class Terms(TypedDict):
-    """What all processes of one quota must agree on: `Quota`'s values, and the lease."""
+    """The values that all processes of one quota must share: those of `Quota`, and the lease."""
 
     requests: int
     window: float
@@ -337,7 +337,7 @@ class CentralState:
                 known = heard + most
         elif wall > self._now + CLOCK_SLACK and self._is_busy():
             # It cannot distinguish a step from an outage. Processes that can will report soon;
-            # until then the time stands still, and falls behind what they were told.
+            # until then the time stands still, and falls behind the times in their answers.
             known = self._now + rule.MARGIN
             self._held += wall - known
             self._held_at = self._now
@@ -367,9 +367,9 @@ class CentralState:
         now = self._now
         if message["epoch"] != self.epoch:
             if message["epoch"]:
-                # It knows what the state has lost.
+                # It may know a penalty or a share that the state has lost.
                 if message["penalty_left"] > 0:
-                    self._shut(now + message["penalty_left"])
+                    self._start_penalty(now + message["penalty_left"])
                 if message["share"] < self._share_now():
                     self._share, self._share_since = message["share"], now
             sent, still_open = {}, set[int]()
@@ -432,8 +432,8 @@ class CentralState:
     def _open_slot(self, process: _Process, at: float, since: float | None, kind: int) -> int:
         """Open a slot for a request that is to leave at a time, and return its number.
 
-        `since` is from when on it could have left; `None`: it did not wait. What was lost since
-        then, because processes or messages are late, is made up.
+        `since` is the earliest time at which it could have left; `None`: it did not wait. Slots
+        that were lost since then, because processes or messages are late, are made up.
         """
         self._number += 1
         self._rule.open += 1
@@ -450,7 +450,7 @@ class CentralState:
         return self._number
 
     def _could_leave(self, kind: int) -> float:
-        """Return from when on one more request could leave, and at most a window ago."""
+        """Return the earliest time at which one more request could leave, at most a window ago."""
         self._use_share()
         now = self._now
         earliest = self._rule.earliest(now)
@@ -462,7 +462,7 @@ class CentralState:
         return max(since, self._bulk_due) if bulk_waits else since
 
     def _due(self, process: _Process, kind: int, since: float) -> float:
-        """Return when one more of a process may leave, where one of any could since a time."""
+        """Return when a process may send one more, where any process could have from `since` on."""
         due, now, interval = since, self._now, self._interval
         bulk_turn = self._passed_over >= state.BULK_TURN - 1
         if (kind == BULK) != bulk_turn and self._others_wait(process, 1 - kind):
@@ -489,17 +489,17 @@ class CentralState:
         explained = sent < self._penalty_until
         if explained and "retry_after" not in refusal:
             return
-        self._shut(at + refusal.get("retry_after", self.terms["penalty"]))
+        self._start_penalty(at + refusal.get("retry_after", self.terms["penalty"]))
         if not explained and refusal["slot"] != self._probe and not self._widen():
             self._share = max(self._share_now() * state.CUT, state.LEAST_SHARE)
             self._share_since = self._penalty_until
 
-    def _shut(self, until: float) -> None:
+    def _start_penalty(self, until: float) -> None:
         self._penalty_until = max(self._penalty_until, until)
         self._probe_due = True
 
     def _even(self) -> float:
-        """Return from when on the penalty and the even flow allow one more."""
+        """Return the earliest time that the penalty and the even flow allow."""
         return max(self._now, self._penalty_until) if self._probe_due else self._next
 
     def _share_now(self) -> float:
