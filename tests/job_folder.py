@@ -1,4 +1,4 @@
-"""Folders of jobs, laid down image by image without a server."""
+"""Folders of jobs, written image by image without a server."""
 
 from __future__ import annotations
 

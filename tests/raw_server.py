@@ -1,4 +1,4 @@
-"""A server that answers with whatever bytes a test wants, to see how the client takes it."""
+"""A server that answers with any bytes, to see how the client handles them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Connection:
         return (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
 
     async def request(self) -> bytes:
-        """Read a whole request and give its body."""
+        """Read a whole request and return its body."""
         head = (await self.head()).lower()
         if "transfer-encoding: chunked" in head:
             body = b""
@@ -61,7 +61,7 @@ def answer(
 
 @asynccontextmanager
 async def raw_server(handler: Handler) -> AsyncIterator[str]:
-    """Serve every connection with `handler` on loopback; gives the base URL."""
+    """Serve every connection with `handler` on loopback, and yield the base URL."""
     served: list[asyncio.Task[None]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

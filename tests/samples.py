@@ -1,4 +1,4 @@
-"""Small files for tests: images of any size in a few bytes, sounds of any length."""
+"""Small files for tests: images of any size in a few bytes, audio of any length."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def picture(width: int = 64, height: int = 64, kind: str = "png", mode: str = "R
 def wav(seconds: float, rate: int = 1_000) -> bytes:
     """Return silence, one byte for each sample."""
     file = io.BytesIO()
-    with wave.open(file, "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(1)
-        sound.setframerate(rate)
-        sound.writeframes(b"\x80" * round(seconds * rate))
+    with wave.open(file, "wb") as audio:
+        audio.setnchannels(1)
+        audio.setsampwidth(1)
+        audio.setframerate(rate)
+        audio.writeframes(b"\x80" * round(seconds * rate))
     return file.getvalue()
 
 

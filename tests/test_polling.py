@@ -1,4 +1,4 @@
-"""No generation is looked at more often than every ten seconds, and no paid id gets lost."""
+"""A generation is polled at most every ten seconds, and no paid id is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Formats of sounds are told by content, and the length of WAV files by their header."""
+"""Audio formats are recognised by content, and the length of a WAV file by its header."""
 
 from __future__ import annotations
 

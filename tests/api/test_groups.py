@@ -139,11 +139,11 @@ async def test_stable_audio_3_is_waited_for() -> None:
         Sandbox(counting="off", latency=0.0) as sandbox,
         StabilityClient("sk-key", base_url=sandbox.url, quota=None, poll_interval=0) as client,
     ):
-        prompt, sound = "rain", wav(200)
+        prompt, audio = "rain", wav(200)
         for result in (
             await client.audio.text_to_audio(prompt, model="stable-audio-3", duration=200),
-            await client.audio.audio_to_audio(prompt, sound, model="stable-audio-3", duration=1),
-            await client.audio.inpaint(prompt, sound, model="stable-audio-3", output_format="wav"),
+            await client.audio.audio_to_audio(prompt, audio, model="stable-audio-3", duration=1),
+            await client.audio.inpaint(prompt, audio, model="stable-audio-3", output_format="wav"),
         ):
             assert (type(result), result.credits) == (media.Audio, 26)
 

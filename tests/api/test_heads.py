@@ -1,4 +1,4 @@
-"""Files are looked at before anything is sent, by as many of their first bytes as it takes."""
+"""Files are checked before anything is sent, by as many of their first bytes as it takes."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ async def wire() -> AsyncIterator[Wire]:
         yield Wire(sandbox, client)
 
 
-# Whatever UTF-8 can carry.
+# All text that UTF-8 can encode.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 PROMPTS = TEXTS.filter(bool)
 NUMBERS = st.floats(0, 20)
@@ -108,7 +108,7 @@ def unescaped(name: str) -> str:
 
 
 class Named(io.BytesIO):
-    """A file object with a name, as `open` gives."""
+    """A file object with a name, as `open` returns it."""
 
     def __init__(self, data: bytes, name: str) -> None:
         super().__init__(data)
@@ -118,7 +118,7 @@ class Named(io.BytesIO):
 @module_loop
 @few
 @given(name=NAMES, data=st.binary(min_size=1, max_size=3_000))
-async def test_every_file_arrives_whatever_it_is_called(wire: Wire, name: str, data: bytes) -> None:
+async def test_a_file_arrives_under_any_name(wire: Wire, name: str, data: bytes) -> None:
     padded = PICTURE + data
     record = await wire.read(Erase(image=Named(padded, name)))
     file = record.files["image"]

@@ -1,4 +1,4 @@
-"""Whatever a server answers, the verdict is that of the table, and no text shows a key."""
+"""For any answer, the verdict is that of the table, and no text shows a key."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harn
         Sandbox(counting="off", latency=0.0) as sandbox,
         aiohttp.ClientSession() as session,
     ):
-        yield Harness(sandbox, session, tmp_path_factory.mktemp("sounds"))
+        yield Harness(sandbox, session, tmp_path_factory.mktemp("audio"))
 
 
 @pytest.fixture

@@ -224,7 +224,7 @@ async def _announce(h: Harness, operation: str, size: int) -> int:
 
 
 async def submitted(h: Harness, operation: str) -> str:
-    """Submit, and give the id."""
+    """Submit, and return the id."""
     expected = facts_of(operation).get("submit_status", 200)
     for accept in facts_of(operation)["accept"] or ["image/*", "application/json"]:
         values = smallest(operation)

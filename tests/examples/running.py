@@ -23,7 +23,7 @@ KEY = "sk-example-0123456789"
 def example(
     name: str, sandbox_url: str, *, workers: int = 1, quota_path: str = ""
 ) -> Iterator[str]:
-    """Run an example against a sandbox, and give its URL."""
+    """Run an example against a sandbox, and yield its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

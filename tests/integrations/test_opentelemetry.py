@@ -92,7 +92,7 @@ async def test_a_call_is_a_span_with_one_of_an_http_client_in_it(telescope: Tele
     assert (call.attributes or {})["stable_async.finish_reason"] == "SUCCESS"
 
 
-async def test_each_resend_is_a_span_that_says_how_manieth_it_is(telescope: Telescope) -> None:
+async def test_each_resend_is_a_span_with_its_number(telescope: Telescope) -> None:
     telescope.sandbox.fail_next(500, 2)
     await telescope.client.generate.core("x")
     *attempts, call = telescope.spans
@@ -134,7 +134,7 @@ async def test_what_was_sent_waited_paid_and_filtered_is_counted(telescope: Tele
     assert metrics["stable_async.quota.penalty"] == [0]
 
 
-async def test_a_shut_out_is_counted(telescope: Telescope) -> None:
+async def test_a_penalty_is_counted(telescope: Telescope) -> None:
     telescope.sandbox.fail_next(429, retry_after=0)
     await telescope.client.generate.core("x")
     assert telescope.metrics()["stable_async.quota.refusals"] == [1]

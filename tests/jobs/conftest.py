@@ -1,4 +1,4 @@
-"""A shop, a prompt file and a job on it."""
+"""Fixtures: a shop, a prompt file and a job."""
 
 from __future__ import annotations
 

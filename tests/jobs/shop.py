@@ -1,4 +1,4 @@
-"""A shop that sells small images over real sockets, and keeps the books of what it was paid for.
+"""A shop that sells small images over real sockets and records every charge.
 
 What happens to a request is asked of `script`: by prompt, or the next entry of a list of them.
 """

@@ -1,4 +1,4 @@
-"""Whatever ends a job, however suddenly: nothing that was paid is lost or bought twice."""
+"""However suddenly a job ends, nothing that was paid for is lost or bought twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says before it does anything is what it does."""
+"""What a run announces is what it does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The facts of a row hold what was paid, whatever order things happen in."""
+"""The facts of a row hold what was paid, in any order of events."""
 
 from __future__ import annotations
 

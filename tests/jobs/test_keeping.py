@@ -1,4 +1,4 @@
-"""Images are kept many at a time, and what becomes of one is not what becomes of another."""
+"""Images are stored many at a time, and the fate of one does not affect another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing is paid for that cannot be stored, and no other words than before buy a job again."""
+"""Nothing is paid for that cannot be stored, and other options do not buy a job again."""
 
 from __future__ import annotations
 

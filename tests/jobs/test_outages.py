@@ -1,4 +1,4 @@
-"""Outages of the network in the middle of a job: nothing is lost, and nothing costs twice."""
+"""Network outages during a job: nothing is lost, and nothing is paid twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompt files of every format say the same, and what is wrong with them is told by row."""
+"""Prompt files of every format read alike, and problems are reported by row."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_standard_input_is_json_lines_unless_told(monkeypatch: pytest.MonkeyPatc
 
 
 def test_pipes_are_read_as_standard_input_is(tmp_path: Path) -> None:
-    def give(text: str, name: str, format_: Format | None = None) -> list[dict[str, object]]:
+    def piped(text: str, name: str, format_: Format | None = None) -> list[dict[str, object]]:
         path = tmp_path / name
         os.mkfifo(path)
         descriptor = os.open(path, os.O_RDWR)  # so that nobody waits for the other end
@@ -182,9 +182,9 @@ def test_pipes_are_read_as_standard_input_is(tmp_path: Path) -> None:
         os.close(descriptor)
         return [row.fields for row in (first, *rows) if isinstance(row, Row)]
 
-    assert give('{"prompt": "a"}\n{"prompt": "b"}\n', "pipe") == [{"prompt": "a"}, {"prompt": "b"}]
-    assert give("prompt\na\n", "pipe.csv") == [{"prompt": "a"}]
-    assert give("a fox\n", "told", format_="txt") == [{"prompt": "a fox"}]
+    assert piped('{"prompt": "a"}\n{"prompt": "b"}\n', "pipe") == [{"prompt": "a"}, {"prompt": "b"}]
+    assert piped("prompt\na\n", "pipe.csv") == [{"prompt": "a"}]
+    assert piped("a fox\n", "named", format_="txt") == [{"prompt": "a fox"}]
     assert read("/dev/null") == []
     os.mkfifo(tmp_path / "p.parquet")
     with pytest.raises(PromptFileError, match="from a pipe"):

@@ -1,4 +1,4 @@
-"""Jobs from beginning to end, against a shop that keeps its own books."""
+"""Jobs from beginning to end, against a shop that records its own charges."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ async def test_interrupting_does_not_wait_for_requests_that_the_quota_holds_back
     assert (summary.ending, summary.done, summary.requests) == ("interrupted", 2, 2)
 
 
-async def test_interrupting_does_not_wait_for_the_end_of_a_shut_out(bench: Bench) -> None:
+async def test_interrupting_does_not_wait_for_the_end_of_a_penalty(bench: Bench) -> None:
     """What was in flight and is answered 429 after the interrupt does not leave any more."""
     bench.shop.script = {"a": ["slow 429"]}
     path = bench.write("a")

@@ -1,4 +1,4 @@
-"""Settings of a job take what is clear; the rest is one error that names what is allowed."""
+"""Settings of a job: anything unclear is one error that names what is allowed."""
 
 from __future__ import annotations
 

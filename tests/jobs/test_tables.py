@@ -1,4 +1,4 @@
-"""Tables as programs write them: each is read rightly, or refused with one message."""
+"""Tables as programs write them: each is read correctly, or refused with one message."""
 
 from __future__ import annotations
 

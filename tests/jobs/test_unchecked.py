@@ -1,4 +1,4 @@
-"""Rows that are sent while they are read, and pipes that they come from."""
+"""Rows that are sent while the file or pipe is still being read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Pipe:
-    """A named pipe that a job reads, and that says nothing unless it is told to."""
+    """A named pipe that a job reads, and that is silent until a test writes to it."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)

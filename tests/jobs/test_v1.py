@@ -1,4 +1,4 @@
-"""Requests of v1 in jobs: one image a row, prompts as columns or with weights, a price to count."""
+"""Requests of v1 in jobs: one image per row, weighted prompts, a price to count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job that is ended at random moments, and what must hold all the same."""
+"""A job that is ended at random moments, and the laws that must hold."""
 
 from __future__ import annotations
 

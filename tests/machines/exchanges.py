@@ -1,4 +1,4 @@
-"""Random exchanges with the script and with its twin in Python, which must answer alike.
+"""Random exchanges with the script and with its Python twin, which must answer alike.
 
 `python -m tests.machines.exchanges RUNS [STEPS]` compares more of them than the tests do.
 """

@@ -1,4 +1,4 @@
-"""Images of rows for pipelines of any engine, against a sandbox; the store is all there is."""
+"""Images of rows for pipelines of any engine, against a sandbox; only the store has state."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_what_is_there_is_found_and_not_made_again(sandbox: Sandbox, tmp_p
 
 
 async def test_seeds_come_from_ids(sandbox: Sandbox, tmp_path: Path) -> None:
-    """So that a row has the same seed on whatever machine, and another row another one."""
+    """So that a row has the same seed on any machine, and another row has another seed."""
     async with maker_for(sandbox, tmp_path / "one") as maker:
         first = [await maker.make(row) for row in ROWS]
     async with maker_for(sandbox, tmp_path / "two") as maker:

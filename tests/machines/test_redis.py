@@ -166,7 +166,7 @@ async def test_a_restarted_server_has_lost_the_state(
 
 
 async def test_requests_wait_for_a_server_that_is_not_there_yet(tmp_path: Path) -> None:
-    """A deadline gives up as ever."""
+    """A deadline applies as usual."""
     server = Server(tmp_path)
     quota_name = name()
     try:

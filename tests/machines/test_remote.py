@@ -1,4 +1,4 @@
-"""The client's side of a quota that is kept elsewhere, in virtual time."""
+"""The client's side of a quota in a remote home, in virtual time."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ async def test_bulk_requests_get_their_floor_beside_interactive_ones_of_others()
 
 
 @virtual_time
-async def test_who_has_waited_longest_is_next_on_whatever_machine() -> None:
+async def test_who_has_waited_longest_is_next_on_any_machine() -> None:
     shared = central()
     machines = await Machines.settled(*(Link(shared, 0.01) for _ in range(5)))
     await take(machines.limiters[0], REQUESTS)
@@ -280,7 +280,7 @@ async def test_who_has_waited_longest_is_next_on_whatever_machine() -> None:
 
 
 class Unreachable(Link):
-    """A home that refuses connections until it is told otherwise."""
+    """A home that refuses connections until a test allows them."""
 
     down = True
 

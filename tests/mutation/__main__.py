@@ -6,7 +6,7 @@ Reads `modules.toml`: the modules, the tests that hold each, and the mutants tha
 the tests of a module run once, unchanged, and tell which lines each of them runs. Then each mutant
 gets a process of its own, which imports the package with the change (no file is written) and runs
 the tests of that line, the quickest first, until one fails. `--again` leaves out those that were
-killed last time, so it also goes on where a run was ended.
+killed last time, so it also resumes a run that was ended.
 
 mutmut and cosmic-ray were tried. mutmut removes no statement, so that "the file is synced before it
 is renamed" would stay whole; it changes no table of a module and no decorated function. cosmic-ray

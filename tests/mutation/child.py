@@ -1,4 +1,4 @@
-"""What a child process does: run tests while one module is imported from a changed tree.
+"""The child process: runs tests while one module is imported from a changed tree.
 
 This process imports neither the package nor the tests; its children are forked from it with
 everything else in memory, so that a mutant costs the import of the package and its tests.
@@ -160,7 +160,7 @@ def _fork(work: Callable[[], int], folder: Path) -> int:
         os.setsid()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         status = work()
-    except BaseException as error:  # noqa: BLE001 - the child must not go on as its parent
+    except BaseException as error:  # noqa: BLE001 - the child must not continue as its parent
         (folder / "output").write_text(repr(error))
     os._exit(status)
 

@@ -1,4 +1,4 @@
-"""The example of docs/quota.md, run as it stands there."""
+"""The example of docs/quota.md, run unchanged."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ QUOTA = Quota(requests=3, window=10.0, jitter=0.3, adaptive=False)
 
 
 class Clock:
-    """A clock that goes on when told to."""
+    """A clock that advances only when a test says so."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -173,7 +173,7 @@ STEPS = st.tuples(
 
 
 class Office:
-    """Three processes that do what they are told, and the departures of all."""
+    """Three processes that follow commands, and the departures of all."""
 
     def __init__(self, path: Path, clock: Clock, everybody: list[FileHome]) -> None:
         self.path, self.clock, self.everybody = path, clock, everybody
@@ -369,7 +369,7 @@ def test_processes_that_take_all_they_can_do_not_breach(path: Path) -> None:
 def test_workers_killed_or_stopped_at_any_moment_block_nobody(
     path: Path, blow: signal.Signals
 ) -> None:
-    """Each of six is hit somewhere in reading or writing the file; one goes on all the time."""
+    """Each of six is hit somewhere in reading or writing the file; one runs undisturbed."""
     steady = Worker(path, 60.0)
     steady.ready()
     rng = np.random.default_rng(7)

@@ -1,4 +1,4 @@
-"""Nobody ever refuses one of a million requests; and a rule that is wrong is found out."""
+"""No server refuses any of a million requests; and a wrong rule is detected."""
 
 from __future__ import annotations
 

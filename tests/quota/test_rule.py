@@ -1,4 +1,4 @@
-"""The rule: exact, safe, cheap whatever the ceiling."""
+"""The rule: exact, safe, cheap at any ceiling."""
 
 from __future__ import annotations
 

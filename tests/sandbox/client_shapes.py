@@ -36,7 +36,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Shape:
-    """A request of a client, and what has to come back.
+    """A request of a client, and the expected answer.
 
     Attributes:
         client: Who sends it.

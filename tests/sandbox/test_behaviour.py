@@ -1,4 +1,4 @@
-"""What comes back: the order of checks, envelopes, headers, seeds, sizes, credits, the quota."""
+"""Answers: the order of checks, envelopes, headers, seeds, sizes, credits, the quota."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes in is told by its content; what goes out is what its type says."""
+"""Uploads are recognised by content; results are what their type says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever comes over the socket: an answer or a closed connection, never a fault of its own."""
+"""Any bytes on the socket get an answer or a closed connection, never an internal error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def no_faults_are_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 async def exchange(url: str, data: bytes) -> bytes:
-    """Send bytes and give the beginning of what comes back, if anything does in a moment."""
+    """Send bytes and return the beginning of the answer, if one comes within a moment."""
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:

@@ -16,7 +16,7 @@ __all__ = ["ProxyServer", "pipe"]
 
 
 class ProxyServer:
-    """Leads every request to one server, whatever its name, and keeps the heads it is sent.
+    """Forwards every request to one server, under any name, and records the heads it receives.
 
     Attributes:
         heads: Request line and headers of each request to the proxy itself.

@@ -1,4 +1,4 @@
-"""Servers that misbehave: each gives its typed error in bounded time and leaks nothing."""
+"""Servers that misbehave: each raises its typed error in bounded time and leaks nothing."""
 
 from __future__ import annotations
 

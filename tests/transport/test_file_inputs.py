@@ -1,4 +1,4 @@
-"""Whatever a program holds an image in can be sent: files, uploads, streams, pixels, results."""
+"""An image can be sent in any form: files, uploads, streams, pixels, results."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def finishing(kept: Keep) -> CallOptions[object]:
 
 
 class Slow:
-    """A server that holds back its answer, and half of the image, until it is told."""
+    """A server that holds back its answer, and half of the image, until a test releases it."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
