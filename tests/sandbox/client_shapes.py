@@ -1,4 +1,4 @@
-"""Requests as public clients write them, and the answers that the facts give.
+"""Requests as public clients write them, and the answers that the facts require.
 
 Each is rebuilt from what the client's source or its recorded bytes show: the header lines, the
 way of its form, and its fields.
@@ -113,7 +113,7 @@ SHAPES = [
     ),
     Shape(
         "curl, the API's sample for v1",
-        "`accept: */*`, which nobody wrote",
+        "`accept: */*`, set by curl itself",
         "GET /v1/user/balance",
         ("User-Agent: curl/7.88.1", "Accept: */*", BEARER),
         kind="application/json",

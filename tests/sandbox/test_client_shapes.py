@@ -1,4 +1,4 @@
-"""Requests of clients that nobody here wrote, replayed as bytes."""
+"""Requests of third-party clients, replayed as bytes."""
 
 from __future__ import annotations
 
