@@ -298,3 +298,28 @@ def test_open_slots_that_fill_the_limit_put_off_the_next_for_a_whole_window() ->
     rule.open = 2
     assert rule.earliest(100.0) == pytest.approx(110.3)
     assert rule.earliest(100.0, ahead=2) == pytest.approx(120.6)
+
+
+@pytest.mark.parametrize(
+    ("window", "counted"), [(5.5, 2), (10.5, 5), (20.5, 8), (30.5, 9), (60.5, 9), (900, 9)]
+)
+def test_what_left_long_ago_is_taken_to_have_left_as_late_as_it_could(
+    window: float, counted: int
+) -> None:
+    """Three at a time at the end of each old window: ten, twenty and thirty seconds ago."""
+    rule = Rule(3, 10, 0.0)
+    for time in (950, 950, 955, 960, 965, 970, 985, 995, 995):
+        rule.send(time)
+    revised = rule.revised(1000, 20, window, 0.0, max_jitter=0.0)
+    assert revised.in_window(1000) == counted
+    rule.open = 1
+    assert rule.revised(1000, 20, window, 0.0, max_jitter=0.0).in_window(1000) == counted + 1
+
+
+@pytest.mark.parametrize(("ago", "waits"), [(22, 2), (25, 0)])
+def test_new_terms_forget_what_binds_nobody_any_more(ago: float, waits: float) -> None:
+    """Three that left together bind for two windows and the jitter allowance."""
+    rule = Rule(3, 10, 4.0)
+    rule.send(1000 - ago, 3)
+    revised = rule.revised(1000, 1, 10, 4.0, max_jitter=4.0)
+    assert max(revised.earliest(1000) - 1000, 0) == pytest.approx(waits, abs=1e-3)
