@@ -203,6 +203,14 @@ async def test_run_with_a_sandbox_of_its_own_needs_no_key(command: Command, tmp_
     assert (summary["done"], summary["filtered"], summary["credits"]) == (1, 1, 9.5)
 
 
+async def test_a_row_without_an_id_is_named_once(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a fox", "seed": -1}\n')
+    ended = await command("run", "p.jsonl", "--out", "job", "--sandbox", "--no-check", key=None)
+    assert ended.status == 3
+    assert "row 1: seed: given -1" in ended.errors
+    assert "(row" not in ended.errors
+
+
 async def test_ctrl_c_in_a_terminal_ends_with_status_130_and_shows_the_progress(
     shop: Shop, tmp_path: Path
 ) -> None:

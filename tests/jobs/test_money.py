@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -35,8 +36,10 @@ from stable_async.jobs.lock import locked
 from stable_async.jobs.metadata import MetadataFile
 from stable_async.jobs.recovery import read_begun
 from stable_async.jobs.row import ImageFacts, Result, Row, derive_seed
+from stable_async.jobs.status import job_status
 from stable_async.jobs.storage import folder as folder_store
 from stable_async.jobs.storage.owner import owner, remove_left_over
+from stable_async.report import write_report
 from tests.jobs.shop import make_picture
 from tests.jobs.test_crash import execute, fill
 from tests.jobs.torture import Torture, check_job
@@ -310,6 +313,27 @@ async def test_every_failure_is_in_a_file_that_each_run_writes_anew(bench: Bench
     await bench.run(path, retry="failed", resend_doubtful=True)
     [line] = (bench.out / "failures.jsonl").read_text().splitlines()
     assert json.loads(line)["text"] == "f"
+
+
+async def test_what_was_spent_is_one_number_wherever_it_is_told(bench: Bench) -> None:
+    """Of the ledger: with what was replaced, is in doubt, failed, or is no longer in the file."""
+    bench.shop.script = {"a": ["filtered"], "b": [400], "c": ["drop"]}
+    await bench.run(bench.write("a", "b", "c", "d", "e"))
+    path = bench.write("a", "b", "c", "d")
+    summary = await bench.run(path, retry="filtered", resend_doubtful=True)
+    told = {(summary.spent, summary.credits_in_doubt)}
+    status = job_status(bench.out)
+    told.add((status.spent, status.credits_in_doubt))
+    page = write_report(bench.out).read_text()
+    [spent] = re.findall(r'"credits":([\d.]+)', page)
+    [in_doubt] = re.findall(r'"credits_in_doubt":([\d.]+)', page)
+    told.add((float(spent), float(in_doubt)))
+    [spending] = json.loads(re.findall(r'"spending":(\[\[.*?\]\])', page)[0])
+    told.add((spending[3], spending[4]))
+    assert told == {(15.0, 3.0)}
+    assert bench.shop.sold.total() * 3.0 == 18.0
+    again = await bench.run(path, budget=18.0)
+    assert (again.credits, again.spent, again.ending) == (0.0, 15.0, "incomplete")
 
 
 # The lock, and what the dead leave behind.
