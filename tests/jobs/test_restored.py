@@ -12,17 +12,20 @@ from stable_async.jobs import JobError, PromptRules, StorageError
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.recovery import (
     METADATA_NAME,
+    Repair,
     Restored,
     is_outdated,
     open_ledger,
     read_begun,
     read_begun_of_bucket,
+    repair,
     restore,
 )
 from stable_async.jobs.shard import Shard
 from stable_async.jobs.storage.bucket import BucketStore
 from stable_async.jobs.storage.folder import FolderStore
 from stable_async.jobs.storage.objects import Objects
+from tests.jobs.test_crash import execute
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,6 +92,38 @@ async def test_a_part_learns_its_own_rows_alone(
             restore(ledger, bench.out, store_of(bench, images), Shard(index, 2))
         own = dict(list(STATES.items())[index - 1 :: 2])
         assert states(ledger) == own
+
+
+async def test_what_was_in_flight_is_settled_by_what_its_store_knows(
+    bench: Bench, images: str | None
+) -> None:
+    """A bucket knows each answer; without one, only an image proves that nothing is in doubt."""
+    await run(bench, images)
+    file = bench.out / "job.sqlite"
+    execute(file, "DELETE FROM images")
+    execute(file, "UPDATE rows SET state = 'in flight', reason = NULL, error = NULL")
+    execute(
+        file,
+        "UPDATE charges SET state = 'reserved' WHERE attempt = "
+        "(SELECT attempts FROM rows WHERE rows.position = charges.position)",
+    )
+    known = STATES if images else dict.fromkeys(STATES, "in doubt") | {"a": "done", "b": "filtered"}
+    doubts = [*known.values()].count("in doubt")
+    with closing(Ledger.open(file)) as ledger:
+        with ledger.transaction():
+            found = repair(ledger, store_of(bench, images))
+        assert found == Repair(adopted=2, in_doubt=doubts)
+        assert states(ledger) == known
+        bill = ledger.bill()
+        assert (bill.spent, bill.in_doubt, bill.reserved) == (6.0, 3.0 * doubts, 0.0)
+        reasons = {row.id: reason for row, _, reason, *_ in ledger.failures()}
+        assert reasons.pop("b") is None
+        if images is None:
+            assert set(reasons.values()) == {"in flight at the end"}
+        else:
+            assert (reasons["c"], reasons["e"]) == ("400 bad_request", "500 internal_error")
+        with ledger.transaction():
+            assert repair(ledger, store_of(bench, images)) == Repair(adopted=0, in_doubt=0)
 
 
 @pytest.mark.parametrize("news", ["images", "in_doubt", "others"])
