@@ -12,7 +12,7 @@ import re
 import sqlite3
 from collections import Counter
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count
 from operator import attrgetter
@@ -946,9 +946,11 @@ class Ledger:
         row = (service, to_json(fields), to_json(metadata) if metadata else None)
         known = self._db.execute(
             "UPDATE rows SET state = ?, generation_id = NULL WHERE position = ? AND id = ? "
-            "RETURNING service, parameters",
+            "RETURNING service, parameters, price",
             (state, image.position, identity),
         ).fetchone()
+        if known and image.credits is None:
+            image = replace(image, credits=known[2])
         if known and service and (known[0], json.loads(known[1])) != (service, fields):
             # It was made from content other than that of the row here.
             self._db.execute(

@@ -383,6 +383,30 @@ async def test_an_older_copy_of_the_ledger_learns_of_the_images_that_came_since(
     check_job(bench.out, 4)
 
 
+@pytest.mark.parametrize("planned", [False, True])
+async def test_a_folder_restored_without_its_newer_images_does_not_buy_them_again(
+    bench: Bench, *, planned: bool
+) -> None:
+    """As from a backup that leaves `images/` out, which is on the disk as it was."""
+    path = bench.write("a", "b", "c", "d")
+    await bench.run(path, *([] if planned else [PromptRules(limit=1)]), budget=3)
+    before = {file.name: file.read_bytes() for file in bench.out.iterdir() if file.is_file()}
+    await bench.run(path, PromptRules(limit=3))
+    made = {line["sha256"] for line in bench.lines()}
+    keep_only(bench.out / "job.sqlite", before["job.sqlite"])
+    (bench.out / "metadata.jsonl").write_bytes(before["metadata.jsonl"])
+    (bench.out / "failures.jsonl").write_bytes(before["failures.jsonl"])
+    async with bench.client() as client:
+        job = bench.job(path)
+        summary = await job.run(client)
+    assert (summary.ending, summary.skipped, summary.done) == ("complete", 3, 1)
+    assert any("older copy: 2 images" in note for note in job.notes)
+    assert made < {line["sha256"] for line in bench.lines()}
+    assert set(bench.shop.sold.values()) == {1}
+    assert summary.spent == sum(line["credits"] for line in bench.lines()) == 12
+    check_job(bench.out, 4)
+
+
 def keep_only(ledger: Path, content: bytes) -> None:
     """Put an older ledger in the place of the present one."""
     for suffix in ("", "-wal", "-shm"):

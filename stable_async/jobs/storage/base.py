@@ -199,7 +199,7 @@ class Store(Protocol):
     def last_run(self, shard: Shard) -> str | None:
         """Return the token of the last run of a part; `None` where none is stored."""
 
-    def begin_run(self, shard: Shard) -> str | None:
+    def begin_run(self, shard: Shard) -> str:
         """Store and return a new token for a run, which `last_run` returns from then on."""
 
     def complete(self, stem: str, row: Row, image: ImageFacts) -> None:

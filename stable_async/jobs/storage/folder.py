@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["FolderStore"]
 
 PROBE = ".probe"
+# The token of the last run. It stays with the images where they and the ledger are restored from
+# backups of different times.
+LAST_RUN = ".last-run"
 
 
 class FolderStore:
@@ -153,10 +157,16 @@ class FolderStore:
         return iter(())
 
     def last_run(self, shard: Shard) -> str | None:
-        return None
+        try:
+            return (self._images / LAST_RUN).read_text("ascii")
+        except (FileNotFoundError, NotADirectoryError, UnicodeError):
+            return None
 
-    def begin_run(self, shard: Shard) -> str | None:
-        return None
+    def begin_run(self, shard: Shard) -> str:
+        token = secrets.token_hex(16)
+        write_atomically(self._images / LAST_RUN, [token.encode()])
+        sync_folder(self._images)
+        return token
 
     def complete(self, stem: str, row: Row, image: ImageFacts) -> None:
         """Do nothing: the ledger has the facts."""
