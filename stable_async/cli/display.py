@@ -218,11 +218,14 @@ def summary_lines(summary: Summary, left: Left, *, kind: MediaKind = IMAGE) -> I
     if summary.filtered:
         yield "--retry filtered makes blurred results again with other seeds, at the full price"
     if left.rows and summary.ending == "budget":
-        yield (
+        reached = (
             f"the budget is reached: {count(left.rows, 'row')} left, for "
-            f"{count(left.credits, 'credit')}; --budget "
-            f"{summary.spent + summary.credits_in_doubt + left.credits:g} is enough for all"
+            f"{count(left.credits, 'credit')}"
         )
+        if left.parts is not None:
+            enough = summary.spent + summary.credits_in_doubt + left.credits
+            reached += f"; --budget {enough * left.parts:.12g} is enough for all"
+        yield reached
     elif left.rows:
         yield (
             f"{count(left.rows, 'row')} left, for {count(left.credits, 'credit')}: run the same "

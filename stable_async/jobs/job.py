@@ -82,6 +82,7 @@ class Job:
         self.events: JobEvents = JobEvents()
         self.refused: list[tuple[str, int, str | None]] = []
         self.left: Left = Left()
+        self._budget_parts: int | None = 1
 
     @property
     def images(self) -> str:
@@ -196,6 +197,7 @@ class Job:
                 self.left = Left(
                     sum(rows for _, _, rows, _ in outstanding),
                     sum(price or 0.0 for *_, price in outstanding),
+                    self._budget_parts,
                 )
                 await writer.do(self._write_failures)
                 self._settle(await writer.do(Ledger.counts))
@@ -307,8 +309,10 @@ class Job:
             from stable_async.jobs.redis_budget import RedisBudget
 
             shared = RedisBudget(quota.url, opened.id, shard)
+            self._budget_parts = None
             return Budget(limit, opened.bill, shared=shared, share=share)
         self.progress.budget = share
+        self._budget_parts = shard.count
         self.notes.append(f"part {shard} may spend {share:g} of the {limit:g} credits of the job")
         return Budget(share, opened.bill)
 

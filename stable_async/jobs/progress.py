@@ -75,10 +75,13 @@ class Left:
     Attributes:
         rows: How many.
         credits: Their price, as far as it is known.
+        parts: How many parts share the budget evenly; `None` where they spend one together, of
+            which this one knows only its own charges.
     """
 
     rows: int = 0
     credits: float = 0.0
+    parts: int | None = 1
 
 
 @dataclass(slots=True)

@@ -75,6 +75,12 @@ def test_the_budget_is_named_when_it_is_the_budget() -> None:
     assert last == (
         "the budget is reached: 142 rows left, for 426 credits; --budget 929 is enough for all"
     )
+    *_, last = summary_lines(spent, Left(142, 426.0, parts=3))
+    assert last.endswith("; --budget 2787 is enough for all")
+    *_, last = summary_lines(replace(spent, spent=1_234_567.0), Left(1, 3.0))
+    assert last.endswith("; --budget 1234573 is enough for all")
+    *_, last = summary_lines(spent, Left(142, 426.0, parts=None))
+    assert last.endswith("426 credits")
     *_, last = summary_lines(replace(spent, ending="interrupted"), Left(1, 3.0))
     assert last == "1 row left, for 3 credits: run the same command again"
 

@@ -177,6 +177,7 @@ async def test_a_part_may_spend_its_share_of_the_budget(bench: Bench) -> None:
         summary = await job.run(client)
     assert (summary.ending, summary.done, summary.spent) == ("budget", 3, 9.0)
     assert "part 1/2 may spend 9 of the 18 credits of the job" in job.notes
+    assert (job.left.rows, job.left.parts) == (7, 2)
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/4", "1/4/2", "", "١/٤"])
