@@ -189,8 +189,8 @@ def is_outdated(ledger: Ledger, folder: Path, store: Store, shard: Shard = WHOLE
     """Return whether the ledger is an older copy, for example from a backup.
 
     Each line of `metadata.jsonl` is written after its image is in the ledger. If the file matches
-    the ledger's mark, only what follows the mark is checked. Beside the images the last run has left
-    its token.
+    the ledger's mark, only what follows the mark is checked. The last run has left its token beside
+    the images.
     """
     if store.last_run(shard) != ledger.get(RUN):
         return True

@@ -153,7 +153,7 @@ class BucketStore:
     def last_run(self, shard: Shard) -> str | None:
         return last_run(self.objects, shard)
 
-    def begin_run(self, shard: Shard) -> str | None:
+    def begin_run(self, shard: Shard) -> str:
         return begin_run(self.objects, shard)
 
     def complete(self, stem: str, row: Row, image: ImageFacts) -> None:
