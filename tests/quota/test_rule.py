@@ -308,7 +308,7 @@ def test_what_left_long_ago_is_taken_to_have_left_as_late_as_it_could(
 ) -> None:
     """Three at a time at the end of each old window: ten, twenty and thirty seconds ago."""
     rule = Rule(3, 10, 0.0)
-    for time in (950, 950, 955, 960, 965, 970, 985, 995, 995):
+    for time in (950, 950, 955, 960, 965, 970, 987, 995, 995):
         rule.send(time)
     revised = rule.revised(1000, 20, window, 0.0, max_jitter=0.0)
     assert revised.in_window(1000) == counted
