@@ -34,6 +34,7 @@ ORDER = [
     "arguments",
     "errors",
     "extras",
+    "wording",
     "_version",
 ]
 

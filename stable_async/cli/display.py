@@ -12,12 +12,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from stable_async.cli.texts import count, duration
 from stable_async.client import StabilityClient
 from stable_async.config import Quota
 from stable_async.jobs import Job, Progress, Summary
 from stable_async.jobs.kinds import IMAGE, MediaKind
 from stable_async.jobs.progress import Left
+from stable_async.wording import amount, count, duration
 
 __all__ = ["progress_line", "progress_panel", "show_progress", "show_summary"]
 
@@ -146,9 +146,9 @@ def _requests(progress: Progress, client: StabilityClient, now: float) -> str:
 
 
 def _credits(progress: Progress) -> str:
-    budget = "" if progress.budget is None else f" of {progress.budget:,g}"
-    doubt = f", {progress.bill.in_doubt:,g} in doubt" if progress.bill.in_doubt else ""
-    return f"{progress.bill.spent:,g}{budget} credits{doubt}"
+    budget = "" if progress.budget is None else f" of {amount(progress.budget)}"
+    doubt = f", {amount(progress.bill.in_doubt)} in doubt" if progress.bill.in_doubt else ""
+    return f"{amount(progress.bill.spent)}{budget} credits{doubt}"
 
 
 def _time_left(progress: Progress, now: float) -> str:
@@ -205,7 +205,7 @@ def summary_lines(summary: Summary, left: Left, *, kind: MediaKind = IMAGE) -> I
     yield ", ".join(made)
     spent = f"{count(summary.credits, 'credit')} spent"
     if summary.spent != summary.credits:
-        spent += f" ({summary.spent:,g} by all runs)"
+        spent += f" ({amount(summary.spent)} by all runs)"
     requests = count(summary.requests, "request")
     if summary.rate_limited:
         requests += f", {summary.rate_limited:,} of them answered with 429"

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from stable_async.cli.texts import count, duration
 from stable_async.config import Quota
 from stable_async.jobs import JobSettings, PromptFile, PromptRules
 from stable_async.jobs.columns import ColumnReport
 from stable_async.jobs.estimate import Estimate, estimate_run
 from stable_async.jobs.prompt_file import SuspiciousFileError
+from stable_async.wording import count, duration
 
 __all__ = ["column_lines", "facts", "preview", "start_lines"]
 
@@ -93,12 +93,14 @@ def start_lines(found: Estimate) -> Iterator[str]:
     """Yield the lines that a run prints at its start."""
     price = ""
     if found.new:
-        seconds = duration(found.least_seconds(Quota()))
         price = (
-            f": {found.credits:,g} credits ({found.dollars:,.2f} US dollars), at least {seconds}"
+            f": {count(found.credits, 'credit')} ({found.dollars:,.2f} US dollars), "
+            f"at least {duration(found.least_seconds(Quota()))}"
         )
+        if found.requests != found.new:  # each asynchronous result is polled
+            price += f", {count(found.requests, 'request')}"
         if found.assumed_credits:
-            price += f" (assumed, as --price says: {found.assumed_credits:,g} credits)"
+            price += f" (assumed, as --price says: {count(found.assumed_credits, 'credit')})"
     parts = [f"{count(found.new, 'row')} to make{price}"]
     for number, what in (
         (found.there, "already made"),
@@ -144,11 +146,6 @@ def _show(found: Estimate) -> None:
             price = "unknown" if share.credits is None else f"{share.credits:,.2f}"
             table.add_row(share.service, share.model or "", f"{share.rows:,}", price)
         console.print(table)
-    requests = count(found.requests, "request")
-    console.print(
-        f"{requests}, {found.credits:,.2f} credits, {found.dollars:,.2f} US dollars, "
-        f"{duration(found.least_seconds(Quota()))} at least"
-    )
     for service in sorted({share.service for share in found.shares if share.credits is None}):
         if problem := PromptRules().price_problem(service):
             console.print(problem.text, markup=False)

@@ -20,13 +20,19 @@ def sandbox(
     *,
     host: str = LOOPBACK,
     port: int = 8787,
-    cors: Annotated[tuple[str, ...], Parameter(metavar="ORIGIN", negative="")] = (),
-    allow_host: Annotated[tuple[str, ...], Parameter(metavar="NAME", negative="")] = (),
+    cors: Annotated[
+        tuple[str, ...], Parameter(metavar="ORIGIN", negative="", show_default=False)
+    ] = (),
+    allow_host: Annotated[
+        tuple[str, ...], Parameter(metavar="NAME", negative="", show_default=False)
+    ] = (),
     counting: Counting = "counter",
     latency: Annotated[str, Parameter(metavar="observed|SECONDS")] = "observed",
     fail_rate: float = 0.0,
     drop_rate: float = 0.0,
-    edge: Annotated[tuple[str, ...], Parameter(metavar="KIND=RATE", negative="")] = (),
+    edge: Annotated[
+        tuple[str, ...], Parameter(metavar="KIND=RATE", negative="", show_default=False)
+    ] = (),
     balance_lag: float = 0.0,
     facts: str | None = None,
     seed: int = 0,

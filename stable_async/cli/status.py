@@ -9,9 +9,9 @@ from cyclopts import Parameter
 
 from stable_async.cli.failures import OK, UsageError
 from stable_async.cli.options import Flag
-from stable_async.cli.texts import count, duration
 from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
 from stable_async.jobs.status import JobStatus, job_status
+from stable_async.wording import amount, count, duration
 
 __all__ = ["status"]
 
@@ -59,11 +59,11 @@ def _lines(name: str, found: JobStatus) -> list[str]:
     if others:
         lines.append(", ".join(others))
     dollars = found.spent * DOLLARS_PER_CREDIT
-    money = [f"{found.spent:,g} credits spent ({dollars:,.2f} US dollars)"]
+    money = [f"{count(found.spent, 'credit')} spent ({dollars:,.2f} US dollars)"]
     if found.credits_in_doubt:
-        money.append(f"{found.credits_in_doubt:,g} in doubt")
+        money.append(f"{amount(found.credits_in_doubt)} in doubt")
     if found.credits_left:
-        money.append(f"{found.credits_left:,g} to go")
+        money.append(f"{amount(found.credits_left)} to go")
     lines.append(", ".join(money))
     if found.running:
         pace = f"{found.requests_per_second:g} requests/s in the last minute"

@@ -12,6 +12,7 @@ from stable_async.jobs.errors import JobChangedError
 from stable_async.jobs.prompt_file import STDIN, PromptFile
 from stable_async.jobs.rules import PromptRules
 from stable_async.jobs.shard import WHOLE, Shard
+from stable_async.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -143,19 +144,20 @@ class Begun:
 
 
 def changed_error(
-    folder: Path, differences: Sequence[str], count: int | None = None, price: float = 0.0
+    folder: Path, differences: Sequence[str], new: int | None = None, price: float = 0.0
 ) -> JobChangedError:
     """Return the error for a run whose options differ from those that the job was begun with.
 
     Args:
         folder: The folder of the job.
         differences: The differences between the options.
-        count: How many rows would be new; `None` if not known.
+        new: How many rows would be new; `None` if not known.
         price: Their price, credits.
     """
     cost = ""
-    if count is not None:
-        cost = f" With these options {count:,} images would be new, for {price:,g} credits."
+    if new is not None:
+        total = count(price, "credit")
+        cost = f" With these options {new:,} images would be new, for {total}."
     return JobChangedError(
         f"{folder} was begun with other options: {'; '.join(differences)}.{cost} "
         f"`run --out {folder}` continues as before; --change accepts the new options"

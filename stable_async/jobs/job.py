@@ -25,6 +25,7 @@ from stable_async.jobs.progress import Departures, Left, Progress, Summary
 from stable_async.jobs.recovery import close_ledger
 from stable_async.jobs.runner import Runner
 from stable_async.quota.shared import RedisQuota
+from stable_async.wording import amount, count
 
 if TYPE_CHECKING:
     from stable_async.client import StabilityClient
@@ -272,7 +273,7 @@ class Job:
         if first:
             self.notes.append(
                 f"missing: {self.progress.missing:,} of the image files, such as {first}; "
-                f"--remake-missing makes these again, for {price:,g} credits"
+                f"--remake-missing makes these again, for {count(price, 'credit')}"
             )
 
     def _write_failures(self, ledger: Ledger) -> None:
@@ -313,7 +314,9 @@ class Job:
             return Budget(limit, opened.bill, shared=shared, share=share)
         self.progress.budget = share
         self._budget_parts = shard.count
-        self.notes.append(f"part {shard} may spend {share:g} of the {limit:g} credits of the job")
+        self.notes.append(
+            f"part {shard} may spend {amount(share)} of the {count(limit, 'credit')} of the job"
+        )
         return Budget(share, opened.bill)
 
     def _on_rows(self, count: int) -> None:

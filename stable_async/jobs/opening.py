@@ -32,7 +32,8 @@ from stable_async.jobs.storage.folder import FolderStore
 from stable_async.jobs.storage.objects import Objects
 from stable_async.jobs.storage.record import JobRecord, write_record
 from stable_async.jobs.storage.spool import SPOOLED
-from stable_async.jobs.take_up import counted, take_up
+from stable_async.jobs.take_up import take_up
+from stable_async.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -193,10 +194,10 @@ class _Opening:
         with self.ledger.transaction():
             repaired = repair(self.ledger, self.store)
         if repaired.adopted:
-            notes.append(f"found: {counted(repaired.adopted, 'image')} that had just arrived")
+            notes.append(f"found: {count(repaired.adopted, 'image')} that had just arrived")
         if repaired.in_doubt:
             notes.append(
-                f"in doubt: {counted(repaired.in_doubt, 'request')} in flight when the last run "
+                f"in doubt: {count(repaired.in_doubt, 'request')} in flight when the last run "
                 "ended, which may have been billed; sent again only with --resend-doubtful"
             )
 
@@ -331,7 +332,7 @@ class _Opening:
         if in_doubt and settings.resend_doubtful:
             price = sum(row.price or 0.0 for row in ledger.rows("in doubt"))
             self._notes.append(
-                f"{counted(in_doubt, 'row')} in doubt: sent again, for {price:,g} credits; may "
+                f"{count(in_doubt, 'row')} in doubt: sent again, for {count(price, 'credit')}; may "
                 "be billed already"
             )
 

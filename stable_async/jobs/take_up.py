@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stable_async.jobs.row import derive_seed
+from stable_async.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from stable_async.jobs.settings import JobSettings
     from stable_async.jobs.shard import Shard
 
-__all__ = ["counted", "take_up"]
+__all__ = ["take_up"]
 
 NAMES_AT_A_TIME = 1_000
 
@@ -46,11 +47,6 @@ def take_up(
         yield from _remake_missing(ledger, missing)
 
 
-def counted(number: int, what: str) -> str:
-    """Return a number of things, in words."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def _remake_filtered(ledger: Ledger, shard: Shard) -> Iterator[str]:
     rows = ledger.rows("filtered")
     for row in rows:
@@ -60,21 +56,21 @@ def _remake_filtered(ledger: Ledger, shard: Shard) -> Iterator[str]:
     if rows:
         price = sum(row.price or 0.0 for row in rows)
         yield (
-            f"{counted(len(rows), 'filtered image')}: made again with another seed, also where "
-            f"the row names one, for {price:,g} credits; what is replaced goes to replaced/"
+            f"{count(len(rows), 'filtered image')}: made again with another seed, also where "
+            f"the row names one, for {count(price, 'credit')}; what is replaced goes to replaced/"
         )
 
 
 def _remake_missing(
     ledger: Ledger, missing: Callable[[Iterable[str]], Sequence[str]]
 ) -> Iterator[str]:
-    after, count, price = 0, 0, 0.0
+    after, missed, price = 0, 0, 0.0
     while some := ledger.image_names(after, NAMES_AT_A_TIME):
         after = some[-1][0]
         names = set(missing([name for _, name, _ in some]))
         gone = [(position, cost) for position, name, cost in some if name in names]
         ledger.forget_images([position for position, _ in gone])
-        count += len(gone)
+        missed += len(gone)
         price += sum(cost or 0.0 for _, cost in gone)
-    if count:
-        yield f"{counted(count, 'missing image file')}: made again, for {price:,g} credits"
+    if missed:
+        yield f"{count(missed, 'missing image file')}: made again, for {count(price, 'credit')}"

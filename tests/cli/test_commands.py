@@ -179,7 +179,7 @@ def test_estimate_tells_requests_credits_dollars_and_time(
     assert estimate.items() >= figures.items()
     assert run(["estimate", str(path), "--vary", "seed=1,2,3"]) == 0
     output = capsys.readouterr().out
-    assert "912 requests, 2,730.00 credits, 27.30 US dollars, 1 min 01 s at least" in output
+    assert "912 rows to make: 2,730 credits (27.30 US dollars), at least 1 min 01 s\n" in output
     assert "sd3.5-flash" in output
 
 

@@ -1,12 +1,16 @@
 """Numbers formatted for people."""
 
-__all__ = ["count", "duration"]
+__all__ = ["amount", "count", "duration"]
+
+
+def amount(number: float) -> str:
+    """Return `1,234` or `2.5`: every digit before the decimal point, and up to six after it."""
+    return f"{number:,}" if isinstance(number, int) else f"{number:,.6f}".rstrip("0").rstrip(".")
 
 
 def count(number: float, noun: str) -> str:
     """Return `1 image`, `0 images`, `1,234 images`, `2.5 credits`."""
-    text = f"{number:,}" if isinstance(number, int) else f"{round(number, 6):,.10g}"
-    return f"{text} {noun if number == 1 else noun + 's'}"
+    return f"{amount(number)} {noun if number == 1 else noun + 's'}"
 
 
 def duration(seconds: float) -> str:
