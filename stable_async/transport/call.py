@@ -18,6 +18,7 @@ from stable_async.errors import (
     APIStatusError,
     ConfigurationError,
     InvalidResponseError,
+    QuotaTimeoutError,
     StabilityError,
 )
 from stable_async.transport.body import read_body
@@ -172,6 +173,9 @@ class Call:
             if self._state.abandoned:
                 raise asyncio.CancelledError
             began = self._clock()
+            if self._attempts > 1 and self._expires is not None and began >= self._expires:
+                message = f"the deadline passed before attempt {self._attempts}"
+                raise QuotaTimeoutError(message, retry_after=0.0)
             permit = await self._permit()
             try:
                 return await self._send(permit, self._clock() - began)

@@ -86,8 +86,9 @@ async def test_what_was_in_flight_when_it_was_killed_is_in_doubt(
     async with maker_for(sandbox, tmp_path) as maker:
         sandbox.delay(3600.0)
         making = [asyncio.ensure_future(maker.make(row)) for row in ROWS]
-        while len(facts_of(tmp_path)) < len(ROWS):
+        while sandbox.statistics.in_flight < len(ROWS):
             await asyncio.sleep(0.01)
+        assert len(facts_of(tmp_path)) == len(ROWS)
         for task in making:
             task.cancel()
         await asyncio.gather(*making, return_exceptions=True)

@@ -206,9 +206,10 @@ def test_a_deadline_holds_for_all_attempts_together(deadline: float, served: boo
 
 
 @pytest.mark.usefixtures("own_quota")
+@pytest.mark.parametrize("requests", [1, 10], ids=["half a second later", "at once"])
 @virtual_network_time
-async def test_a_deadline_that_has_passed_lets_no_further_attempt_leave() -> None:
-    """The quota would let it leave half a second later."""
+async def test_a_deadline_that_has_passed_lets_no_further_attempt_leave(requests: int) -> None:
+    """The quota would let it leave."""
     arrived = 0
 
     async def serve(connection: Connection) -> None:
@@ -219,7 +220,7 @@ async def test_a_deadline_that_has_passed_lets_no_further_attempt_leave() -> Non
             await asyncio.sleep(3.5)
             await connection.send(refusal(status="500 Refused"))
 
-    quota = Quota(requests=1, window=2, jitter=0.01, adaptive=False)
+    quota = Quota(requests=requests, window=2, jitter=0.01, adaptive=False)
     async with (
         raw_server(serve) as url,
         StabilityClient(KEY, base_url=url, quota=quota, retry=TWICE) as one,
