@@ -61,7 +61,7 @@ def test_a_table_is_made_estimated_reported_exported_and_rebuilt(
     assert run(["estimate", "p.csv", "--out", "out", *words[4:8], "--price", "0.5"]) == 0
     capsys.readouterr()
     assert run(["estimate", "p.csv", *words[4:8], "--price", "0.5"]) == 0
-    assert "(assumed, as --price says: 1 credits)" in capsys.readouterr().out
+    assert "(assumed, as --price says: 1 credit)" in capsys.readouterr().out
     assert run(["report", "out"]) == 0
     assert '"assumed":["v1-text-to-image"]' in (tmp_path / "out/report.html").read_text()
     assert run(["export", "out", "--format", "imagefolder", "--to", "set"]) == 0
