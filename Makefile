@@ -41,8 +41,9 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 demo: $(VENV)/.installed-demo
 	"$(BIN)/stable-async" run examples/prompts.jsonl --out demo --sandbox
 
+# Tests wait for processes a part of their time: three workers keep two cores busy.
 test: $(VENV)/.installed-dev
-	"$(BIN)/python" -m pytest -n 2
+	"$(BIN)/python" -m pytest -n 3
 
 # Ray has an environment of its own: installing it takes half a minute and 600 MB.
 $(VENV)-ray/.installed: pyproject.toml | $(BIN)/python
