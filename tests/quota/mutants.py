@@ -69,8 +69,8 @@ class _ItselfForgotten(Rule):
         return super().earliest(now, ahead)
 
 
-class _OnlyBelowDepartures(Rule):
-    """No boundaries just below `W` after a departure, neither past nor to come."""
+class _KnowsDepartures(Rule):
+    """Correct; `_sending` says whether a line is added for a departure."""
 
     _sending = False
 
@@ -79,6 +79,10 @@ class _OnlyBelowDepartures(Rule):
         self._sending = True
         super().send(now, count)
         self._sending = False
+
+
+class _OnlyBelowDepartures(_KnowsDepartures):
+    """No boundaries just below `W` after a departure, neither past nor to come."""
 
     def _add_line(self, boundary: float, departed: int, previous: int) -> None:
         if self._sending:
@@ -92,16 +96,8 @@ class _OnlyBelowDepartures(Rule):
             self._recent = recent
 
 
-class _OnlyAfterDepartures(Rule):
+class _OnlyAfterDepartures(_KnowsDepartures):
     """No boundaries just below a departure."""
-
-    _sending = False
-
-    def send(self, now: float, count: int = 1) -> None:
-        self._advance(now, now)
-        self._sending = True
-        super().send(now, count)
-        self._sending = False
 
     def _add_line(self, boundary: float, departed: int, previous: int) -> None:
         if not self._sending:

@@ -26,6 +26,23 @@ EVENTS = st.lists(
 )
 
 
+def leave(rule: Rule, what: str, now: float, sent: list[float]) -> None:
+    """Open a slot, or let a request leave; `sent` notes when."""
+    if what == "open":
+        rule.open += 1
+    else:
+        rule.send(now)
+        sent.append(now)
+
+
+def close(rule: Rule, what: str, now: float, sent: list[float]) -> None:
+    """Close an open slot, with a departure if it is stamped."""
+    rule.open -= 1
+    if what == "stamp":
+        rule.send(now)
+        sent.append(now)
+
+
 @given(
     events=EVENTS,
     requests=st.integers(1, 9),
@@ -49,16 +66,9 @@ def test_the_earliest_time_is_allowed_and_no_earlier_one_is(
             if (sooner := earliest - 2 * MARGIN) >= now:
                 assert worst(sent, rule.open, sooner, WINDOW, jitter) > rule.limit
         if what in {"send", "open"} and earliest <= now:
-            if what == "open":
-                rule.open += 1
-            else:
-                rule.send(now)
-                sent.append(now)
+            leave(rule, what, now, sent)
         elif what in {"stamp", "release"} and rule.open:
-            rule.open -= 1
-            if what == "stamp":
-                rule.send(now)
-                sent.append(now)
+            close(rule, what, now, sent)
         elif what == "wait" and rule.open < rule.limit:
             now = max(now, earliest)
 
@@ -88,16 +98,9 @@ def test_a_rule_of_other_terms_allows_nothing_that_its_whole_history_forbids(
             now = rule.earliest(now)
         if rule.earliest(now) <= now and what != "release":
             assert worst(sent, rule.open, now, window, jitter) <= requests
-            if what == "open":
-                rule.open += 1
-            else:
-                rule.send(now)
-                sent.append(now)
+            leave(rule, what, now, sent)
         elif what in {"stamp", "release"} and rule.open:
-            rule.open -= 1
-            if what == "stamp":
-                rule.send(now)
-                sent.append(now)
+            close(rule, what, now, sent)
     # What is long past holds back nothing.
     free = now + 2 * max(old[1], new[1]) + max(old[2], new[2]) + 1.0
     if rule.open < rule.limit:

@@ -43,9 +43,7 @@ refusal = partial(answer, ENVELOPE, content_type="application/json")
 
 @pytest.fixture
 def own_quota(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each client a quota in its memory, on the clock of its loop: that of a key is in a file,
-    on the machine's clock.
-    """
+    """Keep the quota of each client in memory, where it follows the clock of the loop."""
 
     def quota_of(quota: Quota, _key: str, _url: str) -> Quota:
         return quota
@@ -230,7 +228,7 @@ async def test_a_deadline_that_has_passed_lets_no_further_attempt_leave(requests
     assert arrived == 1
 
 
-async def test_a_call_that_waited_while_its_client_was_closed_gives_its_slot_back() -> None:
+async def test_a_call_that_waited_while_its_client_was_closed_returns_its_slot() -> None:
     arrived = 0
 
     async def serve(connection: Connection) -> None:
