@@ -158,7 +158,11 @@ def _kill(child: int) -> None:
 
 
 def judge(module: Module, jobs: int, *, again: bool) -> tuple[int, int]:
-    """Try the mutants of one module and print those that lived; return killed and tried."""
+    """Try the mutants of one module and print those that lived and were not judged.
+
+    Returns:
+        How many were killed, and how many were tried, without those that were judged and lived.
+    """
     started = time.monotonic()
     every, tree = mutants(module.path.read_text())
     for name in module.judged.keys() - {mutant.name for mutant in every}:
@@ -177,16 +181,18 @@ def judge(module: Module, jobs: int, *, again: bool) -> tuple[int, int]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     tried = [(mutant, ends[mutant.name]) for mutant in module.chosen(every, again=False)]
-    killed = sum(end not in LIVED for _, end in tried)
+    lived = [(mutant, end) for mutant, end in tried if end in LIVED]
+    not_judged = [(mutant, end) for mutant, end in lived if mutant.name not in module.judged]
+    killed, counted = len(tried) - len(lived), len(tried) - len(lived) + len(not_judged)
     print(
-        f"{module.name:24}{killed:4} of {len(tried):4} {killed / max(len(tried), 1):7.1%}"
-        f"  ({len(every)} mutants, {time.monotonic() - started:.0f} s)",
+        f"{module.name:24}{killed:4} of {counted:4} {killed / max(counted, 1):7.1%}"
+        f"  (tried {len(tried)} of {len(every)}, {len(lived) - len(not_judged)} judged,"
+        f" {time.monotonic() - started:.0f} s)",
         flush=True,
     )
-    for mutant, end in tried:
-        if end in LIVED and mutant.name not in module.judged:
-            print(f"  {mutant.line:4} {mutant.name}" + ("  (not run)" if end != "lived" else ""))
-    return killed, len(tried)
+    for mutant, end in not_judged:
+        print(f"  {mutant.line:4} {mutant.name}" + ("  (not run)" if end != "lived" else ""))
+    return killed, counted
 
 
 def main() -> None:
