@@ -63,13 +63,13 @@ def export(
     """
     if not math.isfinite(shard_size):
         raise UsageError(f"--shard-size is {shard_size}; allowed: a number of megabytes")
-    selection = Selection(
-        include_filtered=include_filtered,
-        only_listed=only_listed,
-        drop_duplicates=drop_duplicates,
-        splits=_shares(split),
-    )
     try:
+        selection = Selection(
+            include_filtered=include_filtered,
+            only_listed=only_listed,
+            drop_duplicates=drop_duplicates,
+            splits=_shares(split),
+        )
         with _progress() as on_progress:
             summary = export_job(
                 folders,

@@ -4,8 +4,8 @@ from stable_async.datasets.exporter import (
     DEFAULT_SHARD_SIZE,
     ExportFormat,
     ExportSummary,
-    Selection,
     export_job,
 )
+from stable_async.datasets.selection import Selection
 
 __all__ = ["DEFAULT_SHARD_SIZE", "ExportFormat", "ExportSummary", "Selection", "export_job"]

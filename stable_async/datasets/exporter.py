@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stable_async.datasets.card import Census, SplitFiles, card, with_edits
-from stable_async.datasets.formats import STATE_FOLDER, DataSetWriter, Part
 from stable_async.datasets.media_files import Damage, MediaFiles
 from stable_async.datasets.media_folder import MediaFolder
 from stable_async.datasets.near_duplicates import find_near_duplicates
 from stable_async.datasets.parquet import Parquet
 from stable_async.datasets.records import Records, shards
-from stable_async.datasets.selection import Splits
+from stable_async.datasets.selection import Selection
 from stable_async.datasets.target import ShardReport, claimed
 from stable_async.datasets.webdataset import WebDataset
+from stable_async.datasets.writer import STATE_FOLDER, DataSetWriter
 from stable_async.errors import ConfigurationError
 from stable_async.files import write_atomically
 from stable_async.jobs.errors import JobError
@@ -25,35 +25,18 @@ from stable_async.jobs.kinds import AUDIO, IMAGE, MediaKind
 from stable_async.jobs.read_ledger import is_of_sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from stable_async.datasets.records import Record, Shard
     from stable_async.jobs.job_view import JobView
 
-__all__ = ["DEFAULT_SHARD_SIZE", "ExportFormat", "ExportSummary", "Selection", "export_job"]
+__all__ = ["DEFAULT_SHARD_SIZE", "ExportFormat", "ExportSummary", "export_job"]
 
 ExportFormat = Literal["imagefolder", "audiofolder", "files", "webdataset", "parquet"]
 
 DEFAULT_SHARD_SIZE = 500_000_000
 CARD = "README.md"
 DAMAGED_LISTED = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """What of a job goes into a data set.
-
-    Attributes:
-        include_filtered: Include what the content filter blurred.
-        only_listed: Leave out what is no longer in the prompt file.
-        drop_duplicates: Of images that look alike, export only the first.
-        splits: Shares of the splits by name, which sum to 1; empty means one split, `train`.
-    """
-
-    include_filtered: bool = False
-    only_listed: bool = False
-    drop_duplicates: bool = False
-    splits: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -92,7 +75,7 @@ def export_job(
     target: Path,
     format: ExportFormat,  # noqa: A002 - the name of the option
     *,
-    selection: Selection = Selection(),
+    selection: Selection = Selection(),  # noqa: B008 - frozen
     shard_size: int = DEFAULT_SHARD_SIZE,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ExportSummary:
@@ -114,7 +97,7 @@ def export_job(
         on_progress: Called with the number of results done so far, and the total.
 
     Raises:
-        ConfigurationError: `shard_size` or `selection` is invalid.
+        ConfigurationError: `shard_size` is invalid.
         JobLockedError: Another process exports to `target`.
         JobError: `job` is not a job or has nothing to export, the format is for other media,
             `target` belongs to something else, or what the format needs is not installed.
@@ -122,10 +105,9 @@ def export_job(
     """
     if shard_size < 1:
         raise ConfigurationError(f"shard_size is {shard_size}; allowed: 1 byte or more")
-    splits = Splits.of(selection.splits)
     sources = [job] if isinstance(job, (str, Path)) else list(job)
     with reading_job(sources) as view:
-        return _export(view, target, format, selection, splits, shard_size, on_progress)
+        return _export(view, target, format, selection, shard_size, on_progress)
 
 
 def _export(
@@ -133,19 +115,12 @@ def _export(
     target: Path,
     format_: ExportFormat,
     selection: Selection,
-    splits: Splits,
     shard_size: int,
     on_progress: Callable[[int, int], None],
 ) -> ExportSummary:
-    records = Records(
-        view.ledger,
-        " ".join(view.sources),
-        include_filtered=selection.include_filtered,
-        only_listed=selection.only_listed,
-        splits=splits,
-    )
+    records = Records(view.ledger, " ".join(view.sources), selection)
     _check_kind(format_, records.kind)
-    layout = {"format": format_, "splits": [list(share) for share in splits.shares]}
+    layout = {"format": format_, "splits": [list(share) for share in records.splits.shares]}
     claim = claimed(target, view.folders, layout, records.origins(), records.has_origin)
     with claim, MediaFiles(view) as files:
         duplicates = frozenset[int]()
@@ -232,15 +207,15 @@ class _Export:
         return summary
 
     def _writer(self, split: str) -> DataSetWriter:
-        records = self._records
-        part = Part(self._target, split, alone=not records.splits.shares)
+        records, target = self._records, self._target
+        kind, is_only = records.kind, not records.splits.shares
         match self._format:
             case "webdataset":
-                return WebDataset(part, records.kind)
+                return WebDataset(target, split, kind, is_only=is_only)
             case "parquet":
-                return Parquet(part, records.kind, records.columns)
+                return Parquet(target, split, kind, records.columns, is_only=is_only)
             case _:
-                return MediaFolder(part, records.kind, self._files)
+                return MediaFolder(target, split, kind, self._files, is_only=is_only)
 
     def _write_split(self, split: str, writer: DataSetWriter, shard_limit: float) -> int:
         """Write a split, and return its number of shards."""

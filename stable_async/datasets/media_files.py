@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
-    from types import TracebackType
     from typing import Self
 
     from stable_async.datasets.records import Record
@@ -42,12 +41,7 @@ class MediaFiles:
         """Return the reader."""
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
 
@@ -86,17 +80,16 @@ class MediaFiles:
         self, record: Record, place: Callable[[Record], Path] | None = None
     ) -> bytes | Damage:
         """Return the bytes of a file, or its damage; see `read`."""
+        image = record.image
         try:
-            image = record.image
-            data = (
-                place(record).read_bytes()
-                if place
-                else self._view.fetch(image.position, image.file_name)
-            )
+            if place is not None:
+                data = place(record).read_bytes()
+            else:
+                data = self._view.fetch(image.position, image.file_name)
         except FileNotFoundError:
             return Damage("missing")
         except OSError as error:
             return Damage(f"unreadable: {error.strerror or error}")
-        if sha256(data).hexdigest() != record.image.sha256:
+        if sha256(data).hexdigest() != image.sha256:
             return Damage("sha256 differs")
         return data

@@ -8,8 +8,8 @@ from contextlib import suppress
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from stable_async.datasets.formats import Part, numbers_in
 from stable_async.datasets.media_files import Damage
+from stable_async.datasets.writer import DataSetWriter, numbers_in
 from stable_async.files import TEMPORARY_SUFFIX, write_atomically
 from stable_async.jobs.row import to_json
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stable_async.datasets.media_files import MediaFiles
-    from stable_async.datasets.records import Column, Record
+    from stable_async.datasets.records import Record
     from stable_async.jobs.kinds import MediaKind
 
 __all__ = ["MediaFolder"]
@@ -37,30 +37,28 @@ with (folder / "{prefix}metadata.jsonl").open() as lines:
     rows = [json.loads(line) for line in lines]  # row["file_name"] is relative to that file"""
 
 
-class MediaFolder:
-    """Folders of 1,000 files each; hard links where the file system has them, else copies."""
+class MediaFolder(DataSetWriter):
+    """Writes folders of 1,000 files; hard links where the file system has them, else copies."""
 
     guesses_times = True
     records_per_shard = 1_000
 
-    def __init__(self, part: Part, kind: MediaKind, files: MediaFiles) -> None:
+    def __init__(
+        self, target: Path, split: str, kind: MediaKind, files: MediaFiles, *, is_only: bool
+    ) -> None:
         """Write `files` of one kind."""
-        self._part = part
-        self._kind = kind
+        super().__init__(target, split, kind, is_only=is_only)
         self._files = files
-        self.config_has_features: bool = kind.feature is not None
+        self.config_has_features = kind.feature is not None
 
     @property
     def data_files(self) -> Sequence[str]:
         # Without a feature, `datasets` has no reader for the files, only for the table.
-        media = [f"{self._part.prefix}{self._kind.folder}/**"] if self._kind.feature else []
-        return [f"{self._part.prefix}{METADATA}", *media]
-
-    def report_path(self, number: int) -> Path:
-        return self._part.report_path(number)
+        media = [f"{self._prefix}{self._kind.folder}/**"] if self._kind.feature else []
+        return [f"{self._prefix}{METADATA}", *media]
 
     def numbers(self) -> set[int]:
-        return numbers_in(self._part.folder / self._kind.folder, "", "") | self._part.reported()
+        return numbers_in(self._folder / self._kind.folder, "", "") | self._reported()
 
     def is_whole(self, number: int, records: Sequence[Record], size: int) -> bool:
         # Also read: damage to a file of the job is damage to its hard link here.
@@ -69,7 +67,7 @@ class MediaFolder:
 
     def write(self, number: int, media: Iterator[tuple[Record, bytes]]) -> int:
         size = 0
-        folder = self._folder(number)
+        folder = self._shard_folder(number)
         folder.mkdir(parents=True, exist_ok=True)
         kept = set()
         for record, data in media:
@@ -85,7 +83,7 @@ class MediaFolder:
 
     def remove(self, number: int) -> None:
         with suppress(FileNotFoundError):
-            shutil.rmtree(self._folder(number))
+            shutil.rmtree(self._shard_folder(number))
 
     def finish(self, examples: Iterator[Record], records: Iterator[Record]) -> None:
         """Write the metadata of every file that exists.
@@ -96,9 +94,9 @@ class MediaFolder:
         head = {record.number: record for record in examples}
         rest = (record for record in records if record.number not in head)
         lines = self._lines(chain(head.values(), rest))
-        self._part.folder.mkdir(exist_ok=True)
+        self._folder.mkdir(exist_ok=True)
         write_atomically(
-            self._part.folder / METADATA,
+            self._folder / METADATA,
             (
                 "".join(some).encode()
                 for some in iter(lambda: [*islice(lines, LINES_AT_A_TIME)], [])
@@ -107,28 +105,20 @@ class MediaFolder:
 
     def loading(self, shards: int) -> str:
         text = LOADING if self._kind.feature else LOADING_FILES
-        return text.format(split=self._part.split, prefix=self._part.prefix)
-
-    def features(self, columns: Sequence[Column], suffixes: Sequence[str]) -> list[object]:
-        first = (
-            {"name": self._kind.column, "dtype": self._kind.column}
-            if self._kind.feature
-            else {"name": "file_name", "dtype": "string"}
-        )
-        return [first, *({"name": column.name, "dtype": column.type} for column in columns)]
+        return text.format(split=self._split, prefix=self._prefix)
 
     def _lines(self, records: Iterable[Record]) -> Iterator[str]:
         for record in records:
             path = self._path(record.index // self.records_per_shard, record)
             if path.exists():
-                name = path.relative_to(self._part.folder).as_posix()
+                name = path.relative_to(self._folder).as_posix()
                 yield to_json({"file_name": name, **record.values}) + "\n"
 
-    def _folder(self, number: int) -> Path:
-        return self._part.folder / self._kind.folder / f"{number:05d}"
+    def _shard_folder(self, number: int) -> Path:
+        return self._folder / self._kind.folder / f"{number:05d}"
 
     def _path(self, number: int, record: Record) -> Path:
-        return self._folder(number) / record.name
+        return self._shard_folder(number) / record.name
 
 
 def _link(source: Path, path: Path) -> bool:

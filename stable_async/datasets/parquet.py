@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from stable_async.datasets.formats import Part, numbers_in
-from stable_async.datasets.shard_files import ShardFiles
+from stable_async.datasets.writer import ShardFileWriter, numbers_in
 from stable_async.extras import install_command
 from stable_async.jobs.errors import JobError
 
@@ -29,11 +28,19 @@ LOADING = """from datasets import load_dataset
 dataset = load_dataset("path/to/this/folder", split="{split}", streaming=True)"""
 
 
-class Parquet(ShardFiles):
-    """Shards named after their split: `data/train-00000.parquet` and so on."""
+class Parquet(ShardFileWriter):
+    """Writes `data/train-00000.parquet` and so on, named after their split."""
 
-    def __init__(self, part: Part, kind: MediaKind, columns: Sequence[Column]) -> None:
-        """Write a part of a data set with media of one kind, and `columns`.
+    def __init__(
+        self,
+        target: Path,
+        split: str,
+        kind: MediaKind,
+        columns: Sequence[Column],
+        *,
+        is_only: bool,
+    ) -> None:
+        """Write media of one kind, and `columns`.
 
         Raises:
             JobError: pyarrow is not installed.
@@ -43,8 +50,8 @@ class Parquet(ShardFiles):
             from pyarrow import parquet
         except ImportError:
             raise JobError(f"parquet needs pyarrow: {install_command('export')}") from None
+        super().__init__(target, split, kind, is_only=is_only)
         self._pa, self._parquet = pa, parquet
-        self._part = part
         self._column = kind.column
         self._columns = columns
         types = {
@@ -64,28 +71,24 @@ class Parquet(ShardFiles):
 
     @property
     def data_files(self) -> Sequence[str]:
-        return [f"data/{self._part.split}-*.parquet"]
-
-    def report_path(self, number: int) -> Path:
-        return self._part.report_path(number)
+        return [f"data/{self._split}-*.parquet"]
 
     def numbers(self) -> set[int]:
-        prefix = f"{self._part.split}-"
-        written = numbers_in(self._part.target / "data", prefix, ".parquet")
-        return written | self._part.reported()
+        written = numbers_in(self._target / "data", f"{self._split}-", ".parquet")
+        return written | self._reported()
 
     def _write(self, file: AtomicFile, media: Iterator[tuple[Record, bytes]]) -> None:
         stream = _Stream(file)
-        bytes_ = f"{self._column}.bytes"
+        columns = [column.name for column in self._columns]
+        # Media are already compressed, have no order and do not repeat.
+        compression = dict.fromkeys([f"{self._column}.path", *columns], "zstd")
         try:
             with self._parquet.ParquetWriter(
                 self._pa.PythonFile(stream, mode="w"),
                 self._schema,
-                # Media are already compressed, have no order and do not repeat.
-                compression={bytes_: "none"}
-                | {path: "zstd" for path in self._paths() if path != bytes_},
-                use_dictionary=[column.name for column in self._columns],
-                write_statistics=[column.name for column in self._columns],
+                compression={f"{self._column}.bytes": "none", **compression},
+                use_dictionary=columns,
+                write_statistics=columns,
             ) as writer:
                 for group in _row_groups(media):
                     writer.write_batch(self._batch(group), row_group_size=len(group))
@@ -94,20 +97,10 @@ class Parquet(ShardFiles):
             raise
 
     def loading(self, shards: int) -> str:
-        return LOADING.format(split=self._part.split)
-
-    def features(self, columns: Sequence[Column], suffixes: Sequence[str]) -> list[object]:
-        return [
-            {"name": self._column, "dtype": self._column},
-            *({"name": column.name, "dtype": column.type} for column in columns),
-        ]
+        return LOADING.format(split=self._split)
 
     def _path(self, number: int) -> Path:
-        return self._part.target / "data" / f"{self._part.split}-{number:05d}.parquet"
-
-    def _paths(self) -> list[str]:
-        names = (f"{self._column}.bytes", f"{self._column}.path")
-        return [*names, *(column.name for column in self._columns)]
+        return self._target / "data" / f"{self._split}-{number:05d}.parquet"
 
     def _batch(self, group: list[tuple[Record, bytes]]) -> object:
         rows = [

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from stable_async.datasets.selection import Splits
+from stable_async.datasets.selection import Selection, Splits
 from stable_async.jobs.errors import JobError
 from stable_async.jobs.kinds import IMAGE, MediaKind, kind_of
 from stable_async.jobs.row import metadata_of, to_json
@@ -128,10 +128,7 @@ class Records:
         self,
         ledger: Ledger,
         name: str,
-        *,
-        include_filtered: bool = False,
-        only_listed: bool = False,
-        splits: Splits = Splits(),  # noqa: B008 - frozen
+        selection: Selection,
         left_out: Collection[int] = frozenset(),
     ) -> None:
         """Read through a ledger once.
@@ -139,9 +136,7 @@ class Records:
         Args:
             ledger: The ledger of the job.
             name: Name of the job, for messages.
-            include_filtered: Include what the content filter blurred.
-            only_listed: Leave out what is no longer in the prompt file.
-            splits: Parts of the data set.
+            selection: What to include, and its splits.
             left_out: Numbers of results to leave out.
 
         Raises:
@@ -149,10 +144,10 @@ class Records:
         """
         self._ledger = ledger
         self._name = name
-        self._include_filtered = include_filtered
-        self._only_listed = only_listed
+        self._selection = selection
         self._left_out = left_out
-        self.splits = splits
+        self.splits: Splits = Splits.of(selection.splits)
+        splits, only_listed = self.splits, selection.only_listed
         self.filtered: int = 0
         self.unlisted: int = ledger.count_unlisted_images() if only_listed else 0
         kinds: set[MediaKind] = set()
@@ -194,14 +189,7 @@ class Records:
 
     def without(self, left_out: Collection[int]) -> Records:
         """Return the records without those with these numbers."""
-        return Records(
-            self._ledger,
-            self._name,
-            include_filtered=self._include_filtered,
-            only_listed=self._only_listed,
-            splits=self.splits,
-            left_out=left_out,
-        )
+        return Records(self._ledger, self._name, self._selection, left_out)
 
     def all(self) -> Iterator[Record]:
         """Yield the records of all splits, in the order in which they came."""
@@ -228,7 +216,8 @@ class Records:
         return self._ledger.has_image_of(*origin)
 
     def _records(self, split: str | None, after: int, index: int) -> Iterator[Record]:
-        for number, row, image in self._ledger.images(after, only_listed=self._only_listed):
+        only_listed = self._selection.only_listed
+        for number, row, image in self._ledger.images(after, only_listed=only_listed):
             if self._is_filtered(image) or number in self._left_out:
                 continue
             if split is not None and self.splits.of_id(row.id) != split:
@@ -243,7 +232,7 @@ class Records:
 
     def _is_filtered(self, image: ImageFacts) -> bool:
         """Return whether an image is to be left out because the content filter blurred it."""
-        return image.finish_reason == CONTENT_FILTERED and not self._include_filtered
+        return image.finish_reason == CONTENT_FILTERED and not self._selection.include_filtered
 
 
 def shards(records: Iterable[Record], size: float, count: int) -> Iterator[Shard]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,37 @@ from stable_async.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Splits"]
+__all__ = ["Selection", "Splits"]
 
 # What `datasets` accepts as the name of a split.
 NAME = re.compile(r"[A-Za-z]\w*")
 # Shares are written with few decimals.
 TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What of a job goes into a data set.
+
+    Attributes:
+        include_filtered: Include what the content filter blurred.
+        only_listed: Leave out what is no longer in the prompt file.
+        drop_duplicates: Of images that look alike, export only the first.
+        splits: Shares of the splits by name, which sum to 1; empty means one split, `train`.
+    """
+
+    include_filtered: bool = False
+    only_listed: bool = False
+    drop_duplicates: bool = False
+    splits: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Reject invalid splits.
+
+        Raises:
+            ConfigurationError: A name or a share is invalid, or the shares do not sum to 1.
+        """
+        Splits.of(self.splits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stable_async.datasets.formats import STATE_FOLDER
+from stable_async.datasets.writer import STATE_FOLDER
 from stable_async.files import TEMPORARY_SUFFIX, write_atomically
 from stable_async.jobs.errors import JobError
 from stable_async.jobs.lock import locked

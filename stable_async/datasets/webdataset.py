@@ -1,15 +1,12 @@
-"""WebDataset: tar files in which the files of a sample share a base name: `.png`, `.json`,
-`.txt`.
-"""
+"""WebDataset: tar files in which a sample is several files of one base name."""
 
 from __future__ import annotations
 
 import tarfile
 from typing import TYPE_CHECKING
 
-from stable_async.datasets.formats import Part, numbers_in
-from stable_async.datasets.shard_files import ShardFiles
-from stable_async.jobs.kinds import IMAGE, MediaKind
+from stable_async.datasets.writer import ShardFileWriter, numbers_in
+from stable_async.jobs.kinds import IMAGE
 from stable_async.jobs.row import to_json
 
 if TYPE_CHECKING:
@@ -28,24 +25,21 @@ dataset = webdataset.WebDataset(pattern, shardshuffle=False){decoding}"""
 END = b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
-class WebDataset(ShardFiles):
-    """Shards named `00000.tar` and so on, each with `00000_stats.json` as img2dataset writes it."""
+class WebDataset(ShardFileWriter):
+    """Writes `00000.tar` and so on, each with `00000_stats.json` as img2dataset has it.
 
-    def __init__(self, part: Part, kind: MediaKind) -> None:
-        """Write a part of a data set with media of one kind."""
-        self._part = part
-        self._kind = kind
+    The files of a sample end in the suffix of the media, `.json` and `.txt`.
+    """
 
     @property
     def data_files(self) -> Sequence[str]:
-        return [f"{self._part.prefix}*.tar"]
+        return [f"{self._prefix}*.tar"]
 
     def report_path(self, number: int) -> Path:
-        return self._part.folder / f"{number:05d}_stats.json"
+        return self._folder / f"{number:05d}_stats.json"
 
     def numbers(self) -> set[int]:
-        folder = self._part.folder
-        return numbers_in(folder, "", ".tar") | numbers_in(folder, "", "_stats.json")
+        return numbers_in(self._folder, "", ".tar") | numbers_in(self._folder, "", "_stats.json")
 
     def _write(self, file: AtomicFile, media: Iterator[tuple[Record, bytes]]) -> None:
         # Headers are written by hand: the same job makes the same bytes, and no file is copied
@@ -62,7 +56,7 @@ class WebDataset(ShardFiles):
 
     def loading(self, shards: int) -> str:
         decoding = '.decode("pil")' if self._kind is IMAGE else ""
-        return LOADING.format(prefix=self._part.prefix, last=shards - 1, decoding=decoding)
+        return LOADING.format(prefix=self._prefix, last=shards - 1, decoding=decoding)
 
     def features(self, columns: Sequence[Column], suffixes: Sequence[str]) -> list[object]:
         media = self._kind.column if self._kind.feature else "binary"
@@ -76,7 +70,7 @@ class WebDataset(ShardFiles):
         ]
 
     def _path(self, number: int) -> Path:
-        return self._part.folder / f"{number:05d}.tar"
+        return self._folder / f"{number:05d}.tar"
 
 
 def _entry(name: str, data: bytes) -> list[bytes]:
