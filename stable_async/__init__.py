@@ -217,120 +217,37 @@ __all__ = [
 # Names loaded on first access (PEP 562), by the module that defines them: aiohttp and pydantic take
 # a fifth of a second, and each request model a millisecond.
 _LAZY = {
-    "api.account": (
-        "Account",
-        "AccountBalance",
-        "AccountDetails",
-        "Balance",
-        "Organization",
-    ),
-    "api.audio": (
-        "AudioFormat",
-        "AudioInpaint",
-        "AudioModel",
-        "AudioToAudio",
-        "TextToAudio",
-    ),
-    "api.base": (
-        "ImageRequest",
-        "MediaRequest",
-        "Operation",
-        "Request",
-        "ResultRequest",
-        "WholeRequest",
-    ),
-    "api.control": (
-        "ControlSketch",
-        "ControlStructure",
-        "ControlStyle",
-        "StyleTransfer",
-    ),
+    "api.account": "Account AccountBalance AccountDetails Balance Organization",
+    "api.audio": "AudioFormat AudioInpaint AudioModel AudioToAudio TextToAudio",
+    "api.base": "ImageRequest MediaRequest Operation Request ResultRequest WholeRequest",
+    "api.control": "ControlSketch ControlStructure ControlStyle StyleTransfer",
     "api.edit": (
-        "Erase",
-        "Inpaint",
-        "LightDirection",
-        "Outpaint",
-        "RemoveBackground",
-        "ReplaceBackgroundAndRelight",
-        "SearchAndRecolor",
-        "SearchAndReplace",
+        "Erase Inpaint LightDirection Outpaint RemoveBackground ReplaceBackgroundAndRelight"
+        " SearchAndRecolor SearchAndReplace"
     ),
-    "api.fields": (
-        "AspectRatio",
-        "ImageFormat",
-        "StylePreset",
-    ),
+    "api.fields": "AspectRatio ImageFormat StylePreset",
     "api.file_input": (
-        "FileInput",
-        "SupportsArrayInterface",
-        "SupportsFile",
-        "SupportsRead",
-        "SupportsReadChunk",
+        "FileInput SupportsArrayInterface SupportsFile SupportsRead SupportsReadChunk"
     ),
-    "api.generate": (
-        "GenerateCore",
-        "GenerateSD3",
-        "GenerateUltra",
-        "SD3Model",
-    ),
-    "api.model3d": (
-        "Remesh",
-        "StableFast3D",
-        "StablePointAware3D",
-        "TextureResolution",
-    ),
-    "api.results": (
-        "AudioResult",
-        "ImageResult",
-    ),
-    "api.upscale": (
-        "UpscaleConservative",
-        "UpscaleCreative",
-        "UpscaleCreativeResult",
-        "UpscaleFast",
-    ),
+    "api.generate": "GenerateCore GenerateSD3 GenerateUltra SD3Model",
+    "api.model3d": "Remesh StableFast3D StablePointAware3D TextureResolution",
+    "api.results": "AudioResult ImageResult",
+    "api.upscale": "UpscaleConservative UpscaleCreative UpscaleCreativeResult UpscaleFast",
     "api.v1": (
-        "ClipGuidancePreset",
-        "Engine",
-        "Sampler",
-        "TextPrompt",
-        "V1Engines",
-        "V1ImageToImage",
-        "V1Masking",
-        "V1TextToImage",
-        "V1Upscale",
+        "ClipGuidancePreset Engine Sampler TextPrompt V1Engines V1ImageToImage V1Masking"
+        " V1TextToImage V1Upscale"
     ),
-    "api.verdict": ("Verdict",),
-    "client": (
-        "Failure",
-        "Outcome",
-        "StabilityClient",
-        "Success",
-    ),
-    "files": ("Sink",),
-    "media": (
-        "Audio",
-        "Image",
-        "Media",
-        "Model3D",
-    ),
-    "quota": (
-        "Priority",
-        "QuotaStatistics",
-    ),
-    "quota.shared": ("SharedQuota",),
-    "transport.options": (
-        "AttemptObserver",
-        "CallOptions",
-        "ResponseHead",
-    ),
-    "transport.streams": ("MediaStream",),
-    "transport.telemetry": (
-        "CallTelemetry",
-        "Telemetry",
-    ),
+    "api.verdict": "Verdict",
+    "client": "Failure Outcome StabilityClient Success",
+    "files": "Sink",
+    "media": "Audio Image Media Model3D",
+    "quota": "Priority QuotaStatistics",
+    "quota.shared": "SharedQuota",
+    "transport.options": "AttemptObserver CallOptions ResponseHead",
+    "transport.streams": "MediaStream",
+    "transport.telemetry": "CallTelemetry Telemetry",
 }
-_MODULES = {name: module for module, names in _LAZY.items() for name in names}
+_MODULES = {name: module for module, names in _LAZY.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Protocol, TypeVar, Unpack, cast
 
 if TYPE_CHECKING:
     from stable_async.api.base import Request
@@ -23,8 +23,18 @@ class Sender(Protocol):
 
 
 class Group:
-    """Coroutines of one group of operations."""
+    """Coroutines of one group of operations.
+
+    The parameters of each are the fields of its request model, and the options of the call; a test
+    compares names, types and defaults.
+    """
 
     def __init__(self, sender: Sender) -> None:
         """Send through `sender`."""
-        self._send = sender.send
+        self._sender = sender
+
+    async def _send(self, model: type[Request[ResultT]], arguments: dict[str, object]) -> ResultT:
+        """Send a request made of a coroutine's arguments, as `locals()` returns them."""
+        fields = {name: value for name, value in arguments.items() if name != "self"}
+        options = cast("CallOptions[ResultT]", fields.pop("options"))
+        return await self._sender.send(model(**fields), **options)
