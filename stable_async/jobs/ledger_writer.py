@@ -82,8 +82,6 @@ class LedgerWriter:
                     self._metadata.mark()
             if fresh:
                 self._metadata.append(fresh)
-        except JobError:
-            raise
         except sqlite3.Error as error:
             self._failure = LedgerError(f"the ledger cannot be written: {error}")
         except OSError as error:
