@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import shutil
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from stable_async.jobs import JobError, PromptRules, StorageError
+from stable_async.jobs import JobError, LedgerError, PromptRules, StorageError
+from stable_async.jobs.clean_mark import has_clean_mark
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.recovery import (
     METADATA_NAME,
     Repair,
     Restored,
+    close_ledger,
     is_outdated,
     open_ledger,
     read_begun,
     read_begun_of_bucket,
     repair,
     restore,
+    retire_replaced,
 )
-from stable_async.jobs.shard import Shard
+from stable_async.jobs.shard import WHOLE, Shard
 from stable_async.jobs.storage.bucket import BucketStore
 from stable_async.jobs.storage.folder import FolderStore
 from stable_async.jobs.storage.objects import Objects
 from tests.jobs.test_crash import execute
+from tests.jobs.test_ledger import add, make, new_row, stored
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -224,3 +229,193 @@ async def test_what_a_job_was_begun_with_is_read_from_folder_or_bucket(
     place.write_text("a file")
     with pytest.raises(StorageError, match="store/images"):
         read_begun_of_bucket(images)
+
+
+async def test_a_line_brings_back_its_row_whole(bench: Bench) -> None:
+    """The words of the API apart from those of the user, whatever the service calls them."""
+    one = {"id": "x", "prompt": "a", "seed": 7, "aspect_ratio": "16:9", "model": "sd3.5-flash"}
+    path = bench.write({**one, "service": "sd3", "metadata": {"author": "me"}}, "b")
+    await bench.run(path)
+    store = FolderStore(bench.out)
+    with closing(Ledger.open(bench.out / "job.sqlite")) as ledger:
+        before = [*ledger.images()]
+    assert before[0][1].metadata == {"author": "me"}
+    with closing(Ledger.temporary()) as ledger:
+        with ledger.transaction():
+            assert restore(ledger, bench.out, store) == Restored(images=2)
+        after = [*ledger.images()]
+    for (_, row, image), (_, old_row, old_image) in zip(after, before, strict=True):
+        known = {"number": 0, "content": b"", "copy": row.copy, "attempts": 1}
+        assert row == replace(old_row, **known)  # type: ignore[arg-type]
+        assert image == replace(old_image, sent_at=None, finished_at=None)
+
+
+def put_lines(folder: Path, *lines: str) -> None:
+    (folder / "images" / "0000").mkdir(parents=True)
+    (folder / METADATA_NAME).write_text("".join(line + "\n" for line in lines))
+
+
+def test_lines_of_weighted_prompts_have_no_prompt_of_their_own(tmp_path: Path) -> None:
+    texts = '[{"text":"a","weight":1}]'
+    name = "images/0000/000001-x.png"
+    put_lines(
+        tmp_path,
+        f'{{"file_name":"{name}","id":"x","text":"a","service":"v1-text-to-image",'
+        f'"text_prompts":{texts}}}',
+        '{"file_name":"images/0000/000002-y.png","id":"y","text":"b","service":"of another day"}',
+        '{"file_name":"images/other.png","id":"z","text":"c","service":"core"}',
+        '["a list"]',
+        '{"file_name":"images/0000/000004-w.png","id":"gone","text":"c","service":"core"}',
+    )
+    for name in ("000001-x", "000002-y", "other"):
+        (tmp_path / "images" / "0000" / f"{name}.png").write_bytes(b"image")
+    with closing(Ledger.temporary()) as ledger:
+        with ledger.transaction():
+            assert restore(ledger, tmp_path, FolderStore(tmp_path)) == Restored(images=2)
+        rows = [row for _, row, _ in ledger.images()]
+    assert [(row.id, row.service, row.fields, row.metadata) for row in rows] == [
+        ("x", "v1-text-to-image", {"text_prompts": [{"text": "a", "weight": 1}]}, {}),
+        ("y", "of another day", {"prompt": "b"}, {}),
+    ]
+
+
+def test_images_that_are_elsewhere_belong_to_another_job(tmp_path: Path) -> None:
+    put_lines(tmp_path, '{"file_name":"s3://bucket/0000/000001-x.png","id":"x"}')
+    with (
+        closing(Ledger.temporary()) as ledger,
+        pytest.raises(JobError, match="elsewhere, such as s3://bucket"),
+    ):
+        restore(ledger, tmp_path, FolderStore(tmp_path))
+
+
+async def test_a_line_without_its_image_in_the_ledger_outdates_it(bench: Bench) -> None:
+    await bench.run(bench.write("a", "b"))
+    store = FolderStore(bench.out)
+    with closing(Ledger.open(bench.out / "job.sqlite")) as ledger:
+        line = (bench.out / METADATA_NAME).read_text().splitlines()[0]
+        for name in ("no name of ours", "000002-b.png", "000009-new.png"):
+            with (bench.out / METADATA_NAME).open("a") as file:
+                file.write(line.replace("000001-", "x", 1) + "\n")
+                file.write(f'{{"file_name":"images/0000/{name}"}}\n')
+            assert is_outdated(ledger, bench.out, store) == (name == "000009-new.png")
+        assert store.last_run(WHOLE) == ledger.get("run")
+
+
+def test_the_ledger_of_a_run_counts_as_not_closed(tmp_path: Path) -> None:
+    store, path = FolderStore(tmp_path), tmp_path / "job.sqlite"
+    ledger, _ = open_ledger(tmp_path, store)
+    close_ledger(ledger, tmp_path)
+    assert has_clean_mark(path)
+    ledger, _ = open_ledger(tmp_path, store)
+    ledger.close()
+    assert not has_clean_mark(path)
+    mark = tmp_path / ".job.sqlite.clean"
+    mark.mkdir()
+    with pytest.raises(OSError, match=mark.name):
+        open_ledger(tmp_path, store)
+    assert not path.with_name("job.sqlite-wal").exists(), "it was closed"
+    ledger = Ledger.open(path)
+    close_ledger(ledger, tmp_path)  # without a mark, the next run checks the whole file
+
+
+def test_a_ledger_that_cannot_be_read_is_not_taken_for_a_corrupt_one(tmp_path: Path) -> None:
+    open_ledger(tmp_path, FolderStore(tmp_path))[0].close()
+    (tmp_path / "job.sqlite-wal").mkdir()
+    with pytest.raises(LedgerError, match="unable to open"):
+        open_ledger(tmp_path, FolderStore(tmp_path))
+    with pytest.raises(LedgerError, match="unable to open"):
+        read_begun(tmp_path)
+    assert not [*tmp_path.glob("*corrupt*")]
+
+
+def test_a_corrupt_ledger_has_no_options(tmp_path: Path) -> None:
+    path = tmp_path / "job.sqlite"
+    path.write_bytes(b"")
+    assert read_begun(tmp_path) is None
+    path.write_bytes(b"x" * 5000)
+    with pytest.raises(LedgerError, match="name PROMPTS, and the run repairs it"):
+        read_begun(tmp_path)
+    path.unlink()
+    Ledger.open(path).close()
+    assert read_begun(tmp_path) is None
+
+
+def test_what_a_killed_rebuild_left_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / ".job.sqlite.rebuilt").write_bytes(b"x" * 5000)
+    (tmp_path / ".job.sqlite.rebuilt-wal").write_bytes(b"x" * 5000)
+    ledger, rebuilt = open_ledger(tmp_path, FolderStore(tmp_path))
+    assert rebuilt is None
+    assert ledger.counts().total == 0
+    ledger.close()
+
+
+def test_a_generation_that_was_accepted_is_fetched_by_the_next_run(bench: Bench) -> None:
+    bench.out.mkdir()
+    with closing(Ledger.open(bench.out / "job.sqlite")) as ledger:
+        rows = [new_row(n, identity) for n, identity in enumerate("ab", 1)]
+        add(ledger, *rows)
+        with ledger.transaction():
+            for row in rows:
+                ledger.claim(row)
+            ledger.accept(rows[0], "g")
+        ledger.list_all()
+        ledger.unlist_all()
+        with ledger.transaction():
+            assert repair(ledger, FolderStore(bench.out)) == Repair(adopted=0, in_doubt=1)
+        assert [row.generation_id for row in ledger.rows("waiting", gone=True)] == ["g"]
+        assert stored(ledger, "reason, error")[1] == (
+            "in flight at the end",
+            "the last run ended while the request was on its way",
+        )
+        assert [one.state for n in (1, 2) for one in ledger.charges(n)] == ["spent", "in doubt"]
+
+
+def test_an_image_is_moved_where_replaced_ones_are(tmp_path: Path) -> None:
+    put_lines(tmp_path)
+    row = new_row(1, "a")
+    with closing(Ledger.temporary()) as ledger:
+        add(ledger, row)
+        make(ledger, row, file_name="images/0000/000001-a.png")
+        (tmp_path / "images" / "0000" / "000001-a.png").write_bytes(b"image")
+        with ledger.transaction():
+            ledger.remake(row, 7, 2)
+            retire_replaced(ledger, FolderStore(tmp_path))
+        assert stored(ledger, "file_name", "images") == ["replaced/000001-a.png"]
+    assert (tmp_path / "replaced" / "000001-a.png").read_bytes() == b"image"
+
+
+async def test_facts_of_a_bucket_say_why_a_row_is_in_doubt(bench: Bench, tmp_path: Path) -> None:
+    images = (tmp_path / "store" / "images").as_uri()
+    bench.shop.script = {"a": ["drop"]}
+    await bench.run(bench.write({"id": "a", "prompt": "a"}), images=images)
+    store = BucketStore(Objects(images))
+    with closing(Ledger.open(bench.out / "job.sqlite")) as ledger:
+        [(row, _, reason, error, _)] = ledger.failures()
+        assert reason == "connection broke"
+        execute(bench.out / "job.sqlite", "UPDATE rows SET state = 'in flight', error = NULL")
+        execute(bench.out / "job.sqlite", "UPDATE charges SET state = 'reserved'")
+        with ledger.transaction():
+            assert repair(ledger, store) == Repair(adopted=0, in_doubt=1)
+        [(_, state, reason, now, _)] = ledger.failures()
+        assert (state, reason, now) == ("in doubt", "in flight at the end", error)
+        # An attempt of which the bucket knows nothing yet.
+        with ledger.transaction():
+            ledger.claim(row)
+        with ledger.transaction():
+            assert repair(ledger, store) == Repair(adopted=0, in_doubt=1)
+        assert [one.state for one in ledger.charges(1)] == ["in doubt", "in doubt"]
+
+
+async def test_an_older_refusal_does_not_answer_the_last_attempt(
+    bench: Bench, tmp_path: Path
+) -> None:
+    images = (tmp_path / "store" / "images").as_uri()
+    bench.shop.script = {"a": [400]}
+    await bench.run(bench.write({"id": "a", "prompt": "a"}), images=images)
+    with closing(Ledger.open(bench.out / "job.sqlite")) as ledger:
+        [(row, *_)] = ledger.failures()
+        with ledger.transaction():
+            ledger.claim(row)
+        with ledger.transaction():
+            assert repair(ledger, BucketStore(Objects(images))) == Repair(0, in_doubt=1)
+        assert [one.state for one in ledger.charges(1)] == ["returned", "in doubt"]
