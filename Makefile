@@ -19,7 +19,7 @@ help:
 	@echo "make lowest      run the tests with the oldest dependencies that pyproject.toml allows"
 	@echo "make wasm        import every module on Python 3.14 in WebAssembly (needs node and npm)"
 	@echo "make typing      check typed user programs with mypy, pyright, ty and pyrefly (needs node)"
-	@echo "make soak        run the long versions of the quota and crash tests"
+	@echo "make soak        run the long quota and crash tests, 10 minutes on 2 cores (ten times as much: SOAK='--times 10')"
 	@echo "make mutants     break money and quota code in thousands of ways and count which the tests notice"
 	@echo "make browser     test the web pages in a real browser (Debian: chromium, chromium-driver)"
 	@echo "make live        compare the documented API facts with the real API: needs a key, costs nothing"
@@ -118,10 +118,7 @@ test-wheel: package
 check: lint types docs package test test-ray
 
 soak: $(VENV)/.installed-dev
-	"$(BIN)/python" -m tests.quota.soak
-	"$(BIN)/python" -m tests.machines.exchanges 100
-	"$(BIN)/python" -m tests.machines.bad_network 0 200
-	"$(BIN)/python" -m tests.jobs.soak
+	"$(BIN)/python" -m tests.soak $(SOAK)
 
 mutants: $(VENV)/.installed-dev
 	"$(BIN)/python" -m tests.mutation

@@ -2,7 +2,7 @@
 
 Messages are late, lost and repeated; processes are killed with slots in their hands; the home is
 gone for a while, or loses all it knew, or its clock is set; clocks of hosts run at rates of their
-own. `python -m tests.machines.bad_network FIRST LAST` runs scenarios until one breaches.
+own.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import asyncio
 import logging
 import random
 import secrets
-import sys
-import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -232,20 +231,15 @@ def run(seed: int, seconds: float = 240.0) -> Outcome:
         return runner.run(scenario(seed, seconds))
 
 
-def main(first: int, last: int) -> int:
+def run_scenario(seed: int) -> Counter[str]:
+    """Run a scenario, its log off.
+
+    Raises:
+        AssertionError: It breaches the quota.
+    """
     logging.disable()
-    began = time.monotonic()
-    departures = breaches = 0
-    for seed in range(first, last):
-        outcome = run(seed)
-        departures += outcome.departures
-        if outcome.breach:
-            breaches += 1
-            print(f"breach with seed {seed}: {outcome}", flush=True)
-    took = time.monotonic() - began
-    print(f"{last - first} scenarios, {departures:,} departures, {breaches} breaches, {took:.0f} s")
-    return breaches
-
-
-if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:3])))
+    outcome = run(seed)
+    assert not outcome.breach, outcome
+    return Counter(
+        scenarios=1, departures=outcome.departures, kills=outcome.kills, losses=outcome.losses
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks import quota_counting as counting
+from stable_async.quota import Rule
 
 if TYPE_CHECKING:
     from benchmarks.quota_counting import Times
-    from stable_async.quota import Rule
 
 __all__ = [
     "Scenario",
@@ -20,6 +21,7 @@ __all__ = [
     "demand",
     "draw",
     "leave",
+    "simulate",
     "travel",
 ]
 
@@ -156,3 +158,22 @@ def breaches(arrivals: Times, scenario: Scenario, rng: np.random.Generator) -> l
         if counting.counter(arrivals, window, phase) > n:
             found.append("counter")
     return found
+
+
+def simulate(seed: int) -> Counter[str]:
+    """Let a million requests or more leave, in random scenarios.
+
+    Raises:
+        AssertionError: One is refused.
+    """
+    rng = np.random.default_rng(seed)
+    counts = Counter(requests=0, scenarios=0)
+    while counts["requests"] < 1_000_000:
+        scenario = draw(rng, int(rng.choice([500, 4000, 40_000])))
+        own = np.random.default_rng(scenario.seed)
+        rule = Rule(scenario.requests, scenario.window, scenario.jitter)
+        left = leave(rule, scenario, own)
+        found = breaches(travel(left, scenario, own), scenario, own)
+        assert not found, f"refused by {', '.join(found)}: {scenario}"
+        counts.update(requests=len(left), scenarios=1)
+    return counts
