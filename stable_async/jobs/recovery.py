@@ -100,6 +100,7 @@ def _open_ledger(folder: Path, store: Store, shard: Shard = WHOLE) -> tuple[Ledg
         others
         and not {METADATA_NAME, *store.names_in_job} <= others
         and not any(map(_is_corrupt_copy, others))
+        and (store.keeps_facts or store.last_run(shard) is None)
     ):
         raise JobError(
             f"{folder} is not a job: it has other files and no {LEDGER_NAME}; "

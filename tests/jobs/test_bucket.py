@@ -18,6 +18,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from stable_async import StabilityClient
 from stable_async.cli.app import run
 from stable_async.datasets import export_job
 from stable_async.jobs import JobError, StorageError
@@ -26,6 +27,7 @@ from tests import needs
 from tests.jobs.shop import make_picture
 from tests.jobs.test_crash import execute
 from tests.jobs.torture import Torture
+from tests.samples import picture
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -452,3 +454,48 @@ def test_a_job_goes_on_where_its_images_are(
     assert run(["run", "--out", "out", "--json"]) == 0
     assert '"done": 1, "skipped": 1' in capsys.readouterr().out
     assert len([*(tmp_path / "images").rglob("*.png")]) == 2
+
+
+# What stands where an image belongs.
+
+
+async def test_a_folder_where_an_image_belongs_is_named_and_the_image_is_spooled(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """No row is done without its image, however often the run is started again."""
+    url = (tmp_path / "store").as_uri()
+    in_the_way = tmp_path / "store/0000/000001-x.png"
+    in_the_way.mkdir(parents=True)
+    path = bench.write({"id": "x", "prompt": "a", "seed": 1})
+    first = await bench.run(path, images=url)
+    assert (first.ending, first.done, first.spent) == ("stopped", 0, 3.0)
+    assert "it is spooled" in str(first.error)
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"000001-x\.png is in the way: move it away"):
+            await bench.run(path, images=url)
+    in_the_way.rmdir()
+    assert (await bench.run(path, images=url)).ending == "complete"
+    assert in_the_way.read_bytes() == make_picture("a", "1")
+    assert bench.shop.sold.total() == 1
+
+
+async def test_an_image_is_spooled_though_its_facts_are_unreadable(
+    bench: Bench, tmp_path: Path
+) -> None:
+    store = (tmp_path / "store").as_uri()
+    (bench.folder / "fox.png").write_bytes(picture())
+    row = {"id": "x", "service": "upscale-creative", "prompt": "a", "seed": 1, "image": "fox.png"}
+    path = bench.write(row)
+    bench.shop.not_ready = 1_000_000
+    async with StabilityClient(
+        "sk", base_url=bench.shop.url, poll_interval=0.0, result_timeout=0.01
+    ) as hasty:
+        await bench.job(path, images=store).run(hasty)
+    (tmp_path / "store/0000/000001-x.json").write_bytes(b"no facts")
+    [generation] = bench.shop.generations.values()
+    generation[2] = 0
+    summary = await bench.run(path, images=store)
+    assert (summary.ending, summary.spent) == ("stopped", 60.0)
+    assert "000001-x.json is not readable" in str(summary.error)
+    [spooled] = bench.out.glob("spooled/0000/*.png")
+    assert spooled.read_bytes() == make_picture("a", "1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -652,3 +653,20 @@ def test_a_lock_is_held_by_one_process(tmp_path: Path) -> None:
         lock.check()
         size = lock.path.stat().st_size
     assert lock.path.stat().st_size == size, "a lock is never truncated"
+
+
+async def test_a_file_beside_an_image_is_not_taken_for_it(bench: Bench) -> None:
+    """Trainers put captions beside images."""
+    path = bench.write({"id": "x", "prompt": "a", "seed": 1})
+    await bench.run(path)
+    [image] = bench.images()
+    for suffix in (".txt", ".caption", ".npz"):
+        image.with_suffix(suffix).write_text("a caption")
+    image.with_suffix(".webp").mkdir()
+    for name in ("job.sqlite", "metadata.jsonl"):
+        (bench.out / name).unlink()
+    summary = await bench.run(path)
+    assert (summary.ending, summary.requests) == ("complete", 0)
+    [line] = bench.lines()
+    assert bench.out / line["file_name"] == image
+    assert line["sha256"] == hashlib.sha256(make_picture("a", "1")).hexdigest()

@@ -171,6 +171,7 @@ async def test_a_bucket_knows_that_another_run_came_later(bench: Bench, tmp_path
         (("notes.txt",), False),
         (("metadata.jsonl",), False),
         (("images",), False),
+        (("images", "notes.txt", "images/.last-run"), True),
         (("metadata.jsonl", "images"), True),
         (("metadata.jsonl", "images", "notes.txt"), True),
         (("notes.txt", "job.sqlite.corrupt-1"), True),

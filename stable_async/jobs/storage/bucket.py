@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from stable_async.api.media_types import sniff
 from stable_async.files import in_thread, write_atomically
+from stable_async.jobs.errors import StorageError
 from stable_async.jobs.storage.base import (
     FILE_SUFFIXES,
     FILTERED,
@@ -223,12 +224,20 @@ class BucketStore:
         return count
 
     def put_image(self, path: str, data: bytes) -> None:
-        """Store an image; another one with the same name is moved to `replaced/`."""
+        """Store an image; another one with the same name is moved to `replaced/`.
+
+        Raises:
+            OSError: The bucket does not accept it, or what is there cannot be moved.
+        """
         try:
             self.objects.create_now(path, data, sniff(data))
         except FileExistsError:
             self.objects.move(path, REPLACED + path.rpartition("/")[2], content_type_of(path))
-            self.objects.create_now(path, data, sniff(data))
+            try:
+                self.objects.create_now(path, data, sniff(data))
+            except FileExistsError as error:
+                what = f"{self.objects.name(path)} is in the way: move it away, and run again"
+                raise FileExistsError(error.errno, what) from error
 
 
 class _BucketWriter:
@@ -293,11 +302,13 @@ class _ObjectSink:
             facts = await self._claims.made(self._stem, self._row, image)
             await self._claims.complete(self._stem, facts)
             await self._put(path, data)
-        except OSError as error:
+        except (OSError, StorageError) as error:
+            # A file there that does not hold facts is no reason to lose the image either.
             if facts is not None:
                 await in_thread(self._store.spool, self._stem + FACTS_SUFFIX, facts.to_json())
             await in_thread(self._store.spool, path, data)
-            raise SpooledError(error.errno, error.strerror) from error
+            what = error.strerror if isinstance(error, OSError) else str(error)
+            raise SpooledError(getattr(error, "errno", None), what) from error
         return image
 
     async def _put(self, path: str, data: bytes) -> None:

@@ -8,6 +8,7 @@ import secrets
 import shutil
 from contextlib import asynccontextmanager
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, cast
 
 from stable_async.api.media_types import sniff
@@ -95,16 +96,12 @@ class FolderStore:
         return missing
 
     def find(self, stem: str) -> StoredImage | None:
-        path = self._images / stem
-        found: Path | None = None
         for suffix in FILE_SUFFIXES:
             if spooled := self._spool.find(stem + suffix):
                 self._bring_over(spooled, stem + suffix)
-        if not path.parent.is_dir():
-            return None
-        for entry in path.parent.iterdir():
-            if entry.stem.removesuffix(FILTERED) == path.name:
-                found = entry
+        # Files with other suffixes, such as captions, may have been put beside it.
+        paths = (self._images / (stem + suffix) for suffix in FILE_SUFFIXES)
+        found = next((path for path in paths if path.is_file()), None)
         if found is None:
             return None
         with found.open("rb") as file:
@@ -134,9 +131,10 @@ class FolderStore:
 
     def size_of(self, file_name: str) -> int | None:
         try:
-            return (self._job / file_name).stat().st_size
+            status = (self._job / file_name).stat()
         except (OSError, ValueError):
             return None
+        return status.st_size if S_ISREG(status.st_mode) else None
 
     def images(self) -> Iterator[tuple[int, str]]:
         yield from parse_stems(self._spool.names())
