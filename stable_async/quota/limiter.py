@@ -66,30 +66,30 @@ class Permit:
     before: an unknown outcome counts as sent. So does a lost permit.
     """
 
-    __slots__ = ("__weakref__", "_dispatcher", "_open", "_slot")
+    __slots__ = ("__weakref__", "_dispatcher", "_may_leave", "_slot")
 
     def __init__(self, dispatcher: Dispatcher, slot: Slot) -> None:
         """Use `QuotaLimiter.acquire` instead."""
         self._dispatcher = dispatcher
         self._slot = slot
-        self._open = True
+        self._may_leave: bool | None = None  # not known yet: the permit is open
 
     def mark_sent(self) -> bool:
         """Record that the request's headers are on the wire now, or may be.
 
         Returns:
-            Whether the request may leave. It may not if this process was stopped for so long that
-            its slot has expired: then acquire another permit.
+            Whether the request may leave. It may not after `release`, nor if this process was
+            stopped for so long that its slot has expired: then acquire another permit.
         """
-        if not self._open:
-            return True
-        self._open = False
-        return self._dispatcher.mark_sent(self._slot)
+        if self._may_leave is None:
+            self._may_leave = False  # unless it is counted
+            self._may_leave = self._dispatcher.mark_sent(self._slot)
+        return self._may_leave
 
     def release(self) -> None:
         """Return the permit: the request never left. After `mark_sent` this does nothing."""
-        if self._open:
-            self._open = False
+        if self._may_leave is None:
+            self._may_leave = False
             self._dispatcher.release(self._slot)
 
     def __enter__(self) -> Self:
@@ -109,7 +109,7 @@ class Permit:
         """Count the request as sent: otherwise a lost slot would stay open forever."""
         # The garbage collector may call this from any thread.
         loop = self._dispatcher.loop
-        if self._open and not loop.is_closed():
+        if self._may_leave is None and not loop.is_closed():
             loop.call_soon_threadsafe(self._dispatcher.mark_sent, self._slot)
 
 

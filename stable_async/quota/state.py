@@ -361,7 +361,7 @@ class QuotaState:
         if not known and (slot is None or slot != self._probe):
             self._find_cause()
 
-    def observe(self, now: float, delay: float, *, set_up: bool = False) -> None:
+    def observe(self, now: float, delay: float, *, set_up: bool) -> None:
         """Add a measured delay, seconds; ignored unless the terms are adaptive."""
         self.advance(now)
         if self.terms.adaptive:
@@ -505,8 +505,6 @@ class QuotaState:
             )
 
     def _share_now(self) -> float:
-        if self._share == 1.0:
-            return 1.0
         return min(self._share + max(self.now - self._share_since, 0.0) * REGAINED, 1.0)
 
     def _use_share(self) -> None:
@@ -542,7 +540,6 @@ class QuotaState:
         self._rule = self._rule.revised(
             self.now, terms.requests, terms.window, terms.jitter, max_jitter=self._jitter.most
         )
-        self._use_share()
         self._use_rate()
 
 

@@ -51,7 +51,7 @@ class Mutant(NamedTuple):
 
     Attributes:
         line: The line of the change.
-        span: The lines of the innermost statement around it.
+        span: The lines of the innermost statement around it; of a block, those of its head.
         name: The function it is in, and the source as it was and as it is; unique.
         parent, field, at: Where the changed node hangs in the tree.
         new: What is put there.
@@ -99,11 +99,13 @@ def mutants(source: str) -> tuple[list[Mutant], ast.Module]:
 
 
 def _spans(tree: ast.Module) -> dict[int, range]:
-    """Return the lines of the simple statement around each line."""
+    """Return the lines of the simple statement, or of the head of the block, around each line."""
     spans: dict[int, range] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.stmt) and not hasattr(node, "body"):
-            lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)
+            end = body[0].lineno if body else (node.end_lineno or node.lineno) + 1
+            lines = range(node.lineno, end)
             spans.update(dict.fromkeys(lines, lines))
     return spans
 

@@ -135,6 +135,36 @@ def test_a_penalty_holds_for_everybody_and_one_goes_ahead_after_it(
         assert one.reserve(clock.now) == pytest.approx(1061)
 
 
+def test_a_refusal_of_the_one_that_goes_ahead_costs_no_share(path: Path, clock: Clock) -> None:
+    with homes(path, clock, 2) as (one, other):
+        one.penalise(clock.now, 30.0, None)
+        share = other.snapshot(clock.now).share
+        clock.now += 30.0
+        probe = take(other, clock)
+        other.mark_sent(probe, clock.now)
+        other.penalise(clock.now, None, probe)
+        figures = one.snapshot(clock.now)
+        assert (figures.share, figures.refusals) == (share, 2)
+        assert figures.penalty_left == pytest.approx(60)
+
+
+def test_what_one_process_measures_counts_for_all(path: Path, clock: Clock) -> None:
+    with homes(path, clock, 2, Quota(requests=150)) as (one, other):
+
+        def measure(*delays: float, seconds: int) -> float:
+            """Measure six times a second, and now and then a set-up; return what is allowed."""
+            for number in range(seconds * 6):
+                clock.now += 1 / 6
+                one.observe(clock.now, delays[number % len(delays)])
+                if not number % 10:
+                    one.observe(clock.now, 0.2, set_up=True)
+            return other.snapshot(clock.now).jitter
+
+        start = other.snapshot(clock.now).jitter
+        assert measure(*[0.01] * 5, *[0.5] * 5, seconds=30) > start
+        assert measure(0.01, seconds=640) < start
+
+
 def test_bulk_requests_let_interactive_ones_of_other_processes_go_first(
     path: Path, clock: Clock
 ) -> None:
@@ -163,6 +193,31 @@ def test_bulk_requests_keep_their_floor_beside_interactive_ones_of_other_process
                     one.mark_sent(slot, clock.now)
                     left.append(name)
         assert 7 <= left.count("bulk") <= 9
+
+
+def test_a_bulk_request_that_waited_for_the_even_flow_puts_off_no_interactive_one(
+    path: Path, clock: Clock
+) -> None:
+    with homes(path, clock, 2, Quota(8, 10.0, jitter=0.5, adaptive=False)) as (one, other):
+        leave(one, clock)
+        assert isinstance(other.reserve(clock.now, bulk=True), Slot)
+        due = other.reserve(clock.now, bulk=True)
+        assert isinstance(due, float)
+        clock.now = due
+        assert isinstance(other.reserve(clock.now, bulk=True), Slot)
+        leave(one, clock)
+
+
+def test_bulk_requests_make_up_what_a_late_loop_has_lost(path: Path, clock: Clock) -> None:
+    with homes(path, clock, 2, Quota(8, 10.0, jitter=0.5, adaptive=False)) as (one, other):
+        leave(one, clock)
+        assert isinstance(other.reserve(clock.now, bulk=True), Slot)
+        due = other.reserve(clock.now, bulk=True)
+        assert isinstance(due, float)
+        clock.now = due + 2.5 * (10.5 / 8)
+        for _ in range(3):
+            assert isinstance(other.reserve(clock.now, bulk=True), Slot)
+        assert isinstance(other.reserve(clock.now, bulk=True), float)
 
 
 STEPS = st.tuples(
@@ -575,6 +630,14 @@ def test_entries_that_no_clock_of_this_machine_can_have_made_are_ignored(
         assert caplog.text.count("ahead of this machine's clock") == 1
         assert "penalty of 1e+12 s" in caplog.text
         assert other.snapshot(clock.now).penalty_left == LONGEST_PENALTY
+
+
+def test_an_entry_that_is_there_twice_counts_once(path: Path, clock: Clock) -> None:
+    with homes(path, clock, 1) as (one,):
+        entry = json.dumps(Entry("1.2.3", 1, "departed", clock.now, value=1))
+        for _ in range(2):
+            store(one)._opened().append(entry)
+        assert one.snapshot(clock.now).in_window == 1
 
 
 def test_a_closed_home_is_not_opened_by_those_who_come_late(path: Path, clock: Clock) -> None:

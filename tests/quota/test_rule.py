@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks import quota_counting as counting
@@ -73,6 +73,25 @@ def test_the_earliest_time_is_allowed_and_no_earlier_one_is(
             now = max(now, earliest)
 
 
+@given(events=EVENTS, requests=st.integers(1, 9))
+@example(events=[(0, "send"), (0, "open"), (72, "stamp"), (1, "wait")], requests=2)
+def test_asking_a_rule_changes_none_of_its_answers(
+    events: list[tuple[int, str]], requests: int
+) -> None:
+    asked, not_asked = Rule(requests, 10.0, 0.25), Rule(requests, 10.0, 0.25)
+    now = 1000.0
+    for pause, what in events:
+        now += pause / 8
+        for rule in (asked, not_asked):
+            if what in {"send", "open"}:
+                leave(rule, what, now, [])
+            elif what != "wait" and rule.open:
+                close(rule, what, now, [])
+        asked.earliest(now)
+        asked.in_window(now)
+    assert max(asked.earliest(now), now) == max(not_asked.earliest(now), now)
+
+
 @given(
     events=EVENTS,
     at=st.integers(0, 60),
@@ -139,6 +158,16 @@ def test_the_time_foretold_counts_those_ahead() -> None:
     assert half.earliest(1000.0, 1) <= 1000.0
     assert half.earliest(1000.0, 2) >= 1010.5
     assert half.earliest(1000.0, 4) >= 1010.5
+
+
+def test_after_a_burst_that_left_the_window_each_leaves_when_it_was_foretold() -> None:
+    rule = Rule(5, 10.0, 0.5)
+    rule.send(1000.0, 5)
+    now = 1010.2
+    for foretold in [rule.earliest(now, ahead) for ahead in range(5)]:
+        now = rule.earliest(now)
+        assert now == pytest.approx(foretold, abs=1e-4)
+        rule.send(now)
 
 
 @pytest.mark.parametrize("rate", [0.5, 1.0])

@@ -320,7 +320,7 @@ def test_departures_without_a_slot_count() -> None:
     assert idle.earliest() <= START + 50
     idle.depart(1, START + 60)
     assert (idle.now, idle.snapshot().in_window) == (START + 60, 1)
-    idle.observe(START + 61, 0.1)
+    idle.observe(START + 61, 0.1, set_up=False)
     assert idle.now == START + 61
     state.depart(QUOTA.requests + 5, START)
     assert state.snapshot().in_window == QUOTA.requests + 5
@@ -462,7 +462,7 @@ def test_nobody_leaves_in_a_penalty_and_one_goes_ahead_alone() -> None:
     )
     assert not state.reserve("a", 1, START + 59.9)
     end = START + 60
-    assert state.reserve("a", 1, end)
+    assert state.reserve("a", 1, end, waited=True)
     assert not state.reserve("a", 2, end)
     assert not state.reserve("a", 2, end + PROBE - 0.01)
     assert state.reserve("a", 2, end + PROBE)
@@ -577,7 +577,7 @@ def test_only_adaptive_terms_take_what_is_measured(caplog: pytest.LogCaptureFixt
     fixed, adaptive = fresh(), fresh(Quota(8, 10.0, 60.0, 0.5, adaptive=True))
     for state in (fixed, adaptive):
         for number in range(600):
-            state.observe(START + number / 6, 0.1 if number % 60 < 50 else 1.0)
+            state.observe(START + number / 6, 0.1 if number % 60 < 50 else 1.0, set_up=False)
     assert fixed.snapshot().jitter == 0.5
     assert adaptive.snapshot().jitter > 0.5
     stored = QuotaState.load(json.loads(json.dumps(adaptive.dump())))
@@ -585,10 +585,34 @@ def test_only_adaptive_terms_take_what_is_measured(caplog: pytest.LogCaptureFixt
     assert caplog.text.count("delays differ by more than the 0.5 s") == 1
 
 
+def test_those_who_wait_leave_as_slowly_as_the_measured_jitter_asks_for() -> None:
+    state = fresh(Quota(8, 10.0, 60.0, 0.5, adaptive=True))
+    for number in range(200):
+        state.observe(START - 50 + number / 6, 0.1 if number % 10 < 5 else 0.9, set_up=False)
+    use_up(state)
+    due = state.due("a", START)
+    assert state.reserve("a", 10, due, waited=True)
+    interval = (10 + state.snapshot().jitter) / 8
+    assert interval > INTERVAL + 0.05
+    assert state.due("a", due) == pytest.approx(due + interval, abs=1e-3)
+
+
+def test_a_process_with_the_same_terms_changes_nothing() -> None:
+    state = fresh(Quota(8, 10.0, 60.0, 0.5, adaptive=True))
+    for number in range(200):
+        state.observe(START - 50 + number / 6, 0.1 if number % 10 < 5 else 0.9, set_up=False)
+    use_up(state)
+    before = state.dump()
+    state.join("b", START, state.terms)
+    after = state.dump()
+    del before["processes"], after["processes"]
+    assert after == before
+
+
 def test_a_refusal_widens_an_adaptive_jitter_before_it_costs_share() -> None:
     state = fresh(Quota(8, 10.0, 60.0, 0.5, adaptive=True))
     for number in range(600):
-        state.observe(START + number / 6, 0.1 if number % 100 else 2.0)
+        state.observe(START + number / 6, 0.1 if number % 100 else 2.0, set_up=False)
     before = state.snapshot().jitter
     state.penalise(START + 100)
     after = state.snapshot()
@@ -634,7 +658,7 @@ def test_a_widened_jitter_is_logged_once_however_often_the_state_is_copied(
 ) -> None:
     state = fresh(Quota())
     for number in range(200):
-        state.observe(START + number / 10, 0.1 if number % 10 < 5 else 0.9)
+        state.observe(START + number / 10, 0.1 if number % 10 < 5 else 0.9, set_up=False)
     assert state.snapshot().jitter > 0.9
     for _ in range(3):
         assert QuotaState.load(state.dump()).snapshot().jitter > 0.9

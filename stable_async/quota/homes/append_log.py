@@ -88,19 +88,22 @@ class AppendLog:
     def read(self) -> list[str]:
         """Return the lines not read here before, in order, without broken ones."""
         lines: list[str] = []
-        while not self.cut:
-            known = len(self._read_last)
-            data = os.pread(self._descriptor, READ_SIZE, self.size - known)
-            self.cut = data[:known] != self._read_last
-            if self.cut or len(data) == known:
-                break
-            self.size += len(data) - known
-            self._read_last = data[-OVERLAP:]
-            *complete, self._tail = (self._tail + data[known:]).split(b"\n")
+        while data := self._read_more():
+            *complete, self._tail = (self._tail + data).split(b"\n")
             lines += _checked(complete)
-            if len(data) < READ_SIZE:
-                break  # the end of the file
         return lines
+
+    def _read_more(self) -> bytes:
+        """Return what follows; nothing at the end, and if the file was truncated."""
+        known = len(self._read_last)
+        data = os.pread(self._descriptor, READ_SIZE, self.size - known)
+        if not data.startswith(self._read_last):
+            self.cut = True
+        if self.cut:
+            return b""
+        self.size += len(data) - known
+        self._read_last = data[-OVERLAP:]
+        return data[known:]
 
     def is_at(self, path: Path) -> bool:
         """Return whether `path` names this file."""

@@ -188,7 +188,7 @@ class LocalHome:
 
     def penalise(self, now: float, retry_after: float | None, slot: Slot | None) -> None:
         """Begin a penalty for everybody, of `retry_after` seconds or the quota's own length."""
-        number, left = (None, None) if slot is None else (slot.number, slot.left)
+        number, left = (0, None) if slot is None else (slot.number, slot.left)
         with self._store.lock:
             self._enter("penalise", now, value=retry_after, slot=number, left=left)
             self._wake_others()
@@ -282,7 +282,7 @@ class LocalHome:
         kind: Kind,
         now: float,
         *,
-        slot: int | None = None,
+        slot: int = 0,
         value: float | None = None,
         left: float | None = None,
         bulk: bool = False,

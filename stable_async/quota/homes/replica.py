@@ -44,7 +44,7 @@ class Entry(NamedTuple):
             the file.
         kind: What happened.
         time: When it happened, seconds.
-        slot: The number of the slot concerned: that of the entry that reserved it.
+        slot: The number of the slot concerned: that of the entry that reserved it; 0 if none.
         value: `reserve`: `WAITED` if the request had to wait for the quota, `YIELDED` if only for
             others, 0 if for nothing. `observe`: the delay, seconds. `penalise`:
             what the server asked for, seconds, or `None`. `expire`: when the other was last seen.
@@ -59,7 +59,7 @@ class Entry(NamedTuple):
     number: int
     kind: Kind
     time: float
-    slot: int | None = None
+    slot: int = 0
     value: float | None = None
     left: float | None = None
     bulk: bool = False
@@ -83,12 +83,11 @@ def apply(state: QuotaState, entry: Entry, due: float | None = None) -> bool:
                 process, entry.number, now, bulk=entry.bulk, waited=waited, yielded=yielded, due=due
             )
         case "mark_sent":
-            return state.mark_sent(process, slot or 0, now)
+            return state.mark_sent(process, slot, now)
         case "release":
-            state.release(process, slot or 0, now)
+            state.release(process, slot, now)
         case "penalise":
-            key = None if slot is None else (process, slot)
-            state.penalise(now, entry.value, left=entry.left, slot=key)
+            state.penalise(now, entry.value, left=entry.left, slot=(process, slot))
         case "observe" | "set_up":
             state.observe(now, entry.value or 0.0, set_up=entry.kind == "set_up")
         case "heartbeat":
@@ -108,6 +107,14 @@ def apply(state: QuotaState, entry: Entry, due: float | None = None) -> bool:
     return True
 
 
+class _Last(NamedTuple):
+    """The last entry of a process: its number, its outcome, and when it was applied, seconds."""
+
+    number: int
+    outcome: bool
+    seen: float
+
+
 class Replica:
     """The state as of the last entry, and the outcome of the last entry of each process.
 
@@ -118,29 +125,29 @@ class Replica:
     def __init__(self, quota: Quota) -> None:
         """Start without entries."""
         self.state: QuotaState = QuotaState(quota)
-        self._last: dict[str, tuple[int, bool, float]] = {}
+        self._last: dict[str, _Last] = {}
 
     def apply(self, entry: Entry) -> None:
         """Apply an entry, unless it has been applied before."""
-        number, _, _ = self._last.get(entry.process, (0, False, 0.0))
-        if entry.number > number:
+        if entry.number > self.number(entry.process):
             outcome = apply(self.state, entry)
-            self._last[entry.process] = entry.number, outcome, self.state.now
+            self._last[entry.process] = _Last(entry.number, outcome, self.state.now)
             # Lazily computed values are thus computed at the same point by all.
             self.state.earliest()
 
     def number(self, process: str) -> int:
         """Return the number of the last entry of a process; 0 if there is none."""
-        return self._last.get(process, (0, False, 0.0))[0]
+        last = self._last.get(process)
+        return 0 if last is None else last.number
 
     def outcome(self, process: str, number: int) -> bool | None:
         """Return the outcome of an entry; `None` if it has not been applied (yet)."""
-        last, outcome, _ = self._last.get(process, (0, False, 0.0))
-        return outcome if last == number else None
+        last = self._last.get(process)
+        return last.outcome if last is not None and last.number == number else None
 
     def dump(self) -> Dump:
         """Return everything as JSON values, without processes not seen for long."""
-        last = {name: one for name, one in self._last.items() if one[2] > self.state.now - FORGET}
+        last = {name: one for name, one in self._last.items() if one.seen > self.state.now - FORGET}
         return {"state": self.state.dump(), "last": last}
 
     @classmethod
@@ -154,7 +161,5 @@ class Replica:
         replica = cls(state.terms)
         replica.state = state
         last = cast("dict[str, tuple[int, bool, float]]", dump["last"])
-        replica._last = {
-            name: (number, outcome, seen) for name, (number, outcome, seen) in last.items()
-        }
+        replica._last = {name: _Last(*one) for name, one in last.items()}
         return replica
