@@ -624,7 +624,7 @@ class Ledger:
             )
             UPDATE rows SET listed = 0 WHERE listed AND position NOT IN (
                 SELECT position FROM numbered
-                WHERE total <= ?1 OR number * ?1 / total > (number - 1) * ?1 / total
+                WHERE number * ?1 / total > (number - 1) * ?1 / total
             )
             """,
             (count,),
@@ -1098,7 +1098,7 @@ class Ledger:
         position, image = facts.position, facts.image
         if attempts < known_attempts or (image is None and self.has_image(position)):
             return False
-        if image is not None and self.has_image(position):
+        if image is not None:
             if facts.remake <= remake and state in {"done", "filtered"}:
                 return False
             self._db.execute("DELETE FROM images WHERE position = ?", (position,))

@@ -132,9 +132,9 @@ def file(tmp_path: Path) -> Path:
 def test_a_ledger_names_its_program_and_version(file: Path) -> None:
     assert read(file, "PRAGMA application_id").to_bytes(4, "big") == b"SAJL"
     assert read(file, "PRAGMA user_version") == 1
-    with closing(Ledger.open(file)) as ledger:
-        assert states(ledger) == {"a": "waiting"}
-        assert ledger._db.execute("PRAGMA cache_size").fetchall() == [(-8 * 1024,)]
+    for opened in (Ledger.open(file), Ledger.temporary()):
+        with closing(opened) as ledger:
+            assert ledger._db.execute("PRAGMA cache_size").fetchall() == [(-8 * 1024,)]
 
 
 def test_the_threads_of_a_program_take_turns_with_a_ledger(file: Path) -> None:
@@ -207,8 +207,8 @@ class FaultError(Exception):
 @pytest.mark.parametrize("state", ["done", "filtered"])
 def test_a_transaction_that_fails_leaves_nothing(ledger: Ledger, state: State) -> None:
     """Neither in the file, nor in what is gathered for it."""
-    row = new_row(1, "a")
-    add(ledger, row)
+    row, other = new_row(1, "a"), new_row(2, "b")
+    add(ledger, row, other)
 
     def fail() -> None:
         with ledger.transaction():
@@ -223,9 +223,10 @@ def test_a_transaction_that_fails_leaves_nothing(ledger: Ledger, state: State) -
         pass
     assert [*fresh] == []
     assert ledger.get("name") is None
-    assert states(ledger) == {"a": "waiting"}
+    assert states(ledger) == {"a": "waiting", "b": "waiting"}
     assert ledger.bill() == Bill()
-    assert make(ledger, row)
+    assert make(ledger, other) == [(1, other, image_of(other))]
+    assert make(ledger, row) == [(2, row, image_of(row))]
 
 
 def test_what_cannot_be_committed_raises_and_leaves_nothing(ledger: Ledger) -> None:
@@ -311,8 +312,7 @@ def test_a_claim_reserves_and_an_image_spends(ledger: Ledger) -> None:
         (1, image_of(b)),
         (2, image_of(a)),
     ]
-    [(number, *_)] = make(ledger, rows[3])
-    assert number == 3, "numbers go on"
+    assert make(ledger, rows[3]) == [(3, rows[3], image_of(rows[3]))], "numbers go on"
     assert [ledger.attempts(position) for position in range(6)] == [0, 1, 1, 1, 1, 0]
 
 
@@ -331,6 +331,10 @@ def test_what_is_read_within_a_transaction_includes_its_claims(ledger: Ledger) -
         ledger.claim(c)
         ledger.withdraw(c)
     assert states(ledger) == {"a": "in flight", "b": "waiting", "c": "waiting"}
+    end(ledger, b, "again", "returned")
+    with ledger.transaction():
+        ledger.claim(b)
+        assert ledger.take_up("again") == 0
 
 
 def test_an_image_clears_what_failed_before(ledger: Ledger) -> None:
@@ -717,9 +721,9 @@ def test_a_price_holds_for_what_is_sent_from_now_on(ledger: Ledger) -> None:
 
 
 def test_rows_whose_images_are_gone_are_queued_again(ledger: Ledger) -> None:
-    rows = [new_row(n, identity) for n, identity in enumerate("ab", 1)]
+    rows = [new_row(n, identity) for n, identity in enumerate("abc", 1)]
     add(ledger, *rows)
-    make(ledger, *rows)
+    make(ledger, *rows[:2])
     ledger.set(metadata_size=5)
     with ledger.transaction():
         ledger.forget_images([])
@@ -729,8 +733,9 @@ def test_rows_whose_images_are_gone_are_queued_again(ledger: Ledger) -> None:
         ledger.forget_images([1])
     assert ledger.get("metadata_size") is None
     assert (ledger.has_image(1), ledger.has_image(2)) == (False, True)
-    assert states(ledger) == {"a": "waiting", "b": "done"}
     assert ledger.bill() == Bill(spent=6.0), "it was paid"
+    make(ledger, rows[2])
+    assert states(ledger) == {"a": "waiting", "b": "done", "c": "done"}
 
 
 def test_images_are_known_by_digest_and_request(ledger: Ledger) -> None:
@@ -826,6 +831,7 @@ def test_rows_are_counted_by_state(many: Many) -> None:
     counts = many.ledger.counts()
     assert counts == Counts(1, 2, 3, 4, 5, 6, 7)
     assert counts.total == 28
+    assert Counts().total == 0
     assert many.ledger.count_gone() == len(
         many.some(
             lambda one: (
@@ -1053,6 +1059,25 @@ def test_charges_that_were_returned_cost_nothing(ledger: Ledger) -> None:
     assert ledger.charges(1) == [Charge(1, 3.0, "returned"), Charge(2, 3.0, "in doubt")]
 
 
+def test_what_is_outstanding_is_read_some_at_a_time(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stable_async.jobs.ledger.GROUPED", 2)
+    add(ledger, *(new_row(n, f"r{n}") for n in (1, 3, 4, 5, 6, 20)))
+    assert ledger.outstanding() == [("core", None, 6, 18.0)]
+
+
+def test_what_has_no_price_and_no_reason_is_reported_too(ledger: Ledger) -> None:
+    rows = [new_row(n, identity, price=None) for n, identity in enumerate("ab", 1)]
+    add(ledger, *rows)
+    make(ledger, rows[0])
+    with ledger.transaction():
+        ledger.claim(rows[1])
+        ledger.settle(rows[1], Result("failed", "returned"))
+    assert ledger.spending() == [("core", None, 1, 0.0, 0.0)]
+    assert ledger.failures_by_reason() == {"unknown": 1}
+
+
 def test_a_paid_generation_is_not_outstanding_money(ledger: Ledger) -> None:
     rows = [new_row(n, identity) for n, identity in enumerate("abc", 1)]
     rows[2].service, rows[2].price = "sd3", None
@@ -1079,6 +1104,17 @@ def test_an_image_of_an_unknown_row_is_restored_once(ledger: Ledger, filtered: b
     )
     assert stored(ledger, "state, listed, content") == [(state, 0, None)]
     assert charges(ledger, 4) == [(1, 2.5, "spent")]
+
+
+def test_an_image_follows_all_attempts_of_its_row(ledger: Ledger) -> None:
+    row = new_row(1, "a")
+    add(ledger, row)
+    for _ in range(2):
+        end(ledger, row, "again", "returned")
+    with ledger.transaction():
+        ledger.restore("a", "", {}, {}, image_of(row))
+    assert charges(ledger) == [(1, 3.0, "returned"), (2, 3.0, "returned"), (3, 3.0, "spent")]
+    assert ledger.spending() == [("core", None, 1, 3.0, 0.0)]
 
 
 @pytest.mark.parametrize("charge", ["reserved", "in doubt", "returned", None])
