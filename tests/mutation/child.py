@@ -122,12 +122,13 @@ class _Lines:
     def pytest_collection_finish(self) -> None:
         self._on_import = set(self._lines)
 
+    def pytest_runtest_logstart(self) -> None:
+        self._lines.clear()
+        self.start()
+
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0) + report.duration
-        if report.when == "setup":
-            self._lines.clear()
-            self.start()
-        elif report.when == "call" and report.passed:
+        if report.when == "call" and report.passed:
             self._lines_of[report.nodeid] = sorted(self._lines)
 
     def tests_of(self) -> dict[int, list[str]]:

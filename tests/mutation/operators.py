@@ -10,6 +10,8 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests.mutation import sql
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -41,7 +43,7 @@ _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 }
 _CALLS = {"min": "max", "max": "min", "any": "all", "all": "any"}
 _LOGS = re.compile(r"(^|\.)_?(log|logger|logging|warnings)\.|(^|\.)_?(warn|log)$")
-# A state or the name of something; everything else is a text for people, or SQL.
+# A state or the name of something; everything else is a text for people, unless it is SQL.
 _WORD = re.compile(r"[a-z][a-z_]*( [a-z]+)?")
 _UNREAD = {"__repr__", "__str__"}
 
@@ -90,7 +92,10 @@ def mutants(source: str) -> tuple[list[Mutant], ast.Module]:
             for each in new if isinstance(new, list) else [new]:
                 if not hasattr(each, "lineno"):
                     ast.fix_missing_locations(ast.copy_location(each, node))
-            name = f"{place}: {_short(node)} -> {_short(new)}"
+            change = f"{_short(node)} -> {_short(new)}"
+            if isinstance(new, ast.Constant | ast.JoinedStr) and sql.is_sql(ast.unparse(node)):
+                change = sql.difference(ast.unparse(node), ast.unparse(new))
+            name = f"{place}: {change}"
             names[name] += 1
             name += f" ({names[name]})" if names[name] > 1 else ""
             span = spans.get(node.lineno, range(node.lineno, node.lineno + 1))
@@ -123,7 +128,8 @@ def _nodes(node: ast.AST, place: str) -> Iterator[tuple[str, ast.AST, str, int |
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 inside = child.name if place == "module" else f"{place}.{child.name}"
             yield inside, node, name, at
-            yield from _nodes(child, inside)
+            if not isinstance(child, ast.JoinedStr):
+                yield from _nodes(child, inside)
 
 
 def _left_out(node: ast.AST) -> bool:
@@ -134,8 +140,10 @@ def _left_out(node: ast.AST) -> bool:
             return name in _UNREAD
         case ast.If(test=ast.Name(id="TYPE_CHECKING")) | ast.Import() | ast.ImportFrom():
             return True
-        case ast.Assign(targets=[ast.Name(id="__all__" | "__slots__")]) | ast.JoinedStr():
+        case ast.Assign(targets=[ast.Name(id="__all__" | "__slots__")]):
             return True
+        case ast.JoinedStr(values):
+            return not any(sql.is_sql(ast.unparse(one)) for one in values)
         case ast.Assert() | ast.Assign(value=ast.Subscript(value=ast.Name(id="Literal"))):
             return True
         case ast.Call(func=func):
@@ -175,6 +183,8 @@ def _expressions(node: ast.expr) -> Iterator[ast.expr]:
             yield ast.IfExp(_negated(test), body, orelse)
         case ast.Constant(value):
             yield from _constants(value)
+        case ast.JoinedStr(values):
+            yield from _formatted(values)
 
 
 def _constants(value: object) -> Iterator[ast.expr]:
@@ -185,6 +195,15 @@ def _constants(value: object) -> Iterator[ast.expr]:
             yield ast.Constant(value + 1)
         case str() if _WORD.fullmatch(value):
             yield ast.Constant(f"not {value}")
+        case str() if sql.is_sql(value):
+            yield from map(ast.Constant, sql.changes(value))
+
+
+def _formatted(values: list[ast.expr]) -> Iterator[ast.expr]:
+    for at, part in enumerate(values):
+        if isinstance(part, ast.Constant):
+            for text in sql.changes(str(part.value)):
+                yield ast.JoinedStr([*values[:at], ast.Constant(text), *values[at + 1 :]])
 
 
 def _statements(node: ast.stmt) -> Iterator[ast.AST | list[ast.stmt]]:
