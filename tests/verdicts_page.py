@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stable_async.api.verdict import RULES, Rule, judge_broken_connection, judge_unreadable
+from stable_async.api.verdict import (
+    RULES,
+    Rule,
+    judge_broken_connection,
+    judge_failed,
+    judge_unreadable,
+)
 
 PAGE = Path(__file__).parent.parent / "docs" / "verdicts.md"
 
@@ -111,6 +117,7 @@ def others() -> str:
             judge_broken_connection(sent=True, asked="submit"),
         ),
         ("2xx without a result's first bytes", judge_unreadable(None, "submit")),
+        ("2xx with the finish reason `ERROR`, as v1 has it", judge_failed("ERROR", "submit")),
     ]
     lines = ["| what | billed | concerns | job |", "|---|---|---|---|"]
     for what, verdict in rows:

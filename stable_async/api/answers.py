@@ -16,14 +16,14 @@ from stable_async.api.envelope import read_envelope
 from stable_async.api.media_types import describe, page_title, sniff
 from stable_async.api.parsing import parse_json, parse_seed
 from stable_async.api.texts import clean
-from stable_async.api.verdict import judge, judge_unreadable, rule_of
+from stable_async.api.verdict import judge, judge_failed, judge_unreadable, rule_of
 from stable_async.errors import APIStatusError, InvalidResponseError
 from stable_async.media import Image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from stable_async.api.verdict import Asked
+    from stable_async.api.verdict import Asked, Verdict
 
 __all__ = [
     "Answer",
@@ -87,9 +87,18 @@ class Answer:
         if envelope is not None:
             messages = "; ".join(envelope.messages)
             what = f"an error, {envelope.name}: {messages}"
+        return self._invalid(what, judge_unreadable(envelope, self.asked))
+
+    def failed(self, reason: str | None) -> InvalidResponseError | None:
+        """Return the error for a result whose finish reason says that it failed, if it does."""
+        verdict = judge_failed(reason, self.asked)
+        what = f"a generation that failed (finish reason {reason})"
+        return None if verdict is None else self._invalid(what, verdict)
+
+    def _invalid(self, what: str, verdict: Verdict) -> InvalidResponseError:
         return InvalidResponseError(
             clean(f"the server answered {self.status} with {what}", key=self.key),
-            verdict=judge_unreadable(envelope, self.asked),
+            verdict=verdict,
             request_id=self.request_id,
         )
 
@@ -146,13 +155,16 @@ def read_as(kind: type[ContentT], answer: Answer) -> ContentT:
 def read_artifacts(answer: Answer) -> list[Image]:
     """Return the images of a v1 answer; no source states what v1 costs.
 
-    An artifact that failed (finish reason `ERROR`) has no image and is left out, which is logged.
+    An artifact that failed (finish reason `ERROR`), with or without bytes, is left out, which is
+    logged.
 
     Raises:
         InvalidResponseError: The body is not what v1 answers, or has no image.
     """
     if sniff(answer.body).startswith("image/"):
         seed, reason = answer.headers.get("seed"), answer.headers.get("finish-reason")
+        if (error := answer.failed(reason)) is not None:
+            raise error
         return [_v1_image(answer, answer.body, seed, reason)]
     content = read_json(answer)
     # The documents have a bare list, the official samples read it from a key.
@@ -168,11 +180,13 @@ def read_artifacts(answer: Answer) -> list[Image]:
             data = decode_base64(str(fields.get("base64") or ""))
         except ValueError:
             data = b""
-        if sniff(data).startswith("image/"):
+        if sniff(data).startswith("image/") and judge_failed(reason, answer.asked) is None:
             images.append(_v1_image(answer, data, fields.get("seed"), reason))
         else:
             failed.append(clean(str(reason), limit=50, key=answer.key))
     if not images:
+        if failed and (error := answer.failed(failed[0])) is not None:
+            raise error
         raise answer.unreadable(f"no image (finish reasons: {', '.join(failed[:10]) or 'none'})")
     if failed:
         logger.warning(

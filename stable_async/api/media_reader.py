@@ -129,6 +129,7 @@ class MediaReader(Generic[MediaT]):
             # v1 writes it in its own way.
             reason = fields.get("finish_reason") or fields.get("finishReason")
             self.finish_reason = self._word(reason) or self.finish_reason
+            self._refuse_failed()
         if not self.recognised:
             raise self._unreadable()
         cut = not self._framed and self._ending is not None and not self._ending.is_whole()
@@ -153,6 +154,7 @@ class MediaReader(Generic[MediaT]):
         media_type = sniff(held)
         if media_type.startswith(self._family):
             self.content_type, self.recognised = media_type, True
+            self._refuse_failed()
             data = bytes(held)
             self._ending = _Ending(media_type, data)
             self._data, self._page = bytearray(), bytearray()
@@ -161,6 +163,10 @@ class MediaReader(Generic[MediaT]):
         if self._json is not None or len(held) > MAX_PAGE:
             raise self._unreadable()
         return b""
+
+    def _refuse_failed(self) -> None:
+        if (error := self._answer.failed(self.finish_reason)) is not None:
+            raise error
 
     def _decoded(self, json: Base64Field, chunk: bytes) -> bytes:
         try:
@@ -173,6 +179,8 @@ class MediaReader(Generic[MediaT]):
             return self._answer.unreadable(f"a part of {_ARTICLE[self._kind]}, in base64")
         held = bytes(self._page)
         if reason := self._failure():
+            if (error := self._answer.failed(reason)) is not None:
+                return error
             said = f"no {self._family.rstrip('/')} (finish reason {reason})"
             return replace(self._answer, body=held).unreadable(said)
         what = (

@@ -42,6 +42,7 @@ __all__ = [
     "Verdict",
     "judge",
     "judge_broken_connection",
+    "judge_failed",
     "judge_unreadable",
     "rule_of",
 ]
@@ -56,6 +57,10 @@ that was submitted before; `read` asks for something that is free, such as the b
 FAILED = 500
 TOO_MANY_REQUESTS = 429
 PROXY_LOGIN = 407
+# The finish reason of v1 for a generation that failed. Whether it is charged is not documented, and
+# an image that comes with it is not the one that was asked for (OpenAPI document of
+# api.stability.ai, read 2026-09-22).
+FAILED_REASON = "ERROR"
 
 _ANY = range(1000)  # more digits are no status
 
@@ -310,6 +315,22 @@ def judge_unreadable(envelope: Envelope | None, asked: Asked) -> Verdict:
             job="doubt",
         ),
     )
+
+
+def judge_failed(reason: object, asked: Asked) -> Verdict | None:
+    """Return the verdict on a success whose finish reason says that the generation failed.
+
+    Args:
+        reason: The finish reason of the result.
+        asked: What was asked.
+
+    Returns:
+        The verdict, whether bytes came or not; `None` for other reasons.
+    """
+    if reason != FAILED_REASON:
+        return None
+    job: Literal["final", "doubt"] = "final" if asked == "look" else "doubt"
+    return _for(asked, Verdict(from_api=True, billed="maybe", concerns="service", job=job))
 
 
 def judge_broken_connection(

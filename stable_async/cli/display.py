@@ -157,9 +157,7 @@ def _time_left(progress: Progress, now: float) -> str:
 
 
 def _outage(progress: Progress) -> str:
-    return (
-        f"the API cannot be reached, nothing is sent: {progress.outage}" if progress.outage else ""
-    )
+    return f"no results arrive, nothing is sent: {progress.outage}" if progress.outage else ""
 
 
 def _penalty(client: StabilityClient) -> str:

@@ -264,7 +264,7 @@ class Attempt:
         self._settle_price("spent")
 
     def answered(self) -> None:
-        """Record that the API has answered with a result."""
+        """Record that a whole result has arrived."""
         self._context.gate.answered(self._left_at)
 
     async def leaving(self) -> None:
@@ -321,7 +321,7 @@ class Attempt:
     def refused(self, error: APIStatusError) -> None:
         """Record that an attempt was answered with an error."""
         context = self._context
-        if error.from_api:
+        if error.from_api and not is_outage(error):
             context.gate.answered(self._left_at)
         self._landed()
         if not self._accepted:

@@ -39,12 +39,14 @@ def meaning(error: StabilityError) -> Literal["final", "again", "stop", "pause",
 
 
 def is_outage(error: StabilityError) -> bool:
-    """Return whether the network failed to deliver a request to the API, or its answer."""
-    return (
-        isinstance(error, (APIStatusError, APIConnectionError, InvalidResponseError))
-        and error.concerns == "network"
-        and error.verdict.job in {"pause", "doubt"}
-    )
+    """Return whether an error is one of those that make an outage if several come in a row.
+
+    The network failed to deliver a request to the API, or its answer; or the API itself leaves it
+    open whether it was billed: then each further row might be billed for nothing.
+    """
+    return isinstance(
+        error, (APIStatusError, APIConnectionError, InvalidResponseError)
+    ) and error.verdict.job in {"pause", "doubt"}
 
 
 def result_of(error: StabilityError, *, accepted: bool, blocked: bool = False) -> Result:

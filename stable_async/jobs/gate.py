@@ -28,10 +28,11 @@ class StoppedError(Exception):
 
 
 class Gate:
-    """Stops a job, and acts as a circuit breaker for the network between it and the API.
+    """Stops a job, and acts as a circuit breaker for the API and the network before it.
 
-    After a few consecutive refusals by the network nothing new leaves. One request at a time
-    probes, at growing intervals. Its answer reopens the gate; after `outage_limit` the job stops.
+    After a few consecutive refusals by the network, or doubtful answers, nothing new leaves. One
+    request at a time probes, at growing intervals. Its answer reopens the gate; after
+    `outage_limit` the job stops.
 
     A row that is refused repeatedly while others are answered is not an outage: a firewall may
     block its text. Such rows are `blocked`.
@@ -160,7 +161,7 @@ class Gate:
         return is_last and self._answered and self._outage_began is not None and not self._left()
 
     def refused(self, error: StabilityError) -> None:
-        """Record that the network failed to deliver a request to the API, or its answer."""
+        """Record an error of those that make an outage (`failures.is_outage`)."""
         now = self._clock()
         if not self._refusals:
             self._first_refusal = now
@@ -173,7 +174,7 @@ class Gate:
         elif self._outage_began is not None and now - self._outage_began >= self._outage_limit:
             self.stop(
                 JobError(
-                    f"no answer of the API at {self._address} for {self._outage_limit:g} s; "
+                    f"no result from {self._address} for {self._outage_limit:g} s; "
                     f"the last thing that came back: {error}"
                 )
             )

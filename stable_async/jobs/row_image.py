@@ -36,7 +36,7 @@ class RowObserver(AttemptObserver, Protocol):
         """Called when an asynchronous operation was accepted, and so is paid for."""
 
     def answered(self) -> None:
-        """Called when the image begins to arrive."""
+        """Called when the whole image has arrived."""
 
 
 async def make_image(
@@ -67,7 +67,6 @@ async def make_image(
         fetch = fetching(id=row.generation_id, paid=row.price)
         request = cast("MediaRequest[Media]", fetch)
     async with client.stream(request, observer=observer) as stream:
-        observer.answered()
         if stream.tells_late:
             await stream.hold()
         filtered = stream.filtered
@@ -89,4 +88,5 @@ async def make_image(
         except OSError as error:
             why = f"an image cannot be stored: {error.strerror or error}"
             raise StorageError(why, spooled=isinstance(error, SpooledError)) from error
+    observer.answered()
     return Result("filtered" if filtered else "done", "spent", image)

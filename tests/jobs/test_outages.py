@@ -92,6 +92,40 @@ async def test_an_outage_that_may_bill_leaves_few_rows_in_doubt(
     assert summary.spent <= 3.0 * sold.total() <= summary.spent + summary.credits_in_doubt
 
 
+async def test_images_that_are_all_cut_off_leave_few_rows_in_doubt(bench: Bench) -> None:
+    """A proxy may cut each answer in the middle: its beginning proves nothing."""
+    image = picture()
+
+    async def serve(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(answer(image[:-20], length=len(image)))
+
+    path = bench.write(*(f"p{n}" for n in range(50)))
+    async with raw_server(serve) as url, bench.client(url=url) as client:
+        summary = await bench.job(path, max_in_flight=4).run(client)
+    assert (summary.ending, summary.done) == ("stopped", 0)
+    assert summary.in_doubt <= REFUSALS + 4
+
+
+@pytest.mark.parametrize("status", ["504 Gateway Timeout", "200 OK"])
+async def test_doubtful_answers_of_the_api_itself_leave_few_rows_in_doubt(
+    bench: Bench, status: str
+) -> None:
+    body = b'{"id": "x", "name": "timed_out", "errors": ["took too long"]}'
+
+    async def serve(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.send(answer(body, status=status, content_type="application/json"))
+
+    path = bench.write(*(f"p{n}" for n in range(50)))
+    async with raw_server(serve) as url, bench.client(url=url) as client:
+        summary = await bench.job(path, max_in_flight=4).run(client)
+    assert (summary.ending, summary.done) == ("stopped", 0)
+    assert summary.in_doubt <= REFUSALS + 4
+    assert f"no result from {url}" in str(summary.error)
+
+
 async def test_an_outage_that_does_not_end_stops_the_job_and_names_address_and_answer(
     bench: Bench,
 ) -> None:

@@ -190,18 +190,29 @@ async def test_an_answer_in_json_is_kept_though_bytes_were_asked_for(
     assert (tmp_path / "out" / str(line["file_name"])).read_bytes() == picture()
 
 
-async def test_an_artifact_that_failed_is_in_doubt_and_says_why(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["bytes", "JSON", "JSON without an image"])
+async def test_a_generation_that_failed_is_in_doubt_and_says_why(tmp_path: Path, form: str) -> None:
+    """The API's finish reason decides, not whether bytes came; several in a row are an outage."""
+    image = base64.b64encode(picture()).decode() if form == "JSON" else ""
+    body = json.dumps({"artifacts": [{"base64": image, "seed": 1, "finishReason": "ERROR"}]})
+    reply = answer(body.encode(), content_type="application/json")
+    if form == "bytes":
+        reply = answer(picture(), headers="Finish-Reason: ERROR\r\nSeed: 1\r\n")
+
     async def serve(connection: Connection) -> None:
         await connection.request()
-        body = b'{"artifacts": [{"base64": "", "seed": 1, "finishReason": "ERROR"}]}'
-        await connection.send(answer(body, content_type="application/json"))
+        await connection.send(reply)
 
-    (tmp_path / "p.txt").write_text("a fox\n")
+    (tmp_path / "p.txt").write_text("".join(f"fox {number}\n" for number in range(8)))
     async with (
         raw_server(serve) as url,
         StabilityClient("sk-key", base_url=url, quota=None) as client,
     ):
-        job = Job(JobSettings(folder=tmp_path / "out"), PromptFile("p.txt"), RULES)
-        summary = await job.run(client)
-    assert (summary.in_doubt, summary.credits_in_doubt) == (1, 0.5)
-    assert "no image (finish reason ERROR)" in str(job.refused)
+        settings = JobSettings(folder=tmp_path / "out", max_in_flight=1, outage_limit=0.0)
+        summary = await Job(settings, PromptFile("p.txt"), RULES).run(client)
+    assert (summary.ending, summary.done) == ("stopped", 0)
+    assert (summary.in_doubt, summary.credits_in_doubt) == (3, 1.5)
+    assert "failed (finish reason ERROR)" in str(summary.error)
+    failures = (tmp_path / "out/failures.jsonl").read_text().splitlines()
+    assert all("failed (finish reason ERROR)" in line for line in failures)
+    assert not [*(tmp_path / "out/images").glob("*/*")]

@@ -393,7 +393,7 @@ async def test_an_image_is_found_in_json_of_any_shape(content: object) -> None:
         ({"data": [{"b64_json": "AAAA" * 10}]}, "JSON"),
         ({"image": "AAAA" * 10}, "JSON with 30 bytes of an unknown kind"),
         ({"url": "https://example.com/1.png"}, "JSON"),
-        ({"image": None, "finish_reason": "ERROR"}, "no image (finish reason ERROR)"),
+        ({"image": None, "finish_reason": "ERROR"}, "that failed (finish reason ERROR)"),
         ([], "JSON"),
     ],
     ids=str,
@@ -498,7 +498,7 @@ async def test_of_several_images_those_that_were_made_are_kept(
     body = (
         '{"artifacts":[{"base64":"","finishReason":"ERROR","seed":1},'
         f'{{"base64":"{good}","finishReason":"SUCCESS","seed":2}},'
-        '{"finishReason":"ERROR","seed":3}]}'
+        f'{{"base64":"{good}","finishReason":"ERROR","seed":3}}]}}'
     )
     reply = answer(body.encode(), content_type="application/json")
     async with raw_server(Server(reply)) as url, client(url) as one:
@@ -511,6 +511,7 @@ async def test_of_several_images_those_that_were_made_are_kept(
     "body",
     [
         b'{"artifacts":[{"base64":"","finishReason":"ERROR","seed":1}]}',
+        b'{"artifacts":[{"base64":"%s","finishReason":"ERROR"}]}' % base64.b64encode(PNG),
         b'{"artifacts":[]}',
         b"[]",
         b"<html>no</html>",
