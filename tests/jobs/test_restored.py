@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import closing
 from dataclasses import replace
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
     from stable_async.jobs.storage.base import Store
     from tests.jobs.conftest import Bench
 
-STATES = {"a": "done", "b": "filtered", "c": "failed", "d": "in doubt", "e": "again"}
+STATES = {
+    "a": "done", "b": "filtered", "c": "failed", "d": "in doubt", "e": "again", "f": "failed",
+}  # fmt: skip
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -54,7 +57,9 @@ def store_of(bench: Bench, images: str | None) -> Store:
 
 async def run(bench: Bench, images: str | None) -> None:
     """Run a job with a row for each way to end."""
-    bench.shop.script = {"b": ["filtered"], "c": [400], "d": ["drop"], "e": [500] * 9}
+    bench.shop.script = {
+        "b": ["filtered"], "c": [400], "d": ["drop"], "e": [500] * 9, "f": [422],
+    }  # fmt: skip
     path = bench.write(*({"id": one, "prompt": one} for one in STATES))
     await bench.run(path, images=images)
 
@@ -75,7 +80,7 @@ async def test_a_new_ledger_learns_each_row_once(
     with closing(Ledger.temporary()) as ledger:
         with ledger.transaction():
             restored = restore(ledger, bench.out, store)
-        assert restored == Restored(images=2, in_doubt=1, others=2)
+        assert restored == Restored(images=2, in_doubt=1, others=3)
         assert str(restored) == "2 images, 1 rows in doubt"
         assert states(ledger) == STATES
         with ledger.transaction():
@@ -151,6 +156,20 @@ async def test_a_ledger_without_the_latest_failures_is_outdated(bench: Bench) ->
     (bench.out / "job.sqlite").write_bytes(older)
     with closing(Ledger.open(bench.out / "job.sqlite")) as ledger:
         assert is_outdated(ledger, bench.out, store)
+        ledger.set(run=store.last_run(WHOLE))  # as when both are of one run
+        assert is_outdated(ledger, bench.out, store)
+        assert is_outdated(ledger, bench.out, store, Shard(1, 2)), "the fifth row is its"
+        assert not is_outdated(ledger, bench.out, store, Shard(2, 2))
+
+
+async def test_a_copy_of_the_failures_outdates_no_ledger(bench: Bench) -> None:
+    await run(bench, None)
+    failures = bench.out / "failures.jsonl"
+    content = failures.read_bytes()
+    failures.unlink()
+    failures.write_bytes(content)
+    with closing(Ledger.open(bench.out / "job.sqlite")) as ledger:
+        assert not is_outdated(ledger, bench.out, FolderStore(bench.out))
 
 
 async def test_a_bucket_knows_that_another_run_came_later(bench: Bench, tmp_path: Path) -> None:
@@ -220,9 +239,11 @@ async def test_what_a_job_was_begun_with_is_read_from_folder_or_bucket(
     assert found[1] == images
     if images is None:
         return
-    assert read_begun_of_bucket(images) == (found[0], 1)
     assert read_begun_of_bucket(f"{images}-of-nobody") is None
     place = bench.folder / "store" / "images"
+    before = place.stat().st_mtime_ns
+    assert read_begun_of_bucket(images) == (found[0], 1)
+    assert place.stat().st_mtime_ns == before, "nothing was written"
     shutil.rmtree(place)
     place.mkdir()
     assert read_begun_of_bucket(images) is None
@@ -261,19 +282,21 @@ def test_lines_of_weighted_prompts_have_no_prompt_of_their_own(tmp_path: Path) -
     name = "images/0000/000001-x.png"
     put_lines(
         tmp_path,
+        '{"file_name":"images/0000/000001-x.jpg","id":"torn',
         f'{{"file_name":"{name}","id":"x","text":"a","service":"v1-text-to-image",'
         f'"text_prompts":{texts}}}',
-        '{"file_name":"images/0000/000002-y.png","id":"y","text":"b","service":"of another day"}',
+        '{"file_name":"images/0000/000002-y.jpg","id":"y","text":"b","service":"of another day"}',
         '{"file_name":"images/other.png","id":"z","text":"c","service":"core"}',
         '["a list"]',
         '{"file_name":"images/0000/000004-w.png","id":"gone","text":"c","service":"core"}',
     )
-    for name in ("000001-x", "000002-y", "other"):
-        (tmp_path / "images" / "0000" / f"{name}.png").write_bytes(b"image")
+    for name in ("0000/000001-x.png", "0000/000002-y.jpg", "other.png"):
+        (tmp_path / "images" / name).write_bytes(b"image")
     with closing(Ledger.temporary()) as ledger:
         with ledger.transaction():
             assert restore(ledger, tmp_path, FolderStore(tmp_path)) == Restored(images=2)
-        rows = [row for _, row, _ in ledger.images()]
+        rows, found = zip(*((row, image) for _, row, image in ledger.images()), strict=True)
+    assert [image.content_type for image in found] == ["image/png", "image/jpeg"]
     assert [(row.id, row.service, row.fields, row.metadata) for row in rows] == [
         ("x", "v1-text-to-image", {"text_prompts": [{"text": "a", "weight": 1}]}, {}),
         ("y", "of another day", {"prompt": "b"}, {}),
@@ -420,3 +443,49 @@ async def test_an_older_refusal_does_not_answer_the_last_attempt(
         with ledger.transaction():
             assert repair(ledger, BucketStore(Objects(images))) == Repair(0, in_doubt=1)
         assert [one.state for one in ledger.charges(1)] == ["returned", "in doubt"]
+
+
+def test_an_empty_ledger_is_a_lost_one(tmp_path: Path) -> None:
+    """A full disk or a power cut leaves one."""
+    put_lines(tmp_path, '{"file_name":"images/0000/000001-x.png","id":"x","service":"core"}')
+    (tmp_path / "images" / "0000" / "000001-x.png").write_bytes(b"image")
+    (tmp_path / "job.sqlite").touch()
+    ledger, rebuilt = open_ledger(tmp_path, FolderStore(tmp_path))
+    ledger.close()
+    assert rebuilt is not None
+    assert rebuilt.startswith("job.sqlite was missing; rebuilt from")
+    assert ": 1 images. " in rebuilt
+
+
+def test_the_log_of_a_lost_ledger_does_not_belong_to_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "job.sqlite"
+    with closing(Ledger.open(path)) as ledger:
+        add(ledger, new_row(1, "a"))
+        log = path.with_name("job.sqlite-wal").read_bytes()
+    path.unlink()
+    path.with_name("job.sqlite-wal").write_bytes(log)
+    ledger, rebuilt = open_ledger(tmp_path, FolderStore(tmp_path))
+    assert rebuilt is None
+    assert ledger.counts().total == 0
+    ledger.close()
+
+
+async def test_an_image_completes_the_facts_of_its_claim(bench: Bench, tmp_path: Path) -> None:
+    images = (tmp_path / "store" / "images").as_uri()
+    await bench.run(bench.write({"id": "a", "prompt": "a"}), images=images)
+    [file] = (tmp_path / "store").rglob("000001-a.json")
+    whole = json.loads(file.read_text())
+    [charge] = whole["charges"]
+    claim = {"state": "in flight", "image": None, "charges": [{**charge, "state": "reserved"}]}
+    file.write_text(json.dumps(whole | claim))
+    ledger_file = bench.out / "job.sqlite"
+    execute(ledger_file, "DELETE FROM images")
+    execute(ledger_file, "UPDATE rows SET state = 'in flight'")
+    execute(ledger_file, "UPDATE charges SET state = 'reserved'")
+    with closing(Ledger.open(ledger_file)) as ledger:
+        with ledger.transaction():
+            assert repair(ledger, BucketStore(Objects(images))) == Repair(adopted=1, in_doubt=0)
+        assert states(ledger) == {"a": "done"}
+    completed = json.loads(file.read_text())
+    assert (completed["state"], completed["charges"]) == ("done", [charge])
+    assert completed["image"]["sha256"] == whole["image"]["sha256"]
