@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -21,6 +23,17 @@ _numbers = count()
 # Laws hold on slow machines, too.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_from_the_shell() -> None:
+    """What tests start has signals and umask as in a new terminal, whoever started the tests."""
+    for ignorable in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(ignorable) is signal.SIG_IGN:
+            # The tests go on ignoring it. A program that they start does not inherit a handler.
+            signal.signal(ignorable, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(0o022)
 
 
 @pytest.fixture(autouse=True)
