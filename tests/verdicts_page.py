@@ -117,7 +117,7 @@ def others() -> str:
             judge_broken_connection(sent=True, asked="submit"),
         ),
         ("2xx without a result's first bytes", judge_unreadable(None, "submit")),
-        ("2xx with the finish reason `ERROR`, as v1 has it", judge_failed("ERROR", "submit")),
+        ("2xx with the finish reason `ERROR`, as v1 has it", judge_failed("submit")),
     ]
     lines = ["| what | billed | concerns | job |", "|---|---|---|---|"]
     for what, verdict in rows:

@@ -16,7 +16,7 @@ from stable_async.api.envelope import read_envelope
 from stable_async.api.media_types import describe, page_title, sniff
 from stable_async.api.parsing import parse_json, parse_seed
 from stable_async.api.texts import clean
-from stable_async.api.verdict import judge, judge_failed, judge_unreadable, rule_of
+from stable_async.api.verdict import FAILED_REASON, judge, judge_failed, judge_unreadable, rule_of
 from stable_async.errors import APIStatusError, InvalidResponseError
 from stable_async.media import Image
 
@@ -91,9 +91,10 @@ class Answer:
 
     def failed(self, reason: str | None) -> InvalidResponseError | None:
         """Return the error for a result whose finish reason says that it failed, if it does."""
-        verdict = judge_failed(reason, self.asked)
+        if reason != FAILED_REASON:
+            return None
         what = f"a generation that failed (finish reason {reason})"
-        return None if verdict is None else self._invalid(what, verdict)
+        return self._invalid(what, judge_failed(self.asked))
 
     def _invalid(self, what: str, verdict: Verdict) -> InvalidResponseError:
         return InvalidResponseError(
@@ -180,7 +181,7 @@ def read_artifacts(answer: Answer) -> list[Image]:
             data = decode_base64(str(fields.get("base64") or ""))
         except ValueError:
             data = b""
-        if sniff(data).startswith("image/") and judge_failed(reason, answer.asked) is None:
+        if sniff(data).startswith("image/") and reason != FAILED_REASON:
             images.append(_v1_image(answer, data, fields.get("seed"), reason))
         else:
             failed.append(clean(str(reason), limit=50, key=answer.key))

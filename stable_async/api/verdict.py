@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from stable_async.api.envelope import Envelope
 
 __all__ = [
+    "FAILED_REASON",
     "RULES",
     "Asked",
     "Rule",
@@ -317,18 +318,8 @@ def judge_unreadable(envelope: Envelope | None, asked: Asked) -> Verdict:
     )
 
 
-def judge_failed(reason: object, asked: Asked) -> Verdict | None:
-    """Return the verdict on a success whose finish reason says that the generation failed.
-
-    Args:
-        reason: The finish reason of the result.
-        asked: What was asked.
-
-    Returns:
-        The verdict, whether bytes came or not; `None` for other reasons.
-    """
-    if reason != FAILED_REASON:
-        return None
+def judge_failed(asked: Asked) -> Verdict:
+    """Return the verdict on a success with `FAILED_REASON`, whether bytes came with it or not."""
     job: Literal["final", "doubt"] = "final" if asked == "look" else "doubt"
     return _for(asked, Verdict(from_api=True, billed="maybe", concerns="service", job=job))
 
