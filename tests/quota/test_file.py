@@ -33,9 +33,10 @@ from stable_async.sandbox import Sandbox
 from tests.quota import reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from stable_async import APIStatusError
+    from stable_async.quota import Priority
 
 # Departures that show the limit: one and a half times what it lets leave at once.
 ENOUGH = 61
@@ -80,10 +81,16 @@ def store(one: FileHome) -> file._FileStore:
     return one._store
 
 
-def take(one: FileHome, clock: Clock) -> Slot:
-    slot = one.reserve(clock.now)
+def take(one: FileHome, clock: Clock, *, bulk: bool = False) -> Slot:
+    slot = one.reserve(clock.now, bulk=bulk)
     assert isinstance(slot, Slot)
     return slot
+
+
+def wait(one: FileHome, clock: Clock, *, bulk: bool = False) -> float:
+    due = one.reserve(clock.now, bulk=bulk)
+    assert isinstance(due, float)
+    return due
 
 
 def alone(*departures: float) -> float:
@@ -163,6 +170,9 @@ def test_what_one_process_measures_counts_for_all(path: Path, clock: Clock) -> N
         start = other.snapshot(clock.now).jitter
         assert measure(*[0.01] * 5, *[0.5] * 5, seconds=30) > start
         assert measure(0.01, seconds=640) < start
+        for number in range(200):
+            one.observe(clock.now, 0.5 if number % 10 < 5 else 0.01, set_up=True)
+        assert other.snapshot(clock.now).jitter > start
 
 
 def test_bulk_requests_let_interactive_ones_of_other_processes_go_first(
@@ -170,14 +180,29 @@ def test_bulk_requests_let_interactive_ones_of_other_processes_go_first(
 ) -> None:
     with homes(path, clock, 2) as (bulk, interactive):
         for _ in range(3):
-            leave(bulk, clock)
-        assert isinstance(interactive.reserve(clock.now), float)
-        clock.now = 1013.0
-        due = interactive.reserve(clock.now)
-        assert isinstance(due, float)
+            bulk.mark_sent(take(bulk, clock, bulk=True), clock.now)
+        due = wait(bulk, clock, bulk=True)
+        # It asks again and again, and once more right before the quota allows it.
+        for before in (1.25, 0.85, 0.45, 0.05):
+            clock.now = due - before
+            wait(interactive, clock)
         clock.now = due
-        assert isinstance(bulk.reserve(clock.now, bulk=True), float)
-        leave(interactive, clock)
+        wait(bulk, clock, bulk=True)
+        # When it has given up, a heartbeat later, bulk requests leave.
+        clock.now = due + 1.0
+        take(bulk, clock, bulk=True)
+
+
+def test_a_process_that_waits_says_so_only_now_and_then(path: Path, clock: Clock) -> None:
+    with homes(path, clock, 1) as (one,):
+        for _ in range(3):
+            leave(one, clock)
+        wait(one, clock)
+        size = path.stat().st_size
+        for _ in range(100):
+            clock.now += 0.003
+            wait(one, clock)
+        assert path.stat().st_size == size
 
 
 def test_bulk_requests_keep_their_floor_beside_interactive_ones_of_other_processes(
@@ -200,24 +225,33 @@ def test_a_bulk_request_that_waited_for_the_even_flow_puts_off_no_interactive_on
 ) -> None:
     with homes(path, clock, 2, Quota(8, 10.0, jitter=0.5, adaptive=False)) as (one, other):
         leave(one, clock)
-        assert isinstance(other.reserve(clock.now, bulk=True), Slot)
-        due = other.reserve(clock.now, bulk=True)
-        assert isinstance(due, float)
-        clock.now = due
-        assert isinstance(other.reserve(clock.now, bulk=True), Slot)
+        take(other, clock, bulk=True)
+        clock.now = wait(other, clock, bulk=True)
+        take(other, clock, bulk=True)
         leave(one, clock)
 
 
 def test_bulk_requests_make_up_what_a_late_loop_has_lost(path: Path, clock: Clock) -> None:
     with homes(path, clock, 2, Quota(8, 10.0, jitter=0.5, adaptive=False)) as (one, other):
         leave(one, clock)
-        assert isinstance(other.reserve(clock.now, bulk=True), Slot)
-        due = other.reserve(clock.now, bulk=True)
-        assert isinstance(due, float)
-        clock.now = due + 2.5 * (10.5 / 8)
+        take(other, clock, bulk=True)
+        clock.now = wait(other, clock, bulk=True) + 2.5 * (10.5 / 8)
         for _ in range(3):
-            assert isinstance(other.reserve(clock.now, bulk=True), Slot)
-        assert isinstance(other.reserve(clock.now, bulk=True), float)
+            take(other, clock, bulk=True)
+        wait(other, clock, bulk=True)
+
+
+def test_bulk_requests_do_not_make_up_for_the_time_in_which_none_waited(
+    path: Path, clock: Clock
+) -> None:
+    with homes(path, clock, 2, Quota(8, 10.0, jitter=0.5, adaptive=False)) as (one, other):
+        leave(one, clock)
+        take(other, clock, bulk=True)
+        clock.now = wait(other, clock, bulk=True)
+        take(other, clock, bulk=True)
+        clock.now += 3.5 * (10.5 / 8)
+        take(other, clock, bulk=True)
+        wait(other, clock, bulk=True)
 
 
 STEPS = st.tuples(
@@ -354,18 +388,89 @@ def test_the_slots_of_a_process_that_stays_silent_lapse(path: Path, clock: Clock
         assert other.snapshot(clock.now).in_window == 1
 
 
+@pytest.mark.parametrize("late", [0.2, 30.0])
 def test_a_process_stopped_between_its_entry_and_its_departure_notices(
-    path: Path, clock: Clock
+    path: Path, clock: Clock, late: float
 ) -> None:
     with homes(path, clock, 2) as (stopped, other):
         slot = take(stopped, clock)
         entered = clock.now
-        clock.now += 30.0
+        clock.now += late
+        now = clock.now
         assert stopped.mark_sent(slot, entered)
-        # It counts at the time at which it leaves, not at the one that was entered.
+        assert slot.left == now
+        # It counts at the time at which it leaves, and at the one that was entered.
         leave(other, clock)
-        leave(other, clock)
-        assert other.reserve(clock.now) == pytest.approx(alone(1000, 1030, 1030, 1030))
+        if late > 10:
+            leave(other, clock)
+            assert other.reserve(now) == pytest.approx(alone(1000, now, now, now))
+        else:
+            assert other.reserve(now) == pytest.approx(alone(1000, now, now))
+
+
+def test_a_process_that_is_hardly_late_counts_once(path: Path, clock: Clock) -> None:
+    with homes(path, clock, 1) as (one,):
+        slot = take(one, clock)
+        clock.now += 0.05
+        assert one.mark_sent(slot, clock.now - 0.05)
+        assert one.snapshot(clock.now).in_window == 1
+
+
+def dead_pid() -> int:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize(
+    ("kind", "certain"),
+    [
+        ("dead", True),
+        ("dead, on a system without /proc", True),
+        ("alive", False),
+        ("of another user", False),
+        ("in another container", False),
+    ],
+)
+def test_slots_are_taken_from_a_process_that_is_certain_to_be_dead(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, kind: str, certain: bool
+) -> None:
+    pid = os.getpid() if kind == "alive" else dead_pid()
+    name = f"{pid}.{local._namespace() + (kind == 'in another container')}.abcd"
+    if kind == "of another user":
+        monkeypatch.setattr(os, "kill", forbidden)
+    if kind == "dead, on a system without /proc":
+        monkeypatch.setattr(local, "_namespace", local._namespace.__wrapped__)
+        monkeypatch.setattr(local, "Path", lambda text: Path("/missing") / text.strip("/"))
+        name = f"{pid}.{local._namespace()}.abcd"
+    with homes(path, clock, 1) as (one,):
+        log = store(one)._opened()
+        strict = Entry(name, 1, "join", clock.now, terms=(2, 10.0, 60.0, 0.3, False))
+        for entry in strict, *(Entry(name, number, "reserve", clock.now) for number in (2, 3)):
+            log.append(json.dumps(entry))
+        due = one.reserve(clock.now)
+        figures = one.snapshot(clock.now)
+        # Its slots count as departures, and its terms hold no longer.
+        assert (figures.open, figures.in_window) == ((1, 3) if certain else (2, 2))
+        assert figures.requests == (3 if certain else 2)
+        assert isinstance(due, Slot) is certain
+
+
+def forbidden(pid: int, number: int) -> None:
+    raise PermissionError
+
+
+def test_a_forked_process_has_none_of_the_slots_of_the_one_it_came_from(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with homes(path, clock, 2) as (one, other):
+        slot = take(one, clock)
+        with monkeypatch.context() as forked:
+            forked.setattr(os, "getpid", lambda: 1)
+            leave(one, clock)
+            assert one.mark_sent(slot, clock.now)
+        figures = other.snapshot(clock.now)
+        assert (figures.open, figures.in_window) == (1, 3)
 
 
 class Worker:
@@ -473,6 +578,109 @@ def test_a_worker_killed_with_all_slots_open_blocks_for_a_window(path: Path) -> 
         one.close_now()
 
     asyncio.run(acquire())  # slots that nobody takes back would block until the time-out
+
+
+def test_the_terms_of_a_process_hold_again_when_it_wakes_after_it_was_forgotten(
+    path: Path, clock: Clock
+) -> None:
+    strict = FileHome(path, Quota(2, 10.0, jitter=0.3, adaptive=False), clock=clock, shared=False)
+    with homes(path, clock, 1) as (one,):
+        strict.open_now()
+        clock.now += 601.0
+        leave(one, clock)
+        with homes(path, clock, 1):  # by which the others are seen to have gone
+            assert one.snapshot(clock.now).requests == 3
+            take(strict, clock)
+            assert one.snapshot(clock.now).requests == 2
+        strict.close_now()
+
+
+def test_what_is_foretold_counts_from_now_and_not_from_the_last_entry(
+    path: Path, clock: Clock
+) -> None:
+    with homes(path, clock, 1) as (one,):
+        leave(one, clock)
+        clock.now += 200.0
+        assert one.earliest(clock.now) <= clock.now
+        assert one.earliest(clock.now, ahead=3) >= clock.now + 10.3
+
+
+class Listening:
+    """A loop that notes when it is woken."""
+
+    def __init__(self) -> None:
+        self.woken = 0
+
+    def waiting(self, priority: Priority) -> int:
+        return 1
+
+    def gone(self) -> bool:
+        return False
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+@pytest.mark.parametrize("change", ["mark_sent", "release", "penalise", "close"])
+def test_each_change_wakes_the_other_loops_of_the_process(path: Path, change: str) -> None:
+    one, other = FileHome(path, QUOTA), FileHome(path, QUOTA)
+    loops = Listening(), Listening()
+    for home, loop in zip((one, other), loops, strict=True):
+        home.open_now(loop)
+    now = time.monotonic()
+    slot = one.reserve(now)
+    assert isinstance(slot, Slot)
+    if change == "penalise":
+        one.penalise(now, 1.0, slot)
+    elif change == "close":
+        one.close_now()
+    else:
+        getattr(one, change)(slot, now)
+    assert [loop.woken for loop in loops] == [0, 1]
+    one.close_now()
+    other.close_now()
+
+
+class Held:
+    """A lock of one thread, which knows whether it is held."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+
+    def __enter__(self) -> None:
+        self.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.depth -= 1
+
+
+def test_the_store_is_used_only_while_its_lock_is_held(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several event loops of a process share it, each in a thread of its own."""
+    one = FileHome(path, Quota(), clock=clock, shared=False)
+    lock = Held()
+    monkeypatch.setattr(store(one), "lock", lock)
+
+    def checked(method: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            assert lock.depth
+            return method(*arguments)
+
+        return call
+
+    for name in ("acquire", "drop", "catch_up", "view", "enter"):
+        monkeypatch.setattr(store(one), name, checked(getattr(store(one), name)))
+    one.open_now()
+    slots = [take(one, clock) for _ in range(2)]
+    one.mark_sent(slots[0], clock.now)
+    one.release(slots[1], clock.now)
+    one.observe(clock.now, 0.1)
+    one.penalise(clock.now, None, slots[0])
+    one.earliest(clock.now)
+    one.snapshot(clock.now)
+    one.close_now()
+    assert not lock.depth
 
 
 # --- the file --------------------------------------------------------------------------------
@@ -645,8 +853,11 @@ def test_a_closed_home_is_not_opened_by_those_who_come_late(path: Path, clock: C
         slot = take(one, clock)
         one.close_now()
         one.release(slot, clock.now)
+        assert one.mark_sent(slot, clock.now) is False
         with pytest.raises(ConfigurationError, match="was closed"):
             one.reserve(clock.now)
+        with pytest.raises(ConfigurationError, match="was closed"):
+            one.penalise(clock.now, None, slot)
         # What is not known counts as sent.
         for home in one, other:
             assert (home.snapshot(clock.now).open, home.snapshot(clock.now).in_window) == (0, 1)

@@ -810,6 +810,7 @@ async def test_figures_need_no_open_limiter_and_what_changes_them_does() -> None
     with pytest.raises(ConfigurationError, match="not open"):
         limiter.penalise(30.0)
     await limiter.open()
+    assert limiter.statistics().earliest_next == 0.0
     limiter.penalise(30.0)
     assert 29 < limiter.statistics().penalty_left <= 30
     await limiter.aclose()

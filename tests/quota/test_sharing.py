@@ -359,9 +359,11 @@ def test_a_slot_released_in_one_loop_goes_to_a_call_that_waits_in_another(
 
 
 def test_a_loop_that_ended_with_a_slot_open_holds_it_no_longer_than_the_lease() -> None:
+    permits = []
+
     async def forget() -> None:
         limiter = QuotaLimiter(home=ProcessHome(ONE, name="forgotten"))
-        await limiter.acquire()
+        permits.append(await limiter.acquire())
 
     asyncio.run(forget())
     home = ProcessHome(ONE, name="forgotten")

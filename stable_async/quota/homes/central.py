@@ -503,8 +503,6 @@ class CentralState:
         return max(self._now, self._penalty_until) if self._probe_due else self._next
 
     def _share_now(self) -> float:
-        if self._share == 1.0:
-            return 1.0
         elapsed = max(self._now - self._share_since, 0.0)
         return min(self._share + elapsed * state.REGAINED, 1.0)
 

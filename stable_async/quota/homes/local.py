@@ -102,8 +102,7 @@ class LocalHome:
         self._quota = terms_of(quota)
         self._terms = self._quota
         self.waiters: Waiters | None = None
-        self._process = ""
-        self._pid = 0
+        self._rename()
         self._number = 0
         # What the request at the head has waited for; see `Entry.value`.
         self._waited = 0.0
@@ -124,8 +123,6 @@ class LocalHome:
                 self.waiters = waiters
                 self._store.acquire(self)
                 self._closed = False
-                self._number = 0
-                self._rename()
                 self._join(self._store.clock())
 
     async def aclose(self) -> None:
@@ -196,7 +193,6 @@ class LocalHome:
     def observe(self, now: float, delay: float, *, set_up: bool = False) -> None:
         """Add a measured delay, seconds; ignored unless the terms are adaptive."""
         with self._store.lock:
-            self._check_open()
             if self._store.state.terms.adaptive:
                 self._enter("set_up" if set_up else "observe", now, value=delay)
 
@@ -240,11 +236,8 @@ class LocalHome:
         """Adopt other processes' terms, and remove processes that have ended with stricter ones."""
         for process in [name for name in state.stricter(self._process) if _is_dead(name)]:
             self._enter("leave", now, other=process)
-        if self._terms == state.terms:
-            self._terms = state.terms
-            return
-        self._terms = state.terms
-        if self._terms != self._quota:
+        known, self._terms = self._terms, state.terms
+        if self._terms not in (known, self._quota):
             logger.warning(
                 "another client of this key allows %d requests in %.3g s, this one %d in %.3g s: "
                 "the stricter terms hold for both",
