@@ -556,9 +556,18 @@ class Ledger:
             made = row.position in plan.made
             self._db.execute(
                 "UPDATE rows SET content = ?, row = ?, service = ?, parameters = ?, metadata = ?, "
-                "price = ?, seed = iif(?, seed, ?), state = iif(?, state, 'waiting') "
-                "WHERE position = ?",
-                (*_values(row), row.price, made, row.seed, made, row.position),
+                "price = ?, copy = ?, remake = max(remake, ?), seed = iif(?, seed, ?), "
+                "state = iif(?, state, 'waiting') WHERE position = ?",
+                (
+                    *_values(row),
+                    row.price,
+                    row.copy,
+                    row.remake,
+                    made,
+                    row.seed,
+                    made,
+                    row.position,
+                ),
             )
             if made:
                 self._db.execute(

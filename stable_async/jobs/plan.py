@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stable_async.jobs.errors import RowProblem
-from stable_async.jobs.row import FACTS, Row, State, to_json
+from stable_async.jobs.row import FACTS, Row, State, derive_seed, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +26,9 @@ __all__ = [
     "repeated",
     "taken_by",
 ]
+
+# How many remakes a row may have had whose seed is recognised after the loss of a ledger.
+MOST_REMAKES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,15 +272,25 @@ def _decide(
 
 
 def _may_be_made_from(there: Known, row: Row, given_seed: str) -> bool:
-    """Return whether what is known of an image is consistent with a row."""
+    """Return whether what is known of an image is consistent with a row, and set its remake
+    number.
+    """
     if there.restored is None:
         return True
     service, fields, seed = there.restored
-    if given_seed != "0" and row.seed != seed:  # 0 means no seed: the API drew one
+    remake = 0 if row.seed == seed else _remake_with(row, seed)
+    if given_seed != "0" and remake is None:  # 0 means no seed: the API drew one
         return False
+    row.remake = remake or 0
     # What the file says of the image itself, such as its width, is not taken for a field.
     given = {name: value for name, value in row.fields.items() if name not in FACTS}
     return service == row.service and fields == json.loads(to_json(given))
+
+
+def _remake_with(row: Row, seed: int | None) -> int | None:
+    """Return the number of the remake that has this seed; `None` if none is found."""
+    numbers = range(1, MOST_REMAKES + 1)
+    return next((one for one in numbers if derive_seed(row.id, row.copy, one) == seed), None)
 
 
 def _derived_id(row: Row) -> str:

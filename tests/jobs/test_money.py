@@ -300,6 +300,26 @@ async def test_filtered_images_are_made_anew_with_another_seed(bench: Bench) -> 
     assert (await bench.run(path)).requests == 0
 
 
+async def test_remakes_are_known_and_have_new_seeds_though_the_ledger_is_lost(
+    bench: Bench,
+) -> None:
+    """A row that names its seed has not changed, and no seed that was filtered is bought again."""
+    rows = [{"id": "a", "prompt": "a"}, {"id": "b", "prompt": "b", "seed": 5}]
+    bench.shop.script = {one: ["filtered"] * 3 for one in "ab"}
+    path = bench.write(*rows)
+    await bench.run(path)
+    for remake in (1, 2, 3):
+        for file in bench.out.glob("job.sqlite*"):
+            file.unlink()
+        assert (await bench.run(path)).requests == 0
+        summary = await bench.run(path, retry="filtered")
+        assert summary.requests == 2
+        seeds = {line["id"]: line["seed"] for line in bench.lines()}
+        assert seeds == {one: derive_seed(one, 1, remake) for one in "ab"}
+    assert (await bench.run(path)).ending == "complete"
+    assert set(bench.shop.sold.values()) == {1}
+
+
 async def test_every_failure_is_in_a_file_that_each_run_writes_anew(bench: Bench) -> None:
     bench.shop.script = {f"p{n}": [400] for n in range(30)}
     bench.shop.script |= {"d": ["drop"], "f": ["filtered"], "g": [500] * 4}
