@@ -18,7 +18,7 @@ from stable_async.quota.homes import remote
 from stable_async.quota.homes.central import LEASE
 from stable_async.quota.homes.remote import RemoteHome, UnreachableError
 from tests.machines import bad_network
-from tests.machines.bad_network import JITTER, QUOTA, REQUESTS, WINDOW, Central, Link
+from tests.machines.bad_network import FOREVER, JITTER, QUOTA, REQUESTS, WINDOW, Central, Link
 from tests.virtual_time import VirtualTimeLoop, virtual_time
 
 if TYPE_CHECKING:
@@ -279,6 +279,30 @@ async def test_who_has_waited_longest_is_next_on_any_machine() -> None:
     await machines.aclose()
 
 
+class Forgetful(Link):
+    """A way on which one message is lost."""
+
+    lost = False
+
+    async def exchange(self, message: Message) -> Answer:
+        if self.lost:
+            self.lost = False
+            await asyncio.sleep(FOREVER)
+        return await super().exchange(message)
+
+
+@virtual_time
+async def test_a_lost_message_is_made_up_for_before_the_lease_is_over() -> None:
+    link = Forgetful(central(), 0.005)
+    machines = await Machines.settled(link)
+    link.lost = True
+    began = asyncio.get_running_loop().time()
+    await take(machines.limiters[0], 1)
+    assert not link.lost
+    assert asyncio.get_running_loop().time() - began < LEASE - 0.1
+    await machines.aclose()
+
+
 class Unreachable(Link):
     """A home that refuses connections until a test allows them."""
 
@@ -380,7 +404,7 @@ async def test_a_closed_limiter_leaves_no_task_behind() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-@pytest.mark.parametrize("step", [-3600.0, -20.0, 20.0, 3600.0])
+@pytest.mark.parametrize("step", [-3600.0, -20.0, 1.0, 20.0, 3600.0])
 def test_a_step_of_the_homes_clock_neither_breaches_nor_stops_the_flow(step: float) -> None:
     async def stepped() -> tuple[list[float], float]:
         shared = central()

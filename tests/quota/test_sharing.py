@@ -20,7 +20,7 @@ from stable_async import ConfigurationError, Quota, SharedQuota, StabilityClient
 from stable_async.errors import QuotaTimeoutError, WrongEventLoopError
 from stable_async.quota import KeyQuota, ProcessHome, QuotaLimiter, Slot, quota_of, shared
 from stable_async.quota.dispatcher import clock_of
-from stable_async.quota.homes import process
+from stable_async.quota.homes import local, process
 from stable_async.quota.homes.file import FileHome
 from stable_async.sandbox import Sandbox
 
@@ -325,9 +325,10 @@ def in_a_thread(action: Callable[[], None]) -> threading.Thread:
 
 @pytest.mark.parametrize("kind", ["process", "file"])
 def test_a_slot_released_in_one_loop_goes_to_a_call_that_waits_in_another(
-    tmp_path: Path, kind: str
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And so long before any time at which it would ask by itself."""
+    monkeypatch.setattr(local, "LOOK_AGAIN", ONE.window)
     waits = threading.Event()
 
     def home() -> ProcessHome | FileHome:

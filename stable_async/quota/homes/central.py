@@ -251,7 +251,6 @@ class CentralState:
         self._start_jitter = terms["jitter"]
         self._least_jitter = min(terms["jitter"], jitter.LEAST)
         self._rule = Rule(requests, window, terms["jitter"], max_jitter=self._most_jitter)
-        self._interval = (window + terms["jitter"]) / requests
         # When the next of those who wait may leave, and from when on the rule allowed it.
         self._next = self._allowed = -inf
         # Bulk beside interactive, as in `QuotaState`.
