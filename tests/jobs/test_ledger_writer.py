@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 from contextlib import asynccontextmanager, closing
 from functools import partial
@@ -93,6 +94,26 @@ async def test_a_change_is_made_though_its_caller_was_cancelled(tmp_path: Path) 
         writer.post(partial(make, row=ROWS[1]))
         await writer.do(lambda _: None)
         assert states(ledger) == {"a": "done", "b": "done", "c": "waiting"}
+
+
+async def test_what_waits_at_the_end_is_written(tmp_path: Path) -> None:
+    async with writing(tmp_path, *ROWS) as (writer, _):
+        for row in ROWS:
+            writer.post(partial(make, row=row))
+    with closing(Ledger.open(tmp_path / "job.sqlite")) as ledger:
+        assert states(ledger) == dict.fromkeys("abc", "done")
+        assert ledger.get("metadata_number") == 3
+
+
+async def test_an_error_of_a_change_that_nobody_awaits_is_no_noise(tmp_path: Path) -> None:
+    noise: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
+    async with writing(tmp_path, *ROWS) as (writer, _):
+        writer.post(partial(fail, error=ValueError("a bug")))
+        await writer.do(lambda _: None)
+    gc.collect()
+    await asyncio.sleep(0)
+    assert noise == []
 
 
 async def test_a_ledger_that_cannot_be_written_takes_no_later_change(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -31,6 +31,8 @@ from stable_async.jobs.metadata import MetadataFile
 from stable_async.jobs.progress import Departures, Progress
 from stable_async.jobs.row import Result
 from stable_async.jobs.storage.bucket import BucketStore
+from stable_async.jobs.storage.claims import Claims, RowClaimedError
+from stable_async.jobs.storage.facts import RowFacts, read_facts
 from stable_async.jobs.storage.folder import FolderStore
 from stable_async.jobs.storage.objects import Objects
 from tests.jobs.test_ledger import add, image_of, new_row
@@ -97,6 +99,8 @@ class Bench:
                     return step
                 case asyncio.Event():
                     await step.wait()
+                case float():
+                    await asyncio.sleep(step)
                 case _:
                     assert callable(step)
                     step()
@@ -106,7 +110,7 @@ class Bench:
         """Run an attempt as the runner does."""
         self.script = [*steps]
         if self.row.generation_id is None:
-            assert await self.context.budget.reserve(PRICE)
+            assert await self.context.budget.reserve(self.row.price or 0.0)
         result = await Attempt(self.context, self.row).run()
         assert self.script == [], "it was not asked often enough"
         assert self.progress.in_flight == 0
@@ -277,6 +281,38 @@ async def test_what_concerns_the_job_stops_it(
     assert bench.context.budget.bill == expected.get(charges[-1] if charges else "", Bill())
 
 
+async def test_a_bug_says_how_much_it_may_have_cost(bench: Bench) -> None:
+    text = "ValueError: bug"
+    for steps, expected in (
+        ([], Result("waiting", "returned")),
+        (["leave"], Result("in doubt", "in doubt", reason="unexpected error", error=text)),
+    ):
+        assert await bench.run([*steps, ValueError("bug")]) == expected
+        bench.gate.stopping = False
+
+
+async def test_an_image_without_a_price_costs_nothing(bench: Bench) -> None:
+    bench.row.price = None
+    await bench.run(["leave"])
+    assert bench.context.budget.bill == Bill()
+
+
+async def test_a_generation_is_recorded_as_soon_as_it_is_accepted(bench: Bench) -> None:
+    bills: list[float] = []
+    kept: list[tuple[str, str | None]] = []
+
+    def look() -> None:
+        bills.append(bench.context.budget.bill.spent)
+        with bench.stored.snapshot():
+            [charge] = bench.stored.charges(1)
+            [row] = bench.stored.rows("in flight")
+            kept.append((charge.state, row.generation_id))
+
+    await bench.run(["leave", look, ("accept", "g"), look])
+    assert bills == [0.0, PRICE]
+    assert kept == [("reserved", None), ("spent", "g")]
+
+
 async def test_an_image_that_is_spooled_says_why(bench: Bench) -> None:
     result = await bench.run(["leave", StorageError("disk")])
     assert result == Result("in flight", "spent", reason="not stored", error="disk")
@@ -291,6 +327,14 @@ async def test_an_attempt_that_was_stopped_says_nothing_to_the_ledger(
     assert result == Result("waiting", "spent" if accepted else "returned")
     assert bench.state() == ("waiting", ["spent"] if accepted else [])
     assert bench.context.budget.bill == Bill(spent=PRICE * accepted)
+
+
+async def test_a_doubtful_row_that_was_not_sent_again_keeps_its_reason(bench: Bench) -> None:
+    await bench.run(["leave", DOUBT])
+    await bench.run([StoppedError()])
+    assert bench.state() == ("in doubt", ["in doubt"])
+    [(_, _, reason, error, _)] = bench.stored.failures()
+    assert (reason, error) == ("connection broke", str(DOUBT))
 
 
 async def test_a_generation_of_an_earlier_run_is_fetched_and_costs_nothing_more(
@@ -322,7 +366,10 @@ async def test_a_ledger_that_fails_ends_the_attempt_as_a_doubt(
 @virtual_network_time
 async def test_a_request_that_was_not_connected_did_not_leave(open_bench: Opening) -> None:
     async with open_bench() as bench:
-        await bench.run(["leave", UNCONNECTED], ["leave"])
+        flying: list[int] = []
+        look: Callable[[], object] = lambda: flying.append(bench.progress.in_flight)  # noqa: E731
+        await bench.run(["leave", look, UNCONNECTED], [look, "leave"])
+        assert flying == [1, 0]
         assert bench.state() == ("done", ["returned", "spent"])
         assert bench.progress.requests == bench.left == 1
         assert bench.context.budget.bill == Bill(spent=PRICE)
@@ -342,6 +389,24 @@ async def test_no_connection_before_anything_left_is_tried_again(open_bench: Ope
         await bench.run([UNCONNECTED], ["leave"])
         assert bench.state() == ("done", ["spent"])
         assert bench.progress.requests == 1
+
+
+@virtual_network_time
+async def test_a_stop_ends_what_was_not_connected(open_bench: Opening) -> None:
+    async with open_bench() as bench, asyncio.timeout(10):
+        stop: Callable[[], object] = lambda: bench.gate.stop()  # noqa: E731
+        result = await bench.run(["leave", UNCONNECTED], [stop, asyncio.Event()])
+        assert result == Result("waiting", "returned")
+        assert bench.state() == ("waiting", ["returned"])
+
+
+@virtual_network_time
+async def test_another_row_probes_after_one_that_has_ended(open_bench: Opening) -> None:
+    async with open_bench() as bench, asyncio.timeout(10):
+        for _ in range(REFUSALS):
+            bench.gate.refused(REFUSED)
+        await bench.run(["leave", DOUBT])
+        await bench.gate.wait(object())
 
 
 @virtual_network_time
@@ -416,7 +481,7 @@ async def test_a_look_says_more_of_the_network_than_the_submission(open_bench: O
             for _ in range(REFUSALS):
                 bench.gate.refused(REFUSED)
 
-        await bench.run(["leave", ("accept", "g"), break_off, look, "answer", look])
+        await bench.run(["leave", ("accept", "g"), 1.0, break_off, look, "answer", look])
         assert states == [str(REFUSED), None]
 
 
@@ -537,6 +602,28 @@ async def test_a_lock_that_is_gone_lets_nothing_leave(bench: Bench) -> None:
     assert bench.state() == ("waiting", [])
 
 
+async def test_a_stop_as_the_claim_is_made_lets_nothing_leave(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do = LedgerWriter.do
+
+    async def stopping(writer: LedgerWriter, change: Callable[[Ledger], object]) -> object:
+        result = await do(writer, change)
+        bench.gate.stop()
+        return result
+
+    monkeypatch.setattr(LedgerWriter, "do", stopping)
+    assert await bench.run(["leave"]) == Result("waiting", "returned")
+    assert bench.progress.requests == 0
+
+
+async def test_what_was_refused_is_not_on_its_way(bench: Bench) -> None:
+    flying: list[int] = []
+    look: Callable[[], object] = lambda: flying.append(bench.progress.in_flight)  # noqa: E731
+    await bench.run([look, "leave", look, ("refuse", AGAIN), look, "leave", look])
+    assert flying == [0, 1, 0, 1]
+
+
 @pytest.mark.parametrize("before", [[], ["leave", ("refuse", AGAIN)]])
 async def test_a_stop_cancels_what_has_nothing_in_flight(
     bench: Bench, before: list[object]
@@ -644,30 +731,63 @@ async def test_a_bug_in_a_claim_lets_nothing_leave(
     assert in_bucket.progress.requests == 0
 
 
-def facts_state(bench: Bench) -> tuple[str, list[str]]:
-    import json
-
+def in_store(bench: Bench) -> RowFacts:
     [file] = (bench.context.folder / "bucket").glob("*/*.json")
-    facts = json.loads(file.read_text())
-    return facts["state"], [one["state"] for one in facts["charges"]]
+    return read_facts(file.read_bytes(), file.name)
 
 
 @pytest.mark.parametrize(
-    ("steps", "state", "charges"),
+    ("steps", "state", "charges", "generation"),
     [
-        (["leave", ("refuse", AGAIN), AGAIN], "again", ["returned"]),
-        (["leave", ("refuse", AGAIN), "leave", FINAL], "failed", ["returned", "returned"]),
-        (["leave", DOUBT], "in doubt", ["in doubt"]),
-        (["leave", ("accept", "g"), AGAIN], "again", ["spent"]),
+        (["leave", ("refuse", AGAIN), AGAIN], "again", ["returned"], None),
+        (["leave", ("refuse", AGAIN), "leave", FINAL], "failed", ["returned", "returned"], None),
+        (["leave", DOUBT], "in doubt", ["in doubt"], None),
+        (["leave", ("accept", "g"), AGAIN], "again", ["spent"], "g"),
         # The claim stays: the image that was spooled completes it.
-        (["leave", StorageError("disk")], "in flight", ["reserved"]),
+        (["leave", StorageError("disk")], "in flight", ["reserved"], None),
     ],
 )
 async def test_the_bucket_learns_how_an_attempt_ended(
-    in_bucket: Bench, steps: list[object], state: str, charges: list[str]
+    in_bucket: Bench, steps: list[object], state: str, charges: list[str], generation: str | None
 ) -> None:
     await in_bucket.run(steps)
-    assert facts_state(in_bucket) == (state, charges)
+    facts = in_store(in_bucket)
+    assert (facts.state, [charge.state for charge in facts.charges]) == (state, charges)
+    assert facts.generation_id == generation
+
+
+PAID = RowFacts.claim(new_row(1, "a", price=PRICE), "another process")
+
+
+@pytest.mark.parametrize(
+    ("facts", "result"),
+    [
+        (PAID.settled(Result("failed", "returned", None, "400", "no")), None),
+        (PAID.settled(Result("in doubt", "in doubt", None, "cut", "off")), None),
+        (PAID.accepted("g"), Result("waiting", "spent")),
+        (replace(PAID, charges=(), image=image_of(new_row(1, "a"))).made(image_of(new_row(1, "a"))),
+         Result("done", "returned")),
+    ],
+)  # fmt: skip
+async def test_a_row_that_another_process_bought_is_taken_over(
+    in_bucket: Bench, monkeypatch: pytest.MonkeyPatch, facts: RowFacts, result: Result | None
+) -> None:
+    """At no cost of this one's own: the budget counts what the other spent once."""
+
+    facts = facts.standing(has_image=True)
+
+    async def claimed(*_: object) -> None:
+        raise RowClaimedError(facts)
+
+    monkeypatch.setattr(Claims, "claim", claimed)
+    charge = facts.charges[-1].state if facts.charges else "returned"
+    expected = result or Result(facts.state, charge, reason=facts.reason, error=facts.error)
+    assert await in_bucket.run(["leave"]) == expected
+    assert in_bucket.state() == (expected.state, [one.state for one in facts.charges])
+    assert in_bucket.progress.requests == 0
+    bill = in_bucket.context.budget.bill
+    assert bill == in_bucket.stored.bill()
+    assert in_bucket.stored.attempts(1) == len(facts.charges)
 
 
 async def test_an_error_of_a_row_is_one_of_ours(bench: Bench) -> None:
