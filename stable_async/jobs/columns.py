@@ -14,7 +14,7 @@ from stable_async.api.services import SERVICES, fields_of_all, service_name
 from stable_async.jobs.row import FACTS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from stable_async.api.services import Service
 
@@ -109,8 +109,20 @@ MEANT: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 # Those of them whose values are not aspect ratios.
 SIZES = frozenset({"width", "height", "w", "h", "size", "image_size", "resolution", "dimensions"})
-# How similar, 0 to 1, a name must be to a parameter to count as a misspelling of it.
+# How similar, 0 to 1, a long name must be to a parameter to count as a misspelling of it. For short
+# ones only usual slips count: `speed` and `need` are as similar to `seed` as any misspelling.
 ALIKE = 0.88
+LONG = 8
+SHORTEST = 4
+VOWELS = frozenset("aeiouy")
+# Words that could be slips of another name, and are likelier names of columns.
+ORDINARY = frozenset(
+    {
+        *("ask", "audi", "dawn", "don", "let", "lift", "loft", "made", "mage", "mod", "modal"),
+        *("musk", "ode", "own", "reset", "schedule", "second", "see", "stale", "stole", "stop"),
+        *("sued", "with"),
+    }
+)
 # Columns in which data sets have text that may serve as prompts, the likeliest first.
 PROMPTS = ("caption", "text", "prompts", "description", "positive_prompt", "positive", "title")
 
@@ -314,9 +326,9 @@ class ColumnRules:
         if EVERYTHING in self.keep or self.metadata_only:
             return Target("kept", own)
         there = others | self._taken | self.given
-        meant = next(
-            (target for target in MEANT.get(name.replace("_", ""), ()) if target in known), None
-        ) or next(iter(get_close_matches(name, known, n=1, cutoff=ALIKE)), None)
+        meant = next(_meant_by(name.replace("_", ""), known), None)
+        if meant is None and len(name) >= LONG:
+            meant = next(iter(get_close_matches(name, known, n=1, cutoff=ALIKE)), None)
         if meant is not None:
             return Target("kept" if meant in there else "suspicious", own, meant)
         # Many a data set says how large its images are.
@@ -478,6 +490,45 @@ def folded(name: str) -> str:
             if unicodedata.category(sign) != "Cf"
         )
     return re.sub(r"[\s_-]+", "_", name.strip().lower())
+
+
+def _meant_by(name: str, known: Collection[str]) -> Iterator[str]:
+    """Yield the parameters that a name may stand for, whole or with a slip; the likeliest first.
+
+    Args:
+        name: Folded, without underscores.
+        known: The parameters of the service.
+    """
+    yield from (target for target in MEANT.get(name, ()) if target in known)
+    if len(name) < SHORTEST - 1 or name in ORDINARY:
+        return
+    for target in sorted(known):
+        word = target.replace("_", "")
+        if _is_slip(name, word) or name == word + "s":
+            yield target
+    for other, targets in MEANT.items():
+        if _is_slip(name, other):
+            yield from (target for target in targets if target in known)
+
+
+def _is_slip(name: str, word: str) -> bool:
+    """Return whether a name is a word with one slip: two neighbours swapped, a letter missing or
+    doubled, or a vowel for another.
+    """
+    if len(word) < SHORTEST:
+        return False
+    wrong = next(
+        (place for place, (a, b) in enumerate(zip(name, word, strict=False)) if a != b), -1
+    )
+    if wrong < 0:  # one is the beginning of the other
+        return name in {word[:-1], word + word[-1]}
+    found, wanted = name[wrong:], word[wrong:]
+    return (
+        (found[0] in VOWELS and wanted[0] in VOWELS and found[1:] == wanted[1:])
+        or (found[:2] == wanted[1::-1] and found[2:] == wanted[2:])
+        or found == wanted[1:]
+        or (found[1:] == wanted and found[0] == name[wrong - 1 : wrong])
+    )
 
 
 def own_name(name: str) -> str:

@@ -304,9 +304,9 @@ async def test_remakes_are_known_and_have_new_seeds_though_the_ledger_is_lost(
     bench: Bench,
 ) -> None:
     """A row that names its seed has not changed, and no seed that was filtered is bought again."""
-    rows = [{"id": "a", "prompt": "a"}, {"id": "b", "prompt": "b", "seed": 5}]
+    first, second = {"id": "a", "prompt": "a"}, {"id": "b", "prompt": "b", "seed": 5}
     bench.shop.script = {one: ["filtered"] * 3 for one in "ab"}
-    path = bench.write(*rows)
+    path = bench.write(first, second)
     await bench.run(path)
     for remake in (1, 2, 3):
         for file in bench.out.glob("job.sqlite*"):

@@ -647,3 +647,43 @@ def test_parquet_of_many_libraries(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"caption": ["a fox"], "label": [1]}).to_parquet(path)
     assert "--prompt-column caption" in refusal(path)
     assert read(path, prompt_column="caption") == [{"prompt": "a fox", "label": 1}]
+
+
+def kind_of(column: str, service: str) -> tuple[str, str | None]:
+    target = ColumnRules(service=service).target(
+        column, frozenset({column.lower()}), any_service=False
+    )
+    return target.kind, target.meant
+
+
+@pytest.mark.parametrize(
+    ("meant", "slips"),
+    [
+        ("seed", "sead sede sed seeed esed eed seeds SEDE"),
+        ("prompt", "promt prmopt rpompt prompt_s Promppt"),
+        ("style_preset", "stile styel styl preet"),
+        ("aspect_ratio", "asepct ratoi aspet_ratio aspect_ration apsect-ratio"),
+        ("negative_prompt", "negatve negativ_prompt negative_promt"),
+        ("output_format", "fromat formt outpt_format"),
+    ],
+)
+def test_a_slip_in_the_name_of_a_column_stops_a_job_before_it_is_paid(
+    meant: str, slips: str
+) -> None:
+    assert {slip: kind_of(slip, "core") for slip in slips.split()} == dict.fromkeys(
+        slips.split(), ("suspicious", meant)
+    )
+
+
+@pytest.mark.parametrize("service", ["core", "sd3", "inpaint", "outpaint", "v1-text-to-image"])
+def test_words_that_are_names_of_columns_elsewhere_stay_possible(service: str) -> None:
+    text = (
+        "side need speed send used name note task mark code node move mood made most more radio "
+        "formal present second stop see with ask own let lift reset schedule stale feed seen light "
+        "night bright town weight value words styles sizes photos Prompt_NSFW image_nsfw user_name "
+        "timestamp Category Challenge Note similarity hash punsafe pwatermark aesthetic caption "
+        "source tags label split title artist year url language rating author subject theme camera "
+        "Titel Bild Notiz Sprache modele tema semilla sample_id time place scene state status"
+    )
+    kinds = {word: kind_of(word, service)[0] for word in text.split()}
+    assert kinds == dict.fromkeys(kinds, "kept")
