@@ -54,7 +54,6 @@ class Dispatcher:
         self._deadlines: list[tuple[float, int, Waiter]] = []
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = inf
         # When to ask the home again; infinity while the home or the burst limit will call.
         self._earliest = -inf
         self._kicked = False
@@ -103,7 +102,6 @@ class Dispatcher:
                 return
             if self._identity is not None:
                 _shared.pop((self._identity, id(self.loop)), None)
-        self.is_open = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -780,14 +780,18 @@ async def test_a_refusal_widens_the_jitter_no_further_than_its_bound() -> None:
 @virtual_time
 async def test_calls_that_come_while_the_home_is_being_opened_wait_for_it() -> None:
     class Slow(ProcessHome):
+        opened = 0
+
         async def open(self, waiters: Waiters | None = None) -> None:
+            self.opened += 1
             await asyncio.sleep(1)
             await super().open(waiters)
 
-    limiter = QuotaLimiter(QUOTA, home=Slow(QUOTA))
+    home = Slow(QUOTA)
+    limiter = QuotaLimiter(QUOTA, home=home)
     await asyncio.gather(*(use_up(limiter, 1) for _ in range(3)))
     assert clock() == pytest.approx(1001)
-    assert limiter.statistics().in_window == 3
+    assert (home.opened, limiter.statistics().in_window) == (1, 3)
 
 
 def test_a_second_event_loop_is_told_so() -> None:
@@ -810,7 +814,7 @@ async def test_figures_need_no_open_limiter_and_what_changes_them_does() -> None
     with pytest.raises(ConfigurationError, match="not open"):
         limiter.penalise(30.0)
     await limiter.open()
-    assert limiter.statistics().earliest_next == 0.0
+    assert (limiter.statistics().earliest_next, limiter.statistics().longest_wait) == (0.0, 0.0)
     limiter.penalise(30.0)
     assert 29 < limiter.statistics().penalty_left <= 30
     await limiter.aclose()

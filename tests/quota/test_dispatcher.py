@@ -1,0 +1,248 @@
+"""The queue that all limiters of one quota share in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from dataclasses import dataclass, field
+
+import pytest
+
+from stable_async.errors import ConfigurationError, QuotaTimeoutError
+from stable_async.quota import ProcessHome, Quota, QuotaLimiter, SharedQuota, dispatcher
+from tests.virtual_time import VirtualTimeLoop, virtual_time
+
+QUOTA = Quota(requests=10, window=10.0, penalty=60.0, jitter=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared(SharedQuota):
+    """A quota that the limiters of one loop share."""
+
+    quota: Quota = QUOTA
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def identity(self) -> str:
+        return self.name
+
+    def home(self) -> ProcessHome:
+        return ProcessHome(self.quota)
+
+
+def clock() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def send(limiter: QuotaLimiter, count: int) -> None:
+    for _ in range(count):
+        (await limiter.acquire()).mark_sent()
+
+
+# ---- who shares one
+
+
+@virtual_time
+async def test_limiters_of_one_quota_wait_in_one_queue() -> None:
+    shared = Shared()
+    one, other, apart = QuotaLimiter(shared), QuotaLimiter(shared), QuotaLimiter(Shared())
+    await send(one, 10)
+    order: list[str] = []
+
+    async def wait(name: str, limiter: QuotaLimiter) -> None:
+        await limiter.acquire()
+        order.append(name)
+
+    tasks = [
+        asyncio.create_task(wait(name, limiter))
+        for name, limiter in (("a", one), ("b", other), ("c", one), ("d", other))
+    ]
+    await asyncio.sleep(1)
+    assert one.statistics() == other.statistics()
+    assert (one.statistics().waiting, one.statistics().granted) == (4, 10)
+    await asyncio.wait_for(send(apart, 10), 0.1)
+    await asyncio.gather(*tasks)
+    assert order == ["a", "b", "c", "d"]
+    for limiter in (one, other):
+        await limiter.aclose()
+    # The last of them took the queue and its figures along.
+    new = QuotaLimiter(shared)
+    await new.open()
+    assert new.statistics().granted == 0
+    await new.aclose()
+    await apart.aclose()
+
+
+@virtual_time
+async def test_the_smallest_burst_of_all_limiters_holds_and_is_had_once() -> None:
+    name = uuid.uuid4().hex
+    limiters = [
+        QuotaLimiter(Shared(quota=Quota(10, 10.0, burst=burst), name=name))
+        for burst in (4, 2, 3, 2)
+    ]
+    for limiter in limiters[:2]:
+        await limiter.open()
+    began = clock()
+    await send(limiters[0], 2)
+    assert clock() == began
+    for limiter in limiters:
+        await send(limiter, 1)
+    assert clock() - began >= 4 * 0.99
+    for limiter in limiters:
+        await limiter.aclose()
+
+
+def test_a_loop_that_ended_leaves_no_queue_behind() -> None:
+    before = len(dispatcher._shared)
+    limiters = [QuotaLimiter(Shared()) for _ in range(3)]
+    for limiter in limiters:
+        asyncio.run(send(limiter, 1))
+    assert len(dispatcher._shared) == before + 1
+
+
+def test_a_forked_process_has_none_of_its_parent_s_queues() -> None:
+    async def fork() -> int:
+        limiter = QuotaLimiter(Shared())
+        await limiter.open()
+        assert dispatcher._shared
+        child = os.fork()
+        if not child:
+            os._exit(len(dispatcher._shared))
+        await limiter.aclose()
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status)
+
+    assert asyncio.run(fork()) == 0
+
+
+def test_queues_are_looked_up_only_while_their_lock_is_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Locked(dict[tuple[str, int], dispatcher.Dispatcher]):
+        def __getattribute__(self, name: str) -> object:
+            assert dispatcher._shared_lock.locked()
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr(dispatcher, "_shared", Locked())
+
+    async def use() -> None:
+        limiter = QuotaLimiter(Shared())
+        await send(limiter, 1)
+        await limiter.aclose()
+
+    asyncio.run(use())
+
+
+@virtual_time
+async def test_closing_leaves_no_timer() -> None:
+    limiter = QuotaLimiter(QUOTA)
+    await send(limiter, 10)
+    waiting = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(5)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    assert loop.timers() == 1
+    await limiter.aclose()
+    assert loop.timers() == 0
+    with pytest.raises(ConfigurationError, match="was closed"):
+        await waiting
+
+
+# ---- deadlines
+
+
+@virtual_time
+async def test_a_deadline_at_the_very_moment_is_kept() -> None:
+    limiter = QuotaLimiter(QUOTA)
+    await limiter.open()
+    limiter.penalise(60.0)
+    await limiter.acquire(deadline=60.0)
+    assert clock() == pytest.approx(1060.0)
+
+
+@virtual_time
+async def test_a_deadline_leaves_time_for_the_pace() -> None:
+    limiter = QuotaLimiter(Quota(10, 10.0, burst=1))
+    await send(limiter, 1)
+    (await limiter.acquire(deadline=5.0)).mark_sent()
+    assert clock() == pytest.approx(1001.0, abs=0.01)
+
+
+@virtual_time
+async def test_an_error_says_in_how_many_seconds_it_could_be_served() -> None:
+    limiter = QuotaLimiter(QUOTA)
+    await send(limiter, 10)
+    await asyncio.sleep(limiter.statistics().earliest_next - 0.5)
+    with pytest.raises(QuotaTimeoutError, match=r"in 0\.5 s") as refused:
+        await limiter.acquire(deadline=0.1)
+    assert refused.value.retry_after == pytest.approx(0.5, abs=1e-3)
+
+
+@virtual_time
+async def test_deadlines_of_served_calls_are_forgotten_behind_one_that_waits() -> None:
+    limiter = QuotaLimiter(QUOTA)
+    await send(limiter, 10)
+
+    async def patient() -> None:
+        (await limiter.acquire(priority="bulk", deadline=1e5)).mark_sent()
+
+    bulk = [asyncio.create_task(patient()) for _ in range(50)]
+    await asyncio.sleep(0)
+    most = 0
+    for _ in range(250):
+        (await limiter.acquire(deadline=1e6)).mark_sent()
+        most = max(most, len(limiter._attached()._deadlines))
+    assert not all(task.done() for task in bulk)
+    assert most <= 2 * 51 + 64 + 1
+    for task in bulk:
+        task.cancel()
+    await asyncio.gather(*bulk, return_exceptions=True)
+
+
+@virtual_time
+async def test_a_deadline_passes_also_when_the_home_can_no_longer_be_read() -> None:
+    class Unreadable(ProcessHome):
+        broken = False
+
+        def earliest(self, now: float, ahead: int = 0) -> float:
+            if self.broken:
+                raise ConfigurationError("the file is gone")
+            return super().earliest(now, ahead)
+
+    home = Unreadable(QUOTA)
+    limiter = QuotaLimiter(QUOTA, home=home)
+    held = [await limiter.acquire() for _ in range(10)]
+    waiting = asyncio.create_task(limiter.acquire(deadline=15.0))
+    await asyncio.sleep(1)
+    home.broken = True
+    with pytest.raises(QuotaTimeoutError) as refused:
+        await waiting
+    assert refused.value.retry_after == 0.0
+    assert len(held) == 10
+
+
+# ---- too many who wait
+
+
+@virtual_time
+async def test_a_call_that_waits_for_the_pace_alone_counts_as_waiting() -> None:
+    limiter = QuotaLimiter(Quota(10, 10.0, burst=1), max_waiting=0)
+    await send(limiter, 1)
+    with pytest.raises(QuotaTimeoutError, match="0 interactive requests are waiting"):
+        await limiter.acquire()
+    await asyncio.sleep(1.01)
+    await send(limiter, 1)
+
+
+@virtual_time
+async def test_one_too_many_is_told_when_its_place_would_be_served() -> None:
+    limiter = QuotaLimiter(QUOTA, max_waiting=2)
+    await send(limiter, 10)
+    waiting = [asyncio.create_task(limiter.acquire()) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(QuotaTimeoutError) as refused:
+        await limiter.acquire()
+    assert 10.5 <= refused.value.retry_after <= 10.5 + 4 * 1.05
+    for permit in await asyncio.gather(*waiting):
+        permit.mark_sent()
