@@ -54,6 +54,7 @@ class Dispatcher:
         self._deadlines: list[tuple[float, int, Waiter]] = []
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float  # set with the timer
         # When to ask the home again; infinity while the home or the burst limit will call.
         self._earliest = -inf
         self._kicked = False
