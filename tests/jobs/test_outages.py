@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from math import log2
 from typing import TYPE_CHECKING
 
 import pytest
 
-from stable_async.errors import APIConnectionError, APIStatusError, Verdict
-from stable_async.jobs.gate import REFUSALS, Gate
-from stable_async.jobs.progress import Progress
+from stable_async.jobs.gate import REFUSALS
 from stable_async.transport import polling
 from tests.raw_server import answer, raw_server
 from tests.samples import picture
-from tests.virtual_time import virtual_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from stable_async.jobs import Summary
     from tests.jobs.conftest import Bench
     from tests.raw_server import Connection
@@ -273,121 +267,3 @@ async def test_an_interrupt_ends_the_waiting_for_the_end_of_an_outage(bench: Ben
         job.interrupt()
         async with asyncio.timeout(10):
             assert (await running).ending == "interrupted"
-
-
-def refusal() -> APIStatusError:
-    verdict = Verdict(from_api=False, billed="no", concerns="network", job="pause")
-    return APIStatusError(verdict=verdict, status=521)
-
-
-def gate(progress: Progress, *, limit: float = 120.0) -> Gate:
-    made = Gate(progress, address="https://x", outage_limit=limit, first_wait=1.0)
-    made.answered()
-    return made
-
-
-@contextmanager
-def probing(one: Gate, who: object) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        one.end_probe(who)
-
-
-@virtual_time
-async def test_one_request_at_a_time_probes_at_growing_intervals() -> None:
-    clock = asyncio.get_running_loop().time
-    one = gate(Progress(0.0), limit=10_000.0)
-    for _ in range(REFUSALS):
-        one.refused(refusal())
-    left: list[float] = []
-
-    async def send() -> None:
-        me = object()
-        with probing(one, me):
-            await one.wait(me)
-            left.append(clock())
-            await asyncio.sleep(0)
-            if len(left) <= 10:
-                one.refused(refusal())
-            else:
-                one.answered()
-
-    began = clock()
-    await asyncio.gather(*(send() for _ in range(30)))
-    waits = [round(b - a) for a, b in zip([began, *left], left, strict=False)][:11]
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60]
-    assert len(left) == 30, "all go on when the probe is answered"
-    assert max(left) - left[10] < 0.01
-
-
-@virtual_time
-async def test_an_outage_ends_the_job_after_its_limit_and_not_before() -> None:
-    clock = asyncio.get_running_loop().time
-    one = gate(Progress(0.0))
-    for _ in range(REFUSALS):
-        one.refused(refusal())
-    began = clock()
-    while not one.stopping:
-        me = object()
-        with probing(one, me):
-            await one.wait(me)
-            one.refused(refusal())
-    assert clock() - began == pytest.approx(120.0, abs=0.1)
-    assert "https://x" in str(one.error)
-    assert "521" in str(one.error)
-
-
-@virtual_time
-async def test_an_answer_between_refusals_is_no_outage() -> None:
-    one = gate(Progress(0.0))
-    for _ in range(10):
-        for _ in range(REFUSALS - 1):
-            one.refused(refusal())
-        one.answered()
-        assert one.lets_pass(object())
-
-
-@virtual_time
-async def test_an_answer_to_what_left_before_the_first_refusal_ends_no_outage() -> None:
-    """A slow answer says nothing about the network now."""
-    one = gate(Progress(0.0))
-    before = asyncio.get_running_loop().time()
-    await asyncio.sleep(1)
-    for _ in range(REFUSALS):
-        one.refused(refusal())
-        one.answered(before)
-    assert not one.lets_pass(object())
-    await asyncio.sleep(1)
-    one.answered(before)
-    assert not one.lets_pass(object())
-    one.answered(asyncio.get_running_loop().time())
-    assert one.lets_pass(object())
-
-
-@virtual_time
-async def test_a_probe_that_is_cancelled_lets_another_one_probe() -> None:
-    one = gate(Progress(0.0))
-    for _ in range(REFUSALS):
-        one.refused(refusal())
-
-    async def send() -> None:
-        with probing(one, me := object()):
-            await one.wait(me)
-
-    first = asyncio.create_task(send())
-    await asyncio.sleep(0.5)
-    second = asyncio.create_task(send())
-    await asyncio.sleep(0)
-    first.cancel()
-    await asyncio.wait([first])
-    async with asyncio.timeout(100):
-        await second
-
-
-@virtual_time
-async def test_no_connection_at_the_start_is_a_wrong_address() -> None:
-    one = Gate(Progress(0.0), address="https://x", outage_limit=120.0, first_wait=1.0)
-    verdict = Verdict(from_api=False, billed="no", concerns="network", job="pause")
-    one.refused(APIConnectionError("cannot connect", verdict=verdict))
-    assert one.stopping
