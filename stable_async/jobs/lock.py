@@ -76,10 +76,7 @@ def locked(folder: Path, doing: str = "works on this job") -> Iterator[FolderLoc
         raise
     try:
         # A lock is never truncated: whatever this file is, its content is kept.
-        status = os.fstat(descriptor)
-        before = os.pread(descriptor, NAME_LENGTH, 0)
-        foreign = bool(before.strip()) and not before.startswith(HOLDER)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or foreign:
+        if not _is_lock(descriptor):
             raise JobError(f"{path} is not the lock of a job; remove it")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -100,8 +97,10 @@ def locked(folder: Path, doing: str = "works on this job") -> Iterator[FolderLoc
 
 def is_locked(folder: Path) -> bool:
     """Return whether another process holds the lock of a folder. Nothing is written."""
+    # Whatever lies there in the folder of somebody else: opening a pipe would wait for its writer.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(folder / LOCK_NAME, flags)
     except OSError:
         return False
     try:
@@ -111,6 +110,15 @@ def is_locked(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _is_lock(descriptor: int) -> bool:
+    """Return whether an open file is empty or names a holder, under this name alone."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        return False
+    before = os.pread(descriptor, NAME_LENGTH, 0)
+    return not before.strip() or before.startswith(HOLDER)
 
 
 def _write_name(descriptor: int, name: str) -> None:
