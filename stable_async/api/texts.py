@@ -1,12 +1,13 @@
-"""Server texts made safe to show: the one place that they all pass through. Pure."""
+"""Server texts made safe to show: the one place that they all pass through; blank texts. Pure."""
 
 from __future__ import annotations
 
 import base64
 import re
+import unicodedata
 from functools import lru_cache
 
-__all__ = ["MAX_TEXT", "clean", "redact"]
+__all__ = ["MAX_TEXT", "clean", "is_blank", "redact"]
 
 MAX_TEXT = 1000
 
@@ -24,6 +25,17 @@ _KEY_LIKE = re.compile(r"\bsk-[\w*-]{6,}")
 _LEAST_BASE64 = 8
 SHORTEST_FORM = 8
 _SPACE = " ?"
+# Characters that are letters or symbols by category but invisible: Hangul fillers, the Braille
+# blank.
+_INVISIBLE = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+
+
+def is_blank(text: str) -> bool:
+    """Return whether text is invisible: white space, zero-width and control characters only."""
+    if "!" <= text[:1] <= "~":
+        return False  # the common case
+    rest = text.strip()
+    return all(unicodedata.category(sign)[0] in "ZC" or sign in _INVISIBLE for sign in rest)
 
 
 def clean(text: str, *, limit: int = MAX_TEXT, key: str = "") -> str:

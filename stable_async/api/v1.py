@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NotRequired
 
-from pydantic import Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from stable_async.api.answers import Answer, read_artifacts, read_as
@@ -58,6 +59,12 @@ ACCEPT = ("application/json", "image/png")
 MAX_OUTPUT_PIXELS = 4_194_304
 
 
+def _refuse_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("float_type", "a number")
+    return value
+
+
 class TextPrompt(TypedDict):
     """A prompt and its weight.
 
@@ -67,7 +74,7 @@ class TextPrompt(TypedDict):
     """
 
     text: Annotated[str, Field(max_length=2_000)]
-    weight: NotRequired[Annotated[float, Field(allow_inf_nan=False)]]
+    weight: NotRequired[Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]]
 
 
 EngineId = Annotated[str, PathPart()]

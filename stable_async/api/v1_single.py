@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, JsonValue
 from pydantic_core import PydanticCustomError
 
 from stable_async.api.base import ImageRequest, Operation
+from stable_async.api.texts import is_blank
 from stable_async.api.v1 import (
     ImageToImageFields,
     MaskingFields,
@@ -79,7 +80,7 @@ class _SingleImage(V1Generation[Image], ImageRequest):
         if self.text_prompts is None and self.prompt is None:
             yield FieldProblem("prompt", "not given", "required, or text_prompts")
         if self.text_prompts is not None:
-            if not any(prompt["text"].strip() for prompt in self.text_prompts):
+            if all(is_blank(prompt["text"]) for prompt in self.text_prompts):
                 yield FieldProblem("text_prompts", "only blank texts", "one that says something")
             for name in ("prompt", "negative_prompt"):
                 if getattr(self, name) is not None:

@@ -30,6 +30,7 @@ __all__ = [
     "classify",
     "folded",
     "is_parameter",
+    "is_text",
     "own_name",
 ]
 
@@ -200,7 +201,7 @@ class Target:
 
     def __post_init__(self) -> None:
         """Recognise text fields by their names."""
-        object.__setattr__(self, "is_text", self.name.endswith(("prompt", "prompts")))
+        object.__setattr__(self, "is_text", is_text(self.name))
 
 
 class ColumnError(ValueError):
@@ -472,6 +473,11 @@ def _check_options(rules: ColumnRules, others: frozenset[str], no: str, shown: s
         for name in names:
             if folded(name) not in others:
                 raise ColumnError(f"--{option}: {no} {name!r}; {shown}")
+
+
+def is_text(field: str) -> bool:
+    """Return whether a value of a field may be any text."""
+    return field.endswith(("prompt", "prompts"))
 
 
 def is_parameter(name: str) -> bool:

@@ -107,9 +107,9 @@ class PromptRules:
                 own = Row(row.number, {}, row.metadata)
                 yield _named(own, service, {**fields, **variant}, own_id)
         except ValueError as error:
-            infinite = "metadata: a number is not finite; allowed: what JSON has"
             unreadable = isinstance(error, UnicodeEncodeError)
-            yield RowProblem(row.number, "not valid UTF-8" if unreadable else infinite)
+            what = "not valid UTF-8" if unreadable else _infinite(row.metadata)
+            yield RowProblem(row.number, what)
 
 
 def check(row: Row, folder: Path, price: float | None = None) -> list[RowProblem]:
@@ -250,6 +250,20 @@ def _wire_text(value: object) -> str:
     if isinstance(value, list):
         return to_json(value)
     return str(value)
+
+
+def _infinite(metadata: Mapping[str, object]) -> str:
+    """Return the problem of metadata with a number that JSON does not have."""
+    for name, value in metadata.items():
+        try:
+            to_json(value)
+        except ValueError as error:
+            if not isinstance(error, UnicodeEncodeError):
+                return (
+                    f"{name}: given {reprlib.repr(value)}, not a finite number; allowed: what JSON "
+                    "has, or leave the column out with --drop"
+                )
+    return "metadata: not JSON"
 
 
 def _id_problem(value: object) -> str | None:

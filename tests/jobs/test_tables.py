@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from stable_async.jobs import PromptFile, PromptFileError, RowProblem
+from stable_async.jobs import PromptFile, PromptFileError, PromptRules, RowProblem
 from stable_async.jobs.columns import ColumnRules
 from stable_async.jobs.prompt_file import SuspiciousFileError
 from stable_async.jobs.row import Row
+from stable_async.jobs.rules import check
 from tests import needs
 
 
@@ -34,6 +35,13 @@ def refusal(path: Path, **options: str) -> str:
         read(path, **options)
     assert caught.value.count == 1
     return str(caught.value)
+
+
+def check_row(row: Row) -> list[str]:
+    """Return the problems of a row as a job finds them."""
+    [expanded] = PromptRules(service=row.service or "core", price=1.0).expand(row)
+    assert isinstance(expanded, Row)
+    return [problem.text for problem in check(expanded, Path())]
 
 
 # Samples of files that people have; `expected.md` beside them says what is right.
@@ -687,3 +695,59 @@ def test_words_that_are_names_of_columns_elsewhere_stay_possible(service: str) -
     )
     kinds = {word: kind_of(word, service)[0] for word in text.split()}
     assert kinds == dict.fromkeys(kinds, "kept")
+
+
+def test_texts_that_parquet_has_as_bytes_are_read(tmp_path: Path) -> None:
+    """Hive, Impala and old versions of Spark write them so."""
+    pa, parquet = needs.module("pyarrow"), needs.module("pyarrow.parquet")
+    path = tmp_path / "p.parquet"
+    columns = {
+        "prompt": pa.array(["a fox 🦊".encode(), b"caf\xe9"], pa.binary()),
+        "Negative Prompt": pa.array([b"people", None], pa.large_binary()),
+        "seed": pa.array([b"7", b"8"], pa.binary(1)),
+        "thumb": pa.array([b"\xff\xd8", None], pa.binary()),
+    }
+    parquet.write_table(pa.table(columns), path)
+    file = PromptFile(str(path))
+    first, second = file.rows()
+    assert isinstance(first, Row)
+    assert first.fields == {"prompt": "a fox 🦊", "negative_prompt": "people", "seed": "7"}
+    assert file.columns.left_out == ["thumb"]
+    assert isinstance(second, Row)
+    [problem] = check_row(second)
+    assert problem.startswith("prompt: ")
+
+
+def test_texts_for_other_programs_are_told_in_every_field(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("prompt,negative_prompt\na fox,Negative prompt: people\na kite,--no text\n")
+    first, second = PromptFile(path).rows()
+    assert isinstance(first, RowProblem)
+    assert "negative_prompt begins with 'Negative prompt:'" in first.text
+    assert isinstance(second, RowProblem)
+    assert "negative_prompt has '--no'" in second.text
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_a_number_that_json_does_not_have_names_its_column(number: float) -> None:
+    row = Row(3, {"prompt": "a fox"}, {"page": 1, "scores": [1.0, number]})
+    [problem] = PromptRules().expand(row)
+    assert isinstance(problem, RowProblem)
+    assert problem.text.startswith(f"scores: given [1.0, {number}], not a finite number")
+    assert "--drop" in problem.text
+
+
+@pytest.mark.parametrize(
+    ("prompts", "told"),
+    [
+        ('[{"text": "\u200b"}]', "text_prompts: only blank texts"),
+        ('[{"text": "\u3164 "}, {"text": ""}]', "text_prompts: only blank texts"),
+        ('[{"text": "a fox", "weight": true}]', "weight"),
+    ],
+)
+def test_weighted_prompts_that_say_nothing_or_have_no_number_are_refused(
+    prompts: str, told: str
+) -> None:
+    fields: dict[str, object] = {"text_prompts": prompts, "engine_id": "an-engine"}
+    [problem] = check_row(Row(1, fields, service="v1-text-to-image"))
+    assert told in problem

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
 
+from stable_async.api.texts import is_blank
 from stable_async.jobs.errors import RowProblem
 from stable_async.jobs.row import Row
 
-__all__ = ["Lines", "Rows", "UnreadableError", "blank_problem", "is_blank"]
+__all__ = ["Lines", "Rows", "UnreadableError", "blank_problem"]
 
 Rows = Iterator[Row | RowProblem]
 Lines = Iterator[tuple[int, str]]
 """Lines with their numbers, from 1; without their line breaks."""
 
-# Characters that are letters or symbols by category but invisible: Hangul fillers, the Braille
-# blank.
-INVISIBLE = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 # Fields that mean nothing when they are blank.
 TEXTS = ("prompt", "search_prompt", "select_prompt")
 
@@ -34,14 +31,6 @@ class UnreadableError(Exception):
         super().__init__(what)
         self.row = row
         self.what = what
-
-
-def is_blank(text: str) -> bool:
-    """Return whether text is invisible: white space, zero-width and control characters only."""
-    if "!" <= text[:1] <= "~":
-        return False  # the common case
-    rest = text.strip()
-    return all(unicodedata.category(sign)[0] in "ZC" or sign in INVISIBLE for sign in rest)
 
 
 def blank_problem(row: Row) -> RowProblem | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from stable_async.jobs.columns import ALL_FIELDS, is_text
 from stable_async.jobs.errors import RowProblem
 from stable_async.jobs.formats.base import blank_problem
 
@@ -27,19 +28,22 @@ FOREIGN_INSIDE = (
     (re.compile(r"(?:^|(?<=\s))—[a-z]+(?=\s+\d)"), "a parameter of another program"),
     (re.compile(r"<(?:lora|lyco|hypernet):", re.IGNORECASE), "a model of another program"),
 )
+# Fields that are written by hand.
+TEXTS = tuple(sorted(name for name in ALL_FIELDS if is_text(name) and name != "text_prompts"))
 # One of them begins what the patterns of `FOREIGN` find.
 FIRST_SIGNS = frozenset("nNsS/")
 
 
 def accepted(row: Row) -> Row | RowProblem:
-    """Return a row of text or of a table; its problem if its prompt is blank or for another
-    program.
+    """Return a row of text or of a table; its problem if its prompt is blank, or a text is for
+    another program.
     """
     if problem := blank_problem(row):
         return problem
-    prompt = row.fields.get("prompt")
-    if prompt and isinstance(prompt, str) and (what := _foreign(prompt)):
-        return RowProblem(row.number, f"{what}; {ADVICE}")
+    for name in TEXTS:
+        text = row.fields.get(name)
+        if text and isinstance(text, str) and (what := _foreign(text)):
+            return RowProblem(row.number, f"{name} {what}; {ADVICE}")
     return row
 
 

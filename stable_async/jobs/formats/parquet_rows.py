@@ -33,11 +33,13 @@ class _Schema:
     Attributes:
         plain: Those whose values are not files.
         files: Those whose values are files: bytes, or `{bytes, path}` as in `datasets`.
+        bare: Those of `files` that are bytes alone. Hive and Spark write texts in this way.
         other_bytes: Those with bytes anywhere in their values.
     """
 
     plain: list[str]
     files: list[str]
+    bare: list[str]
     other_bytes: list[str]
 
 
@@ -73,16 +75,19 @@ def read_parquet(path: Path, rules: ColumnRules, report: ColumnReport, store: In
         with parquet.ParquetFile(path) as file:
             schema = _schema(file.schema_arrow)
             inputs = _inputs(schema, rules)
-            names = [*schema.plain, *inputs]
+            texts = _texts(schema, rules, inputs)
+            names = [*schema.plain, *texts, *inputs]
             rules = replace(rules, map={**rules.map, **inputs}) if inputs else rules
             targets, found = checked_columns(names, rules, 0)
             for name in sorted((*schema.files, *schema.other_bytes)):
-                if name not in inputs:
+                if name not in names:
                     found.add(name, Target("left out", name))
             report.take(found)
             at_a_time = ROWS_WITH_FILES_AT_A_TIME if inputs else ROWS_AT_A_TIME
             for batch in file.iter_batches(at_a_time, columns=names):
                 columns = batch.to_pydict()
+                for name in texts:
+                    columns[name] = [_text(value) for value in columns[name]]
                 for values in zip(*(columns[name] for name in names), strict=True):
                     number += 1
                     row = row_of(number, targets, values)
@@ -128,6 +133,26 @@ def _inputs(schema: _Schema, rules: ColumnRules) -> dict[str, str]:
     return inputs
 
 
+def _texts(schema: _Schema, rules: ColumnRules, inputs: Mapping[str, str]) -> list[str]:
+    """Return the columns of bytes that are parameters, and so texts."""
+    others = frozenset(map(folded, [*schema.plain, *schema.files]))
+    any_service = "service" in others
+    return [
+        name
+        for name in schema.bare
+        if name not in inputs
+        and rules.target(name, others, any_service=any_service).kind == "field"
+    ]
+
+
+def _text(value: object) -> object:
+    """Return a text that was written as bytes; what is no UTF-8 is left for the API's rules."""
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return value
+
+
 def _library() -> tuple[Any, Any]:
     try:
         import pyarrow
@@ -139,13 +164,15 @@ def _library() -> tuple[Any, Any]:
 
 
 def _schema(schema: Any) -> _Schema:  # noqa: ANN401 - pyarrow has no types
-    found = _Schema([], [], [])
+    found = _Schema([], [], [], [])
     for name in schema.names:
         kind = schema.field(name).type
         if not _has_bytes(kind):
             found.plain.append(name)
         elif _is_file(kind):
             found.files.append(name)
+            if kind.num_fields == 0:
+                found.bare.append(name)
         else:
             found.other_bytes.append(name)
     return found
