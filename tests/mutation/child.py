@@ -205,7 +205,7 @@ def start(
     """Start the tests on a mutant in a child; return its id."""
 
     def work() -> int:
-        limit = int(10 + 3 * seconds)
+        limit = int(5 + seconds)  # they were traced then, which is slower
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         mutant.apply()
         sys.meta_path.insert(0, _Changed(path, tree))

@@ -27,7 +27,7 @@ from stable_async.quota import ProcessHome, QuotaLimiter, Slot
 from stable_async.quota.homes import file, local
 from stable_async.quota.homes.append_log import AppendLog
 from stable_async.quota.homes.file import FileHome
-from stable_async.quota.homes.replica import Entry
+from stable_async.quota.homes.replica import Entry, Replica
 from stable_async.quota.state import LEASE, LONGEST_PENALTY
 from stable_async.sandbox import Sandbox
 from tests.quota import reference
@@ -102,6 +102,11 @@ def alone(*departures: float) -> float:
         assert isinstance(slot, Slot)
         memory.mark_sent(slot, time_)
     return memory.earliest(departures[-1])
+
+
+def names(path: Path) -> list[str]:
+    """Return what there is in the folder of the file."""
+    return sorted(entry.name for entry in path.parent.iterdir())
 
 
 def leave(one: FileHome, clock: Clock) -> None:
@@ -334,16 +339,125 @@ def test_every_process_comes_to_the_same_state_and_the_rule_holds(
 
 
 def test_the_state_goes_on_in_a_new_file_before_the_old_one_is_long(
-    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(file, "ROTATE_AT", 4000)
     with homes(path, clock, 2) as (one, other):
+        files = set()
         for _ in range(100):
             clock.now += 20.0
             leave(one, clock)
+            files.add(path.stat().st_ino)
             assert path.stat().st_size < 8000
+        assert len(files) > 1
         assert other.snapshot(clock.now) == one.snapshot(clock.now)
-        assert [entry.name for entry in path.parent.iterdir()] == ["quota"]
+        assert names(path) == ["quota"]
+        with homes(path, clock, 1) as (new,):
+            assert new.snapshot(clock.now).in_window == 1
+    assert caplog.text == ""
+
+
+def test_a_short_file_is_not_replaced(path: Path, clock: Clock) -> None:
+    with homes(path, clock, 1) as (one,):
+        before = path.stat().st_ino
+        for _ in range(100):
+            clock.now += 20.0
+            leave(one, clock)
+        assert path.stat().st_ino == before
+
+
+def test_of_two_that_replace_the_file_at_once_both_go_on_in_one(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    append = AppendLog.append
+    with homes(path, clock, 2) as (one, other):
+
+        def late(log: AppendLog, text: str) -> None:
+            """Append; before `one` seals the file, the other one is quicker."""
+            if text.startswith(file.SEAL):
+                monkeypatch.setattr(AppendLog, "append", append)
+                store(other)._rotate()
+                leave(other, clock)
+            append(log, text)
+
+        leave(one, clock)
+        monkeypatch.setattr(AppendLog, "append", late)
+        store(one)._rotate()
+        leave(one, clock)
+        assert one.snapshot(clock.now).in_window == other.snapshot(clock.now).in_window == 3
+        assert names(path) == ["quota"]
+    assert caplog.text == ""
+
+
+def seal(one: FileHome, path: Path) -> Path:
+    """Seal the file as a process does that is killed before it goes on; return the next file."""
+    successor = path.with_name("quota.next")
+    AppendLog.open(successor, file.MAGIC.encode()).close()
+    store(one)._opened().append(f"{file.SEAL} {successor.name}")
+    return successor
+
+
+def test_a_file_that_was_sealed_by_a_killed_process_is_followed(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with homes(path, clock, 2) as (one, other):
+        leave(one, clock)
+        seal(one, path)
+        leave(other, clock)
+        assert one.snapshot(clock.now).in_window == 2
+        assert names(path) == ["quota"]
+    assert caplog.text == ""
+
+
+def test_a_next_file_that_was_removed_is_made_anew(path: Path, clock: Clock) -> None:
+    with homes(path, clock, 2) as (one, other):
+        leave(one, clock)
+        seal(one, path).unlink()
+        leave(other, clock)
+        assert one.snapshot(clock.now).in_window == 2
+        assert names(path) == ["quota"]
+    with homes(path, clock, 1) as (new,):
+        assert new.snapshot(clock.now).in_window == 2
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_sealed_file_that_another_one_has_replaced_is_left(
+    path: Path, clock: Clock, there: bool
+) -> None:
+    with homes(path, clock, 1) as (one,):
+        leave(one, clock)
+        successor = seal(one, path)
+        path.unlink()
+        if not there:
+            successor.unlink()
+        with homes(path, clock, 1) as (new,):
+            leave(new, clock)
+            assert one.snapshot(clock.now).in_window == 2
+            assert new.snapshot(clock.now).in_window == 2
+            assert names(path) == ["quota"]
+
+
+def test_the_format_has_another_number_when_the_file_has_other_fields(
+    path: Path, clock: Clock
+) -> None:
+    """Else a process of another version would fail on the file, or misread it."""
+    with homes(path, clock, 1) as (one,):
+        leave(one, clock)
+        kept = path.with_name("kept")
+        kept.hardlink_to(path)
+        store(one)._rotate()
+        lines = [line.rpartition(" ")[0] for line in kept.read_text().splitlines() if line]
+        beginning = json.loads(lines[0].removeprefix(file.MAGIC))
+        fields = [sorted(one) for one in (beginning, beginning["replica"])]
+        state = beginning["replica"]["state"]
+        assert file.FORMAT == 2
+        assert fields == [["boot", "format", "replica"], ["last", "state"]]
+        assert sorted(state) == [
+            "flow", "jitter", "limit", "now", "penalty", "processes", "rule", "share", "terms",
+            "turn",
+        ]  # fmt: skip
+        assert [len(json.loads(line)) for line in lines[1:-1]] == [10] * 3
+        assert lines[-1].startswith("sealed quota.")
 
 
 def test_a_process_that_loses_the_last_slot_to_the_new_file_waits(
@@ -755,18 +869,27 @@ def test_another_version_is_refused(
         pass
 
 
+@pytest.mark.parametrize("now", [5.0, 1003.0])
 def test_after_a_reboot_the_state_begins_anew(
-    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, now: float
 ) -> None:
     with homes(path, clock, 1) as (one,):
         leave(one, clock)
     monkeypatch.setattr(file, "_boot_id", lambda: "another")
-    clock.now = 5.0
+    clock.now = now
     with homes(path, clock, 2) as (one, other):
         assert one.snapshot(clock.now).in_window == 0
         leave(other, clock)
         assert one.snapshot(clock.now).in_window == 1
-        assert [entry.name for entry in path.parent.iterdir()] == ["quota"]
+        with homes(path, clock, 1) as (third,):
+            assert third.snapshot(clock.now).in_window == 1
+        assert names(path) == ["quota"]
+
+
+def test_a_system_that_does_not_tell_its_boots_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(file._boot_id.__wrapped__()) == 36
+    monkeypatch.setattr(file, "Path", lambda text: Path("/missing") / text.strip("/"))
+    assert file._boot_id.__wrapped__() == ""
 
 
 def test_a_clock_that_was_set_back_means_a_reboot(
@@ -785,11 +908,37 @@ def test_a_removed_file_is_put_back(
 ) -> None:
     with homes(path, clock, 2) as (one, other):
         leave(one, clock)
+        take(one, clock)
         path.unlink()
         with caplog.at_level(logging.WARNING, "stable_async"):
             leave(other, clock)
-        assert one.snapshot(clock.now).in_window == 2
+        for home in one, other:
+            assert (home.snapshot(clock.now).open, home.snapshot(clock.now).in_window) == (1, 3)
         assert "was removed" in caplog.text
+
+
+@pytest.mark.parametrize(("ago", "counted"), [(1.0, 1), (29.0, 1), (31.0, 0)])
+def test_what_a_lost_file_knew_counts_if_it_left_within_three_windows(
+    path: Path, clock: Clock, ago: float, counted: int
+) -> None:
+    with homes(path, clock, 1) as (one,):
+        leave(one, clock)
+        store(one)._replica = Replica(QUOTA)  # as if it had not been read
+        clock.now += ago
+        os.truncate(path, 0)
+        assert one.snapshot(clock.now).in_window == counted
+        assert not file._kept
+
+
+@pytest.mark.parametrize("line", ["not json", "[1, 2]", '{"a": 1}', f"{file.MAGIC} []"])
+def test_a_damaged_file_is_said_so(path: Path, clock: Clock, line: str) -> None:
+    log = AppendLog.open(path, file.MAGIC.encode())
+    if not line.startswith(file.MAGIC):
+        log.append(store(FileHome(path, QUOTA, clock=clock))._beginning(Replica(QUOTA)))
+    log.append(line)
+    log.close()
+    with pytest.raises(ConfigurationError, match="is damaged"), homes(path, clock, 1):
+        pass
 
 
 @pytest.mark.parametrize("part", [0.0, 0.5])
@@ -830,8 +979,9 @@ def test_entries_that_no_clock_of_this_machine_can_have_made_are_ignored(
     with homes(path, clock, 2) as (one, other):
         leave(one, clock)
         ahead = Entry("1.2.3", 1, "reserve", clock.now + 500_000)
+        hardly = Entry("1.2.3", 1, "reserve", clock.now + 1.5)
         penalty = Entry("1.2.3", 2, "penalise", clock.now, value=1e12)
-        for entry in ahead, ahead, penalty:
+        for entry in ahead, hardly, penalty:
             store(one)._opened().append(json.dumps(entry))
         with caplog.at_level(logging.WARNING, "stable_async"):
             assert other.snapshot(clock.now).in_window == 1
@@ -864,11 +1014,39 @@ def test_a_closed_home_is_not_opened_by_those_who_come_late(path: Path, clock: C
 
 
 def test_a_folder_that_is_missing_is_said_so(path: Path, clock: Clock) -> None:
-    with (
-        pytest.raises(ConfigurationError, match="No such file or directory"),
-        homes(path / "missing" / "quota", clock, 1),
-    ):
-        pass
+    one = FileHome(path / "missing" / "quota", QUOTA, clock=clock, shared=False)
+    with pytest.raises(ConfigurationError, match="No such file or directory") as refused:
+        one.open_now()
+    assert isinstance(refused.value.__cause__, FileNotFoundError)
+    # It can be opened once the folder is there.
+    assert store(one).homes == []
+    (path / "missing").mkdir(parents=True)
+    one.open_now()
+    leave(one, clock)
+    one.close_now()
+
+
+def test_a_lock_that_is_held_during_a_fork_blocks_nobody_in_the_new_process(path: Path) -> None:
+    with file._stores_lock:
+        child = os.fork()
+        if not child:
+            signal.alarm(5)
+            FileHome(path, QUOTA)
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_stores_are_looked_up_only_while_their_lock_is_held(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Locked(dict[Path, file._FileStore]):
+        def __getattribute__(self, name: str) -> object:
+            assert file._stores_lock.locked()
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr(file, "_stores", Locked())
+    FileHome(path, QUOTA)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

@@ -204,6 +204,11 @@ def test_ten_minutes_of_dense_even_delays_let_it_fall_to_its_least() -> None:
         for _ in range(DENSE):
             one.observe(TIME + period * PERIOD, 0.1)
     assert one.current == LEAST
+    # A period in which hardly anything was measured might have hidden what differs.
+    one.observe(TIME + (PERIODS + 1) * PERIOD, 0.1)
+    assert one.current == LEAST
+    one.observe(TIME + (PERIODS + 2) * PERIOD, 0.1)
+    assert one.current == START
     low = JitterEstimator(0.01, 10)
     for period in range(PERIODS + 2):
         for _ in range(DENSE):
