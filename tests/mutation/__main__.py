@@ -20,6 +20,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -157,13 +158,19 @@ def _kill(child: int) -> None:
         os.killpg(child, signal.SIGKILL)
 
 
+def _cpu() -> float:
+    """Return the CPU time of all children that have ended, seconds: free cores would take that."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def judge(module: Module, jobs: int, *, again: bool) -> tuple[int, int]:
     """Try the mutants of one module and print those that lived and were not judged.
 
     Returns:
         How many were killed, and how many were tried, without those that were judged and lived.
     """
-    started = time.monotonic()
+    started, worked = time.monotonic(), _cpu()
     every, tree = mutants(module.path.read_text())
     for name in module.judged.keys() - {mutant.name for mutant in every}:
         print(f"{module.name}: judged, but no mutant any more: {name}")
@@ -187,7 +194,7 @@ def judge(module: Module, jobs: int, *, again: bool) -> tuple[int, int]:
     print(
         f"{module.name:24}{killed:4} of {counted:4} {killed / max(counted, 1):7.1%}"
         f"  (tried {len(tried)} of {len(every)}, {len(lived) - len(not_judged)} judged,"
-        f" {time.monotonic() - started:.0f} s)",
+        f" {time.monotonic() - started:.0f} s, {_cpu() - worked:.0f} s of CPU)",
         flush=True,
     )
     for mutant, end in not_judged:
