@@ -142,7 +142,9 @@ def stalled(network: Network, *, adaptive: bool, seed: int, count: int = 1500) -
         before = np.sort(ahead.uniform(0, MEASURED_FOR, int(MEASURED_FOR * MEASURED_RATE)))
         measured = network.delays(len(before), ahead) + stalls.delays(before)
         for place in np.argsort(before + measured):
-            state.observe(float(before[place] + measured[place]), float(measured[place]))
+            state.observe(
+                float(before[place] + measured[place]), float(measured[place]), set_up=False
+            )
     now = MEASURED_FOR + 5.0
     left: list[float] = []
     arrivals: list[float] = []
@@ -152,7 +154,7 @@ def stalled(network: Network, *, adaptive: bool, seed: int, count: int = 1500) -
     for place, delay in enumerate(delays):
         while True:
             while answers and answers[0][0] <= now:
-                state.observe(*heappop(answers))
+                state.observe(*heappop(answers), set_up=False)
             state.advance(now)
             if (due := state.due("one", now)) <= now:
                 break

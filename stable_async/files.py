@@ -25,6 +25,7 @@ __all__ = [
     "Sink",
     "in_thread",
     "prove_writable",
+    "state_of",
     "sync_folder",
     "write_atomically",
 ]
@@ -259,6 +260,11 @@ def prove_writable(path: str | os.PathLike[str]) -> None:
         probe.unlink()
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(target)) from None
+
+
+def state_of(status: os.stat_result) -> str:
+    """Return inode, size and times of a file: another text once it was written or replaced."""
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

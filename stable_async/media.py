@@ -47,6 +47,8 @@ MEDIA_TYPES = {
     ".gltf": "model/gltf+json",
     ".obj": "model/obj",
 }
+# Suffixes by media type, of the types that the API returns.
+SUFFIXES = {MEDIA_TYPES[name]: name for name in (".png", ".jpg", ".webp", ".mp3", ".wav", ".glb")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from stable_async.jobs.metadata import MetadataFile
 from stable_async.jobs.plan import Plan
 from stable_async.jobs.recovery import LEDGER_NAME, METADATA_NAME
 from stable_async.jobs.row import ImageFacts, Result, Row
-from stable_async.jobs.storage.base import extension, file_stem
+from stable_async.jobs.storage.base import file_stem, file_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,7 +89,7 @@ class JobFolder:
         data = png(row.position) if data is None else data
         mark = ".filtered" if filtered else ""
         stem = f"images/{file_stem(row.position, row.id)}{mark}"
-        name = file_name or f"{stem}.{extension(content_type)}"
+        name = file_name or stem + file_suffix(content_type)
         if file_name is None:
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -121,6 +121,7 @@ def others() -> str:
     ]
     lines = ["| what | billed | concerns | job |", "|---|---|---|---|"]
     for what, verdict in rows:
+        assert verdict is not None, what
         lines.append(f"| {what} | {verdict.billed} | {verdict.concerns} | `{verdict.job}` |")
     return "\n".join(lines) + "\n"
 

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from stable_async.cli.preview import start_lines
 from stable_async.client import StabilityClient
 from stable_async.config import Quota
 from stable_async.jobs import Job, Progress, Summary
@@ -30,41 +31,54 @@ CEILING = Quota().requests / Quota().window
 @asynccontextmanager
 async def show_progress(job: Job, client: StabilityClient) -> AsyncIterator[None]:
     """Show the progress of `job` on stderr while in the block."""
-    console = Console(stderr=True, highlight=False)
-    show = _draw if console.is_terminal else _write_lines
-    task = asyncio.ensure_future(show(console, job, client))
+    messages = _Messages(Console(stderr=True, highlight=False), job)
+    show = _draw if messages.console.is_terminal else _write_lines
+    task = asyncio.ensure_future(show(messages, job, client))
     try:
         yield
     finally:
         task.cancel()
         await asyncio.wait([task])
-        _print_notes(console, job)
+        messages.print()
 
 
-def _print_notes(console: Console, job: Job) -> None:
-    while job.notes:
-        console.print(job.notes.pop(0), markup=False, soft_wrap=True)
+class _Messages:
+    """Prints what a run will do once it is known, and its notes."""
+
+    def __init__(self, console: Console, job: Job) -> None:
+        self.console = console
+        self._job = job
+        self._has_started = False
+
+    def print(self) -> None:
+        """Print what is new."""
+        job = self._job
+        if job.estimate is not None and not self._has_started:
+            self._has_started = True
+            job.notes.extend(start_lines(job.estimate))
+        while job.notes:
+            self.console.print(job.notes.pop(0), markup=False, soft_wrap=True)
 
 
-async def _draw(console: Console, job: Job, client: StabilityClient) -> None:
+async def _draw(messages: _Messages, job: Job, client: StabilityClient) -> None:
     def frame() -> RenderableType:
         return progress_panel(job.progress, client, asyncio.get_running_loop().time())
 
-    with Live(frame(), console=console, auto_refresh=False) as live:
+    with Live(frame(), console=messages.console, auto_refresh=False) as live:
         try:
             while True:
                 await asyncio.sleep(1 / FRAMES_PER_SECOND)
-                _print_notes(console, job)
+                messages.print()
                 live.update(frame(), refresh=True)
         finally:
             live.update(frame(), refresh=True)
 
 
-async def _write_lines(console: Console, job: Job, client: StabilityClient) -> None:
+async def _write_lines(messages: _Messages, job: Job, client: StabilityClient) -> None:
     last = ""
     while True:
         await asyncio.sleep(SECONDS_BETWEEN_LINES)
-        _print_notes(console, job)
+        messages.print()
         line = progress_line(job.progress, client, asyncio.get_running_loop().time())
         if line != last:
             print(line, file=sys.stderr, flush=True)

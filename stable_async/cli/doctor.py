@@ -6,37 +6,24 @@ import os
 import platform
 import shutil
 import ssl
-import sys
 import time
-from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
-import aiohttp
-from cyclopts import Parameter
-
 from stable_async._version import __version__
-from stable_async.cli.connection import SANDBOX_KEY, Connection, quota_of
-from stable_async.cli.failures import CANNOT_WORK, OK, SOME_FAILED, UsageError
-from stable_async.cli.options import Flag
-from stable_async.config import API_KEY_VARIABLE, resolve_api_key, resolve_base_url
+from stable_async.cli.connection import Connection
+from stable_async.cli.failures import CANNOT_WORK, OK, UsageError
+from stable_async.cli.options import Flag, JsonFlag
+from stable_async.cli.probe import probe as run_probe
+from stable_async.cli.target import Target, limited, open_sender, open_target
+from stable_async.config import API_KEY_VARIABLE
 from stable_async.errors import ConfigurationError, StabilityError
 from stable_async.extras import install_command
-from stable_async.quota import QuotaLimiter
-from stable_async.quota import quota_of as kept_quota
 from stable_async.quota.shared import FileQuota, KeyQuota, RedisQuota
-from stable_async.transport.connections import make_connector, resolve_tls
-from stable_async.transport.proxies import Proxy, resolve_proxy
-
-if TYPE_CHECKING:
-    from stable_async.sandbox.probing.sender import Sender
-    from stable_async.sandbox.probing.wire import Finding
 
 __all__ = ["doctor"]
 
@@ -65,21 +52,11 @@ class Check:
     to_do: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where requests go."""
-
-    url: str
-    key: str
-    proxy: Proxy | None
-    tls: ssl.SSLContext | None
-
-
 def doctor(
     *,
     probe: Flag = False,
     credits: float = 0.0,  # noqa: A002 - the API's word
-    as_json: Annotated[Flag, Parameter(name="--json")] = False,
+    as_json: JsonFlag = False,
     connection: Connection = Connection(),  # noqa: B008 - frozen
 ) -> int:
     """Check key, network, quota and machine; with --probe, compare the API with the facts.
@@ -97,7 +74,7 @@ def doctor(
     if not 0 <= credits < float("inf"):
         raise UsageError(f"--credits is {credits}; allowed: 0 or more")
     if probe:
-        return asyncio.run(_probe(connection, credits, as_json=as_json))
+        return asyncio.run(run_probe(connection, credits, as_json=as_json))
     checks = asyncio.run(_examine(connection))
     if as_json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
@@ -111,14 +88,11 @@ def doctor(
     return CANNOT_WORK if any(check.to_do for check in checks) else OK
 
 
-# -- the machine -----------------------------------------------------------------------------------
-
-
 async def _examine(connection: Connection) -> list[Check]:
     """Return all checks, those of the machine also where the API cannot be reached."""
     checks = [_versions(), _extras()]
     try:
-        async with _target(connection) as target:
+        async with open_target(connection) as target:
             checks += [_key(target, connection), _address(target), _proxy(target)]
             reached = await _network(target)
             checks += reached
@@ -127,21 +101,6 @@ async def _examine(connection: Connection) -> list[Check]:
     except ConfigurationError as error:
         checks.append(Check("settings", str(error), "correct the setting, then run this again"))
     return [*checks, _cache(), _disk(), _files()]
-
-
-@asynccontextmanager
-async def _target(connection: Connection) -> AsyncIterator[Target]:
-    """Resolve key, address, proxy and certificates, and start the sandbox if one is asked for."""
-    if not connection.sandbox:
-        url = resolve_base_url(connection.base_url)
-        key = resolve_api_key(None)
-        yield Target(url, key, resolve_proxy(url, None), resolve_tls(None, environment=True))
-        return
-    from stable_async.sandbox import SandboxSettings
-    from stable_async.sandbox.process import start_sandbox
-
-    async with start_sandbox(SandboxSettings()) as sandbox:
-        yield Target(sandbox.url, SANDBOX_KEY, None, None)
 
 
 def _versions() -> Check:
@@ -170,7 +129,7 @@ def _key(target: Target, connection: Connection) -> Check:
         return Check("key", "the sandbox accepts any")
     state = f"from {API_KEY_VARIABLE}, {len(target.key)} characters"
     if not target.key.startswith("sk-"):
-        return Check("key", state, "the API's keys begin with sk-: look at the variable again")
+        return Check("key", state, "the API's keys begin with sk-: check the variable")
     return Check("key", state)
 
 
@@ -190,7 +149,7 @@ def _proxy(target: Target) -> Check:
 
 
 async def _network(target: Target) -> list[Check]:
-    """Open a connection, to the proxy if there is one, and look at the certificate."""
+    """Open a connection, to the proxy if there is one, and check the certificate."""
     parts = urlsplit(target.proxy.url if target.proxy else target.url)
     host = parts.hostname or ""
     port = parts.port or {"http": 80, "https": 443}[parts.scheme]
@@ -225,32 +184,28 @@ def _certificate(connection: ssl.SSLObject) -> Check:
     days = (expires - time.time()) / 86_400
     state = f"{connection.version()}, certificate good for {days:.0f} days"
     if days < CERTIFICATE_DAYS:
-        return Check("TLS", state, "this machine's clock is wrong, or the certificate runs out")
+        return Check("TLS", state, "this machine's clock is wrong, or the certificate expires soon")
     return Check("TLS", state)
 
 
 async def _account(target: Target, connection: Connection) -> list[Check]:
     """Ask for the balance, within the quota; what comes back shows key, clock and quota."""
-    quota = quota_of(connection)
-    kept = None if quota is None else kept_quota(quota, target.key, target.url)
-    checks = []
-    limiter = None if kept is None else QuotaLimiter(kept)
-    try:
-        if limiter is not None:
-            await limiter.open()
-            used = limiter.statistics()
-            state = f"{_home(kept)}; {used.in_window} of {used.requests} in use"
-            wait = f"a penalty lasts {used.penalty_left:.0f} s more" if used.penalty_left else ""
-            checks.append(Check("quota", state, wait))
-        async with _sending(target, limiter) as send:
-            from stable_async.sandbox.probing.wire import ProbeRequest
+    from stable_async.sandbox.probing.wire import ProbeRequest
 
-            answer = await send(ProbeRequest("GET", "/v1/user/balance", keyed=True))
+    checks = []
+    try:
+        async with limited(target, connection) as (limiter, kept):
+            if limiter is not None:
+                await limiter.open()
+                used = limiter.statistics()
+                state = f"{_home(kept)}; {used.in_window} of {used.requests} in use"
+                left = used.penalty_left
+                wait = f"a penalty lasts {left:.0f} s more" if left else ""
+                checks.append(Check("quota", state, wait))
+            async with open_sender(target, limiter) as send:
+                answer = await send(ProbeRequest("GET", "/v1/user/balance", keyed=True))
     except StabilityError as error:
-        return [*checks, Check("quota", str(error), "name another home: --shared-quota PATH")]
-    finally:
-        if limiter is not None:
-            await limiter.aclose()
+        return [*checks, Check("quota", str(error), "choose another file: --shared-quota PATH")]
     checks.append(_balance(answer.status, answer.content, answer.from_api))
     if date := answer.headers.get("date"):
         checks.append(_clock(date))
@@ -265,8 +220,8 @@ def _home(kept: object) -> str:
         case RedisQuota():
             return f"shared in Redis on {urlsplit(kept.url).hostname or 'a socket'}"
         case KeyQuota():
-            return "shared by all of this machine that use this key and address"
-    return "of this program alone"
+            return "shared by all programs on this machine with this key and address"
+    return "of this program only"
 
 
 def _balance(status: int, content: dict[str, object], from_api: bool) -> Check:
@@ -276,13 +231,15 @@ def _balance(status: int, content: dict[str, object], from_api: bool) -> Check:
             return Check("account", "0 credits", "buy some: platform.stability.ai/account/credits")
         return Check("account", f"the key is accepted; {left:,.2f} credits")
     if status == 401 and from_api:
-        advice = f"make a key at platform.stability.ai/account/keys and set {API_KEY_VARIABLE}"
+        advice = f"create a key at platform.stability.ai/account/keys and set {API_KEY_VARIABLE}"
         return Check("account", "the key is not accepted", advice)
     if status == 429:
-        return Check("account", "the quota is breached", "wait for 60 s, and look who uses the key")
+        return Check(
+            "account", "the quota is breached", "wait 60 s, and find out what else uses the key"
+        )
     if from_api:
-        return Check("account", f"{status} {content.get('name')}", "look at the account")
-    advice = "something before the API answers: a proxy, a firewall, or a wrong address"
+        return Check("account", f"{status} {content.get('name')}", "check the account")
+    advice = "something in front of the API answers: a proxy, a firewall, or a wrong address"
     return Check("account", f"{status}, not an answer of the API", advice)
 
 
@@ -292,8 +249,8 @@ def _clock(date: str) -> Check:
     except ValueError:
         return Check("clock", "the server states no time")
     if abs(off) > CLOCK_SECONDS:
-        return Check("clock", f"{off:+.0f} s off the server's", "set this machine's clock (NTP)")
-    return Check("clock", "that of the server")
+        return Check("clock", f"{off:+.0f} s from the server's", "set this machine's clock (NTP)")
+    return Check("clock", "agrees with the server's")
 
 
 def _cache() -> Check:
@@ -304,9 +261,7 @@ def _cache() -> Check:
         trial.touch()
         trial.unlink()
     except (OSError, RuntimeError) as error:
-        advice = (
-            "set XDG_CACHE_HOME to a folder that can be written to, else the quota is not shared"
-        )
+        advice = "set XDG_CACHE_HOME to a writable folder; without one the quota is not shared"
         return Check("cache folder", getattr(error, "strerror", None) or str(error), advice)
     return Check("cache folder", str(folder))
 
@@ -322,102 +277,7 @@ def _files() -> Check:
     try:
         import resource
     except ImportError:
-        return Check("open files", "no limit is known on this system")
+        return Check("open files", "no known limit on this system")
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     advice = "ulimit -n 4096: a connection and a file for each request" if soft < OPEN_FILES else ""
     return Check("open files", f"up to {soft:,}", advice)
-
-
-# -- the facts -------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def _sending(target: Target, limiter: QuotaLimiter | None) -> AsyncIterator["Sender"]:
-    """Open what sends probes: within the quota, through the same proxy, with the same trust."""
-    from stable_async.sandbox.probing.sender import Sender
-
-    async def permit() -> None:
-        if limiter is not None:
-            with await limiter.acquire(priority="bulk") as granted:
-                granted.mark_sent()
-
-    async with aiohttp.ClientSession(
-        connector=make_connector(), cookie_jar=aiohttp.DummyCookieJar()
-    ) as session:
-        proxy = target.proxy
-        yield Sender(
-            session,
-            target.url,
-            target.key,
-            permit,
-            proxy=proxy.url if proxy else None,
-            proxy_headers=proxy.headers if proxy else None,
-            tls=target.tls,
-        )
-
-
-async def _probe(connection: Connection, spend: float, *, as_json: bool) -> int:
-    """Hold the facts against the API, and report."""
-    try:
-        from stable_async.sandbox.probing.prober import Prober
-        from stable_async.sandbox.spec.facts import load_facts
-    except ModuleNotFoundError as error:
-        raise UsageError(f"--probe needs {error.name}: {install_command('sandbox')}") from None
-
-    def progress(what: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r{what:70}", end="", file=sys.stderr, flush=True)
-
-    async with _target(connection) as target:
-        quota = quota_of(connection)
-        kept = None if quota is None else kept_quota(quota, target.key, target.url)
-        limiter = None if kept is None else QuotaLimiter(kept)
-        try:
-            async with _sending(target, limiter) as send:
-                prober = Prober(
-                    load_facts(), send, key=target.key, credits=spend, progress=progress
-                )
-                findings = await prober.run()
-        finally:
-            if limiter is not None:
-                await limiter.aclose()
-    progress("")
-    verdicts = Counter(finding.verdict for finding in findings)
-    summary = {
-        "agree": verdicts["agrees"],
-        "differ": verdicts["differs"],
-        "undecided": verdicts["undecided"],
-        "requests": prober.requests,
-        "credits": prober.spent,
-        "accepted": prober.accepted,
-        "stopped": prober.stopped,
-    }
-    if as_json:
-        print(json.dumps({**summary, "findings": [asdict(one) for one in findings]}, indent=2))
-    else:
-        _report(findings, summary)
-    if verdicts["differs"] or prober.accepted:
-        return SOME_FAILED
-    return CANNOT_WORK if prober.stopped else OK
-
-
-def _report(findings: list["Finding"], summary: dict[str, object]) -> None:
-    for one in findings:
-        if one.verdict == "differs":
-            print(f"differs  {one.claim.id} ({one.claim.known}): {one.claim.states}")
-            print(f"         {one.reason}; {one.answer}".rstrip("; "))
-    why = Counter(one.reason for one in findings if one.verdict == "undecided")
-    for reason, count in why.most_common():
-        print(f"undecided {count:5}  {reason}")
-    known = Counter(one.claim.known for one in findings)
-    marks = ", ".join(f"{count:,} {mark}" for mark, count in sorted(known.items()))
-    print(f"{len(findings):,} facts ({marks})")
-    print(
-        f"{summary['agree']:,} agree, {summary['differ']:,} differ, "
-        f"{summary['undecided']:,} are undecided; {summary['requests']:,} requests, "
-        f"{summary['credits']:g} credits"
-    )
-    for accepted in summary["accepted"]:  # type: ignore[attr-defined]
-        print(f"accepted although it is broken, and perhaps charged: {accepted}")
-    if summary["stopped"]:
-        print(summary["stopped"])

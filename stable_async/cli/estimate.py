@@ -6,11 +6,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stable_async.cli.begun_job import begun_job
 from stable_async.cli.failures import OK, UsageError
-from stable_async.cli.options import Flag
+from stable_async.cli.options import JsonFlag
 from stable_async.cli.preview import preview
 from stable_async.cli.prompt_options import PromptOptions, PromptsArgument
+from stable_async.cli.started_job import started_job
 from stable_async.jobs import JobSettings, PromptFile
 from stable_async.jobs.shard import WHOLE
 
@@ -23,7 +23,7 @@ def estimate(
     *,
     out: Annotated[list[str], Parameter(metavar="DIR", negative="", show_default=False)] = [],  # noqa: B006 - only read
     prompt_options: PromptOptions = PromptOptions(),  # noqa: B008 - frozen
-    json_summary: Annotated[Flag, Parameter(name="--json")] = False,
+    json_summary: JsonFlag = False,
 ) -> int:
     """Print requests, credits, dollars and the least time under the quota.
 
@@ -33,7 +33,7 @@ def estimate(
 
     Args:
         prompts: A .jsonl, .json, .csv, .tsv, .txt or .parquet file, a folder of input files, a glob
-            pattern, or - for standard input. Default: those that the job was begun with.
+            pattern, or - for standard input. Default: those that the job was started with.
         prompt_options: How prompts become requests.
         out: Price only what a job lacks: its folder, or the URL of its images; repeatable.
         json_summary: Print one JSON object.
@@ -45,7 +45,7 @@ def estimate(
     url = first if first is not None and "://" in first else None
     folder = Path(first) if first is not None and url is None else None
     if prompts is None:
-        job = begun_job(folder, prompt_options, url)
+        job = started_job(folder, prompt_options, url)
         source, rules = job.source, job.rules
     else:
         source, rules = prompt_options.read(prompts)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stable_async.cli.failures import INTERRUPTED, OK, SOME_FAILED, UsageError
-from stable_async.cli.options import Flag
+from stable_async.cli.options import Flag, JsonFlag
 from stable_async.datasets import (
     DEFAULT_SHARD_SIZE,
     ExportFormat,
@@ -40,7 +40,7 @@ def export(
     drop_duplicates: Flag = False,
     split: Annotated[str | None, Parameter(metavar="NAME=SHARE,...")] = None,
     shard_size: Annotated[float, Parameter(metavar="MB")] = DEFAULT_SHARD_SIZE / MB,
-    json_summary: Annotated[Flag, Parameter(name="--json")] = False,
+    json_summary: JsonFlag = False,
 ) -> int:
     """Write the images of a job as a data set, with a card that describes it.
 

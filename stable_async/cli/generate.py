@@ -64,7 +64,7 @@ def _command(service: Service) -> Callable[..., int]:
         inspect.Parameter("connection", keyword, default=DEFAULT, annotation=Connection),
     ]
     parameters.sort(key=lambda parameter: (parameter.kind, parameter.name != "prompt"))
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # it counts
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by cyclopts
     command.__annotations__ = {item.name: item.annotation for item in parameters}
     command.__doc__ = (model.__doc__ or "").partition("\n\n")[0]
     return command
@@ -78,7 +78,7 @@ def _plain(annotation: object) -> object:
     if get_origin(annotation) is Annotated:
         return _plain(get_args(annotation)[0])
     if get_origin(annotation) in {Union, UnionType}:
-        return Union[tuple(map(_plain, get_args(annotation)))]  # noqa: UP007 - made of a list
+        return Union[tuple(map(_plain, get_args(annotation)))]  # noqa: UP007 - built from a list
     return str if get_origin(annotation) in {dict, Sequence} else annotation
 
 
@@ -117,7 +117,7 @@ async def _generate(
         request = model(**given)
     except InvalidRequestError as error:
         raise UsageError(str(error)) from None
-    await output.prove()
+    await output.check()
     async with open_client(connection) as client:
         return await output.keep(await client.send(request))
 

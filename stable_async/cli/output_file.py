@@ -1,4 +1,4 @@
-"""The file of one result: proved writable before anything is paid, and never lost afterwards."""
+"""The file of one result: checked before anything is paid, and never lost afterwards."""
 
 import json
 import tempfile
@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from stable_async.cli.failures import CANNOT_WORK, OK, SOME_FAILED, UsageError
 from stable_async.files import in_thread, prove_writable, write_atomically
-from stable_async.media import MEDIA_TYPES, Audio, Image, Media, Model3D
+from stable_async.media import MEDIA_TYPES, SUFFIXES, Audio, Image, Media, Model3D
 
 __all__ = ["FORMATS", "OutputFile", "OutputOption", "kind_of"]
 
@@ -25,18 +25,10 @@ FORMATS: dict[type[Media], dict[str, str]] = {
     Audio: {".mp3": "mp3", ".wav": "wav"},
     Model3D: {".glb": ""},
 }
-EXTENSIONS = {
-    "image/png": ".png",
-    "image/jpeg": ".jpg",
-    "image/webp": ".webp",
-    "audio/mpeg": ".mp3",
-    "audio/wav": ".wav",
-    "model/gltf-binary": ".glb",
-}
 
 
 def kind_of(output: Path) -> type[Media]:
-    """Return the kind of result that a file name asks for; an image if it does not tell."""
+    """Return the kind of result that a file name asks for; an image for an unknown suffix."""
     suffix = output.suffix.lower()
     return next((kind for kind, formats in FORMATS.items() if suffix in formats), Image)
 
@@ -53,19 +45,19 @@ class OutputFile:
     path: Path
     as_json: bool
 
-    async def prove(self) -> None:
-        """Make the file's folder and check that the file can be written, before anything is sent.
+    async def check(self) -> None:
+        """Create the file's folder and check that the file can be written, before anything is sent.
 
         Raises:
             OSError: The file cannot be written.
         """
 
-        def prove() -> None:
+        def check() -> None:
             with suppress(FileExistsError, NotADirectoryError):  # the next line reports it better
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             prove_writable(self.path)
 
-        await in_thread(prove)
+        await in_thread(check)
 
     def output_format(self, kind: type[Media]) -> str:
         """Return the format that the suffix of the file asks for.
@@ -89,7 +81,7 @@ class OutputFile:
         try:
             await in_thread(write_atomically, path, (result.data,))
         except OSError as error:
-            problem = f"{path}: {error.strerror or error}; the result was kept in another place"
+            problem = f"{path}: {error.strerror or error}; the result was saved elsewhere"
             path, status = await in_thread(_spool, result), CANNOT_WORK
         if self.as_json:
             facts = {
@@ -111,14 +103,14 @@ class OutputFile:
         print(f"{path}: {result.content_type}{seed}{price}")
         named = MEDIA_TYPES.get(path.suffix.lower(), result.content_type)
         if named != result.content_type:
-            print(f"the bytes are {result.content_type}, not what the name says")
+            print(f"the file is {result.content_type}, although its name says otherwise")
         if result.filtered:
-            print("the result was blurred by the content filter; it is billed all the same")
+            print("the result was blurred by the content filter, and billed")
         return status
 
 
 def _spool(result: Media) -> Path:
-    suffix = EXTENSIONS.get(result.content_type, "")
+    suffix = SUFFIXES.get(result.content_type, "")
     with tempfile.NamedTemporaryFile(prefix="stable-async-", suffix=suffix, delete=False) as file:
         file.write(result.data)
     return Path(file.name)

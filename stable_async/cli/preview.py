@@ -14,7 +14,7 @@ from stable_async.jobs.estimate import Estimate, estimate_run
 from stable_async.jobs.prompt_file import SuspiciousFileError
 from stable_async.wording import count, duration
 
-__all__ = ["column_lines", "facts", "preview", "start_lines"]
+__all__ = ["column_lines", "preview", "start_lines"]
 
 
 def preview(
@@ -40,7 +40,7 @@ def preview(
 
     Raises:
         PromptFileError: The file would be refused.
-        JobChangedError: The job was begun with other options.
+        JobChangedError: The job was started with other options.
     """
     try:
         found = estimate_run(
@@ -48,45 +48,14 @@ def preview(
         )
     except SuspiciousFileError as error:
         if as_json:
-            print(json.dumps(_columns(error.columns)))
+            print(json.dumps(asdict(error.columns)))
         raise
     if as_json:
-        print(json.dumps(facts(found), default=str))
+        print(json.dumps(found.figures(), default=str))
     else:
         _show(found)
     for note in found.notes:
         print(note)
-
-
-def facts(found: Estimate) -> dict[str, object]:
-    """Return the figures as JSON values."""
-    return {
-        "new": found.new,
-        "there": found.there,
-        "gone": found.gone,
-        "changed": found.changed,
-        "in_doubt": found.in_doubt,
-        "failed": found.failed,
-        "duplicates": found.duplicates,
-        "requests": found.requests,
-        "credits": found.credits,
-        "assumed_credits": found.assumed_credits,
-        "dollars": found.dollars,
-        "least_seconds": round(found.least_seconds(Quota()), 1),
-        "services": [asdict(share) for share in found.shares],
-        **_columns(found.columns),
-        "first_requests": list(found.first_requests),
-    }
-
-
-def _columns(columns: ColumnReport) -> dict[str, object]:
-    return {
-        "parameters": columns.parameters,
-        "kept": columns.kept,
-        "dropped": columns.dropped,
-        "left_out": columns.left_out,
-        "suspicious": [asdict(suspicion) for suspicion in columns.suspicious],
-    }
 
 
 def start_lines(found: Estimate) -> Iterator[str]:

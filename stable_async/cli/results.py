@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 from stable_async.api.results import AudioResult, ImageResult
 from stable_async.cli.connection import Connection, open_client
 from stable_async.cli.failures import UsageError
-from stable_async.cli.options import Flag
+from stable_async.cli.options import JsonFlag
 from stable_async.cli.output_file import OutputFile, OutputOption, kind_of
 from stable_async.errors import InvalidRequestError
 from stable_async.media import Audio
@@ -28,7 +28,7 @@ def get(
     *,
     output: OutputOption,
     wait: float = RESULT_TIMEOUT,
-    json: Flag = False,
+    json: JsonFlag = False,
     connection: Connection = Connection(),  # noqa: B008 - frozen
 ) -> int:
     """Fetch the result of an asynchronous generation: free, for 24 hours, with the same key.
@@ -49,6 +49,6 @@ async def _get(identity: str, output: OutputFile, wait: float, connection: Conne
         request = model(id=identity)
     except InvalidRequestError as error:
         raise UsageError(str(error)) from None
-    await output.prove()
+    await output.check()
     async with open_client(connection, result_timeout=wait) as client:
         return await output.keep(await client.send(request))

@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from stable_async.cli.begun_job import begun_job
 from stable_async.cli.connection import Connection, open_client
 from stable_async.cli.display import show_progress, show_summary
 from stable_async.cli.failures import (
@@ -23,21 +22,15 @@ from stable_async.cli.failures import (
     SOME_FAILED,
     UsageError,
 )
-from stable_async.cli.options import Flag
-from stable_async.cli.preview import facts, preview, start_lines
+from stable_async.cli.options import Flag, JsonFlag
+from stable_async.cli.preview import preview
 from stable_async.cli.prompt_options import PromptOptions, PromptsArgument
+from stable_async.cli.started_job import started_job
 from stable_async.config import resolve_base_url
-from stable_async.errors import ConfigurationError, StabilityError
-from stable_async.jobs import (
-    Job,
-    JobSettings,
-    Progress,
-    Summary,
-)
-from stable_async.jobs.begun import SANDBOX
-from stable_async.jobs.estimate import Estimate
-from stable_async.jobs.events import EventFile, JobEvents
-from stable_async.jobs.row import Result, Row
+from stable_async.errors import ConfigurationError
+from stable_async.jobs import Job, JobSettings, Summary
+from stable_async.jobs.events import EventFile
+from stable_async.jobs.job_options import SANDBOX
 
 __all__ = ["run"]
 
@@ -71,7 +64,7 @@ def run(
     dry_run: Flag = False,
     events: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     outage_limit: Annotated[float, Parameter(metavar="SECONDS")] = 120.0,
-    json_summary: Annotated[Flag, Parameter(name="--json")] = False,
+    json_summary: JsonFlag = False,
 ) -> int:
     """Make an image for every prompt in a file. A later run makes only what is missing.
 
@@ -83,7 +76,7 @@ def run(
 
     Args:
         prompts: A .jsonl, .json, .csv, .tsv, .txt or .parquet file, a folder of input files, a glob
-            pattern, or - for standard input. Default: all options that the job was begun with.
+            pattern, or - for standard input. Default: all options that the job was started with.
         prompt_options: How prompts become requests.
         connection: Where requests go.
         out: Folder of the job, new or from an earlier run.
@@ -94,7 +87,7 @@ def run(
         retry: failed: also send rows that were refused for good; filtered: replace blurred images.
         resend_doubtful: Send rows again that may have been billed and have no image.
         remake_missing: Make images again whose files are gone.
-        change: Accept other options than the job was begun with.
+        change: Accept other options than the job was started with.
         replace_changed: Make images again whose row changed under the same id.
         events: Append one JSON line for each event to a file or a named pipe.
         dry_run: Show what the run would do and cost. Sends and writes nothing; needs no key.
@@ -103,7 +96,7 @@ def run(
         json_summary: Print the summary as one JSON object.
     """
     if prompts is None:
-        job = begun_job(out, prompt_options, images)
+        job = started_job(out, prompt_options, images)
         source, rules, images = job.source, job.rules, images or job.images
         if job.server == SANDBOX:
             connection = replace(connection, sandbox=True)
@@ -132,7 +125,8 @@ def run(
         preview(source, rules, settings, server=server, as_json=json_summary)
         return OK
     running = Job(settings, source, rules)
-    running.events = JobShow(running, events)
+    if events is not None:
+        running.events = EventFile(events)
     summary = asyncio.run(_run(running, connection))
     if json_summary:
         figures = asdict(summary)
@@ -148,47 +142,23 @@ async def _run(job: Job, connection: Connection) -> Summary:
     async with (
         open_client(connection) as client,
         show_progress(job, client),
-        _tell_progress(job),
+        _report_progress(job),
     ):
         running = asyncio.ensure_future(job.run(client))
         with _interruptible(job, running):
             return await running
 
 
-class JobShow(JobEvents):
-    """Shows what a run will do at its start, and passes events on to a file."""
-
-    def __init__(self, job: Job, path: Path | None) -> None:
-        self._job = job
-        self._file = JobEvents() if path is None else EventFile(path, facts)
-
-    def started(self, estimate: Estimate) -> None:
-        self._job.notes.extend(start_lines(estimate))
-        self._file.started(estimate)
-
-    def settled(self, row: Row, result: Result) -> None:
-        self._file.settled(row, result)
-
-    def progressed(self, progress: Progress) -> None:
-        self._file.progressed(progress)
-
-    def ended(self, summary: Summary) -> None:
-        self._file.ended(summary)
-
-    def failed(self, error: StabilityError) -> None:
-        self._file.failed(error)
-
-
 @asynccontextmanager
-async def _tell_progress(job: Job) -> AsyncIterator[None]:
+async def _report_progress(job: Job) -> AsyncIterator[None]:
     """Report the progress of a job every few seconds."""
 
-    async def tell() -> None:
+    async def report() -> None:
         while True:
             await asyncio.sleep(SECONDS_BETWEEN_EVENTS)
             job.events.progressed(job.progress)
 
-    task = asyncio.ensure_future(tell())
+    task = asyncio.ensure_future(report())
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stable_async.cli.failures import OK, UsageError
-from stable_async.cli.options import Flag
+from stable_async.cli.options import JsonFlag
 from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
 from stable_async.jobs.status import JobStatus, job_status
 from stable_async.wording import amount, count, duration
@@ -20,7 +20,7 @@ REASONS_SHOWN = 5
 
 def status(
     *folders: Annotated[Path, Parameter(name="DIR")],
-    json_summary: Annotated[Flag, Parameter(name="--json")] = False,
+    json_summary: JsonFlag = False,
 ) -> int:
     """Print the progress of a job, running or not, from its ledger.
 

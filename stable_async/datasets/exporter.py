@@ -22,7 +22,6 @@ from stable_async.files import write_atomically
 from stable_async.jobs.errors import JobError
 from stable_async.jobs.job_view import reading_job
 from stable_async.jobs.kinds import AUDIO, IMAGE, MediaKind
-from stable_async.jobs.read_ledger import is_of_sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -130,7 +129,7 @@ def _export(
             records = records.without(duplicates)
         export = _Export(records, files, target, format_, on_progress)
         export.summary.duplicates = len(duplicates)
-        return export.run(shard_size, sandbox=is_of_sandbox(view.ledger))
+        return export.run(shard_size, sandbox=view.is_of_sandbox)
 
 
 def _check_kind(format_: ExportFormat, kind: MediaKind) -> None:

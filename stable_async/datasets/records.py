@@ -12,7 +12,7 @@ from stable_async.datasets.selection import Selection, Splits
 from stable_async.jobs.errors import JobError
 from stable_async.jobs.kinds import IMAGE, MediaKind, kind_of
 from stable_async.jobs.row import metadata_of, to_json
-from stable_async.jobs.storage.base import extension
+from stable_async.jobs.storage.base import file_suffix
 from stable_async.media import CONTENT_FILTERED
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class Records:
             values = {
                 column.name: column.value(facts.get(column.source)) for column in self.columns
             }
-            suffix = f".{extension(image.content_type)}"
+            suffix = file_suffix(image.content_type)
             yield Record(number, index, f"{image.position:09d}", suffix, image, values)
             index += 1
 

@@ -10,8 +10,7 @@ import pyarrow as pa
 import ray
 
 from stable_async.client import StabilityClient
-from stable_async.jobs.budget import Budget
-from stable_async.jobs.maker import ImageMaker
+from stable_async.jobs.maker import ImageMaker, LocalBudget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -149,23 +148,10 @@ class ClusterBudget:
 
     def _keeper(self) -> Any:  # noqa: ANN401 - Ray's handles have no type
         if self._actor is None:
-            remote = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=1000)(_BudgetKeeper)
+            remote = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=1000)(LocalBudget)
             options = {"name": self._name, "namespace": NAMESPACE, "lifetime": "detached"}
             self._actor = remote.options(get_if_exists=True, **options).remote(self._limit)
         return self._actor
-
-
-class _BudgetKeeper:
-    """The actor."""
-
-    def __init__(self, limit: float) -> None:
-        self._budget = Budget(limit)
-
-    async def reserve(self, price: float) -> bool:
-        return await self._budget.reserve(price)
-
-    async def settle(self, price: float, charge: ChargeState) -> None:
-        self._budget.settle(price, charge)
 
 
 def _rows(batch: Mapping[str, Any]) -> list[dict[str, object]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stable_async.files import sync_folder, write_atomically
+from stable_async.files import state_of, sync_folder, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,13 +23,14 @@ def leave_clean_mark(ledger: Path) -> None:
         OSError: It cannot be written.
     """
     if not _log(ledger).exists():
-        write_atomically(_mark(ledger), [_times(ledger).encode()])
+        write_atomically(_mark(ledger), [state_of(ledger.stat()).encode()])
 
 
 def has_clean_mark(ledger: Path) -> bool:
     """Return whether a ledger is unchanged since a run closed it properly."""
     try:
-        return not _log(ledger).exists() and _mark(ledger).read_text("ascii") == _times(ledger)
+        mark = _mark(ledger).read_text("ascii")
+        return not _log(ledger).exists() and mark == state_of(ledger.stat())
     except (OSError, UnicodeError):
         return False
 
@@ -52,8 +53,3 @@ def _mark(ledger: Path) -> Path:
 
 def _log(ledger: Path) -> Path:
     return ledger.with_name(f"{ledger.name}-wal")
-
-
-def _times(ledger: Path) -> str:
-    status = ledger.stat()
-    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"

@@ -7,10 +7,10 @@ import unicodedata
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from stable_async.api.services import SERVICES, fields_of_all, service_name
+from stable_async.jobs.formats.base import UnreadableError
 from stable_async.jobs.row import FACTS
 
 if TYPE_CHECKING:
@@ -40,74 +40,36 @@ ROW_KEYS = frozenset({"id", "service"})
 # `--keep '*'`: every column that is not a parameter.
 EVERYTHING = "*"
 
-# Names that other programs and data sets use for a parameter, with the parameters that may be
-# meant; the first one that the service has counts. Names are folded, without underscores.
-MEANT: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "neg": ("negative_prompt",),
-        "negative": ("negative_prompt",),
-        "negatives": ("negative_prompt",),
-        "negativetext": ("negative_prompt",),
-        "negprompt": ("negative_prompt",),
-        "nprompt": ("negative_prompt",),
-        "uc": ("negative_prompt",),
-        "ar": ("aspect_ratio",),
-        "aspect": ("aspect_ratio",),
-        "ratio": ("aspect_ratio",),
-        "width": ("width", "aspect_ratio"),
-        "height": ("height", "aspect_ratio"),
-        "w": ("width", "aspect_ratio"),
-        "h": ("height", "aspect_ratio"),
-        "size": ("aspect_ratio",),
-        "imagesize": ("aspect_ratio",),
-        "resolution": ("aspect_ratio",),
-        "dimensions": ("aspect_ratio",),
-        "style": ("style_preset",),
-        "preset": ("style_preset",),
-        "format": ("output_format",),
-        "fileformat": ("output_format",),
-        "imageformat": ("output_format",),
-        "cfg": ("cfg_scale",),
-        "guidance": ("cfg_scale",),
-        "guidancescale": ("cfg_scale",),
-        "randomseed": ("seed",),
-        "noiseseed": ("seed",),
-        "rngseed": ("seed",),
-        "step": ("steps",),
-        "numsteps": ("steps",),
-        "inferencesteps": ("steps",),
-        "numinferencesteps": ("steps",),
-        "scheduler": ("sampler",),
-        "samplername": ("sampler",),
-        "denoise": ("strength",),
-        "denoisingstrength": ("strength",),
-        "imagestrength": ("strength", "image_strength"),
-        "img": ("image", "init_image", "subject_image"),
-        "imagepath": ("image", "init_image", "subject_image"),
-        "imagefile": ("image", "init_image", "subject_image"),
-        "filename": ("image", "init_image", "subject_image", "audio"),
-        "filepath": ("image", "init_image", "subject_image", "audio"),
-        "photo": ("image", "init_image", "subject_image"),
-        "picture": ("image", "init_image", "subject_image"),
-        "inputimage": ("image", "init_image", "subject_image"),
-        "sourceimage": ("image", "init_image", "subject_image"),
-        "audiopath": ("audio",),
-        "audiofile": ("audio",),
-        "length": ("duration",),
-        "seconds": ("duration",),
-        "maskimage": ("mask", "mask_image"),
-        "maskpath": ("mask", "mask_image"),
-        "modelname": ("model", "engine_id"),
-        "checkpoint": ("model", "engine_id"),
-        "engine": ("engine_id", "model"),
-        "model": ("engine_id",),
-        "modelid": ("engine_id", "model"),
-        "n": ("samples",),
-        "numimages": ("samples",),
-        "numsamples": ("samples",),
-        "batchsize": ("samples",),
-    }
-)
+IMAGES = ("image", "init_image", "subject_image")
+# Parameters that may be meant by names that other programs and data sets use; the first one that
+# the service has counts. Names are folded, without underscores.
+MEANT: Mapping[str, tuple[str, ...]] = {
+    name: meant
+    for names, meant in (
+        ("neg negative negatives negativetext negprompt nprompt uc", ("negative_prompt",)),
+        ("ar aspect ratio size imagesize resolution dimensions", ("aspect_ratio",)),
+        ("width w", ("width", "aspect_ratio")),
+        ("height h", ("height", "aspect_ratio")),
+        ("style preset", ("style_preset",)),
+        ("format fileformat imageformat", ("output_format",)),
+        ("cfg guidance guidancescale", ("cfg_scale",)),
+        ("randomseed noiseseed rngseed", ("seed",)),
+        ("step numsteps inferencesteps numinferencesteps", ("steps",)),
+        ("scheduler samplername", ("sampler",)),
+        ("denoise denoisingstrength", ("strength",)),
+        ("imagestrength", ("strength", "image_strength")),
+        ("img imagepath imagefile photo picture inputimage sourceimage", IMAGES),
+        ("filename filepath", (*IMAGES, "audio")),
+        ("audiopath audiofile", ("audio",)),
+        ("length seconds", ("duration",)),
+        ("maskimage maskpath", ("mask", "mask_image")),
+        ("modelname checkpoint", ("model", "engine_id")),
+        ("engine modelid", ("engine_id", "model")),
+        ("model", ("engine_id",)),
+        ("n numimages numsamples batchsize", ("samples",)),
+    )
+    for name in names.split()
+}
 # Those of them whose values are not aspect ratios.
 SIZES = frozenset({"width", "height", "w", "h", "size", "image_size", "resolution", "dimensions"})
 # How similar, 0 to 1, a long name must be to a parameter to count as a misspelling of it. For short
@@ -204,15 +166,12 @@ class Target:
         object.__setattr__(self, "is_text", is_text(self.name))
 
 
-class ColumnError(ValueError):
+class ColumnError(UnreadableError):
     """The columns of a file do not match the rules."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    mapped: Mapping[str, str]
-    keep: frozenset[str]
-    drop: frozenset[str]
+    def __init__(self, what: str) -> None:
+        """Describe the problem."""
+        super().__init__(0, what)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,12 +261,12 @@ class ColumnRules:
         return next(iter(self.required), "prompt")
 
     @cached_property
-    def _wanted(self) -> _Wanted:
-        return _Wanted(
-            mapped={folded(name): target for name, target in self.mapped.items()},
-            keep=frozenset(map(folded, self.keep)),
-            drop=frozenset(map(folded, self.drop)),
-        )
+    def _named(self) -> dict[str, tuple[TargetKind, str]]:
+        """Kind and field of the columns that options name, by folded name."""
+        named = dict[str, tuple[TargetKind, str]]()
+        named |= dict.fromkeys((*self._taken, *map(folded, self.keep)), ("kept", ""))
+        named |= dict.fromkeys(map(folded, self.drop), ("dropped", ""))
+        return named | {folded(name): ("field", field) for name, field in self.mapped.items()}
 
     def target(self, column: str, others: frozenset[str], *, any_service: bool) -> Target:
         """Return the target of a column of a table.
@@ -318,7 +277,7 @@ class ColumnRules:
             any_service: Whether rows name their services.
         """
         name = folded(column)
-        if (target := self._told(column)) is not None:
+        if (target := self._target_by_option(column)) is not None:
             return target
         known = (ALL_FIELDS if any_service else self.fields) | ROW_KEYS
         if name in known and not self.metadata_only:
@@ -332,28 +291,29 @@ class ColumnRules:
             meant = next(iter(get_close_matches(name, known, n=1, cutoff=ALIKE)), None)
         if meant is not None:
             return Target("kept" if meant in there else "suspicious", own, meant)
-        # Many a data set says how large its images are.
+        # Data sets often have the sizes of their images.
         of_another = name in ALL_FIELDS and name not in SIZES
         return Target("suspicious" if of_another else "kept", own)
 
     def target_of_key(self, key: str) -> Target:
         """Return the target of a key of JSON Lines; unknown ones stay, and are refused later."""
-        target = self._told(key)
+        target = self._target_by_option(key)
         known = is_parameter(key) and (key in self.fields or key not in SIZES)
         if target is None and EVERYTHING in self.keep and not known:
             return Target("kept", own_name(key))
         return target or Target("field", key)
 
-    def _told(self, column: str) -> Target | None:
+    def _target_by_option(self, column: str) -> Target | None:
         """Return the target of a column that an option names."""
-        name, wanted = folded(column), self._wanted
-        if name in wanted.mapped:
-            return Target("field", wanted.mapped[name])
-        if name in wanted.drop:
-            return Target("dropped", column.strip())
-        if name in wanted.keep or name in self._taken:
-            return Target("kept", own_name(column.strip()))
-        return None
+        match self._named.get(folded(column)):
+            case None:
+                return None
+            case "field", name:
+                return Target("field", name)
+            case "dropped", _:
+                return Target("dropped", column.strip())
+            case _:
+                return Target("kept", own_name(column.strip()))
 
     @cached_property
     def _taken(self) -> frozenset[str]:
@@ -362,7 +322,9 @@ class ColumnRules:
 
     def knows(self, column: str) -> bool:
         """Return whether a column is known by its name, or an option names it."""
-        return self._told(column) is not None or folded(column) in self.fields | ROW_KEYS
+        return (
+            self._target_by_option(column) is not None or folded(column) in self.fields | ROW_KEYS
+        )
 
     def check_required(
         self, found: Collection[str], columns: Sequence[str], *, what: str = "column"
@@ -486,14 +448,12 @@ def is_parameter(name: str) -> bool:
 
 
 def folded(name: str) -> str:
-    """Return a name in lower case, with underscores, without surrounding space and invisible
-    characters.
-    """
+    """Return a name in lower case with underscores, trimmed, without invisible characters."""
     if not name.isascii():
         name = "".join(
-            sign
-            for sign in unicodedata.normalize("NFKC", name)
-            if unicodedata.category(sign) != "Cf"
+            char
+            for char in unicodedata.normalize("NFKC", name)
+            if unicodedata.category(char) != "Cf"
         )
     return re.sub(r"[\s_-]+", "_", name.strip().lower())
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stable_async.errors import StabilityError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = [
     "ImagesURLError",
@@ -19,6 +20,7 @@ __all__ = [
     "PromptFileError",
     "RowProblem",
     "StorageError",
+    "storage_errors",
 ]
 
 LISTED_PROBLEMS = 20
@@ -35,7 +37,7 @@ class JobLockedError(JobError):
 
 
 class JobChangedError(JobError):
-    """A run has other options than its job was begun with; nothing was changed or sent."""
+    """A run has other options than its job was started with; nothing was changed or sent."""
 
 
 class LedgerError(JobError):
@@ -59,6 +61,15 @@ class StorageError(JobError):
 
 class ImagesURLError(StorageError):
     """The URL for images is none, or not of a kind that is known."""
+
+
+@contextmanager
+def storage_errors(where: str) -> Iterator[None]:
+    """Turn an `OSError` of the block into a `StorageError` that names where it occurred."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{where}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -12,25 +12,25 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from stable_async.api.services import SERVICES, UNPRICED
-from stable_async.jobs.begun import Begun, changed_error, mixed_error
+from stable_async.config import Quota
 from stable_async.jobs.clean_mark import has_clean_mark
 from stable_async.jobs.columns import ColumnReport
-from stable_async.jobs.errors import LedgerError, StorageError
+from stable_async.jobs.errors import LedgerError, storage_errors
 from stable_async.jobs.intake import Intake
+from stable_async.jobs.job_options import JobOptions, changed_error, find_differences
 from stable_async.jobs.job_view import reading_job
 from stable_async.jobs.kinds import kind_of_service
 from stable_async.jobs.ledger import Ledger
-from stable_async.jobs.recovery import LEDGER_NAME, read_begun, read_begun_of_bucket
+from stable_async.jobs.recovery import LEDGER_NAME, read_options_of_bucket
+from stable_async.jobs.requeue import requeue
 from stable_async.jobs.shard import WHOLE
 from stable_async.jobs.storage.bucket import BucketStore
 from stable_async.jobs.storage.folder import FolderStore
 from stable_async.jobs.storage.objects import Objects
-from stable_async.jobs.take_up import take_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from stable_async.config import Quota
     from stable_async.jobs.prompt_file import PromptFile
     from stable_async.jobs.row import State
     from stable_async.jobs.rules import PromptRules
@@ -125,6 +125,26 @@ class Estimate:
         """The price in US dollars."""
         return round(self.credits * DOLLARS_PER_CREDIT, 4)
 
+    def figures(self) -> dict[str, object]:
+        """Return everything but the notes as JSON values; docs/events.md has the schema."""
+        return {
+            "new": self.new,
+            "there": self.there,
+            "gone": self.gone,
+            "changed": self.changed,
+            "in_doubt": self.in_doubt,
+            "failed": self.failed,
+            "duplicates": self.duplicates,
+            "requests": self.requests,
+            "credits": self.credits,
+            "assumed_credits": self.assumed_credits,
+            "dollars": self.dollars,
+            "least_seconds": round(self.least_seconds(Quota()), 1),
+            "services": [asdict(share) for share in self.shares],
+            **asdict(self.columns),
+            "first_requests": list(self.first_requests),
+        }
+
     def least_seconds(self, quota: Quota) -> float:
         """Return the seconds from the first to the last request at the full rate of a quota."""
         waiting = self.requests - quota.requests
@@ -156,7 +176,7 @@ def estimate_run(
 
     Raises:
         PromptFileError: The prompts cannot be used as they are.
-        JobChangedError: The job was begun with other options, and a run would be refused.
+        JobChangedError: The job was started with other options, and a run would be refused.
         LedgerError: The job's ledger cannot be read.
         StorageError: The bucket of its images cannot be read.
     """
@@ -165,7 +185,7 @@ def estimate_run(
         _opened(settings, rules, parts, Path(temporary)) as ledger,
         ledger.transaction(),
     ):
-        before, changed, last = Begun.load(ledger), 0, ledger.last_position()
+        before, changed, last = JobOptions.load(ledger), 0, ledger.last_position()
         if prompts is not None:
             if before is not None:
                 rules.reprice(ledger, before.price)
@@ -180,17 +200,14 @@ def estimate_run(
             changed = intake.run().changed
         notes: list[str] = []
         if settings is not None:
-            if before is not None and ledger.has_charges():
+            if before is not None:
                 now = replace(before, server=server or before.server)
                 if prompts is not None:
-                    now = Begun.of(prompts, rules, server=now.server)
-                differences = before.differences(now)
-                if differences and before.mixes_sandbox(now):
-                    raise mixed_error(settings.folder, differences)
-                if differences and not settings.change:
+                    now = JobOptions.of(prompts, rules, server=now.server)
+                if differences := find_differences(ledger, now, settings):
                     raise changed_error(settings.folder, differences, *ledger.price_after(last))
             missing = partial(_missing, ledger, settings, rules)
-            notes += take_up(ledger, settings, rules.shard, missing)
+            notes += requeue(ledger, settings, rules.shard, missing)
         if prompts is not None:
             notes[:0] = prompts.notes
         return describe(
@@ -209,10 +226,8 @@ def _missing(
     url = ledger.get("images") or settings.images
     if not url:
         return FolderStore(settings.folder, kind_of_service(rules.service)).missing(names)
-    try:
-        return BucketStore(Objects(str(url), prove=False)).missing(names)
-    except OSError as error:
-        raise StorageError(f"{url}: {error.strerror or error}") from error
+    with storage_errors(str(url)):
+        return BucketStore(Objects(str(url), probe=False)).missing(names)
 
 
 def describe(
@@ -265,9 +280,9 @@ def _opened(
     """Open a ledger that may be changed, with what is known of a job."""
     if parts:
         with reading_job(parts) as view:
-            begun = Begun.load(view.ledger) or _begun_of_part(parts[0])
-            if begun is not None:
-                replace(begun, shard="").store(view.ledger)
+            options = JobOptions.load(view.ledger)
+            if options is not None:
+                replace(options, shard="").store(view.ledger)
             yield view.ledger
         return
     path = None if settings is None else settings.folder / LEDGER_NAME
@@ -281,23 +296,15 @@ def _opened(
         yield ledger
 
 
-def _begun_of_part(source: str) -> Begun | None:
-    found = None if "://" in source else read_begun(Path(source))
-    return None if found is None else found[0]
-
-
 def _take_in_bucket(ledger: Ledger, url: str, shard: Shard) -> None:
-    found = read_begun_of_bucket(url)
+    found = read_options_of_bucket(url)
     if found is None:
         return
-    begun, _ = found
-    with ledger.transaction():
-        try:
-            for facts, replaced in BucketStore(Objects(url, prove=False)).all_facts(shard.has):
-                ledger.adopt(facts, replaced=replaced)
-        except OSError as error:
-            raise StorageError(f"{url}: {error.strerror or error}") from error
-        replace(begun, shard="" if shard == WHOLE else str(shard)).store(ledger)
+    options, _ = found
+    with ledger.transaction(), storage_errors(url):
+        for facts, replaced in BucketStore(Objects(url, probe=False)).all_facts(shard.has):
+            ledger.adopt(facts, replaced=replaced)
+        replace(options, shard="" if shard == WHOLE else str(shard)).store(ledger)
 
 
 def _copy(path: Path, temporary: Path) -> Ledger:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from stable_async.errors import StabilityError
@@ -50,23 +49,18 @@ class EventFile(JobEvents):
         error: Why nothing more is written; `None` as long as the file can be written.
     """
 
-    def __init__(self, path: Path, facts: Callable[[Estimate], dict[str, object]] = asdict) -> None:
-        """Open the file.
-
-        Args:
-            path: A file, or a named pipe that has a reader.
-            facts: Returns the figures of an estimate as JSON values.
+    def __init__(self, path: Path) -> None:
+        """Open a file, or a named pipe that has a reader.
 
         Raises:
             OSError: It cannot be written.
         """
-        self._facts = facts
         self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
         self.error: str | None = None
 
     def started(self, estimate: Estimate) -> None:
         """Write `start`, with what the run does."""
-        self._write("start", **self._facts(estimate))
+        self._write("start", **estimate.figures())
 
     def settled(self, row: Row, result: Result) -> None:
         """Write `row`, with its result."""

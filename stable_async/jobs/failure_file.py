@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from stable_async.files import write_atomically
+from stable_async.files import state_of, write_atomically
 from stable_async.jobs.errors import StorageError
 from stable_async.jobs.row import text_of, to_json
 from stable_async.jobs.storage.facts import RowFacts, read_facts
@@ -31,20 +31,19 @@ def write_failures(folder: Path, ledger: Ledger) -> None:
         OSError: It cannot be written.
     """
     write_atomically(folder / FAILURES_NAME, _lines(ledger))
-    ledger.set(failures=_times(folder))
+    ledger.set(failures=_state(folder))
 
 
 def is_as_written(folder: Path, ledger: Ledger) -> bool:
     """Return whether the file is as written from this ledger, or does not exist."""
-    return _times(folder) in {ledger.get("failures"), None}
+    return _state(folder) in {ledger.get("failures"), None}
 
 
-def _times(folder: Path) -> str | None:
+def _state(folder: Path) -> str | None:
     try:
-        status = (folder / FAILURES_NAME).stat()
+        return state_of((folder / FAILURES_NAME).stat())
     except FileNotFoundError:
         return None
-    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def read_failures(folder: Path) -> Iterator[RowFacts]:

@@ -19,7 +19,7 @@ from stable_async.jobs.gate import Gate
 from stable_async.jobs.kinds import kind_of_service
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.ledger_writer import LedgerWriter
-from stable_async.jobs.open_files import make_room_for_files
+from stable_async.jobs.open_files import raise_file_limit
 from stable_async.jobs.opening import open_job
 from stable_async.jobs.progress import Departures, Left, Progress, Summary
 from stable_async.jobs.recovery import close_ledger
@@ -118,7 +118,7 @@ class Job:
         self._task = asyncio.current_task()
         self._cancelled_before = self._task.cancelling() if self._task is not None else 0
         self.progress.started = asyncio.get_running_loop().time()
-        make_room_for_files(self._settings.max_in_flight)
+        raise_file_limit(self._settings.max_in_flight)
         stack = ExitStack()
         try:
             opened = await in_thread(

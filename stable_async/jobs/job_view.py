@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from stable_async.jobs.errors import JobError, StorageError
+from stable_async.jobs.errors import JobError, LedgerError, storage_errors
+from stable_async.jobs.job_options import SANDBOX, JobOptions
 from stable_async.jobs.ledger import Ledger
-from stable_async.jobs.read_ledger import reading
-from stable_async.jobs.row import to_json
+from stable_async.jobs.lock import is_locked
+from stable_async.jobs.recovery import LEDGER_NAME
 from stable_async.jobs.shard import WHOLE, Shard
 from stable_async.jobs.storage.bucket import BucketStore
 from stable_async.jobs.storage.objects import Objects
@@ -18,8 +22,6 @@ from stable_async.jobs.storage.record import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from stable_async.jobs.storage.record import JobRecord
 
 __all__ = ["JobView", "path_inside", "reading_job"]
 
@@ -49,6 +51,12 @@ class JobView:
         self._parts = tuple(folders)
         self._stores = tuple(stores)
 
+    @property
+    def is_of_sandbox(self) -> bool:
+        """Whether the job used a sandbox: its results are not the API's, and nothing was paid."""
+        options = JobOptions.load(self.ledger)
+        return options is not None and options.server == SANDBOX
+
     def path(self, position: int, name: str) -> Path | None:
         """Return the path of the file of a row; `None` if it is in a bucket.
 
@@ -75,10 +83,8 @@ class JobView:
         for store in self._stores:
             inside = store.path(name)
             if inside is not None:
-                try:
+                with storage_errors(name):
                     data = store.read_now(inside)
-                except OSError as error:
-                    raise StorageError(f"{name}: {error.strerror or error}") from error
                 if data is not None:
                     return data
         raise FileNotFoundError(name)
@@ -101,10 +107,10 @@ def reading_job(sources: Sequence[str | Path]) -> Iterator[JobView]:
         stores: dict[str, Objects] = {}
         for source in sources:
             if "://" in str(source):
-                store = Objects(str(source), prove=False)
+                store = Objects(str(source), probe=False)
                 stores[store.url] = store
         folders = [Path(source) for source in sources if "://" not in str(source)]
-        ledgers = [stack.enter_context(reading(folder)) for folder in folders]
+        ledgers = [stack.enter_context(_reading(folder)) for folder in folders]
         given = list(stores.values())
         for ledger in ledgers:
             for store in _own_stores(ledger):
@@ -134,6 +140,51 @@ def path_inside(folder: Path, name: str) -> Path | None:
     return path if path.resolve().is_relative_to(folder.resolve()) else None
 
 
+@contextmanager
+def _reading(folder: Path) -> Iterator[Ledger]:
+    """Open the ledger of the job in `folder` for reading, as it is at this moment.
+
+    What was in flight when the last run was killed is shown as the next run will find it: in doubt.
+
+    Raises:
+        JobError: The folder is not a job.
+        LedgerError: The ledger cannot be read.
+    """
+    path = folder / LEDGER_NAME
+    if not path.exists():
+        raise JobError(f"{folder} is not a job: it has no {LEDGER_NAME}")
+    try:
+        with _opened(path) as ledger, ledger.snapshot():
+            if not is_locked(folder):
+                ledger.show_as_ended()
+            yield ledger
+    except sqlite3.OperationalError as error:
+        raise LedgerError(f"{path}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise LedgerError(f"{path}: {error}; the next run of the job repairs it") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Ledger]:
+    """Open a ledger, or a copy of it if its folder is read-only, since SQLite must write to
+    read.
+    """
+    with ExitStack() as stack:
+        try:
+            ledger = Ledger.open(path)
+        except sqlite3.OperationalError:
+            if os.access(path.parent, os.W_OK):
+                raise
+            folder = stack.enter_context(TemporaryDirectory(prefix="stable-async-"))
+            copy = Path(folder, path.name)
+            for suffix in ("", "-wal"):
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
+            ledger = Ledger.open(copy)
+        stack.callback(ledger.close)
+        yield ledger
+
+
 def _own_stores(ledger: Ledger) -> Iterator[Objects]:
     """Return the stores that a ledger names for its images, if the record there agrees.
 
@@ -141,17 +192,11 @@ def _own_stores(ledger: Ledger) -> Iterator[Objects]:
     """
     url, job_id = ledger.get("images"), ledger.get("job_id")
     if url and job_id:
-        store = Objects(str(url), prove=False)
-        record = _record(store)
+        store = Objects(str(url), probe=False)
+        with storage_errors(store.url):
+            record = read_record(store)
         if record is not None and record.id == job_id:
             yield store
-
-
-def _record(store: Objects) -> JobRecord | None:
-    try:
-        return read_record(store)
-    except OSError as error:
-        raise JobError(f"{store.url}: {error.strerror or error}") from error
 
 
 def _shards(folders: Sequence[Path], ledgers: Sequence[Ledger]) -> list[Shard]:
@@ -188,18 +233,16 @@ def _merge(
 
 
 def _take_in_store(whole: Ledger, store: Objects) -> None:
-    try:
-        found = 0
+    found = 0
+    with storage_errors(store.url):
         for facts, replaced in BucketStore(store).all_facts(lambda position: position > 0):
             whole.adopt(facts, replaced=replaced)
             found += 1
-        record = _record(store)
-    except OSError as error:
-        raise JobError(f"{store.url}: {error.strerror or error}") from error
+        record = read_record(store)
     if not found and record is None:
         raise JobError(f"{store.url} has no images of a job with their facts")
-    if record is not None and whole.get("begun") is None:
-        whole.set(begun=to_json(record.begun), job_id=record.id)
+    if record is not None and record.options and JobOptions.load(whole) is None:
+        JobOptions.parse(record.options).store(whole)
 
 
 def _last_part(url: str) -> str:

@@ -12,7 +12,7 @@ import re
 import sqlite3
 from collections import Counter
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cache
 from itertools import count
 from operator import attrgetter
@@ -194,15 +194,7 @@ class Counts:
     @property
     def total(self) -> int:
         """All of them."""
-        return (
-            self.waiting
-            + self.in_flight
-            + self.in_doubt
-            + self.done
-            + self.filtered
-            + self.again
-            + self.failed
-        )
+        return sum(astuple(self))
 
 
 StoredImageRow = tuple[int, Row, ImageFacts]
@@ -247,7 +239,7 @@ class Ledger:
             raise LedgerError(f"{path}: {error}") from None
         try:
             ledger = cls(connection)
-            if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            if not ledger._one("SELECT count(*) FROM sqlite_schema"):
                 ledger._create()
             ledger._recognise(path)
             if not is_whole:
@@ -274,8 +266,7 @@ class Ledger:
 
     def _recognise(self, path: Path) -> None:
         application, version = (
-            self._db.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("application_id", "user_version")
+            self._one(f"PRAGMA {name}") for name in ("application_id", "user_version")
         )
         ours = _tables_of(self._db) >= _expected_tables()
         if application != APPLICATION_ID and not ours:
@@ -333,6 +324,11 @@ class Ledger:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
+    def _one(self, statement: str, *values: object) -> Any:  # noqa: ANN401 - as it is stored
+        """Return the only value that a statement selects; `None` if it selects nothing."""
+        row = self._db.execute(statement, values).fetchone()
+        return None if row is None else row[0]
+
     # The job as a whole.
 
     def show_as_ended(self) -> None:
@@ -340,15 +336,14 @@ class Ledger:
 
         A claim without an answer is in doubt. Nothing is written; call it on a read-only ledger.
         """
-        in_flight = self._db.execute("SELECT 1 FROM rows WHERE state = 'in flight' LIMIT 1")
-        if in_flight.fetchone() is not None:
+        if self._one("SELECT 1 FROM rows WHERE state = 'in flight' LIMIT 1"):
             for statement in AS_ENDED:
                 self._db.execute(statement)
 
     def get(self, name: str) -> str | int | None:
         """Return what was stored under `name`."""
-        row = self._db.execute("SELECT value FROM job WHERE name = ?", (name,)).fetchone()
-        return row[0] if row else None
+        value: str | int | None = self._one("SELECT value FROM job WHERE name = ?", name)
+        return value
 
     def set(self, **values: str | int | None) -> None:
         """Store values under names."""
@@ -395,23 +390,21 @@ class Ledger:
         return [(*kind, number, prices[kind]) for kind, number in numbers.most_common()]
 
     def _next_position(self, after: int) -> int | None:
-        found: tuple[int | None] = self._db.execute(
-            "SELECT min(position) FROM rows WHERE position > ?", (after,)
-        ).fetchone()
-        return found[0]
+        first: int | None = self._one("SELECT min(position) FROM rows WHERE position > ?", after)
+        return first
 
     def count_gone(self) -> int:
         """Count the rows that have or may have a result and are not in the prompt file."""
-        (count,) = self._db.execute(
-            "SELECT count(*) FROM rows WHERE listed = 0 AND id IS NOT NULL "
-            "AND state IN ('done', 'filtered', 'in doubt', 'in flight')"
-        ).fetchone()
-        return int(count)
+        return int(
+            self._one(
+                "SELECT count(*) FROM rows WHERE listed = 0 AND id IS NOT NULL "
+                "AND state IN ('done', 'filtered', 'in doubt', 'in flight')"
+            )
+        )
 
     def count_duplicates(self) -> int:
         """Count the rows of the prompt file that repeat an earlier one."""
-        (count,) = self._db.execute("SELECT count(*) FROM duplicates").fetchone()
-        return int(count)
+        return int(self._one("SELECT count(*) FROM duplicates"))
 
     def refused(self, limit: int) -> list[tuple[str, int, str | None]]:
         """Return id, row and error of listed rows without a good image; a filtered one has no
@@ -676,7 +669,7 @@ class Ledger:
 
     def last_position(self) -> int:
         """Return the position of the last row; 0 if there is none."""
-        return int(self._db.execute("SELECT ifnull(max(position), 0) FROM rows").fetchone()[0])
+        return int(self._one("SELECT ifnull(max(position), 0) FROM rows"))
 
     # Rows on their way.
 
@@ -736,7 +729,7 @@ class Ledger:
 
     def _insert_images(self, images: Sequence[ImageFacts]) -> int:
         """Store images, and return the number of the first."""
-        first = int(self._db.execute("SELECT ifnull(max(number), 0) + 1 FROM images").fetchone()[0])
+        first = int(self._one("SELECT ifnull(max(number), 0) + 1 FROM images"))
         self._db.executemany(
             f"INSERT INTO images (number, {IMAGE_COLUMNS}) "  # noqa: S608
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -786,7 +779,7 @@ class Ledger:
         self._came.clear()
         self._images.clear()
 
-    def take_up(self, *states: State, gone: bool = False) -> int:
+    def requeue(self, *states: State, gone: bool = False) -> int:
         """Queue listed rows in these states again, all of the job's if `gone`; count them.
 
         A generation that the API no longer has is requested anew; its id stays with its charge.
@@ -837,8 +830,7 @@ class Ledger:
 
     def has_charges(self) -> bool:
         """Return whether anything has been paid for, or may have been."""
-        found = self._db.execute("SELECT 1 FROM charges WHERE state <> 'returned' LIMIT 1")
-        return found.fetchone() is not None
+        return bool(self._one("SELECT 1 FROM charges WHERE state <> 'returned' LIMIT 1"))
 
     def price_after(self, position: int) -> tuple[int, float]:
         """Return how many rows wait after a position, and their price."""
@@ -870,9 +862,7 @@ class Ledger:
 
     def attempts(self, position: int) -> int:
         """Return how many attempts of the row at a position are known; 0 for an unknown row."""
-        found = self._db.execute("SELECT attempts FROM rows WHERE position = ?", (position,))
-        (count,) = found.fetchone() or (0,)
-        return int(count)
+        return int(self._one("SELECT attempts FROM rows WHERE position = ?", position) or 0)
 
     # Images.
 
@@ -886,18 +876,14 @@ class Ledger:
 
     def has_image(self, position: int) -> bool:
         """Return whether the row at a position has its image."""
-        found = self._db.execute("SELECT 1 FROM images WHERE position = ?", (position,))
-        return found.fetchone() is not None
+        return bool(self._one("SELECT 1 FROM images WHERE position = ?", position))
 
     def has_image_of(self, sha256: str, request_id: str | None) -> bool:
         """Return whether an image belongs, or belonged, to this job; restored ones have no request
         ids.
         """
-        found = self._db.execute(
-            "SELECT 1 FROM images WHERE sha256 = ? AND ifnull(request_id = ?, 1) LIMIT 1",
-            (sha256, request_id),
-        )
-        return found.fetchone() is not None
+        same = "SELECT 1 FROM images WHERE sha256 = ? AND ifnull(request_id = ?, 1) LIMIT 1"
+        return bool(self._one(same, sha256, request_id))
 
     def replaced_images(self) -> list[tuple[int, str]]:
         """Return position and name of images that were replaced and not yet moved."""
@@ -998,11 +984,12 @@ class Ledger:
 
     def count_unlisted_images(self) -> int:
         """Count the images that are no longer in the current prompt file."""
-        (count,) = self._db.execute(
-            "SELECT count(*) FROM images JOIN rows USING (position) "
-            "WHERE id IS NOT NULL AND NOT listed"
-        ).fetchone()
-        return int(count)
+        return int(
+            self._one(
+                "SELECT count(*) FROM images JOIN rows USING (position) "
+                "WHERE id IS NOT NULL AND NOT listed"
+            )
+        )
 
     def take_in(self, part: Ledger) -> None:
         """Add everything from the ledger of another part of the job.
@@ -1205,12 +1192,13 @@ class Ledger:
 
     def finished_since(self, moment: float) -> int:
         """Count the images that arrived after a time, seconds since 1970."""
-        (count,) = self._db.execute(
-            "SELECT count(*) FROM images WHERE number > (SELECT max(number) FROM images) - 10000 "
-            "AND finished_at > ?",
-            (moment,),
-        ).fetchone()
-        return int(count)
+        return int(
+            self._one(
+                "SELECT count(*) FROM images "
+                "WHERE number > (SELECT max(number) FROM images) - 10000 AND finished_at > ?",
+                moment,
+            )
+        )
 
     def sent_seconds(self) -> Iterator[tuple[int, int, int]]:
         """Return the same from the times at which images were sent: a rebuilt ledger has no

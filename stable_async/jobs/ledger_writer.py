@@ -12,7 +12,6 @@ from stable_async.jobs.errors import JobError, LedgerError, StorageError
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
     from stable_async.jobs.ledger import Ledger
     from stable_async.jobs.metadata import MetadataFile
@@ -44,14 +43,9 @@ class LedgerWriter:
         await self._thread.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         """Write what is waiting, and end the thread."""
-        await self._thread.__aexit__(exc_type, exc, traceback)
+        await self._thread.__aexit__(None, None, None)
         await in_thread(self._mark)
 
     def do(self, change: Callable[[Ledger], T]) -> asyncio.Future[T]:

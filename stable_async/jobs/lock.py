@@ -48,8 +48,8 @@ class FolderLock:
             held = False
         if not held:
             raise JobError(
-                f"{self.path} was removed while this run held it: another run may have begun here, "
-                "so that nothing more is sent"
+                f"{self.path} was removed while this run held it, so that nothing more is sent: "
+                "another run may have started here"
             )
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TypedDict, cast
@@ -21,7 +20,7 @@ from stable_async.api.services import SERVICES, service_name
 from stable_async.errors import APIStatusError, StabilityError
 from stable_async.files import in_thread
 from stable_async.jobs.budget import Budget
-from stable_async.jobs.errors import RowProblem, StorageError
+from stable_async.jobs.errors import RowProblem, StorageError, storage_errors
 from stable_async.jobs.failures import meaning, result_of
 from stable_async.jobs.row import Result, Row
 from stable_async.jobs.row_image import make_image
@@ -33,15 +32,14 @@ from stable_async.jobs.storage.objects import Objects
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
     from stable_async.client import StabilityClient
-    from stable_async.jobs.row import ChargeState, ImageFacts
+    from stable_async.jobs.row import ChargeState
     from stable_async.jobs.storage.base import ImageWriter
     from stable_async.jobs.storage.claims import Claims
     from stable_async.jobs.storage.facts import RowFacts
 
-__all__ = ["ImageMaker", "Made", "SharedBudget"]
+__all__ = ["ImageMaker", "LocalBudget", "Made", "SharedBudget"]
 
 # Rows have no positions here. Numbers derived from their ids keep folders small.
 NUMBERS = 1_000_000
@@ -91,7 +89,7 @@ class Made(TypedDict):
 
 
 class SharedBudget(Protocol):
-    """A limit of credits; `jobs.budget.Budget` is one for a single process."""
+    """A limit of credits; `LocalBudget` is one for a single process."""
 
     async def reserve(self, price: float) -> bool:
         """Reserve `price` and return whether it fits."""
@@ -141,7 +139,7 @@ class ImageMaker:
         self._url = Path(images).absolute().as_uri() if local else str(images)
         self._client = client.with_options(priority="bulk")
         self._rules = PromptRules(service=service, price=price)
-        self._budget = _LocalBudget(budget) if isinstance(budget, int | float) else budget
+        self._budget = LocalBudget(budget) if isinstance(budget, int | float) else budget
         self._spool = spool
         self._places = asyncio.Semaphore(max_in_flight)
         self._resend_doubtful = resend_doubtful
@@ -160,10 +158,8 @@ class ImageMaker:
             raise StorageError(problem.text)
         objects = await in_thread(Objects, self._url)
         store = BucketStore(objects, self._spool)
-        try:
-            await in_thread(store.bring_over)
-        except OSError as error:
-            raise StorageError(f"{self._url}: {error.strerror or error}") from error
+        with storage_errors(self._url):
+            await in_thread(store.upload_spooled)
         async with AsyncExitStack() as stack:
             self._writer = await stack.enter_async_context(store.writing())
             self._stack = stack.pop_all()
@@ -179,12 +175,7 @@ class ImageMaker:
         await self.open()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         """Close it."""
         await self.aclose()
 
@@ -202,7 +193,7 @@ class ImageMaker:
         if not isinstance(prepared, Row):
             identity = str(row.get("id") or "")
             result = Result("failed", "returned", reason="invalid request", error=prepared)
-            return _refused(identity, self._rules.service, result)
+            return _facts(identity, self._rules.service, result, made=False)
         async with self._places:
             return await self._make(prepared)
 
@@ -231,17 +222,16 @@ class ImageMaker:
         claims = self._writer.claims
         stem = file_stem(row.position, row.id)
         try:
-            known = await claims.standing(stem)
+            known = await claims.resolved(stem)
             if known is not None:
-                if known.state in {"done", "filtered", "failed"}:
-                    return _made(known, made=False)
-                if known.state == "in doubt" and not self._resend_doubtful:
-                    return _made(known, made=False)
+                kept = {"done", "filtered", "failed"}
+                if known.state in kept or (known.state == "in doubt" and not self._resend_doubtful):
+                    return _known(known)
                 row.attempts = len(known.charges)
                 row.generation_id = known.generation_id
             return await self._send(row, claims, stem)
         except RowClaimedError as error:
-            return _made(error.facts, made=False)
+            return _known(error.facts)
         except OSError as error:
             raise StorageError(f"{self._url}: {error.strerror or error}") from error
         finally:
@@ -252,7 +242,7 @@ class ImageMaker:
         price = 0.0 if accepted else row.price or 0.0
         if price and self._budget is not None and not await self._budget.reserve(price):
             why = Result("waiting", "returned", reason="budget", error="the budget is reached")
-            return _refused(row.id, row.service, why, row)
+            return _facts(row.id, row.service, why, row.seed, made=False)
         attempt = _Attempt(self._client, cast("ImageWriter", self._writer), claims, row, stem)
         charge: ChargeState = "in doubt"
         try:
@@ -263,21 +253,22 @@ class ImageMaker:
                 await self._budget.settle(price, charge)
         if result.image is None:
             claims.settle(stem, result)
-            return _refused(row.id, row.service, result, row)
-        return _of_image(row.id, row.service, result.state, result.image, made=True)
+        return _facts(row.id, row.service, result, row.seed, row.price, made=True)
 
 
-@dataclass
-class _LocalBudget:
-    limit: float
+class LocalBudget:
+    """A limit of credits for one process."""
 
-    def __post_init__(self) -> None:
-        self._budget = Budget(self.limit)
+    def __init__(self, limit: float) -> None:
+        """Begin with nothing spent."""
+        self._budget = Budget(limit)
 
     async def reserve(self, price: float) -> bool:
+        """Reserve `price` and return whether it fits; this may wait for rows in flight."""
         return await self._budget.reserve(price)
 
     async def settle(self, price: float, charge: ChargeState) -> None:
+        """Turn a reservation into the charge that it became."""
         self._budget.settle(price, charge)
 
 
@@ -339,50 +330,36 @@ class _Attempt:
         """Do nothing."""
 
 
-def _made(facts: RowFacts, *, made: bool) -> Made:
-    if facts.image is not None:
-        return _of_image(facts.id, facts.service, facts.state, facts.image, made=made)
+def _known(facts: RowFacts) -> Made:
     charge = facts.charges[-1].state if facts.charges else "returned"
-    result = Result(facts.state, charge, reason=facts.reason, error=facts.error)
-    known = _refused(facts.id, facts.service, result)
-    known["seed"], known["made"] = facts.seed, made
-    known["credits"] = facts.price if charge != "returned" else None
-    return known
+    result = Result(facts.state, charge, facts.image, facts.reason, facts.error)
+    return _facts(facts.id, facts.service, result, facts.seed, facts.price, made=False)
 
 
-def _of_image(identity: str, service: str, state: str, image: ImageFacts, *, made: bool) -> Made:
-    return Made(
-        id=identity,
-        state=state,
-        made=made,
-        file_name=image.file_name,
-        service=service,
-        seed=image.seed,
-        finish_reason=image.finish_reason,
-        sha256=image.sha256,
-        width=image.width,
-        height=image.height,
-        credits=image.credits,
-        request_id=image.request_id,
-        reason=None,
-        error=None,
-    )
-
-
-def _refused(identity: str, service: str, result: Result, row: Row | None = None) -> Made:
+def _facts(
+    identity: str,
+    service: str,
+    result: Result,
+    seed: int | None = None,
+    price: float | None = None,
+    *,
+    made: bool,
+) -> Made:
+    """Return the facts of a row; `seed` and `price` are its own, for a row without an image."""
+    image = result.image
     return Made(
         id=identity,
         state=result.state,
-        made=row is not None and result.reason != "budget",
-        file_name=None,
+        made=made,
+        file_name=image.file_name if image else None,
         service=service,
-        seed=None if row is None else row.seed,
-        finish_reason=None,
-        sha256=None,
-        width=None,
-        height=None,
-        credits=None if row is None or result.charge == "returned" else row.price,
-        request_id=None,
+        seed=image.seed if image else seed,
+        finish_reason=image.finish_reason if image else None,
+        sha256=image.sha256 if image else None,
+        width=image.width if image else None,
+        height=image.height if image else None,
+        credits=image.credits if image else None if result.charge == "returned" else price,
+        request_id=image.request_id if image else None,
         reason=result.reason,
         error=result.error,
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from stable_async.files import write_atomically
+from stable_async.files import state_of, write_atomically
 from stable_async.jobs.row import metadata_line
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Mark(NamedTuple):
 class MetadataFile:
     """The metadata file, kept in step with the ledger. All calls block.
 
-    The ledger has a mark, and the times of the file when it was set. A file that was edited,
+    The ledger has a mark, and the state of the file when it was set. A file that was edited,
     truncated or replaced since does not match its mark, and is rewritten. What follows the mark is
     rewritten after a crash.
 
@@ -78,7 +78,7 @@ class MetadataFile:
             metadata_size=self._file.tell(),
             metadata_number=self._number,
             metadata_checksum=self._checksum,
-            metadata_times=_times(os.fstat(self._file.fileno())),
+            metadata_state=state_of(os.fstat(self._file.fileno())),
         )
         self.unmarked = 0
 
@@ -126,15 +126,11 @@ def find_mark(path: Path, ledger: Ledger) -> Mark | None:
         if status.st_size < size:
             return None
         # The file was not touched since, so it need not be read.
-        if _times(status) == ledger.get("metadata_times") or _checksum(path, size) == checksum:
+        if state_of(status) == ledger.get("metadata_state") or _checksum(path, size) == checksum:
             return mark
     except FileNotFoundError:
         pass
     return None
-
-
-def _times(status: os.stat_result) -> str:
-    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def _checksum(path: Path, size: int) -> int:

@@ -6,13 +6,13 @@ import resource
 
 from stable_async.jobs.errors import JobError
 
-__all__ = ["make_room_for_files"]
+__all__ = ["raise_file_limit"]
 
 # For the ledger, prompts, input files, and files of the program itself.
 BESIDES = 192
 
 
-def make_room_for_files(in_flight: int) -> None:
+def raise_file_limit(in_flight: int) -> None:
     """Raise the soft limit of this process if this many requests in flight need more.
 
     An image that arrives when no file can be opened would be paid for and lost.

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stable_async.jobs.begun import Begun, changed_error, mixed_error
 from stable_async.jobs.errors import JobChangedError, JobError, LedgerError, StorageError
 from stable_async.jobs.estimate import describe
 from stable_async.jobs.intake import Intake
+from stable_async.jobs.job_options import JobOptions, changed_error, find_differences
 from stable_async.jobs.kinds import kind_of_service
 from stable_async.jobs.lock import locked
 from stable_async.jobs.metadata import MetadataFile
@@ -25,6 +25,7 @@ from stable_async.jobs.recovery import (
     restore,
     retire_replaced,
 )
+from stable_async.jobs.requeue import requeue
 from stable_async.jobs.row import to_json
 from stable_async.jobs.shard import WHOLE
 from stable_async.jobs.storage.bucket import BucketStore
@@ -32,11 +33,10 @@ from stable_async.jobs.storage.folder import FolderStore
 from stable_async.jobs.storage.objects import Objects
 from stable_async.jobs.storage.record import JobRecord, write_record
 from stable_async.jobs.storage.spool import SPOOLED
-from stable_async.jobs.take_up import take_up
 from stable_async.wording import count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from contextlib import ExitStack
 
     from stable_async.jobs.budget import Bill
@@ -105,7 +105,7 @@ def open_job(
 
     Raises:
         PromptFileError: The prompts cannot be used as they are; nothing was changed.
-        JobChangedError: The job was begun with other options.
+        JobChangedError: The job was started with other options.
         JobLockedError: Another process works on the job.
         JobError: The job cannot begin.
     """
@@ -113,15 +113,15 @@ def open_job(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = stack.enter_context(locked(folder))
-        now = None
+        options = None
         if prompts is not None:
             if prompts.has_inputs_inside:
                 prompts.keep_inputs(folder)
-            now = Begun.of(prompts, rules, server=server)
-        opening = _Opening(stack, settings, rules, now, notes)
-        begun = opening.begun(now, server)
-        opening.plan(prompts, rules, begun, on_rows)
-        opening.take_up()
+            options = JobOptions.of(prompts, rules, server=server)
+        opening = _Opening(stack, settings, rules, options, notes)
+        options = options or opening.earlier_options(server)
+        opening.plan(prompts, rules, options, on_rows)
+        opening.requeue()
         if opening.intake is not None and prompts is not None and settings.check:
             changed = opening.intake.report.changed
             on_start(
@@ -142,7 +142,7 @@ def open_job(
             opening.intake,
             opening.ledger.counts(),
             opening.ledger.bill(),
-            Path(begun.folder),
+            Path(options.folder),
             opening.id,
         )
     except OSError as error:
@@ -165,7 +165,7 @@ class _Opening:
         stack: ExitStack,
         settings: JobSettings,
         rules: PromptRules,
-        begun: Begun | None,
+        options: JobOptions | None,
         notes: list[str],
     ) -> None:
         """Open ledger and store, and settle what the last run left half done."""
@@ -179,9 +179,9 @@ class _Opening:
         self.store = self._open_store(kind_of_service(rules.service))
         self.ledger, rebuilt = open_ledger(folder, self.store, shard)
         stack.callback(self.ledger.close)
-        self._keep_place()
-        self._keep_record(shard, begun)
-        self.store.prove()
+        self._check_images_url()
+        self._check_record(shard, options)
+        self.store.probe()
         if rebuilt:
             notes.append(rebuilt)
         elif is_outdated(self.ledger, folder, self.store, shard):
@@ -217,11 +217,11 @@ class _Opening:
                 "first: let no two processes work on the same rows"
             )
         store = BucketStore(objects, spool=settings.folder / SPOOLED)
-        if count := store.bring_over():
+        if count := store.upload_spooled():
             self._notes.append(f"{count:,} spooled images were put into the bucket")
         return store
 
-    def _keep_place(self) -> None:
+    def _check_images_url(self) -> None:
         """Refuse a location other than that of the job's images."""
         wanted = self._settings.images or ""
         present = self.ledger.get("images")
@@ -233,7 +233,7 @@ class _Opening:
                 f"{present or 'its folder'}, not in {wanted or 'its folder'}"
             )
 
-    def _keep_record(self, shard: Shard, begun: Begun | None) -> None:
+    def _check_record(self, shard: Shard, options: JobOptions | None) -> None:
         """Refuse another number of parts, or another job in the bucket."""
         ledger, folder = self.ledger, self._settings.folder
         present = ledger.get("shard")
@@ -242,10 +242,10 @@ class _Opening:
         if not isinstance(self.store, BucketStore):
             ledger.set(shard=str(shard))
             return
-        known = Begun.load(ledger) or begun
-        words = {} if known is None else _words(known)
+        known = JobOptions.load(ledger) or options
+        shared = {} if known is None else _shared(known)
         identity = str(ledger.get("job_id") or secrets.token_hex(16))
-        record = write_record(self.store.objects, JobRecord(identity, shard.count, words))
+        record = write_record(self.store.objects, JobRecord(identity, shard.count, shared))
         where = self.store.objects.url
         if record.shards != shard.count:
             what = f"{where}: the job there has {record.shards} parts, not {shard.count}"
@@ -254,26 +254,22 @@ class _Opening:
             raise JobError(f"{where} has the images of another job than {folder}")
         ledger.set(shard=str(shard), job_id=record.id)
         self._record = record
-        if record.begun and Begun.load(ledger) is None:
+        if record.options and JobOptions.load(ledger) is None:
             # The folder is gone, but the bucket has the record.
             own = "" if shard == WHOLE else str(shard)
-            Begun.parse({**record.begun, "shard": own}).store(ledger)
+            JobOptions.parse({**record.options, "shard": own}).store(ledger)
 
-    def _remember(self, begun: Begun) -> None:
+    def _store_options(self, options: JobOptions) -> None:
         """Store the options of the job in the ledger and in the bucket."""
-        begun.store(self.ledger)
-        record = self._record
-        if record is not None and isinstance(self.store, BucketStore):
-            words = _words(begun)
-            if words != record.begun:
-                self._record = replace(record, begun=words)
-                write_record(self.store.objects, self._record, replaces=True)
+        options.store(self.ledger)
+        record, shared = self._record, _shared(options)
+        if record is not None and shared != record.options and isinstance(self.store, BucketStore):
+            self._record = replace(record, options=shared)
+            write_record(self.store.objects, self._record, replaces=True)
 
-    def begun(self, now: Begun | None, server: str) -> Begun:
-        """Return the options of this run: those of the job if it has none of its own."""
-        before = Begun.load(self.ledger)
-        if now is not None:
-            return now
+    def earlier_options(self, server: str) -> JobOptions:
+        """Return the options that the job was started with, for a run without its own."""
+        before = JobOptions.load(self.ledger)
         if before is None:
             raise JobError(f"{self._settings.folder} is not a job yet: name its prompts")
         return replace(before, server=server)
@@ -282,22 +278,18 @@ class _Opening:
         self,
         prompts: PromptFile | None,
         rules: PromptRules,
-        begun: Begun,
+        options: JobOptions,
         on_rows: Callable[[int], None],
     ) -> None:
-        """Read the prompt file into the ledger, unless the job was begun with other options."""
+        """Read the prompt file into the ledger, unless the job was started with other options."""
         ledger, settings = self.ledger, self._settings
-        before = Begun.load(ledger)
-        differences: list[str] = []
-        if before is not None and ledger.has_charges():
-            differences = before.differences(begun)
-            if differences and before.mixes_sandbox(begun):
-                raise mixed_error(settings.folder, differences)
+        before = JobOptions.load(ledger)
+        differences = find_differences(ledger, options, settings)
         if prompts is None or not settings.check:
-            if differences and not settings.change:
-                raise self._changed(differences)
+            if differences:
+                raise changed_error(settings.folder, differences)
             with ledger.transaction():
-                self._remember(begun)
+                self._store_options(options)
         if prompts is None:
             return
         self.intake = Intake(ledger, prompts, rules, replace_changed=settings.replace_changed)
@@ -310,22 +302,17 @@ class _Opening:
                 return
             last = ledger.last_position()
             self.intake.run(on_rows)
-            if differences and not settings.change:
+            if differences:
                 # This also rolls back what was read.
-                raise self._changed(differences, *ledger.price_after(last))
-            self._remember(begun)
+                raise changed_error(settings.folder, differences, *ledger.price_after(last))
+            self._store_options(options)
         self._notes += prompts.notes
 
-    def _changed(
-        self, differences: Sequence[str], count: int | None = None, price: float = 0.0
-    ) -> JobChangedError:
-        return changed_error(self._settings.folder, differences, count, price)
-
-    def take_up(self) -> None:
+    def requeue(self) -> None:
         """Queue earlier rows that this run makes again, and report the price."""
         ledger, settings = self.ledger, self._settings
         with ledger.transaction():
-            self._notes += take_up(ledger, settings, self._shard, self.store.missing)
+            self._notes += requeue(ledger, settings, self._shard, self.store.missing)
         with ledger.transaction():
             retire_replaced(ledger, self.store)
         in_doubt = ledger.counts().in_doubt
@@ -337,7 +324,7 @@ class _Opening:
             )
 
 
-def _words(begun: Begun) -> dict[str, object]:
+def _shared(options: JobOptions) -> dict[str, object]:
     """Return the options that all parts of a job share, as JSON values."""
-    words: dict[str, object] = json.loads(to_json({**asdict(begun), "shard": ""}))
-    return words
+    shared: dict[str, object] = json.loads(to_json({**asdict(options), "shard": ""}))
+    return shared

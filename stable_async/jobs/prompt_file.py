@@ -6,12 +6,13 @@ import os
 import shutil
 import sys
 import weakref
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from stable_async.arguments import a_path, checked_keywords, checked_setting
-from stable_async.jobs.columns import ColumnError, ColumnReport, ColumnRules, folded
+from stable_async.jobs.columns import ColumnReport, ColumnRules, folded
 from stable_async.jobs.errors import PromptFileError, RowProblem
 from stable_async.jobs.formats.base import UnreadableError
 from stable_async.jobs.formats.dataset_rows import (
@@ -30,7 +31,7 @@ from stable_async.jobs.formats.prompt_lines import read_prompt_lines
 from stable_async.jobs.formats.table import SuspiciousColumnsError, read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
     from stable_async.jobs.formats.base import Rows
     from stable_async.jobs.row import Row
@@ -180,19 +181,11 @@ class PromptFile:
         """
         self.columns.take(ColumnReport())
         self.notes.clear()
-        try:
+        with self._translated():
             if self._files is None and self.format != "parquet":
                 yield from self._text()
             else:
                 yield from self._with_inputs()
-        except SuspiciousColumnsError as error:
-            self.columns.take(error.report)
-            problem = RowProblem(error.row, error.what)
-            raise SuspiciousFileError(self.name, problem, error.report) from None
-        except UnreadableError as error:
-            raise self._unusable(error.row, error.what) from None
-        except OSError as error:
-            raise self._unusable(0, f"cannot be read: {error.strerror or error}") from error
 
     @property
     def has_inputs_inside(self) -> bool:
@@ -201,13 +194,9 @@ class PromptFile:
         Raises:
             PromptFileError: The file cannot be read.
         """
-        try:
+        with self._translated():
             paths = self._parquet_paths()
             return any(embedded_columns(path, self.rules) for path in paths[:1])
-        except UnreadableError as error:
-            raise self._unusable(error.row, error.what) from None
-        except OSError as error:
-            raise self._unusable(0, f"cannot be read: {error.strerror or error}") from error
 
     def keep_inputs(self, folder: Path) -> None:
         """Write embedded input files below `folder`, which rows are then relative to.
@@ -263,10 +252,7 @@ class PromptFile:
             case "jsonl" | "json":
                 return read_json(text, rules, columns)
             case "txt":
-                try:
-                    field = rules.line_field
-                except ColumnError as error:
-                    raise UnreadableError(0, str(error)) from None
+                field = rules.line_field
                 is_path = field in rules.file_fields
                 return read_prompt_lines(text.lines(), field, is_path=is_path, is_known=rules.knows)
             case "tsv" if self.delimiter is None:
@@ -275,6 +261,20 @@ class PromptFile:
                 records = read_records(text.lines(), self.delimiter, rules.knows)
         hint = "put quotes around a text with a comma in it; row names need a column of their own"
         return read_table(records, rules, columns, delimiter_hint=hint)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn the errors of readers into `PromptFileError`."""
+        try:
+            yield
+        except SuspiciousColumnsError as error:
+            self.columns.take(error.report)
+            problem = RowProblem(error.row, error.what)
+            raise SuspiciousFileError(self.name, problem, error.report) from None
+        except UnreadableError as error:
+            raise self._unusable(error.row, error.what) from None
+        except OSError as error:
+            raise self._unusable(0, f"cannot be read: {error.strerror or error}") from error
 
     def _unusable(self, row: int, what: str) -> PromptFileError:
         return PromptFileError(self.name, [RowProblem(row, what)])

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stable_async.api.services import SERVICES
-from stable_async.jobs.begun import Begun
 from stable_async.jobs.clean_mark import leave_clean_mark, remove_clean_mark
-from stable_async.jobs.errors import JobError, LedgerError, StorageError
+from stable_async.jobs.errors import JobError, LedgerError, storage_errors
 from stable_async.jobs.failure_file import FAILURES_NAME, is_as_written, read_failures
+from stable_async.jobs.job_options import JobOptions
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.metadata import Mark, find_mark
 from stable_async.jobs.row import FACTS, ImageFacts, Result
@@ -40,8 +40,8 @@ __all__ = [
     "close_ledger",
     "is_outdated",
     "open_ledger",
-    "read_begun",
-    "read_begun_of_bucket",
+    "read_options",
+    "read_options_of_bucket",
     "repair",
     "restore",
     "retire_replaced",
@@ -127,8 +127,8 @@ def _open_ledger(folder: Path, store: Store, shard: Shard = WHOLE) -> tuple[Ledg
     )
 
 
-def read_begun(folder: Path) -> tuple[Begun, str | None] | None:
-    """Return the options that the job in a folder was begun with, and the URL of its images if any.
+def read_options(folder: Path) -> tuple[JobOptions, str | None] | None:
+    """Return the options of the job in a folder, and the URL of its images if it has one.
 
     `None` if there is no job, or its options are not known.
 
@@ -140,16 +140,16 @@ def read_begun(folder: Path) -> tuple[Begun, str | None] | None:
         return None
     try:
         with closing(Ledger.open(path)) as ledger:
-            begun = Begun.load(ledger)
-            return None if begun is None else (begun, str(ledger.get("images") or "") or None)
+            options = JobOptions.load(ledger)
+            return None if options is None else (options, str(ledger.get("images") or "") or None)
     except sqlite3.OperationalError as error:
         raise LedgerError(f"{path}: {error}") from None
     except sqlite3.DatabaseError as error:
         raise LedgerError(f"{path}: {error}; name PROMPTS, and the run repairs it") from None
 
 
-def read_begun_of_bucket(url: str) -> tuple[Begun, int] | None:
-    """Return what the job whose images are at a URL was begun with, and the number of its parts.
+def read_options_of_bucket(url: str) -> tuple[JobOptions, int] | None:
+    """Return the options of the job whose images are at a URL, and the number of its parts.
 
     `None` if there is none.
 
@@ -159,11 +159,9 @@ def read_begun_of_bucket(url: str) -> tuple[Begun, int] | None:
     folder = folder_of(url)
     if folder is not None and not folder.exists():
         return None  # a run makes it
-    try:
-        record = read_record(Objects(url, prove=False))
-    except OSError as error:
-        raise StorageError(f"{url}: {error.strerror or error}") from error
-    return (Begun.parse(record.begun), record.shards) if record and record.begun else None
+    with storage_errors(url):
+        record = read_record(Objects(url, probe=False))
+    return (JobOptions.parse(record.options), record.shards) if record and record.options else None
 
 
 def _remove(path: Path) -> None:

@@ -69,7 +69,7 @@ class PromptRules:
             yield RowProblem(0, f"price: given {self.price}; allowed: 0 or more credits")
 
     def price_problem(self, service: str) -> RowProblem | None:
-        """Return what is wrong with buying of a service whose price is not known."""
+        """Return the problem of a service whose price is not known."""
         if self.price is not None or service_name(service) not in UNPRICED:
             return None
         return RowProblem(
@@ -236,10 +236,10 @@ def _digest(service: str, fields: Mapping[str, object]) -> bytes:
     return blake2b("\x1f".join(parts).encode(), digest_size=16).digest()
 
 
-def _parsed(text: object) -> object:
-    """Return what a text of JSON says: in a table a cell has it, elsewhere it is no text."""
+def _parsed(text: str) -> object:
+    """Return the value of JSON text, which a cell of a table may have; other text unchanged."""
     try:
-        return json.loads(str(text))
+        return json.loads(text)
     except (ValueError, RecursionError):
         return text
 

@@ -85,7 +85,7 @@ class Runner:
         ledger, progress = context.ledger, context.progress
         for number in range(self._passes):
             if number:
-                taken = await ledger.do(lambda ledger: ledger.take_up("again"))
+                taken = await ledger.do(lambda ledger: ledger.requeue("again"))
                 progress.again -= taken
                 if not taken:
                     break

@@ -23,7 +23,6 @@ from stable_async.files import write_atomically
 from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
 from stable_async.jobs.job_view import JobView, reading_job
 from stable_async.jobs.kinds import IMAGE, kind_of
-from stable_async.jobs.read_ledger import is_of_sandbox
 from stable_async.jobs.row import text_of, to_json
 from stable_async.report.thumbnails import Thumbnail, thumbnails
 from stable_async.report.timeline import runs
@@ -102,7 +101,7 @@ def _facts(view: JobView) -> dict[str, object]:
         "credits_in_doubt": bill.in_doubt,
         "dollars_per_credit": DOLLARS_PER_CREDIT,
         "kind": asdict(kind),
-        "sandbox": is_of_sandbox(ledger),
+        "sandbox": view.is_of_sandbox,
         "spending": spending,
         "assumed": sorted({service for service, *_ in spending if service in UNPRICED}),
         "failures": list(ledger.failures_by_reason(gone=True).items()),

@@ -85,11 +85,16 @@ def test_without_a_key_the_machine_is_looked_at_all_the_same(
     ("faults", "key", "state", "to_do"),
     [
         ({}, "sk-invalid", "the key is not accepted", "account/keys"),
-        ({"edge": {"kind": "firewall"}}, KEY, "403, not an answer", "something before the API"),
-        ({"edge": {"kind": "cdn_521"}}, KEY, "521, not an answer", "something before the API"),
+        (
+            {"edge": {"kind": "firewall"}},
+            KEY,
+            "403, not an answer",
+            "something in front of the API",
+        ),
+        ({"edge": {"kind": "cdn_521"}}, KEY, "521, not an answer", "something in front"),
         ({"exhaust_credits": {}}, KEY, "0 credits", "account/credits"),
-        ({"penalty": {"seconds": 60}}, KEY, "the quota is breached", "wait for 60 s"),
-        ({"fail_next": {"status": 500}}, KEY, "500 server_error", "look at the account"),
+        ({"penalty": {"seconds": 60}}, KEY, "the quota is breached", "wait 60 s"),
+        ({"fail_next": {"status": 500}}, KEY, "500 server_error", "check the account"),
     ],
 )
 def test_what_is_wrong_is_said_with_what_to_do(
@@ -181,13 +186,13 @@ def test_probing_keeps_to_the_quota(
 ) -> None:
     """A server with the real ceiling refuses none of the first requests that leave in a second."""
     from stable_async.cli.connection import Connection
-    from stable_async.cli.doctor import _probe
+    from stable_async.cli.probe import probe
 
     monkeypatch.setenv("STABILITY_API_KEY", KEY)
 
     async def for_a_while(other: SandboxProcess) -> None:
         connection = Connection(base_url=other.url)
-        task = asyncio.create_task(_probe(connection, 0, as_json=False))
+        task = asyncio.create_task(probe(connection, 0, as_json=False))
         async with asyncio.timeout(20):
             while other.state()["statistics"]["requests"] < 150:  # type: ignore[index]
                 await asyncio.sleep(0.1)

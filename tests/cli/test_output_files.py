@@ -122,7 +122,7 @@ async def test_a_result_of_another_format_is_kept_and_said(
     async with raw_server(Server(answer(PNG, content_type="image/jpeg"))) as url:
         ended = await command("generate", "core", "a fox", "-o", "x.jpg", "--base-url", url)
     assert ended.status == 0
-    assert "the bytes are image/png" in ended.output
+    assert "the file is image/png" in ended.output
     assert (tmp_path / "x.jpg").read_bytes() == PNG
 
 

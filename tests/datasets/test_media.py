@@ -15,6 +15,7 @@ from stable_async.datasets.near_duplicates import MOST_BITS, NearDuplicates
 from stable_async.datasets.selection import Splits
 from stable_async.errors import ConfigurationError
 from stable_async.jobs import JobError
+from stable_async.jobs.job_options import SANDBOX, JobOptions
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.plan import Plan
 from tests import needs
@@ -232,7 +233,9 @@ def test_a_data_set_of_the_sandbox_says_so(tmp_path: Path) -> None:
         job.add("a fox")
     ledger = Ledger.open(job.folder / "job.sqlite")
     with ledger.transaction():
-        ledger.set(begun=json.dumps({"server": "sandbox"}))
+        JobOptions(
+            server=SANDBOX, prompts="-", folder=".", service="core", set={}, vary={}, reading={}
+        ).store(ledger)
     ledger.close()
     export_job(job.folder, tmp_path / "set", "imagefolder")
     text = (tmp_path / "set/README.md").read_text()

@@ -100,13 +100,13 @@ def charged(facts: RowFacts) -> list[str]:
 
 
 async def test_a_claim_is_stored_before_it_returns(shelf: Shelf, claims: Claims) -> None:
-    assert await claims.standing(STEM) is None
+    assert await claims.resolved(STEM) is None
     facts = await claims.claim(STEM, ROW)
     assert shelf.facts() == facts
     assert (facts.state, charged(facts)) == ("in flight", ["reserved"])
-    standing = await claims.standing(STEM)
-    assert standing is not None
-    assert standing.state == "in doubt"
+    resolved = await claims.resolved(STEM)
+    assert resolved is not None
+    assert resolved.state == "in doubt"
 
 
 async def test_of_two_processes_one_gets_a_row(shelf: Shelf, claims: Claims) -> None:
@@ -210,7 +210,7 @@ async def test_a_row_that_was_attempted_is_claimed_unless_it_may_have_been_paid(
     else:
         with pytest.raises(RowClaimedError) as caught:
             await claims.claim(STEM, row)
-        assert caught.value.facts.charges[:1] == there.standing(has_image=True).charges[:1]
+        assert caught.value.facts.charges[:1] == there.resolved(has_image=True).charges[:1]
         assert shelf.facts() == there
 
 
@@ -233,9 +233,9 @@ async def test_an_image_counts_if_it_is_whole(
     shelf.put(left("in flight", Charge(1, 3.0, "reserved"), image=IMAGE))
     if size is not None:
         shelf.add_image(replace(IMAGE, bytes=size))
-    standing = await claims.standing(STEM)
-    assert standing is not None
-    assert standing.state == ("done" if size == IMAGE.bytes else "in doubt")
+    resolved = await claims.resolved(STEM)
+    assert resolved is not None
+    assert resolved.state == ("done" if size == IMAGE.bytes else "in doubt")
 
 
 async def test_a_claim_that_another_process_replaces_meanwhile_is_lost(
@@ -297,6 +297,6 @@ async def test_what_is_forgotten_is_read_again(shelf: Shelf, claims: Claims) -> 
 
 async def test_what_are_no_facts_is_no_claim(shelf: Shelf, claims: Claims) -> None:
     shelf.objects[f"{STEM}.json"] = (b"not JSON", 1)
-    for ask in (claims.standing(STEM), claims.claim(STEM, ROW)):
+    for ask in (claims.resolved(STEM), claims.claim(STEM, ROW)):
         with pytest.raises(StorageError, match=r"s3://b/0000/000001-a.json is not readable"):
             await ask

@@ -55,31 +55,31 @@ def test_no_order_of_events_loses_a_charge_or_leaves_one_open(steps: list[str | 
         elif step == "made":
             facts, has_image = facts.made(IMAGE), True
         elif step == "crash":
-            facts = facts.standing(has_image=has_image)
+            facts = facts.resolved(has_image=has_image)
         elif isinstance(step, Result):
             facts = facts.settled(step)
         assert [charge.attempt for charge in facts.charges] == [*range(1, len(facts.charges) + 1)]
         for old, new in zip(before, facts.charges, strict=False):
             assert new.state == old.state or old.state in {"reserved", "in doubt"} or step == "made"
         assert read_facts(facts.to_json(), "x") == facts
-    standing = facts.standing(has_image=has_image)
-    assert standing.state != "in flight"
-    assert "reserved" not in {charge.state for charge in standing.charges}
-    assert standing.standing(has_image=has_image) == standing
-    if standing.state in {"done", "filtered"}:
+    resolved = facts.resolved(has_image=has_image)
+    assert resolved.state != "in flight"
+    assert "reserved" not in {charge.state for charge in resolved.charges}
+    assert resolved.resolved(has_image=has_image) == resolved
+    if resolved.state in {"done", "filtered"}:
         assert has_image
-        assert "spent" in {charge.state for charge in standing.charges}
+        assert "spent" in {charge.state for charge in resolved.charges}
 
 
 def test_a_claim_alone_is_in_doubt_and_a_refused_one_is_not() -> None:
     claim = RowFacts.claim(ROW, "token")
-    assert claim.standing(has_image=False).state == "in doubt"
-    assert claim.settled(REFUSALS[1]).standing(has_image=False).state == "again"
-    assert claim.accepted("g").standing(has_image=False).generation_id == "g"
-    lost = claim.made(IMAGE).standing(has_image=False)
+    assert claim.resolved(has_image=False).state == "in doubt"
+    assert claim.settled(REFUSALS[1]).resolved(has_image=False).state == "again"
+    assert claim.accepted("g").resolved(has_image=False).generation_id == "g"
+    lost = claim.made(IMAGE).resolved(has_image=False)
     assert (lost.state, lost.image, lost.charges[-1].state) == ("in doubt", None, "spent")
     again = RowFacts.claim(replace(ROW, attempts=1), "token", claim)
-    refused = again.settled(REFUSALS[1]).standing(has_image=False)
+    refused = again.settled(REFUSALS[1]).resolved(has_image=False)
     assert refused.state == "in doubt", "the first attempt may have been billed"
 
 
@@ -193,19 +193,19 @@ SECOND = RowFacts.claim(replace(ROW, attempts=1), "token", CLAIM.settled(REFUSAL
 def test_how_facts_stand_when_nobody_works_on_a_row(
     facts: RowFacts, state: str, charges: list[str], reason: str | None
 ) -> None:
-    standing = facts.standing(has_image=False)
-    assert (standing.state, states(standing), standing.reason) == (state, charges, reason)
-    assert (standing.error is None) == (reason is None)
-    assert standing.image is None
+    resolved = facts.resolved(has_image=False)
+    assert (resolved.state, states(resolved), resolved.reason) == (state, charges, reason)
+    assert (resolved.error is None) == (reason is None)
+    assert resolved.image is None
     if facts.image is None:
-        assert facts.standing(has_image=True) == standing, "an image of which it knows nothing"
+        assert facts.resolved(has_image=True) == resolved, "an image of which it knows nothing"
     else:
-        assert facts.standing(has_image=True) == facts
+        assert facts.resolved(has_image=True) == facts
 
 
 def test_an_image_that_is_there_completes_its_facts() -> None:
     facts = replace(CLAIM, image=IMAGE)
-    assert facts.standing(has_image=True) == CLAIM.made(IMAGE)
+    assert facts.resolved(has_image=True) == CLAIM.made(IMAGE)
 
 
 def test_facts_are_stored_with_their_version() -> None:

@@ -329,7 +329,7 @@ def test_each_run_leaves_its_token(
     store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert store.last_run(WHOLE) is None
-    store.prove()
+    store.probe()
     steps = Steps(monkeypatch)
     token = store.begin_run(WHOLE)
     assert steps.done == ["sync last-run", "rename last-run", "sync images"]
@@ -346,13 +346,13 @@ def test_a_folder_is_proved_as_an_image_is_stored(
     store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = Steps(monkeypatch)
-    store.prove()
+    store.probe()
     assert steps.done == ["sync probe", "rename probe", "sync images"]
     assert [*(tmp_path / "images").iterdir()] == []
-    store.prove()
+    store.probe()
     refuse(monkeypatch, "sync", "")
     with pytest.raises(OSError, match="Read-only"):
-        store.prove()
+        store.probe()
     assert [*(tmp_path / "images").iterdir()] == []
 
 

@@ -242,7 +242,7 @@ class Charges:
     def spend(self) -> None:
         if row := self.take(self.claimed) or self.take(self.accepted):
             self.settle(row, "failed", "spent")
-            self.ledger.take_up("failed", gone=True)
+            self.ledger.requeue("failed", gone=True)
             self.free[row.position] = replace(row, generation_id=None)
 
     def give_back(self) -> None:
@@ -267,7 +267,7 @@ class Charges:
                 self.ledger.settle(row, Result("in doubt", "in doubt"))
             else:  # a generation that the API does not have any more
                 self.ledger.settle(row, Result("failed", "spent"))
-        self.ledger.take_up("failed", gone=True)
+        self.ledger.requeue("failed", gone=True)
         self.begin()
 
     def raise_limit(self) -> None:

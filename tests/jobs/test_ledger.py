@@ -327,14 +327,14 @@ def test_what_is_read_within_a_transaction_includes_its_claims(ledger: Ledger) -
         ledger.settle(b, Result("again", "returned"))
         ledger.claim(c)
         ledger.settle(c, Result("failed", "returned"))
-        assert ledger.take_up("again", "failed") == 2
+        assert ledger.requeue("again", "failed") == 2
         ledger.claim(c)
         ledger.withdraw(c)
     assert states(ledger) == {"a": "in flight", "b": "waiting", "c": "waiting"}
     end(ledger, b, "again", "returned")
     with ledger.transaction():
         ledger.claim(b)
-        assert ledger.take_up("again") == 0
+        assert ledger.requeue("again") == 0
 
 
 def test_an_image_clears_what_failed_before(ledger: Ledger) -> None:
@@ -671,7 +671,7 @@ def test_rows_are_taken_up_by_state(ledger: Ledger) -> None:
     ledger._db.execute("UPDATE rows SET listed = 0 WHERE id = 'c'")
     ledger._db.execute("UPDATE rows SET id = NULL, listed = 0 WHERE id = 'e'")
     ledger._db.execute("UPDATE rows SET id = NULL WHERE id = 'f'")
-    assert ledger.take_up("failed", "again") == 2
+    assert ledger.requeue("failed", "again") == 2
     assert stored(ledger, "state, generation_id") == [
         ("waiting", None),
         ("waiting", "g2"),
@@ -680,7 +680,7 @@ def test_rows_are_taken_up_by_state(ledger: Ledger) -> None:
         ("again", "g5"),
         ("again", "g6"),
     ]
-    assert ledger.take_up("again", gone=True) == 1
+    assert ledger.requeue("again", gone=True) == 1
     assert states(ledger)["c"] == "waiting"
 
 

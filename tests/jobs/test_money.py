@@ -28,14 +28,14 @@ from stable_async.jobs import (
     StorageError,
     runner,
 )
-from stable_async.jobs.begun import Begun
 from stable_async.jobs.budget import Budget
 from stable_async.jobs.errors import LedgerError
+from stable_async.jobs.job_options import JobOptions
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.ledger_writer import LedgerWriter
 from stable_async.jobs.lock import locked
 from stable_async.jobs.metadata import MetadataFile
-from stable_async.jobs.recovery import read_begun
+from stable_async.jobs.recovery import read_options
 from stable_async.jobs.row import ImageFacts, Result, Row, derive_seed
 from stable_async.jobs.status import job_status
 from stable_async.jobs.storage import folder as folder_store
@@ -94,7 +94,7 @@ async def test_the_probe_is_written_synced_renamed_and_removed(
 
         monkeypatch.setattr(AtomicFile, name, note)
     store = folder_store.FolderStore(bench.folder)
-    store.prove()
+    store.probe()
     assert [name for name in done if name != "write"] == ["commit", "sync"]
     assert not [*(bench.folder / "images").iterdir()]
 
@@ -137,7 +137,7 @@ async def test_a_large_image_is_spooled_whole_though_half_was_written_before(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = folder_store.FolderStore(bench.folder)
-    store.prove()
+    store.probe()
     async with store.writing() as images:
         row = Row(1, {}, id="a", position=1)
         sink = images.sink(row, "image/png", filtered=False, facts=refuse_facts)
@@ -191,7 +191,7 @@ async def test_an_image_for_which_the_disk_has_no_room_at_all_is_spooled_elsewhe
     assert not [*elsewhere.glob("*/*/*")]
 
 
-# A job knows what it was begun with.
+# A job knows what it was started with.
 
 
 async def test_a_job_with_other_words_is_refused_with_the_differences_and_their_price(
@@ -231,24 +231,24 @@ async def test_images_of_the_sandbox_never_count_as_real(bench: Bench) -> None:
     assert len(bench.shop.asked) == 1
 
 
-async def test_a_job_goes_on_as_it_was_begun(bench: Bench) -> None:
+async def test_a_job_continues_as_it_was_started(bench: Bench) -> None:
     path = bench.write("a", {"id": "x", "prompt": "b"})
     rules = PromptRules(set={"aspect_ratio": "16:9"}, vary={"seed": ("1", "2")})
     await bench.run(path, rules, budget=3)
-    found = read_begun(bench.out)
+    found = read_options(bench.out)
     assert found is not None
-    begun, images = found
+    options, images = found
     assert images is None
-    prompts = begun.prompt_file()
+    prompts = options.prompt_file()
     assert prompts is not None
-    assert begun == Begun.of(prompts, begun.rules(), server=bench.shop.url)
+    assert options == JobOptions.of(prompts, options.rules(), server=bench.shop.url)
     settings = JobSettings(folder=bench.out)
     async with bench.client() as client:
-        summary = await Job(settings, prompts, begun.rules()).run(client)
+        summary = await Job(settings, prompts, options.rules()).run(client)
     assert (summary.ending, summary.done, summary.skipped) == ("complete", 3, 1)
     path.unlink()
     async with bench.client() as client:
-        summary = await Job(settings, None, begun.rules()).run(client)
+        summary = await Job(settings, None, options.rules()).run(client)
     assert (summary.ending, summary.skipped) == ("complete", 4)
 
 

@@ -774,7 +774,7 @@ async def test_a_row_that_another_process_bought_is_taken_over(
 ) -> None:
     """At no cost of this one's own: the budget counts what the other spent once."""
 
-    facts = facts.standing(has_image=True)
+    facts = facts.resolved(has_image=True)
 
     async def claimed(*_: object) -> None:
         raise RowClaimedError(facts)

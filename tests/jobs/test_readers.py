@@ -296,10 +296,10 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, packed: bool) -> Non
         '[{"prompt": "x"},\n{"prompt": "a", "prompt": "b"}]',
     ],
 )
-def test_a_key_that_is_there_twice_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_key_that_occurs_twice_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(text)
-    with pytest.raises(PromptFileError, match="row 2: not valid JSON: the key 'prompt' is there"):
+    with pytest.raises(PromptFileError, match="row 2: not valid JSON: the key 'prompt' occurs"):
         estimate_run(PromptFile(str(path)), PromptRules())
     path.write_text('{"prompt": "say \\"a\\": b", "metadata": {"a": {"prompt": 1}}}\n')
     assert estimate_run(PromptFile(str(path)), PromptRules()).new == 1

@@ -20,8 +20,8 @@ from stable_async.jobs.recovery import (
     close_ledger,
     is_outdated,
     open_ledger,
-    read_begun,
-    read_begun_of_bucket,
+    read_options,
+    read_options_of_bucket,
     repair,
     restore,
     retire_replaced,
@@ -232,25 +232,25 @@ def test_every_corrupt_ledger_is_kept(tmp_path: Path) -> None:
 async def test_what_a_job_was_begun_with_is_read_from_folder_or_bucket(
     bench: Bench, images: str | None
 ) -> None:
-    assert read_begun(bench.out) is None
+    assert read_options(bench.out) is None
     await bench.run(bench.write("a"), PromptRules(limit=1), images=images)
-    found = read_begun(bench.out)
+    found = read_options(bench.out)
     assert found is not None
     assert found[1] == images
     if images is None:
         return
-    assert read_begun_of_bucket(f"{images}-of-nobody") is None
+    assert read_options_of_bucket(f"{images}-of-nobody") is None
     place = bench.folder / "store" / "images"
     before = place.stat().st_mtime_ns
-    assert read_begun_of_bucket(images) == (found[0], 1)
+    assert read_options_of_bucket(images) == (found[0], 1)
     assert place.stat().st_mtime_ns == before, "nothing was written"
     shutil.rmtree(place)
     place.mkdir()
-    assert read_begun_of_bucket(images) is None
+    assert read_options_of_bucket(images) is None
     shutil.rmtree(place)
     place.write_text("a file")
     with pytest.raises(StorageError, match="store/images"):
-        read_begun_of_bucket(images)
+        read_options_of_bucket(images)
 
 
 async def test_a_line_brings_back_its_row_whole(bench: Bench) -> None:
@@ -348,20 +348,20 @@ def test_a_ledger_that_cannot_be_read_is_not_taken_for_a_corrupt_one(tmp_path: P
     with pytest.raises(LedgerError, match="unable to open"):
         open_ledger(tmp_path, FolderStore(tmp_path))
     with pytest.raises(LedgerError, match="unable to open"):
-        read_begun(tmp_path)
+        read_options(tmp_path)
     assert not [*tmp_path.glob("*corrupt*")]
 
 
 def test_a_corrupt_ledger_has_no_options(tmp_path: Path) -> None:
     path = tmp_path / "job.sqlite"
     path.write_bytes(b"")
-    assert read_begun(tmp_path) is None
+    assert read_options(tmp_path) is None
     path.write_bytes(b"x" * 5000)
     with pytest.raises(LedgerError, match="name PROMPTS, and the run repairs it"):
-        read_begun(tmp_path)
+        read_options(tmp_path)
     path.unlink()
     Ledger.open(path).close()
-    assert read_begun(tmp_path) is None
+    assert read_options(tmp_path) is None
 
 
 def test_what_a_killed_rebuild_left_is_not_read(tmp_path: Path) -> None:

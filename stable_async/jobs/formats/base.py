@@ -34,9 +34,7 @@ class UnreadableError(Exception):
 
 
 def blank_problem(row: Row) -> RowProblem | None:
-    """Return the problem if the prompt of a row is blank, or no text; an empty one the API's rules
-    refuse.
-    """
+    """Return the problem of a blank prompt, or one with NUL; the API's rules refuse empty ones."""
     for name in TEXTS:
         value = row.fields.get(name)
         if value and isinstance(value, str):

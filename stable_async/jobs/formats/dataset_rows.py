@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stable_async.jobs.columns import ColumnError, ColumnReport, ColumnRules, folded
+from stable_async.jobs.columns import ColumnReport, ColumnRules, folded
 from stable_async.jobs.errors import RowProblem
 from stable_async.jobs.formats.base import UnreadableError
 from stable_async.jobs.formats.decoding import TextFile, unpacked
@@ -70,8 +70,8 @@ def read_media_folder(
         UnreadableError: The metadata cannot be read, or the service takes no files.
     """
     field = _field(rules)
-    told = {folded(name) for name in rules.map}
-    mapping = rules.map if FILE_NAME in told else {**rules.map, FILE_NAME: field}
+    mapped = {folded(name) for name in rules.map}
+    mapping = rules.map if FILE_NAME in mapped else {**rules.map, FILE_NAME: field}
     rules = replace(rules, map=mapping, metadata_only=True)
     for path in tables:
         before = path.parent.relative_to(root).as_posix()
@@ -106,7 +106,4 @@ def read_parquet_folder(
 
 def _field(rules: ColumnRules) -> str:
     mapped = frozenset(rules.mapped.values()) - rules.file_fields
-    try:
-        return input_field(replace(rules, given=rules.given | mapped))
-    except ColumnError as error:
-        raise UnreadableError(0, str(error)) from None
+    return input_field(replace(rules, given=rules.given | mapped))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stable_async.api.media_types import sniff
 from stable_async.files import write_atomically
+from stable_async.media import SUFFIXES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,13 +16,6 @@ __all__ = ["INPUTS", "InputStore"]
 
 # The folder for them, inside that of the job.
 INPUTS = "inputs"
-EXTENSIONS = {
-    "image/png": ".png",
-    "image/jpeg": ".jpg",
-    "image/webp": ".webp",
-    "audio/wav": ".wav",
-    "audio/mpeg": ".mp3",
-}
 # Enough to show the format and size of nearly every file, which are checked before a job.
 HEAD = 64 * 1024
 
@@ -42,7 +36,7 @@ class InputStore:
 
     def keep(self, data: bytes) -> str:
         """Write a file, unless it exists, and return its name relative to `folder`."""
-        name = f"{INPUTS}/{sha256(data).hexdigest()[:32]}{EXTENSIONS.get(sniff(data), '')}"
+        name = f"{INPUTS}/{sha256(data).hexdigest()[:32]}{SUFFIXES.get(sniff(data), '')}"
         path = self.folder / name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

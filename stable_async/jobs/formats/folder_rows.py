@@ -110,10 +110,7 @@ def read_folder(files: FolderFiles, rules: ColumnRules, notes: list[str]) -> Row
     Raises:
         UnreadableError: There are no such files, or the service takes no files.
     """
-    try:
-        field = input_field(rules)
-    except ColumnError as error:
-        raise UnreadableError(0, str(error)) from None
+    field = input_field(rules)
     allowed = AUDIO if field == "audio" else IMAGES
     left_out: Counter[str] = Counter()
     number = 0

@@ -24,19 +24,19 @@ FOREIGN = (
 FOREIGN_INSIDE = (
     # Midjourney: `--ar 16:9`, `--v 6`, `--no people`, `--tile`.
     (re.compile(r"(?:^|(?<=\s))--[a-z]\w*"), "a parameter of another program"),
-    # The same after a word processor. Many a sentence has a dash before a word.
+    # The same after a word processor; a sentence may have a dash before a word.
     (re.compile(r"(?:^|(?<=\s))—[a-z]+(?=\s+\d)"), "a parameter of another program"),
     (re.compile(r"<(?:lora|lyco|hypernet):", re.IGNORECASE), "a model of another program"),
 )
 # Fields that are written by hand.
 TEXTS = tuple(sorted(name for name in ALL_FIELDS if is_text(name) and name != "text_prompts"))
 # One of them begins what the patterns of `FOREIGN` find.
-FIRST_SIGNS = frozenset("nNsS/")
+FIRST_CHARACTERS = frozenset("nNsS/")
 
 
 def accepted(row: Row) -> Row | RowProblem:
-    """Return a row of text or of a table; its problem if its prompt is blank, or a text is for
-    another program.
+    """Return a row of text or a table, or its problem: a blank prompt, or a text for another
+    program.
     """
     if problem := blank_problem(row):
         return problem
@@ -48,7 +48,7 @@ def accepted(row: Row) -> Row | RowProblem:
 
 
 def _foreign(text: str) -> str | None:
-    if text[0] in FIRST_SIGNS:
+    if text[0] in FIRST_CHARACTERS:
         for pattern, what in FOREIGN:
             if found := pattern.match(text):
                 return f"begins with {found[0]!r}: {what}"

@@ -35,7 +35,7 @@ INSTEAD = "pandas: to_json(path, orient='records'); for an array inside it: jq .
 # The beginning of an object whose first value is an array or an object.
 NESTED = re.compile(r'\{\s*"[^"]*"\s*:\s*[\[{]')
 KEEP = "correct it, or --keep {0} (as metadata), --drop {0}, --map {0}=FIELD"
-SIGN = re.compile(r"\S")
+NOT_SPACE = re.compile(r"\S")
 EXAMPLE = '{"prompt": "...", ...}'
 
 
@@ -50,7 +50,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(values) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} is there twice")
+        raise ValueError(f"the key {twice!r} occurs twice")
     return values
 
 
@@ -83,9 +83,7 @@ def read_json(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Rows:
 
 
 def _is_table(line: str) -> bool:
-    """Return whether a line is a whole table by columns, as pandas writes one, or a file of arrays,
-    as COCO has.
-    """
+    """Return whether a line is a whole file: a table by columns, as of pandas, or COCO's arrays."""
     if len(line) > MAX_LINE:  # not all of it was read
         return NESTED.match(line) is not None
     try:
@@ -107,7 +105,7 @@ def _read_lines(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Row
             continue
         try:
             fields = _decoded(line)
-            # As many as it has keys, unless one is there twice or it is written in a rare way.
+            # Differs if a key occurs twice, or the line is written in an unusual way.
             if line.count('":') != _count_keys(fields):
                 STRICT.decode(line)
         except (ValueError, RecursionError) as error:
@@ -242,17 +240,17 @@ class _Array:
 
     def __iter__(self) -> Iterator[object]:
         self._step("[")
-        if self._next_sign() == "]":
+        if self._next_character() == "]":
             return
         while True:
             yield self._element()
             if self._step(",]") == "]":
                 break
-        if sign := self._next_sign():
-            raise UnreadableError(0, f"not valid JSON: {sign!r} after the array")
+        if found := self._next_character():
+            raise UnreadableError(0, f"not valid JSON: {found!r} after the array")
 
     def _element(self) -> object:
-        self._next_sign()
+        self._next_character()
         self._number += 1
         while True:
             try:
@@ -268,18 +266,18 @@ class _Array:
                 return value
 
     def _step(self, allowed: str) -> str:
-        sign = self._next_sign()
-        if not sign or sign not in allowed:
-            found = repr(sign) if sign else "the end of the file"
+        character = self._next_character()
+        if not character or character not in allowed:
+            found = repr(character) if character else "the end of the file"
             wanted = " or ".join(map(repr, allowed))
             raise UnreadableError(self._number, f"not valid JSON: {found} instead of {wanted}")
         self._place += 1
-        return sign
+        return character
 
-    def _next_sign(self) -> str:
+    def _next_character(self) -> str:
         """Return the next character that is not white space; empty text at the end."""
         while True:
-            if found := SIGN.search(self._buffer, self._place):
+            if found := NOT_SPACE.search(self._buffer, self._place):
                 self._place = found.start()
                 return found[0]
             self._place = len(self._buffer)

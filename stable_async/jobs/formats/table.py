@@ -20,6 +20,7 @@ from stable_async.jobs.errors import RowProblem
 from stable_async.jobs.formats.base import UnreadableError
 from stable_async.jobs.formats.foreign import accepted
 from stable_async.jobs.row import Row
+from stable_async.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -94,7 +95,7 @@ def read_table(
     unnamed = [place for place, name in enumerate(header) if not folded(name)]
     for number, cells in records:
         if len(cells) > width and any(cells[width:]):
-            what = f"{_count(len(cells), 'cell')} under {_count(width, 'column')}"
+            what = f"{count(len(cells), 'cell')} under {count(width, 'column')}"
             if first:
                 raise UnreadableError(number, f"{what}: {delimiter_hint}")
             yield RowProblem(number, what)
@@ -127,9 +128,7 @@ def row_of(number: int, targets: Sequence[Target], cells: Sequence[object]) -> R
 
 
 def _value(target: Target, cell: str) -> str | None:
-    """Return the text of a cell that is not free text; `None` for one that means a missing
-    value.
-    """
+    """Return the text of a cell that is not free text; `None` for a missing value."""
     cell = cell.strip()
     if cell in MISSING:
         return None
@@ -144,7 +143,3 @@ NUMBERS = frozenset(
     for name, info in service.model.model_fields.items()
     if re.search(r"\b(?:int|float)\b", str(info.annotation))
 )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 from stable_async.image_header import read_image_header
 from stable_async.jobs.row import ImageFacts
+from stable_async.media import MEDIA_TYPES, SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +32,6 @@ __all__ = [
     "StoredImage",
     "content_type_of",
     "describe",
-    "extension",
     "file_stem",
     "file_suffix",
     "parse_stem",
@@ -40,18 +41,10 @@ __all__ = [
 # The most files in a folder.
 FILES_PER_FOLDER = 1_000
 MAX_NAME = 120
-EXTENSIONS = {
-    "image/png": "png",
-    "image/jpeg": "jpg",
-    "image/webp": "webp",
-    "audio/mpeg": "mp3",
-    "audio/wav": "wav",
-    "model/gltf-binary": "glb",
-}
 FILTERED = ".filtered"
 # All ends that the name of an image may have: that of a filtered one says so, should the ledger be
 # lost.
-FILE_SUFFIXES = tuple(f"{mark}.{name}" for mark in ("", FILTERED) for name in EXTENSIONS.values())
+FILE_SUFFIXES = tuple(mark + suffix for mark in ("", FILTERED) for suffix in SUFFIXES.values())
 IRREVERSIBLE = "="
 # Enough of an image to show its size: JPEG may have a color profile before it.
 HEAD_SIZE = 64 * 1024
@@ -158,7 +151,7 @@ class Store(Protocol):
     def writing(self) -> AbstractAsyncContextManager[ImageWriter]:
         """Return the writer of new images, for one event loop."""
 
-    def prove(self) -> None:
+    def probe(self) -> None:
         """Write, sync, rename and remove a probe, to fail before the first image is paid for.
 
         Raises:
@@ -179,8 +172,7 @@ class Store(Protocol):
         """
 
     def facts(self, stems: Iterable[str]) -> Iterator[RowFacts | None]:
-        """Return the facts of rows as they stand when nobody works on them; `None` where none
-        exist.
+        """Return the facts of rows as the next run finds them; `None` where none exist.
 
         Raises:
             StorageError: A file does not hold facts, or those of a newer version.
@@ -272,18 +264,12 @@ def _escape(identity: str) -> str:
 
 def content_type_of(name: str) -> str:
     """Return the media type of an image by its name."""
-    extension = name.rpartition(".")[2]
-    return {known: media for media, known in EXTENSIONS.items()}.get(extension, "image/png")
+    return MEDIA_TYPES.get(PurePosixPath(name).suffix, "image/png")
 
 
-def file_suffix(content_type: str, *, filtered: bool) -> str:
+def file_suffix(content_type: str, *, filtered: bool = False) -> str:
     """Return the end of the name of such an image."""
-    return f"{FILTERED if filtered else ''}.{extension(content_type)}"
-
-
-def extension(content_type: str) -> str:
-    """Return the suffix for this media type."""
-    return EXTENSIONS.get(content_type, "png")
+    return (FILTERED if filtered else "") + SUFFIXES.get(content_type, ".png")
 
 
 def describe(

@@ -89,7 +89,7 @@ class BucketStore:
     def facts(self, stems: Iterable[str]) -> Iterator[RowFacts | None]:
         paths = [stem + FACTS_SUFFIX for stem in stems]
         for path, data in self.objects.read_many(paths):
-            yield None if data is None else self._standing(read_facts(data, path), self._has)
+            yield None if data is None else self._resolved(read_facts(data, path), self._has)
 
     def all_facts(self, has: Callable[[int], bool]) -> Iterator[tuple[RowFacts, bool]]:
         sizes = dict(self.objects.entries())
@@ -105,13 +105,13 @@ class BucketStore:
         for path, data in self.objects.read_many(names):
             if data is not None:
                 facts = read_facts(data, self.objects.name(path))
-                yield self._standing(facts, is_there), path.startswith(REPLACED)
+                yield self._resolved(facts, is_there), path.startswith(REPLACED)
 
-    def _standing(self, facts: RowFacts, has: Callable[[str, int], bool]) -> RowFacts:
+    def _resolved(self, facts: RowFacts, has: Callable[[str, int], bool]) -> RowFacts:
         image = facts.image
         path = None if image is None else self.objects.path(image.file_name)
         has_image = image is not None and path is not None and has(path, image.bytes)
-        return facts.standing(has_image=has_image)
+        return facts.resolved(has_image=has_image)
 
     def _has(self, path: str, size: int) -> bool:
         return self.objects.size_now(path) == size
@@ -168,7 +168,7 @@ class BucketStore:
         return None
 
     def spool(self, path: str, data: bytes) -> None:
-        """Store an object on the disk until `bring_over`.
+        """Store an object on the disk until `upload_spooled`.
 
         Raises:
             OSError: It could not be stored there either.
@@ -179,7 +179,7 @@ class BucketStore:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, [data])
 
-    def prove(self) -> None:
+    def probe(self) -> None:
         pass  # `Objects` has done it
 
     def tidy(self) -> None:
@@ -197,7 +197,7 @@ class BucketStore:
                 missing.append(name)
         return missing
 
-    def bring_over(self) -> int:
+    def upload_spooled(self) -> int:
         """Move what was spooled into the bucket, facts before images; count the images.
 
         Several processes may do so with one folder: what another one has moved is skipped.

@@ -54,8 +54,8 @@ class Claims:
         self._known: dict[str, _Known] = {}
         self._writing: dict[str, asyncio.Task[None]] = {}
 
-    async def standing(self, stem: str) -> RowFacts | None:
-        """Return the facts of a row as they stand when nobody works on it; `None` if it was never
+    async def resolved(self, stem: str) -> RowFacts | None:
+        """Return the facts of a row as the next run finds it; `None` if it was never
         claimed.
 
         Raises:
@@ -63,7 +63,7 @@ class Claims:
             OSError: The store cannot be read.
         """
         found = await self._read(stem)
-        return None if found is None else await self._standing(found.facts)
+        return None if found is None else await self._resolved(found.facts)
 
     async def claim(self, stem: str, row: Row) -> RowFacts:
         """Claim a row whose request is about to leave.
@@ -102,7 +102,7 @@ class Claims:
             found = await self._read(stem)
             if found is None:
                 raise
-            raise RowClaimedError(await self._standing(found.facts)) from None
+            raise RowClaimedError(await self._resolved(found.facts)) from None
         self._known[stem] = _Known(facts, version)
         return facts
 
@@ -153,7 +153,7 @@ class Claims:
 
     async def _refuse_newer(self, row: Row, before: _Known) -> None:
         """Raise unless a row may be sent, given its present facts."""
-        facts = await self._standing(before.facts)
+        facts = await self._resolved(before.facts)
         if row.remake > facts.remake:
             return
         newer = len(facts.charges) > row.attempts
@@ -162,12 +162,12 @@ class Claims:
         if newer and facts.generation_id is not None:
             raise RowClaimedError(facts)
 
-    async def _standing(self, facts: RowFacts) -> RowFacts:
+    async def _resolved(self, facts: RowFacts) -> RowFacts:
         has_image = False
         if facts.image is not None:
             path = self._objects.path(facts.image.file_name)
             has_image = path is not None and await self._objects.size(path) == facts.image.bytes
-        return facts.standing(has_image=has_image)
+        return facts.resolved(has_image=has_image)
 
     async def _of(self, stem: str, row: Row) -> RowFacts:
         """Return the facts of a row that this or an earlier run claimed."""

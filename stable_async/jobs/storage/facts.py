@@ -47,7 +47,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class RowFacts:
-    """All facts of a row; `standing` interprets them.
+    """All facts of a row; `resolved` interprets them.
 
     Attributes:
         id: Id of the row.
@@ -160,8 +160,8 @@ class RowFacts:
             error=result.error,
         )
 
-    def standing(self, *, has_image: bool) -> RowFacts:
-        """Return the facts as they stand when nobody works on the row.
+    def resolved(self, *, has_image: bool) -> RowFacts:
+        """Return the facts as the next run finds the row.
 
         Args:
             has_image: Whether the image exists.

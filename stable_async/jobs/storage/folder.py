@@ -58,16 +58,16 @@ class FolderStore:
         self._spool = Spool(folder)
         self.names_in_job: tuple[str, ...] = (kind.folder,)
 
-    def prove(self) -> None:
+    def probe(self) -> None:
         self._images.mkdir(exist_ok=True)
-        probe = AtomicFile(self._images / PROBE)
+        file = AtomicFile(self._images / PROBE)
         try:
-            probe.write([b"probe"])
-            probe.commit()
+            file.write([b"probe"])
+            file.commit()
             (self._images / PROBE).unlink()
             sync_folder(self._images)
         finally:
-            probe.discard()
+            file.discard()
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[_FolderWriter]:

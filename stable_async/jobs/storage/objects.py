@@ -57,12 +57,12 @@ class Objects:
             creation looks first, which leaves a race with another process.
     """
 
-    def __init__(self, url: str, *, prove: bool = True) -> None:
+    def __init__(self, url: str, *, probe: bool = True) -> None:
         """Connect.
 
         Args:
             url: URL of the store; the folder of a `file:///` URL is created if missing.
-            prove: Write, create again and remove a small object; otherwise only ask the store for
+            probe: Write, create again and remove a small object; otherwise only ask the store for
                 an answer, which must come within `LONGEST_LOOK`.
 
         Raises:
@@ -81,21 +81,21 @@ class Objects:
         self._obstore = obstore
         self._replaces_conditionally = self._root is None
         try:
-            if self._root is not None and prove:
+            if self._root is not None and probe:
                 self._root.mkdir(parents=True, exist_ok=True)
             with _translated():
-                if prove and self._root is None:
+                if probe and self._root is None:
                     # A server without conditional writes may answer with an error of its own.
                     self._store: ObjectStore = from_url(self.url, retry_config=BRIEFLY)
-                    self._prove()
+                    self._probe()
                 elif self._root is None:
                     self._store = from_url(self.url, retry_config=BRIEFLY)
                     # In a thread, because this one may have an event loop.
                     with ThreadPoolExecutor(1, thread_name_prefix="bucket") as pool:
                         pool.submit(asyncio.run, self._reach()).result()
                 self._store = from_url(self.url, **(RETRYING if self._root is None else {}))
-                if prove and self._root is not None:
-                    self._prove()
+                if probe and self._root is not None:
+                    self._probe()
         except (OSError, ValueError) as error:
             what = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             raise StorageError(f"{url}: {what}") from error
@@ -116,21 +116,21 @@ class Objects:
         except (BaseError, FileNotFoundError):
             pass
 
-    def _prove(self) -> None:
-        probe = PROBE + secrets.token_hex(8)
+    def _probe(self) -> None:
+        name = PROBE + secrets.token_hex(8)
         try:
             try:
-                self._put_now(probe, b"", JSON, "create")
+                self._put_now(name, b"", JSON, "create")
             except _NotSupportedError:
                 self.conditional = False
-                self._put_now(probe, b"", JSON, "overwrite")
+                self._put_now(name, b"", JSON, "overwrite")
             if self.conditional:
                 with suppress(FileExistsError):
-                    self._put_now(probe, b"1", JSON, "create")
+                    self._put_now(name, b"1", JSON, "create")
                     self.conditional = False
         finally:
             with suppress(FileNotFoundError), _translated():
-                self._obstore.delete(self._store, probe)
+                self._obstore.delete(self._store, name)
 
     def name(self, path: str) -> str:
         """Return the URL of an object."""
@@ -204,7 +204,7 @@ class Objects:
     async def _same(self, path: str, data: bytes) -> Version:
         there, version = await self.read(path)
         if there != data:
-            raise FileExistsError(errno.EEXIST, f"{self.name(path)} is there already")
+            raise FileExistsError(errno.EEXIST, f"{self.name(path)} already exists")
         return version
 
     async def _put(self, path: str, data: bytes, content_type: str, mode: PutMode) -> Version:
@@ -287,7 +287,7 @@ class Objects:
 
     def _check_same(self, path: str, data: bytes) -> None:
         if self.read_now(path) != data:
-            raise FileExistsError(errno.EEXIST, f"{self.name(path)} is there already")
+            raise FileExistsError(errno.EEXIST, f"{self.name(path)} already exists")
 
     def _put_now(self, path: str, data: bytes, content_type: str, mode: PutMode) -> PutResult:
         with _translated():

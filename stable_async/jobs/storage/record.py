@@ -31,12 +31,12 @@ class JobRecord:
     Attributes:
         id: Random id, stored in the ledgers of all its parts.
         shards: Number of its parts.
-        begun: The options that it was begun with, the same for all parts.
+        options: The options that it was started with, the same for all parts.
     """
 
     id: str
     shards: int
-    begun: dict[str, object]
+    options: dict[str, object]
 
 
 def read_record(objects: Objects) -> JobRecord | None:
@@ -50,8 +50,8 @@ def read_record(objects: Objects) -> JobRecord | None:
     match found:
         case None:
             return None
-        case {"id": str(identity), "shards": int(shards), "begun": dict(begun)}:
-            return JobRecord(identity, shards, begun)
+        case {"id": str(identity), "shards": int(shards), "options": dict(options)}:
+            return JobRecord(identity, shards, options)
         case _:
             raise StorageError(f"{objects.name(JOB_NAME)} is not the record of a job")
 
@@ -65,7 +65,7 @@ def write_record(objects: Objects, record: JobRecord, *, replaces: bool = False)
         replaces: Overwrite an existing record. Otherwise the first of two concurrent parts wins.
     """
     data = to_json(
-        {"schema": SCHEMA, "id": record.id, "shards": record.shards, "begun": record.begun}
+        {"schema": SCHEMA, "id": record.id, "shards": record.shards, "options": record.options}
     ).encode()
     if replaces:
         objects.write_now(JOB_NAME, data)

@@ -1,4 +1,4 @@
-"""The options of a job that was begun before, for commands without PROMPTS."""
+"""The options of a job that was started before, for commands without PROMPTS."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,15 +6,15 @@ from pathlib import Path
 from stable_async.cli.failures import UsageError
 from stable_async.cli.prompt_options import PromptOptions
 from stable_async.jobs import PromptFile, PromptRules
-from stable_async.jobs.begun import Begun
-from stable_async.jobs.recovery import read_begun, read_begun_of_bucket
+from stable_async.jobs.job_options import JobOptions
+from stable_async.jobs.recovery import read_options, read_options_of_bucket
 
-__all__ = ["BegunJob", "begun_job"]
+__all__ = ["StartedJob", "started_job"]
 
 
 @dataclass(frozen=True, slots=True)
-class BegunJob:
-    """A job as it was begun.
+class StartedJob:
+    """A job as it was started.
 
     Attributes:
         source: Its prompt file; `None` if that could be read only once.
@@ -29,7 +29,7 @@ class BegunJob:
     images: str | None
 
 
-def begun_job(out: Path | None, options: PromptOptions, images: str | None = None) -> BegunJob:
+def started_job(out: Path | None, options: PromptOptions, images: str | None = None) -> StartedJob:
     """Return the job in a folder, or, if the folder is new or lost, the job with images at a URL.
 
     Args:
@@ -42,29 +42,31 @@ def begun_job(out: Path | None, options: PromptOptions, images: str | None = Non
     """
     if replace(options, limit=None, sample=None, shard=None) != PromptOptions():
         raise UsageError("PROMPTS is missing; without it a job continues with its own options")
-    found = None if out is None else read_begun(out)
+    found = None if out is None else read_options(out)
     if found is not None:
-        begun, images = found
-        if options.shard not in {None, begun.shard}:
-            raise UsageError(f"{out} is part {begun.shard or '1/1'} of a job, not {options.shard}")
+        started, images = found
+        if options.shard not in {None, started.shard}:
+            raise UsageError(
+                f"{out} is part {started.shard or '1/1'} of a job, not {options.shard}"
+            )
     elif images is not None:
-        begun = _of_bucket(images, options, parted=out is not None)
+        started = _of_bucket(images, options, parted=out is not None)
     else:
         raise UsageError(f"{out} is not a job yet; name PROMPTS")
-    rules = begun.rules(options.limit, options.sample)
-    return BegunJob(begun.prompt_file(), rules, begun.server, images)
+    rules = started.rules(options.limit, options.sample)
+    return StartedJob(started.prompt_file(), rules, started.server, images)
 
 
-def _of_bucket(images: str, options: PromptOptions, *, parted: bool) -> Begun:
-    found = read_begun_of_bucket(images)
+def _of_bucket(images: str, options: PromptOptions, *, parted: bool) -> JobOptions:
+    found = read_options_of_bucket(images)
     if found is None:
         raise UsageError(f"{images} has no job yet; name PROMPTS")
-    begun, parts = found
+    started, parts = found
     if options.shard is None:
         if parted and parts > 1:
             raise UsageError(f"the job at {images} has {parts} parts: name one, --shard I/{parts}")
-        return begun
+        return started
     shard = options.parse_shard()
     if shard.count != parts:
         raise UsageError(f"the job at {images} has {parts} parts: --shard I/{parts}, not {shard}")
-    return replace(begun, shard=str(shard))
+    return replace(started, shard=str(shard))

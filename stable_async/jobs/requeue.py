@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from stable_async.jobs.settings import JobSettings
     from stable_async.jobs.shard import Shard
 
-__all__ = ["take_up"]
+__all__ = ["requeue"]
 
 NAMES_AT_A_TIME = 1_000
 
 
-def take_up(
+def requeue(
     ledger: Ledger,
     settings: JobSettings,
     shard: Shard,
@@ -40,7 +40,7 @@ def take_up(
     states: list[State] = ["again"]
     if settings.retry == "failed":
         states.append("failed")
-    ledger.take_up(*states, gone=not settings.check)
+    ledger.requeue(*states, gone=not settings.check)
     if settings.retry == "filtered":
         yield from _remake_filtered(ledger, shard)
     if settings.remake_missing:

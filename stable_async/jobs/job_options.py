@@ -1,4 +1,4 @@
-"""The options that a job was begun with: a run with other ones would buy other images."""
+"""The options that a job was started with: a run with others would buy other images."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stable_async.jobs.ledger import Ledger
+    from stable_async.jobs.settings import JobSettings
 
-__all__ = ["SANDBOX", "Begun", "changed_error", "mixed_error"]
+__all__ = ["SANDBOX", "JobOptions", "changed_error", "find_differences"]
 
 SANDBOX = "sandbox"
 """The server of jobs whose images were made by a sandbox."""
 
-NAME = "begun"
+# Their key in the ledger.
+NAME = "options"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
-    """The options that a job was begun with, as JSON values.
+class JobOptions:
+    """The options that a job was started with, as JSON values.
 
     Attributes:
         server: Address of the API, or `SANDBOX`.
@@ -57,7 +59,7 @@ class Begun:
     price: float | None = None
 
     @classmethod
-    def of(cls, prompts: PromptFile, rules: PromptRules, *, server: str) -> Begun:
+    def of(cls, prompts: PromptFile, rules: PromptRules, *, server: str) -> JobOptions:
         """Return the options of a run."""
         once = prompts.path is None and prompts.format != "folder"
         return cls(
@@ -74,15 +76,15 @@ class Begun:
         )
 
     @classmethod
-    def load(cls, ledger: Ledger) -> Begun | None:
-        """Return the options that the job of a ledger was begun with; `None` if they are not
+    def load(cls, ledger: Ledger) -> JobOptions | None:
+        """Return the options that the job of a ledger was started with; `None` if they are not
         known.
         """
         text = ledger.get(NAME)
         return cls.parse(json.loads(text)) if isinstance(text, str) else None
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Begun:
+    def parse(cls, values: Mapping[str, Any]) -> JobOptions:
         """Return what was stored; keys of newer versions are ignored."""
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
@@ -91,7 +93,7 @@ class Begun:
         """Store these options in a ledger."""
         ledger.set(**{NAME: json.dumps(asdict(self))})
 
-    def differences(self, now: Begun) -> list[str]:
+    def differences(self, now: JobOptions) -> list[str]:
         """Return the options that differ in another run; the name of the prompt file does not
         count.
         """
@@ -106,10 +108,6 @@ class Begun:
             if name in now.reading and now.reading[name] != before
         ]
         return found
-
-    def mixes_sandbox(self, now: Begun) -> bool:
-        """Return whether one of two runs uses a sandbox and the other does not."""
-        return (self.server == SANDBOX) is not (now.server == SANDBOX)
 
     def prompt_file(self) -> PromptFile | None:
         """Return the prompt file, to read it again; `None` if it could be read only once.
@@ -143,10 +141,30 @@ class Begun:
         )
 
 
+def find_differences(ledger: Ledger, now: JobOptions, settings: JobSettings) -> list[str]:
+    """Return the differences between the options of a job and of a run that must refuse them.
+
+    There are none before anything is paid, and where the settings accept them.
+
+    Raises:
+        JobChangedError: Only one of the two uses a sandbox.
+    """
+    before = JobOptions.load(ledger)
+    if before is None or not ledger.has_charges():
+        return []
+    found = before.differences(now)
+    if (before.server == SANDBOX) is not (now.server == SANDBOX):
+        raise JobChangedError(
+            f"{settings.folder}: {'; '.join(found)}: images of the sandbox and of the API do not "
+            "go into one job; choose another folder"
+        )
+    return [] if settings.change else found
+
+
 def changed_error(
     folder: Path, differences: Sequence[str], new: int | None = None, price: float = 0.0
 ) -> JobChangedError:
-    """Return the error for a run whose options differ from those that the job was begun with.
+    """Return the error for a run whose options differ from those that the job was started with.
 
     Args:
         folder: The folder of the job.
@@ -159,16 +177,8 @@ def changed_error(
         total = count(price, "credit")
         cost = f" With these options {new:,} images would be new, for {total}."
     return JobChangedError(
-        f"{folder} was begun with other options: {'; '.join(differences)}.{cost} "
+        f"{folder} was started with other options: {'; '.join(differences)}.{cost} "
         f"`run --out {folder}` continues as before; --change accepts the new options"
-    )
-
-
-def mixed_error(folder: Path, differences: Sequence[str]) -> JobChangedError:
-    """Return the error of a run that would mix images of the sandbox and of the API."""
-    return JobChangedError(
-        f"{folder}: {'; '.join(differences)}: images of the sandbox and of the API do not go into "
-        "one job; choose another folder"
     )
 
 
