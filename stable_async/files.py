@@ -172,10 +172,10 @@ class AtomicFile:
         Raises:
             OSError: As for `write`.
         """
-        if last or self._descriptor is None:  # an empty file is one, too
+        if last:
             self.write(last)
         if not self._synced:
-            self.sync()
+            self.sync()  # creates the file if it is empty
         self._close()
         try:
             os.replace(self._temporary, self.path)

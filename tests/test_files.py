@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import subprocess
 import sys
@@ -85,6 +86,7 @@ def test_what_was_written_last_is_synced_before_the_file_has_its_name(
             file.commit(last)
             size = 3 * count + 3 * len(last)
             assert steps[-2:] == [("sync", size), ("rename", size)]
+            assert len(steps) == 1 + (count if count and not last else count + 1), "none twice"
             assert (tmp_path / f"{count}").stat().st_size == size
 
 
@@ -115,12 +117,17 @@ async def test_a_call_that_is_cancelled_ends_before_its_caller(
         go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task
+        del task
+        gc.collect()
+        await asyncio.sleep(0)
     assert [str(error) for error in ended] == ["None", "late"]
     assert caplog.records == []
 
 
 async def test_a_call_in_a_thread_returns_or_raises() -> None:
     assert await in_thread(int, "11", base=2) == 3
+    name = await in_thread(lambda: threading.current_thread().name)
+    assert name.startswith("stable_async"), "asyncio resolves host names in its own"
     with pytest.raises(ValueError, match="invalid literal"):
         await in_thread(int, "x")
 
@@ -167,6 +174,16 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_a_file_is_closed_when_it_has_its_name(tmp_path: Path) -> None:
+    file = AtomicFile(tmp_path / "x")
+    file.write([b"x"])
+    descriptor = file._descriptor
+    assert descriptor is not None
+    file.commit()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
 
 
 def test_what_was_written_can_be_read_before_it_has_its_name(tmp_path: Path) -> None:

