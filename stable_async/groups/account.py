@@ -24,8 +24,8 @@ class Account(Group):
         """Look up the credits that are left: free. The figure lags; do not use it for
         accounting.
         """
-        return await self._send(AccountBalance, locals())
+        return await self._send(AccountBalance(), **options)
 
     async def details(self, **options: Unpack[CallOptions[account.Account]]) -> account.Account:
         """Look up id, address and organizations: free."""
-        return await self._send(AccountDetails, locals())
+        return await self._send(AccountDetails(), **options)

@@ -35,7 +35,18 @@ class Audio(Group):
         **options: Unpack[CallOptions[media.Audio]],
     ) -> media.Audio:
         """Make audio from text: 18.8 to 26 credits; see `TextToAudio` for the fields."""
-        return await self._send(TextToAudio, locals())
+        return await self._send(
+            TextToAudio(
+                prompt=prompt,
+                duration=duration,
+                seed=seed,
+                steps=steps,
+                cfg_scale=cfg_scale,
+                model=model,
+                output_format=output_format,
+            ),
+            **options,
+        )
 
     async def audio_to_audio(
         self,
@@ -52,7 +63,20 @@ class Audio(Group):
         **options: Unpack[CallOptions[media.Audio]],
     ) -> media.Audio:
         """Make audio from text and audio: 18.8 to 26 credits; fields: `AudioToAudio`."""
-        return await self._send(AudioToAudio, locals())
+        return await self._send(
+            AudioToAudio(
+                prompt=prompt,
+                audio=audio,
+                duration=duration,
+                seed=seed,
+                steps=steps,
+                cfg_scale=cfg_scale,
+                model=model,
+                output_format=output_format,
+                strength=strength,
+            ),
+            **options,
+        )
 
     async def inpaint(
         self,
@@ -70,4 +94,18 @@ class Audio(Group):
         **options: Unpack[CallOptions[media.Audio]],
     ) -> media.Audio:
         """Regenerate a part of audio: 20 or 26 credits; see `AudioInpaint` for the fields."""
-        return await self._send(AudioInpaint, locals())
+        return await self._send(
+            AudioInpaint(
+                prompt=prompt,
+                audio=audio,
+                model=model,
+                duration=duration,
+                seed=seed,
+                steps=steps,
+                cfg_scale=cfg_scale,
+                output_format=output_format,
+                mask_start=mask_start,
+                mask_end=mask_end,
+            ),
+            **options,
+        )

@@ -35,7 +35,18 @@ class Control(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Make an image from a sketch: 5 credits; see `ControlSketch` for the fields."""
-        return await self._send(ControlSketch, locals())
+        return await self._send(
+            ControlSketch(
+                prompt=prompt,
+                image=image,
+                control_strength=control_strength,
+                negative_prompt=negative_prompt,
+                seed=seed,
+                output_format=output_format,
+                style_preset=style_preset,
+            ),
+            **options,
+        )
 
     async def structure(
         self,
@@ -50,7 +61,18 @@ class Control(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Make an image with the structure of another: 5 credits; see `ControlStructure`."""
-        return await self._send(ControlStructure, locals())
+        return await self._send(
+            ControlStructure(
+                prompt=prompt,
+                image=image,
+                control_strength=control_strength,
+                negative_prompt=negative_prompt,
+                seed=seed,
+                output_format=output_format,
+                style_preset=style_preset,
+            ),
+            **options,
+        )
 
     async def style(
         self,
@@ -66,7 +88,19 @@ class Control(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Make an image in the style of another: 5 credits; see `ControlStyle` for the fields."""
-        return await self._send(ControlStyle, locals())
+        return await self._send(
+            ControlStyle(
+                prompt=prompt,
+                image=image,
+                negative_prompt=negative_prompt,
+                aspect_ratio=aspect_ratio,
+                fidelity=fidelity,
+                seed=seed,
+                output_format=output_format,
+                style_preset=style_preset,
+            ),
+            **options,
+        )
 
     async def style_transfer(
         self,
@@ -83,4 +117,17 @@ class Control(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Transfer the style of one image to another: 8 credits; fields: `StyleTransfer`."""
-        return await self._send(StyleTransfer, locals())
+        return await self._send(
+            StyleTransfer(
+                init_image=init_image,
+                style_image=style_image,
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                seed=seed,
+                style_strength=style_strength,
+                composition_fidelity=composition_fidelity,
+                change_strength=change_strength,
+                output_format=output_format,
+            ),
+            **options,
+        )

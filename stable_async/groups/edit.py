@@ -42,7 +42,16 @@ class Edit(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Remove what a mask covers: 5 credits; see `Erase` for the fields."""
-        return await self._send(Erase, locals())
+        return await self._send(
+            Erase(
+                image=image,
+                mask=mask,
+                grow_mask=grow_mask,
+                seed=seed,
+                output_format=output_format,
+            ),
+            **options,
+        )
 
     async def inpaint(
         self,
@@ -58,7 +67,19 @@ class Edit(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Repaint what a mask covers: 5 credits; see `Inpaint` for the fields."""
-        return await self._send(Inpaint, locals())
+        return await self._send(
+            Inpaint(
+                image=image,
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                mask=mask,
+                grow_mask=grow_mask,
+                seed=seed,
+                output_format=output_format,
+                style_preset=style_preset,
+            ),
+            **options,
+        )
 
     async def outpaint(
         self,
@@ -76,7 +97,21 @@ class Edit(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Extend an image beyond its edges: 4 credits; see `Outpaint` for the fields."""
-        return await self._send(Outpaint, locals())
+        return await self._send(
+            Outpaint(
+                image=image,
+                left=left,
+                right=right,
+                up=up,
+                down=down,
+                creativity=creativity,
+                prompt=prompt,
+                seed=seed,
+                output_format=output_format,
+                style_preset=style_preset,
+            ),
+            **options,
+        )
 
     async def search_and_replace(
         self,
@@ -92,7 +127,19 @@ class Edit(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Replace one thing with another: 5 credits; see `SearchAndReplace` for the fields."""
-        return await self._send(SearchAndReplace, locals())
+        return await self._send(
+            SearchAndReplace(
+                image=image,
+                prompt=prompt,
+                search_prompt=search_prompt,
+                negative_prompt=negative_prompt,
+                grow_mask=grow_mask,
+                seed=seed,
+                output_format=output_format,
+                style_preset=style_preset,
+            ),
+            **options,
+        )
 
     async def search_and_recolor(
         self,
@@ -108,7 +155,19 @@ class Edit(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Recolor one thing: 5 credits; see `SearchAndRecolor` for the fields."""
-        return await self._send(SearchAndRecolor, locals())
+        return await self._send(
+            SearchAndRecolor(
+                image=image,
+                prompt=prompt,
+                select_prompt=select_prompt,
+                negative_prompt=negative_prompt,
+                grow_mask=grow_mask,
+                seed=seed,
+                output_format=output_format,
+                style_preset=style_preset,
+            ),
+            **options,
+        )
 
     async def remove_background(
         self,
@@ -118,7 +177,13 @@ class Edit(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Cut out the subject: 5 credits; see `RemoveBackground` for the fields."""
-        return await self._send(RemoveBackground, locals())
+        return await self._send(
+            RemoveBackground(
+                image=image,
+                output_format=output_format,
+            ),
+            **options,
+        )
 
     async def replace_background_and_relight(
         self,
@@ -141,4 +206,21 @@ class Edit(Group):
         """Replace the background and light, and wait for it: 8 credits; fields:
         `ReplaceBackgroundAndRelight`.
         """
-        return await self._send(ReplaceBackgroundAndRelight, locals())
+        return await self._send(
+            ReplaceBackgroundAndRelight(
+                subject_image=subject_image,
+                background_reference=background_reference,
+                background_prompt=background_prompt,
+                foreground_prompt=foreground_prompt,
+                negative_prompt=negative_prompt,
+                preserve_original_subject=preserve_original_subject,
+                original_background_depth=original_background_depth,
+                keep_original_background=keep_original_background,
+                light_source_direction=light_source_direction,
+                light_reference=light_reference,
+                light_source_strength=light_source_strength,
+                seed=seed,
+                output_format=output_format,
+            ),
+            **options,
+        )

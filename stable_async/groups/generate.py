@@ -35,7 +35,17 @@ class Generate(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Make an image with Stable Image Core: 3 credits; see `GenerateCore` for the fields."""
-        return await self._send(GenerateCore, locals())
+        return await self._send(
+            GenerateCore(
+                prompt=prompt,
+                aspect_ratio=aspect_ratio,
+                negative_prompt=negative_prompt,
+                seed=seed,
+                style_preset=style_preset,
+                output_format=output_format,
+            ),
+            **options,
+        )
 
     async def ultra(
         self,
@@ -51,7 +61,19 @@ class Generate(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Make an image with Stable Image Ultra: 8 credits; see `GenerateUltra` for the fields."""
-        return await self._send(GenerateUltra, locals())
+        return await self._send(
+            GenerateUltra(
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                aspect_ratio=aspect_ratio,
+                seed=seed,
+                output_format=output_format,
+                image=image,
+                style_preset=style_preset,
+                strength=strength,
+            ),
+            **options,
+        )
 
     async def sd3(
         self,
@@ -70,4 +92,19 @@ class Generate(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Make an image with Stable Diffusion 3.5: 2.5 to 6.5 credits; fields: `GenerateSD3`."""
-        return await self._send(GenerateSD3, locals())
+        return await self._send(
+            GenerateSD3(
+                prompt=prompt,
+                mode=mode,
+                image=image,
+                strength=strength,
+                aspect_ratio=aspect_ratio,
+                model=model,
+                seed=seed,
+                output_format=output_format,
+                style_preset=style_preset,
+                negative_prompt=negative_prompt,
+                cfg_scale=cfg_scale,
+            ),
+            **options,
+        )

@@ -33,7 +33,16 @@ class Model3D(Group):
         **options: Unpack[CallOptions[media.Model3D]],
     ) -> media.Model3D:
         """Make a model at once: 10 credits; see `StableFast3D` for the fields."""
-        return await self._send(StableFast3D, locals())
+        return await self._send(
+            StableFast3D(
+                image=image,
+                texture_resolution=texture_resolution,
+                foreground_ratio=foreground_ratio,
+                remesh=remesh,
+                vertex_count=vertex_count,
+            ),
+            **options,
+        )
 
     async def point_aware(
         self,
@@ -49,4 +58,16 @@ class Model3D(Group):
         **options: Unpack[CallOptions[media.Model3D]],
     ) -> media.Model3D:
         """Make a model with better hidden sides: 4 credits; see `StablePointAware3D`."""
-        return await self._send(StablePointAware3D, locals())
+        return await self._send(
+            StablePointAware3D(
+                image=image,
+                texture_resolution=texture_resolution,
+                foreground_ratio=foreground_ratio,
+                remesh=remesh,
+                target_type=target_type,
+                target_count=target_count,
+                guidance_scale=guidance_scale,
+                seed=seed,
+            ),
+            **options,
+        )

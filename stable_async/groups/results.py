@@ -29,7 +29,7 @@ class Results(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Wait for the image of a generation and return it: free, any number of times."""
-        return await self._send(ImageResult, locals())
+        return await self._send(ImageResult(id=id), **options)
 
     async def get_audio(
         self,
@@ -37,4 +37,4 @@ class Results(Group):
         **options: Unpack[CallOptions[media.Audio]],
     ) -> media.Audio:
         """Wait for the audio of a generation and return it: free, any number of times."""
-        return await self._send(AudioResult, locals())
+        return await self._send(AudioResult(id=id), **options)

@@ -35,7 +35,13 @@ class Upscale(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Make an image four times as wide and high: 2 credits; fields: `UpscaleFast`."""
-        return await self._send(UpscaleFast, locals())
+        return await self._send(
+            UpscaleFast(
+                image=image,
+                output_format=output_format,
+            ),
+            **options,
+        )
 
     async def conservative(
         self,
@@ -49,7 +55,17 @@ class Upscale(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Enlarge an image close to the original: 40 credits; see `UpscaleConservative`."""
-        return await self._send(UpscaleConservative, locals())
+        return await self._send(
+            UpscaleConservative(
+                image=image,
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                seed=seed,
+                output_format=output_format,
+                creativity=creativity,
+            ),
+            **options,
+        )
 
     async def creative(
         self,
@@ -66,7 +82,18 @@ class Upscale(Group):
         """Regenerate an image at a large size, and wait for it: 60 credits; see
         `UpscaleCreative`.
         """
-        return await self._send(UpscaleCreative, locals())
+        return await self._send(
+            UpscaleCreative(
+                image=image,
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                output_format=output_format,
+                seed=seed,
+                creativity=creativity,
+                style_preset=style_preset,
+            ),
+            **options,
+        )
 
     async def creative_result(
         self,
@@ -74,4 +101,4 @@ class Upscale(Group):
         **options: Unpack[CallOptions[Image]],
     ) -> Image:
         """Wait for a creative upscale by the older path; `client.results.get` does the same."""
-        return await self._send(UpscaleCreativeResult, locals())
+        return await self._send(UpscaleCreativeResult(id=id), **options)

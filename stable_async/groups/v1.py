@@ -45,7 +45,23 @@ class V1(Group):
         **options: Unpack[CallOptions[list[Image]]],
     ) -> list[Image]:
         """Make images from prompts; see `V1TextToImage` for the fields."""
-        return await self._send(V1TextToImage, locals())
+        return await self._send(
+            V1TextToImage(
+                engine_id=engine_id,
+                text_prompts=text_prompts,
+                cfg_scale=cfg_scale,
+                clip_guidance_preset=clip_guidance_preset,
+                sampler=sampler,
+                samples=samples,
+                seed=seed,
+                steps=steps,
+                style_preset=style_preset,
+                extras=extras,
+                height=height,
+                width=width,
+            ),
+            **options,
+        )
 
     async def image_to_image(
         self,
@@ -68,7 +84,26 @@ class V1(Group):
         **options: Unpack[CallOptions[list[Image]]],
     ) -> list[Image]:
         """Make images from prompts and an image; see `V1ImageToImage` for the fields."""
-        return await self._send(V1ImageToImage, locals())
+        return await self._send(
+            V1ImageToImage(
+                engine_id=engine_id,
+                text_prompts=text_prompts,
+                init_image=init_image,
+                cfg_scale=cfg_scale,
+                clip_guidance_preset=clip_guidance_preset,
+                sampler=sampler,
+                samples=samples,
+                seed=seed,
+                steps=steps,
+                style_preset=style_preset,
+                extras=extras,
+                init_image_mode=init_image_mode,
+                image_strength=image_strength,
+                step_schedule_start=step_schedule_start,
+                step_schedule_end=step_schedule_end,
+            ),
+            **options,
+        )
 
     async def masking(
         self,
@@ -89,7 +124,24 @@ class V1(Group):
         **options: Unpack[CallOptions[list[Image]]],
     ) -> list[Image]:
         """Repaint what a mask covers; see `V1Masking` for the fields."""
-        return await self._send(V1Masking, locals())
+        return await self._send(
+            V1Masking(
+                engine_id=engine_id,
+                text_prompts=text_prompts,
+                init_image=init_image,
+                mask_source=mask_source,
+                cfg_scale=cfg_scale,
+                clip_guidance_preset=clip_guidance_preset,
+                sampler=sampler,
+                samples=samples,
+                seed=seed,
+                steps=steps,
+                style_preset=style_preset,
+                extras=extras,
+                mask_image=mask_image,
+            ),
+            **options,
+        )
 
     async def upscale(
         self,
@@ -105,8 +157,20 @@ class V1(Group):
         **options: Unpack[CallOptions[list[Image]]],
     ) -> list[Image]:
         """Make an image larger; see `V1Upscale` for the fields."""
-        return await self._send(V1Upscale, locals())
+        return await self._send(
+            V1Upscale(
+                engine_id=engine_id,
+                image=image,
+                width=width,
+                height=height,
+                text_prompts=text_prompts,
+                seed=seed,
+                steps=steps,
+                cfg_scale=cfg_scale,
+            ),
+            **options,
+        )
 
     async def engines(self, **options: Unpack[CallOptions[list[Engine]]]) -> list[Engine]:
         """List the engines that the key may use: free."""
-        return await self._send(V1Engines, locals())
+        return await self._send(V1Engines(), **options)
