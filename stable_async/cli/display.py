@@ -87,8 +87,8 @@ async def _write_lines(messages: _Messages, job: Job, client: StabilityClient) -
 
 def progress_line(progress: Progress, client: StabilityClient, now: float) -> str:
     """Return the progress of a job as one line."""
-    if progress.phase == "checking":
-        return f"checking prompts: {progress.total:,}"
+    if progress.phase in {"opening", "checking"}:
+        return _start(progress)
     parts = [
         f"{progress.settled:,} of {progress.total:,}",
         _counts(progress),
@@ -103,8 +103,8 @@ def progress_line(progress: Progress, client: StabilityClient, now: float) -> st
 
 def progress_panel(progress: Progress, client: StabilityClient, now: float) -> RenderableType:
     """Return the progress of a job for a terminal."""
-    if progress.phase == "checking":
-        return Text(f"checking prompts: {progress.total:,}")
+    if progress.phase in {"opening", "checking"}:
+        return Text(_start(progress))
     head = Table.grid(padding=(0, 1), expand=True)
     head.add_column(ratio=1)
     head.add_column(justify="right")
@@ -141,6 +141,13 @@ def progress_panel(progress: Progress, client: StabilityClient, now: float) -> R
             )
         )
     return Group(*lines)
+
+
+def _start(progress: Progress) -> str:
+    """Return what a job does before its first request."""
+    if progress.phase == "opening" and progress.store is not None:
+        return f"opening the job: waiting for {progress.store}"
+    return f"checking prompts: {progress.total:,}"
 
 
 def _counts(progress: Progress) -> str:

@@ -78,7 +78,7 @@ class Job:
         self._task: asyncio.Task[object] | None = None
         self._cancelled_before = 0
         self.notes: list[str] = []
-        self.progress: Progress = Progress(0.0, budget=self._settings.budget)
+        self.progress: Progress = Progress(0.0, budget=settings.budget, store=settings.images)
         self.estimate: Estimate | None = None
         self.events: JobEvents = JobEvents()
         self.refused: list[tuple[str, int, str | None]] = []
@@ -321,6 +321,8 @@ class Job:
 
     def _on_rows(self, count: int) -> None:
         self.progress.total = count
+        if self.progress.phase == "opening":
+            self.progress.phase = "checking"
         cancelled = self._task is not None and self._task.cancelling() > self._cancelled_before
         if cancelled or self._interrupted.is_set():
             raise _InterruptedError

@@ -91,6 +91,7 @@ class Progress:
     Attributes:
         started: When the run began.
         phase: What the job is doing now.
+        store: URL of the images, if they are in a bucket.
         total, done, skipped, failed, again, in_doubt, filtered: As in `Summary`, so far.
         in_flight: Requests that have left and whose answer is not complete.
         peak_in_flight: The most in flight at any time.
@@ -103,7 +104,8 @@ class Progress:
     """
 
     started: float
-    phase: Literal["checking", "running", "stopping"] = "checking"
+    phase: Literal["opening", "checking", "running", "stopping"] = "opening"
+    store: str | None = None
     total: int = 0
     done: int = 0
     skipped: int = 0

@@ -20,13 +20,16 @@ from yarl import URL
 
 from stable_async import StabilityClient
 from stable_async.cli.app import run
+from stable_async.cli.display import progress_line
 from stable_async.datasets import export_job
 from stable_async.jobs import JobError, StorageError
 from stable_async.jobs.ledger import Ledger
+from stable_async.jobs.storage import objects
 from tests import needs
 from tests.jobs.shop import make_picture
 from tests.jobs.test_crash import execute
 from tests.jobs.torture import Torture
+from tests.raw_server import raw_server
 from tests.samples import picture
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.jobs.conftest import Bench
+    from tests.raw_server import Connection
 
 obstore = needs.module("obstore")
 moto = needs.module("moto.server")
@@ -127,6 +131,32 @@ async def test_a_bucket_that_is_not_there_is_told_before_anything_is_sent(
     with pytest.raises(StorageError, match="ftp://x"):
         await bench.run(bench.write("a"), images="ftp://x")
     assert bench.shop.asked == []
+
+
+async def test_a_run_says_that_it_waits_for_a_silent_bucket_and_gives_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "LONGEST_PROBE", 0.3)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ALLOW_HTTP"):
+        monkeypatch.setenv(name, "true")
+    asked, gone = asyncio.Event(), asyncio.Event()
+
+    async def handle(_: Connection) -> None:
+        asked.set()
+        await gone.wait()
+
+    async with raw_server(handle) as url, bench.client() as client:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        job = bench.job(bench.write("a"), images="s3://bucket/x")
+        running = asyncio.ensure_future(job.run(client))
+        await asked.wait()
+        assert progress_line(job.progress, client, 0.0) == (
+            "opening the job: waiting for s3://bucket/x"
+        )
+        with pytest.raises(StorageError, match=r"s3://bucket/x: the store does not answer within"):
+            await running
+        gone.set()
+    assert not bench.shop.asked
 
 
 async def test_images_are_spooled_when_the_bucket_goes_away_during_the_run(

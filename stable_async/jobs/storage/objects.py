@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from stable_async.files import in_thread
 from stable_async.jobs.errors import ImagesURLError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from obstore import ObjectMeta, PutMode, PutResult
     from obstore.store import ObjectStore
@@ -40,6 +40,8 @@ RETRYING: Any = {"retry_config": {"max_retries": 10, "retry_timeout": timedelta(
 BRIEFLY: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
 # A command that only looks has nothing to lose by giving up, seconds.
 LONGEST_LOOK = 5.0
+# A run that begins has sent nothing yet, and a slower store is of no use, seconds.
+LONGEST_PROBE = 20.0
 JSON = "application/json"
 
 Version = dict[str, str]
@@ -62,8 +64,8 @@ class Objects:
 
         Args:
             url: URL of the store; the folder of a `file:///` URL is created if missing.
-            probe: Write, create again and remove a small object; otherwise only ask the store for
-                an answer, which must come within `LONGEST_LOOK`.
+            probe: Write, create again and remove a small object, within `LONGEST_PROBE`; otherwise
+                only ask the store for an answer, which must come within `LONGEST_LOOK`.
 
         Raises:
             ImagesURLError: The URL is invalid.
@@ -84,18 +86,16 @@ class Objects:
             if self._root is not None and probe:
                 self._root.mkdir(parents=True, exist_ok=True)
             with _translated():
-                if probe and self._root is None:
-                    # A server without conditional writes may answer with an error of its own.
-                    self._store: ObjectStore = from_url(self.url, retry_config=BRIEFLY)
-                    self._probe()
-                elif self._root is None:
-                    self._store = from_url(self.url, retry_config=BRIEFLY)
+                # A server without conditional writes may answer with an error of its own.
+                brief = {"retry_config": BRIEFLY} if self._root is None else {}
+                self._store: ObjectStore = from_url(self.url, **brief)
+                if probe or self._root is None:
+                    first = self._probe() if probe else self._reach()
                     # In a thread, because this one may have an event loop.
                     with ThreadPoolExecutor(1, thread_name_prefix="bucket") as pool:
-                        pool.submit(asyncio.run, self._reach()).result()
-                self._store = from_url(self.url, **(RETRYING if self._root is None else {}))
-                if probe and self._root is not None:
-                    self._probe()
+                        pool.submit(asyncio.run, first).result()
+                if self._root is None:
+                    self._store = from_url(self.url, **RETRYING)
         except (OSError, ValueError) as error:
             what = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             raise StorageError(f"{url}: {what}") from error
@@ -104,33 +104,31 @@ class Objects:
         """Raise if the store does not answer; what it answers is left to later requests."""
         from obstore.exceptions import BaseError, GenericError
 
-        silent = "the store does not answer"
         try:
-            # Not by obstore's own limits: to set them would discard those of the environment.
-            async with asyncio.timeout(LONGEST_LOOK):
+            async with _answered_within(LONGEST_LOOK):
                 await self._obstore.head_async(self._store, PROBE + "none")
-        except TimeoutError as error:
-            raise OSError(errno.ETIMEDOUT, f"{silent} within {LONGEST_LOOK:g} s") from error
         except GenericError as error:
-            raise OSError(errno.EIO, f"{silent}: {_short(error)}") from error
+            raise OSError(errno.EIO, f"the store does not answer: {_short(error)}") from error
         except (BaseError, FileNotFoundError):
             pass
 
-    def _probe(self) -> None:
+    async def _probe(self) -> None:
+        """Find out whether objects can be stored and removed, and conditions are kept."""
         name = PROBE + secrets.token_hex(8)
-        try:
+        async with _answered_within(LONGEST_PROBE):
             try:
-                self._put_now(name, b"", JSON, "create")
+                await self._put(name, b"", JSON, "create")
             except _NotSupportedError:
                 self.conditional = False
-                self._put_now(name, b"", JSON, "overwrite")
-            if self.conditional:
-                with suppress(FileExistsError):
-                    self._put_now(name, b"1", JSON, "create")
-                    self.conditional = False
-        finally:
-            with suppress(FileNotFoundError), _translated():
-                self._obstore.delete(self._store, name)
+                await self._put(name, b"", JSON, "overwrite")
+            try:
+                if self.conditional:
+                    with suppress(FileExistsError):
+                        await self._put(name, b"1", JSON, "create")
+                        self.conditional = False
+            finally:
+                with suppress(FileNotFoundError), _translated():
+                    await self._obstore.delete_async(self._store, name)
 
     def name(self, path: str) -> str:
         """Return the URL of an object."""
@@ -322,6 +320,20 @@ class Objects:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+@asynccontextmanager
+async def _answered_within(seconds: float) -> AsyncIterator[None]:
+    """Raise `OSError` if a store does not answer within some seconds.
+
+    Not by obstore's own limits: to set them would discard those of the environment.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        what = f"the store does not answer within {seconds:g} s"
+        raise OSError(errno.ETIMEDOUT, what) from error
 
 
 class _NotSupportedError(OSError):
