@@ -8,7 +8,7 @@ from cyclopts import App, CycloptsError
 
 from stable_async._version import __version__
 from stable_async.cli.defaults import NAME, Defaults, split_profile
-from stable_async.cli.failures import CANNOT_WORK, INTERRUPTED, OK, WRONG_USAGE, UsageError
+from stable_async.cli.exit_status import CANNOT_WORK, INTERRUPTED, OK, WRONG_USAGE, UsageError
 from stable_async.errors import StabilityError
 
 __all__ = ["COMMANDS", "make_app", "run"]

@@ -3,7 +3,7 @@
 import asyncio
 
 from stable_async.cli.connection import Connection, open_client
-from stable_async.cli.failures import OK
+from stable_async.cli.exit_status import OK
 
 __all__ = ["balance"]
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from stable_async.cli.failures import OK
+from stable_async.cli.exit_status import OK
 
 __all__ = ["completion"]
 

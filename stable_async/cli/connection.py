@@ -51,12 +51,7 @@ def quota_of(connection: Connection) -> Quota | SharedQuota | None:
 async def open_client(
     connection: Connection, *, result_timeout: float = RESULT_TIMEOUT
 ) -> AsyncIterator[StabilityClient]:
-    """Open a client, and a sandbox for it with `--sandbox`.
-
-    Args:
-        connection: Where requests go.
-        result_timeout: For how long to poll for results, seconds.
-    """
+    """Open a client, and a sandbox for it with `--sandbox`."""
     quota = quota_of(connection)
     if not connection.sandbox:
         async with StabilityClient(

@@ -8,7 +8,7 @@ from typing import cast
 
 from cyclopts.config import Dict
 
-from stable_async.cli.failures import UsageError
+from stable_async.cli.exit_status import UsageError
 
 __all__ = ["NAME", "Defaults", "split_profile"]
 

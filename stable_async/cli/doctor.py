@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from stable_async._version import __version__
 from stable_async.cli.connection import Connection
-from stable_async.cli.failures import CANNOT_WORK, OK, UsageError
+from stable_async.cli.exit_status import CANNOT_WORK, OK, UsageError
 from stable_async.cli.options import Flag, JsonFlag
 from stable_async.cli.probe import probe as run_probe
 from stable_async.cli.target import Target, limited, open_sender, open_target

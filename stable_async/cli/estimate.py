@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stable_async.cli.failures import OK, UsageError
+from stable_async.cli.exit_status import OK, UsageError
 from stable_async.cli.options import JsonFlag
 from stable_async.cli.preview import preview
 from stable_async.cli.prompt_options import PromptOptions, PromptsArgument

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from stable_async.cli.failures import INTERRUPTED, OK, SOME_FAILED, UsageError
+from stable_async.cli.exit_status import INTERRUPTED, OK, SOME_FAILED, UsageError
 from stable_async.cli.options import Flag, JsonFlag
 from stable_async.datasets import (
     DEFAULT_SHARD_SIZE,

@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from stable_async.api.base import MediaRequest
 from stable_async.api.services import SERVICES, Service
 from stable_async.cli.connection import Connection, open_client
-from stable_async.cli.failures import UsageError
+from stable_async.cli.exit_status import UsageError
 from stable_async.cli.output_file import OutputFile, OutputOption
 from stable_async.errors import InvalidRequestError
 from stable_async.media import Media

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stable_async.cli.failures import CANNOT_WORK, OK, SOME_FAILED, UsageError
+from stable_async.cli.exit_status import CANNOT_WORK, OK, SOME_FAILED, UsageError
 from stable_async.files import in_thread, prove_writable, write_atomically
 from stable_async.media import MEDIA_TYPES, SUFFIXES, Audio, Image, Media, Model3D
 

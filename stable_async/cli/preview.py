@@ -27,16 +27,7 @@ def preview(
     as_json: bool,
     needs_prices: bool = True,
 ) -> None:
-    """Print what a run will do to stdout.
-
-    Args:
-        source: The prompts; `None`: those in the ledger.
-        rules: How they become requests.
-        settings: Settings of the run; `None` means a new job.
-        parts: Folders of all parts of the job; empty: it is in one.
-        server: Where a run would send; `None`: where the job has.
-        as_json: Print one object.
-        needs_prices: Refuse rows of unknown prices, as a run does.
+    """Print what a run will do to stdout; see `estimate_run`.
 
     Raises:
         PromptFileError: The file would be refused.

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from stable_async.cli.connection import Connection
-from stable_async.cli.failures import CANNOT_WORK, OK, SOME_FAILED, UsageError
+from stable_async.cli.exit_status import CANNOT_WORK, OK, SOME_FAILED, UsageError
 from stable_async.cli.target import limited, open_sender, open_target
 from stable_async.extras import install_command
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stable_async.cli.failures import UsageError
+from stable_async.cli.exit_status import UsageError
 from stable_async.cli.options import Flag
 from stable_async.errors import ConfigurationError
 from stable_async.jobs import PromptFile, PromptFileError, PromptRules

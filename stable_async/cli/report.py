@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stable_async.cli.failures import OK, UsageError
+from stable_async.cli.exit_status import OK, UsageError
 from stable_async.errors import ConfigurationError
 from stable_async.report import write_report
 

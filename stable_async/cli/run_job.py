@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from stable_async.cli.connection import Connection, open_client
 from stable_async.cli.display import show_progress, show_summary
-from stable_async.cli.failures import (
+from stable_async.cli.exit_status import (
     BUDGET_REACHED,
     CANNOT_WORK,
     INTERRUPTED,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from stable_async.cli.failures import OK, UsageError
+from stable_async.cli.exit_status import OK, UsageError
 from stable_async.sandbox import SandboxSettings, serve_until_signal
 from stable_async.sandbox.settings import LOOPBACK, Counting, edge_rates
 

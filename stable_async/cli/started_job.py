@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stable_async.cli.failures import UsageError
+from stable_async.cli.exit_status import UsageError
 from stable_async.cli.prompt_options import PromptOptions
 from stable_async.jobs import PromptFile, PromptRules
 from stable_async.jobs.job_options import JobOptions
@@ -32,10 +32,8 @@ class StartedJob:
 def started_job(out: Path | None, options: PromptOptions, images: str | None = None) -> StartedJob:
     """Return the job in a folder, or, if the folder is new or lost, the job with images at a URL.
 
-    Args:
-        out: The folder.
-        options: Only `limit` and `sample` apply, and `shard` if the folder is lost.
-        images: The URL.
+    Only `limit` and `sample` of the options apply, and `shard` if the folder is lost.
+
 
     Raises:
         UsageError: There is no job, or other options are given.

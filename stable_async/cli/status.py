@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stable_async.cli.failures import OK, UsageError
+from stable_async.cli.exit_status import OK, UsageError
 from stable_async.cli.options import JsonFlag
 from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
 from stable_async.jobs.status import JobStatus, job_status

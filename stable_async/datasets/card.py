@@ -123,21 +123,7 @@ def card(
     loading: str,
     left_out: Mapping[str, int],
 ) -> str:
-    """Return the text of the card.
-
-    Args:
-        name: Name of the data set.
-        census: Figures over its records.
-        columns: Its columns, except that of the media.
-        kind: Kind of its media.
-        sandbox: Whether the sandbox made the media.
-        splits: Its splits.
-        features: Its columns as in the YAML front matter.
-        config_has_features: Whether `datasets` needs them under `configs` too.
-        guesses_times: Whether `datasets` takes some text for times.
-        loading: Code that loads it.
-        left_out: How many media of the job are not in it, by reason.
-    """
+    """Return the text of the card."""
     head = {
         "pretty_name": name,
         "size_categories": [_size_category(census.media)],

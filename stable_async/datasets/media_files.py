@@ -38,11 +38,9 @@ class MediaFiles:
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="export")
 
     def __enter__(self) -> Self:
-        """Return the reader."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the threads."""
         self._pool.shutdown(cancel_futures=True)
 
     def path(self, record: Record) -> Path | None:
@@ -52,11 +50,7 @@ class MediaFiles:
     def read(
         self, records: Iterable[Record], place: Callable[[Record], Path] | None = None
     ) -> Iterator[tuple[Record, bytes | Damage]]:
-        """Yield the bytes of files in order, or their damage.
-
-        Args:
-            records: The records of the files.
-            place: Returns the path of a file; `None` reads those of the job.
+        """Yield the bytes of files in order, or their damage; `place` names other paths.
 
         Raises:
             StorageError: A bucket cannot be read at all.

@@ -56,10 +56,8 @@ def find_near_duplicates(
 ) -> frozenset[int]:
     """Return the numbers of records whose image looks like an earlier one.
 
-    Args:
-        records: The records, in order.
-        files: The files of the job.
-        known: A file with the hashes of earlier exports by SHA-256, which is updated.
+    The file `known` has the hashes of earlier exports by SHA-256, and is updated.
+
 
     Raises:
         JobError: ImageHash is not installed.
@@ -91,7 +89,6 @@ class NearDuplicates:
     """Hashes seen so far, indexed by their parts. About 500 bytes for each."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._parts: list[dict[int, list[tuple[int, int]]]] = [
             defaultdict(list) for _ in range(PARTS)
         ]

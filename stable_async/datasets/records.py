@@ -93,7 +93,6 @@ class Record:
 
     @property
     def name(self) -> str:
-        """Name of the file."""
         return self.key + self.suffix
 
 
@@ -131,13 +130,7 @@ class Records:
         selection: Selection,
         left_out: Collection[int] = frozenset(),
     ) -> None:
-        """Read through a ledger once.
-
-        Args:
-            ledger: The ledger of the job.
-            name: Name of the job, for messages.
-            selection: What to include, and its splits.
-            left_out: Numbers of results to leave out.
+        """Read through a ledger once; `name` is that of the job, for messages.
 
         Raises:
             JobError: The job has nothing to export, or results of several kinds.
@@ -184,7 +177,6 @@ class Records:
 
     @property
     def count(self) -> int:
-        """The number of records."""
         return sum(self.counts.values())
 
     def without(self, left_out: Collection[int]) -> Records:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from stable_async.errors import APIConnectionError, RateLimitError, StabilityError
 from stable_async.jobs.errors import JobError, StorageError
-from stable_async.jobs.failures import is_outage, meaning, result_of
 from stable_async.jobs.gate import REFUSALS_OF_A_ROW, StoppedError
 from stable_async.jobs.ledger import Ledger
+from stable_async.jobs.outcomes import is_outage, meaning, result_of
 from stable_async.jobs.row import Result
 from stable_async.jobs.row_image import make_image
 from stable_async.jobs.storage.base import file_stem

@@ -75,11 +75,7 @@ class Checker:
         self._shapes: dict[tuple[object, ...], _Shape] = {}
 
     def check(self, row: Row, folder: Path) -> list[RowProblem]:
-        """Check a row that `PromptRules.expand` returned, and fill it in.
-
-        Args:
-            row: The row; left unchanged if it has problems.
-            folder: What input files are relative to.
+        """Check a row that `PromptRules.expand` returned, and fill it in unless it has problems.
 
         Returns:
             All problems of the row.

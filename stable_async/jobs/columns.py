@@ -170,7 +170,6 @@ class ColumnError(UnreadableError):
     """The columns of a file do not match the rules."""
 
     def __init__(self, what: str) -> None:
-        """Describe the problem."""
         super().__init__(0, what)
 
 
@@ -330,11 +329,6 @@ class ColumnRules:
         self, found: Collection[str], columns: Sequence[str], *, what: str = "column"
     ) -> None:
         """Raise if a field that every row needs has no column.
-
-        Args:
-            found: Fields that columns go to.
-            columns: Names of all columns.
-            what: What columns are called in messages.
 
         Raises:
             ColumnError: One is missing; the message lists those present.

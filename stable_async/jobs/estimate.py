@@ -238,15 +238,7 @@ def describe(
     resends: bool = False,
     notes: Sequence[str] = (),
 ) -> Estimate:
-    """Return what a run does whose prompt file has been read into a ledger.
-
-    Args:
-        ledger: The ledger of the job.
-        columns: The columns of the prompt file.
-        changed: Known rows whose content has changed.
-        resends: Whether it also sends the rows that are in doubt.
-        notes: Messages to the user, in whole sentences.
-    """
+    """Return what a run of the rows in a ledger does; with `resends` also doubtful ones."""
     counts = ledger.counts()
     states = (*IN_DOUBT, *WAITING) if resends else WAITING
     return Estimate(

@@ -193,7 +193,6 @@ class Counts:
 
     @property
     def total(self) -> int:
-        """All of them."""
         return sum(astuple(self))
 
 
@@ -292,7 +291,6 @@ class Ledger:
             self._db.execute("PRAGMA synchronous = FULL")
 
     def close(self) -> None:
-        """Close it."""
         self._db.close()
 
     @contextmanager
@@ -581,12 +579,7 @@ class Ledger:
             self.rewrite_metadata()
 
     def add_bad_rows(self, service: str, problems: Mapping[int, str]) -> int:
-        """Store rows that are not valid requests as failed; return how many are new.
-
-        Args:
-            service: The service of rows that name none.
-            problems: Problems by row.
-        """
+        """Store rows that are not valid requests as failed, by number; return how many are new."""
         return self._db.executemany(
             "INSERT INTO rows (id, row, service, parameters, state, reason, error) "
             "VALUES (?, ?, ?, '{}', 'failed', ?, ?) ON CONFLICT DO NOTHING",
@@ -793,13 +786,7 @@ class Ledger:
         ).rowcount
 
     def remake(self, row: Row, seed: int | None, position: int) -> None:
-        """Queue a row again with another seed, under its id; its image is replaced.
-
-        Args:
-            row: The row as it was made.
-            seed: Seed of the new image.
-            position: Position of the new image.
-        """
+        """Queue a row again under its id, with another seed and position; its image is replaced."""
         self._db.execute(
             "UPDATE rows SET id = NULL, listed = 0 WHERE position = ?", (row.position,)
         )

@@ -39,7 +39,6 @@ class LedgerWriter:
         self._failure: JobError | None = None
 
     async def __aenter__(self) -> Self:
-        """Start the thread."""
         await self._thread.__aenter__()
         return self
 

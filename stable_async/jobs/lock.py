@@ -55,11 +55,10 @@ class FolderLock:
 
 @contextmanager
 def locked(folder: Path, doing: str = "works on this job") -> Iterator[FolderLock]:
-    """Hold the lock of a folder. The system releases it when the process ends, however it ends.
+    """Hold the lock of a folder, which the system releases when the process ends.
 
-    Args:
-        folder: The folder that contains the lock.
-        doing: What the holder does, for the message.
+    The message to another process says what this one is `doing`.
+
 
     Raises:
         JobLockedError: Another process holds it; the message names it.

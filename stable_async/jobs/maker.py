@@ -21,7 +21,7 @@ from stable_async.errors import APIStatusError, StabilityError
 from stable_async.files import in_thread
 from stable_async.jobs.budget import Budget
 from stable_async.jobs.errors import RowProblem, StorageError, storage_errors
-from stable_async.jobs.failures import meaning, result_of
+from stable_async.jobs.outcomes import meaning, result_of
 from stable_async.jobs.row import Result, Row
 from stable_async.jobs.row_image import make_image
 from stable_async.jobs.rules import PromptRules, check
@@ -171,12 +171,10 @@ class ImageMaker:
             await stack.aclose()
 
     async def __aenter__(self) -> Self:
-        """Open it."""
         await self.open()
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Close it."""
         await self.aclose()
 
     async def make(self, row: Mapping[str, object]) -> Made:
@@ -260,7 +258,6 @@ class LocalBudget:
     """A limit of credits for one process."""
 
     def __init__(self, limit: float) -> None:
-        """Begin with nothing spent."""
         self._budget = Budget(limit)
 
     async def reserve(self, price: float) -> bool:

@@ -83,7 +83,6 @@ class MetadataFile:
         self.unmarked = 0
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def _missing(self) -> Iterator[bytes]:

@@ -179,7 +179,6 @@ class Departures:
     """Counts requests that leave, and 429 answers, by second since 1970."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._seconds: dict[int, tuple[int, int]] = {}
 
     def count(self, *, requests: int = 0, rate_limited: int = 0) -> None:

@@ -47,13 +47,7 @@ class RedisBudget:
     """
 
     def __init__(self, url: str, job: str, shard: Shard) -> None:
-        """Use the budget of the job with the id `job`; nothing is sent before `hold`.
-
-        Args:
-            url: URL of the server, as for `SharedQuota.redis`.
-            job: Id of the job.
-            shard: This part of it.
-        """
+        """Use the budget of the job with this id; `url` is as for `SharedQuota.redis`."""
         self._url = url
         self._key = f"{{stable_async:{job}}}:budget"
         self._part = str(shard)
@@ -95,7 +89,6 @@ class RedisBudget:
         return bool(fits)
 
     async def aclose(self) -> None:
-        """Disconnect."""
         client, self._client = self._client, None
         if client is not None:
             with suppress(RedisError, OSError):

@@ -28,11 +28,8 @@ def requeue(
 ) -> Iterator[str]:
     """Queue rows that a run makes again. Call it inside a transaction; it blocks.
 
-    Args:
-        ledger: The ledger of the job, with the prompt file read.
-        settings: Determine which rows are made again.
-        shard: The part of the job.
-        missing: Returns which of these image files are gone.
+    `missing` returns which image files are gone.
+
 
     Yields:
         What is made again and its price, in whole sentences.

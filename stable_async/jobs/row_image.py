@@ -47,13 +47,6 @@ async def make_image(
     If an asynchronous operation was accepted before, its generation is fetched and not requested
     again.
 
-    Args:
-        client: Sends the request.
-        images: Stores the image.
-        folder: What the input files of the row are relative to.
-        row: The row, checked.
-        observer: Notified of each step.
-
     Raises:
         StorageError: The image has arrived, and could not be stored where it belongs.
         StabilityError: There is no image, as for `StabilityClient.stream`.

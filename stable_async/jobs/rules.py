@@ -146,12 +146,7 @@ def check(row: Row, folder: Path, price: float | None = None) -> list[RowProblem
 
 
 def make_request(service: str, fields: Mapping[str, object], folder: Path) -> MediaRequest[Media]:
-    """Return the request of a row.
-
-    Args:
-        service: Its name in `SERVICES`.
-        fields: Fields of the API; files by their paths.
-        folder: The folder that the paths are relative to.
+    """Return the request of a row, whose files are paths relative to `folder`.
 
     Raises:
         InvalidRequestError: A rule of the API is broken.

@@ -27,7 +27,6 @@ class UnreadableError(Exception):
     """
 
     def __init__(self, row: int, what: str) -> None:
-        """Describe the problem."""
         super().__init__(what)
         self.row = row
         self.what = what

@@ -60,12 +60,6 @@ def read_media_folder(
     A column is a parameter only where an option says so: what made an image is not what to do with
     it now.
 
-    Args:
-        root: The folder.
-        tables: Its metadata files.
-        rules: What options say about columns.
-        report: Receives the columns.
-
     Raises:
         UnreadableError: The metadata cannot be read, or the service takes no files.
     """

@@ -85,11 +85,9 @@ class TextFile:
         self._pending = ""
 
     def __enter__(self) -> Self:
-        """Return the file."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Detach from the file."""
         if self._text is not None:
             self._text.detach()
 

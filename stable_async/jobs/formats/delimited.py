@@ -27,10 +27,8 @@ def read_records(
 ) -> Iterator[tuple[int, Sequence[str]]]:
     """Read records of CSV with their numbers; the first non-empty one is the header.
 
-    Args:
-        lines: Lines of the file.
-        delimiter: `None` means that of a `sep=` line, else the one that fits the header best.
-        is_known: Returns whether a column has a known name.
+    Without a delimiter it is that of a `sep=` line, else the one that fits the header best.
+
 
     Raises:
         UnreadableError: The file is not CSV.

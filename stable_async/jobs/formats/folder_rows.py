@@ -102,10 +102,8 @@ class FolderFiles:
 def read_folder(files: FolderFiles, rules: ColumnRules, notes: list[str]) -> Rows:
     """Read a row for each file of a kind that the service accepts. Its id is its name.
 
-    Args:
-        files: Files of the folder.
-        rules: Determine the field of a file.
-        notes: Receives a line that says which files are left out.
+    `notes` receives a line that says which files are left out.
+
 
     Raises:
         UnreadableError: There are no such files, or the service takes no files.

@@ -66,11 +66,6 @@ def read_json(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Rows:
     fields of the API, `metadata` and the keys that `rules` name, so that a misspelt one costs
     nothing. Lines are a table too where every column is metadata.
 
-    Args:
-        text: The file.
-        rules: What options say about columns.
-        report: Receives the columns.
-
     Raises:
         UnreadableError: The file is not JSON, or its columns are wrong.
     """

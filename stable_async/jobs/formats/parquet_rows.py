@@ -58,13 +58,7 @@ def embedded_columns(path: Path, rules: ColumnRules) -> dict[str, str]:
 
 
 def read_parquet(path: Path, rules: ColumnRules, report: ColumnReport, store: InputStore) -> Rows:
-    """Read rows.
-
-    Args:
-        path: The file.
-        rules: What options say about columns.
-        report: Receives the columns.
-        store: Receives input files that are embedded in the file.
+    """Read rows; input files that are embedded go into the store.
 
     Raises:
         UnreadableError: The file is not parquet, or its columns are wrong.

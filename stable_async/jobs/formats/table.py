@@ -42,7 +42,6 @@ class SuspiciousColumnsError(UnreadableError):
     """
 
     def __init__(self, report: ColumnReport, service: str) -> None:
-        """Name them."""
         super().__init__(0, suspicion_message(report, service))
         self.report = report
 
@@ -77,13 +76,7 @@ def read_table(
     *,
     delimiter_hint: str,
 ) -> Rows:
-    """Read rows of text cells; the first record is the header.
-
-    Args:
-        records: The records with their numbers.
-        rules: What options say about columns.
-        report: Receives the columns.
-        delimiter_hint: The advice for a row with too many cells.
+    """Read rows of numbered records of text; the first one is the header.
 
     Raises:
         UnreadableError: The header is wrong, or does not fit the first row.

@@ -125,12 +125,6 @@ class ImageWriter(Protocol):
         """Return a sink that stores one image durably: a power cut loses nothing.
 
         An image that cannot be stored is spooled, and `commit` raises `SpooledError`.
-
-        Args:
-            row: The row of the image.
-            content_type: Media type.
-            filtered: Whether the content filter blurred it.
-            facts: Returns the facts of the image to be stored.
         """
 
 

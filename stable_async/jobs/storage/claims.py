@@ -29,7 +29,6 @@ class RowClaimedError(Exception):
     """
 
     def __init__(self, facts: RowFacts) -> None:
-        """Name the row."""
         super().__init__(f"{facts.id} was claimed elsewhere: {facts.state}")
         self.facts = facts
 
@@ -48,7 +47,6 @@ class Claims:
     """
 
     def __init__(self, objects: Objects) -> None:
-        """Store facts in `objects`."""
         self._objects = objects
         self._token = secrets.token_hex(8)
         self._known: dict[str, _Known] = {}

@@ -223,11 +223,7 @@ def _closed(charges: Sequence[Charge]) -> tuple[Charge, ...]:
 
 
 def read_facts(data: bytes, name: str) -> RowFacts:
-    """Return the facts that `RowFacts.to_json` wrote.
-
-    Args:
-        data: Bytes of the object.
-        name: Its URL, for messages.
+    """Return the facts that `RowFacts.to_json` wrote; `name` is their URL, for messages.
 
     Raises:
         StorageError: They were written by a newer version, or are not facts.

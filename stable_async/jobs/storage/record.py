@@ -59,10 +59,8 @@ def read_record(objects: Objects) -> JobRecord | None:
 def write_record(objects: Objects, record: JobRecord, *, replaces: bool = False) -> JobRecord:
     """Store a record, and return the one that is stored then.
 
-    Args:
-        objects: The bucket.
-        record: The record of the job.
-        replaces: Overwrite an existing record. Otherwise the first of two concurrent parts wins.
+    Unless it `replaces` an existing one, the first of two concurrent parts wins.
+
     """
     data = to_json(
         {"schema": SCHEMA, "id": record.id, "shards": record.shards, "options": record.options}

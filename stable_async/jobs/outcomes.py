@@ -1,4 +1,4 @@
-"""What an error means for a row and for the job. Pure; `api.verdict` decides the rest."""
+"""The outcome of a row, and of the job, after an error. Pure; `api.verdict` decides the rest."""
 
 from __future__ import annotations
 

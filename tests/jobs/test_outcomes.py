@@ -15,7 +15,7 @@ from stable_async.errors import (
     Verdict,
     WrongEventLoopError,
 )
-from stable_async.jobs.failures import is_outage, meaning, result_of
+from stable_async.jobs.outcomes import is_outage, meaning, result_of
 from stable_async.jobs.row import Result
 
 JOBS = ("final", "again", "stop", "pause", "doubt", "look", "keep")
