@@ -212,7 +212,8 @@ class MediaStream(Generic[MediaT]):
                 if gathered.is_enough():
                     await sink.write(gathered.chunks)
                     gathered.clear()
-            return await sink.commit(gathered.chunks)
+            # The sink alone has them now, and may drop them once they are copied elsewhere.
+            return await sink.commit(gathered.take())
         except BaseException:
             await sink.discard()
             raise
@@ -233,6 +234,11 @@ class _Gathered:
     def add(self, chunk: bytes) -> None:
         self.chunks.append(chunk)
         self._count(len(chunk))
+
+    def take(self) -> list[bytes]:
+        """Return the chunks without keeping them; they count until `clear`."""
+        chunks, self.chunks = self.chunks, []
+        return chunks
 
     def clear(self) -> None:
         self.chunks = []

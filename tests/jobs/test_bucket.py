@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import re
 import shutil
+import tracemalloc
 import urllib.request
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -18,19 +19,23 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from stable_async import StabilityClient
+from stable_async import GenerateCore, StabilityClient
 from stable_async.cli.app import run
 from stable_async.cli.display import progress_line
 from stable_async.datasets import export_job
 from stable_async.jobs import JobError, StorageError
 from stable_async.jobs.ledger import Ledger
+from stable_async.jobs.row import ImageFacts, Row
 from stable_async.jobs.storage import objects
+from stable_async.jobs.storage.base import StoredImage, file_stem
+from stable_async.jobs.storage.bucket import BucketStore
+from stable_async.jobs.storage.objects import Objects, Version
 from tests import needs
 from tests.jobs.shop import make_picture
 from tests.jobs.test_crash import execute
 from tests.jobs.torture import Torture
-from tests.raw_server import raw_server
-from tests.samples import picture
+from tests.raw_server import answer, raw_server
+from tests.samples import picture, png
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -311,6 +316,45 @@ async def test_an_image_is_never_written_over(bench: Bench, place: str) -> None:
     kept = stored(place)
     assert kept["0000/000001-x.png"] == make_picture("a", "1")
     assert kept["replaced/000001-x.png"] == b"another's"
+
+
+async def test_an_image_is_held_once_while_it_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With hundreds in flight a second copy decides whether the machine has enough memory."""
+    size, stored = 8 * 1024 * 1024, asyncio.Event()
+    image, held = png(size), []
+
+    async def create(*_: object) -> Version:
+        held.append(tracemalloc.get_traced_memory()[0])
+        stored.set()
+        return {}
+
+    async def serve(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(answer(image))
+        await stored.wait()
+
+    def facts(found: StoredImage) -> ImageFacts:
+        return found.facts(position=1, seed=1, finish_reason="SUCCESS", price=3.0)
+
+    store = BucketStore(Objects(tmp_path.as_uri()))
+    async with (
+        raw_server(serve) as url,
+        StabilityClient("sk", base_url=url, quota=None) as client,
+        store.writing() as images,
+    ):
+        row = Row(1, {"prompt": "a"}, service="core", id="x", position=1)
+        await images.claims.claim(file_stem(1, "x"), row)
+        monkeypatch.setattr(store.objects, "create", create)
+        sink = images.sink(row, "image/png", filtered=False, facts=facts)
+        tracemalloc.start()
+        try:
+            async with client.stream(GenerateCore(prompt="a")) as stream:
+                await stream.save_to(sink)
+        finally:
+            tracemalloc.stop()
+    assert size < held[0] < 1.5 * size
 
 
 async def test_a_pod_that_is_killed_and_loses_its_folder_buys_nothing_again(

@@ -285,6 +285,7 @@ class _ObjectSink:
 
     async def commit(self, last: Sequence[bytes]) -> ImageFacts:
         data = b"".join([*self._chunks, *last])
+        self._chunks, last = [], []  # or each image would be held twice while it is stored
         digest = await in_thread(hashlib.sha256, data)
         path = self._stem + self._suffix
         image = self._facts(
