@@ -471,6 +471,23 @@ async def test_any_answer_of_the_api_ends_an_outage(open_bench: Opening, by: str
 
 
 @virtual_network_time
+@pytest.mark.parametrize(
+    "error", [DOUBTFUL_REFUSAL, REFUSED, status(404, "again", api=False)], ids=str
+)
+async def test_a_doubt_or_a_page_of_another_ends_no_outage(
+    open_bench: Opening, error: APIStatusError
+) -> None:
+    async with open_bench() as bench:
+        for _ in range(REFUSALS):
+            bench.gate.refused(REFUSED)
+        await asyncio.sleep(1)
+        states = []
+        look: Callable[[], object] = lambda: states.append(bench.progress.outage)  # noqa: E731
+        await bench.run(["leave", ("refuse", error), look, "leave"])
+        assert states == [str(REFUSED)]
+
+
+@virtual_network_time
 async def test_a_look_says_more_of_the_network_than_the_submission(open_bench: Opening) -> None:
     """Looks leave later than the request whose generation they ask for."""
     async with open_bench() as bench:
