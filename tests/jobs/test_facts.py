@@ -187,6 +187,7 @@ SECOND = RowFacts.claim(replace(ROW, attempts=1), "token", CLAIM.settled(REFUSAL
         (SECOND.settled(REFUSALS[2]), "in doubt", ["in doubt", "returned"], "in flight at the end"),
         (SECOND.settled(REFUSALS[0]), "failed", ["in doubt", "returned"], "400"),
         (SECOND, "in doubt", ["in doubt", "in doubt"], "in flight at the end"),
+        (SECOND.accepted("g").settled(REFUSALS[2]), "waiting", ["in doubt", "spent"], None),
         (SECOND.accepted("g"), "waiting", ["in doubt", "spent"], None),
     ],
 )
@@ -215,3 +216,10 @@ def test_facts_are_stored_with_their_version() -> None:
     del data["schema"]
     assert read_facts(json.dumps(data).encode(), "x") == CLAIM, "as older ones had none"
     assert read_facts(json.dumps(data | {"schema": 1}).encode(), "x") == CLAIM
+
+
+def test_facts_without_more_are_those_of_a_row_in_flight() -> None:
+    """As a maker writes them, outside of a job."""
+    facts = read_facts(b'{"id": "x", "service": "core", "fields": {}}', "x")
+    assert (facts.position, facts.number, facts.copy, facts.remake) == (0, 0, 1, 0)
+    assert facts.state == "in flight"

@@ -264,21 +264,49 @@ async def test_an_image_that_no_folder_takes_is_lost_with_its_first_error(
         await sink.discard()
 
 
-async def test_a_spool_that_fails_as_well_ends_the_image(
-    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+async def test_a_spool_that_fails_as_well_is_continued_elsewhere(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A disk that fills up takes the beginning of an image, and not its end."""
+    elsewhere = tmp_path / "elsewhere"
     async with store.writing() as images:
-        refuse(monkeypatch, "write", "/images/")
-        sink = images.sink(ROWS[0], "image/png", filtered=False, facts=Kept().of)
-        await sink.write([PICTURE[:50]])
+        monkeypatch.setattr(images.spool, "folders", (tmp_path / "spooled", elsewhere))
+        write, full = AtomicFile.write, ["/images/"]
 
-        def fail(self: AtomicFile, *_: object) -> None:
-            raise OSError(errno.ENOSPC, "No space left", self.path)
+        def fail(self: AtomicFile, chunks: Sequence[bytes]) -> None:
+            if any(place in self.path for place in full):
+                raise OSError(errno.ENOSPC, "No space left", self.path)
+            write(self, chunks)
 
         monkeypatch.setattr(AtomicFile, "write", fail)
-        with pytest.raises(OSError, match="No space left"):
-            await sink.write([PICTURE[50:]])
+        sink = images.sink(ROWS[0], "image/png", filtered=False, facts=Kept().of)
+        await sink.write([PICTURE[:50]])
+        full.append("/spooled/")
+        await sink.write([PICTURE[50:90]])
+        with pytest.raises(SpooledError, match="No space left"):
+            await sink.commit([PICTURE[90:]])
+        assert (elsewhere / "0000" / "000001-a.png").read_bytes() == PICTURE
+        assert not [path for path in (tmp_path / "spooled").rglob("*") if path.is_file()]
+        full.append("/elsewhere/")
+        sink = images.sink(ROWS[1], "image/png", filtered=False, facts=Kept().of)
+        with pytest.raises(OSError, match="No space left") as caught:
+            await sink.write([PICTURE])
+        assert not isinstance(caught.value, SpooledError)
         await sink.discard()
+
+
+async def test_folders_are_made_as_they_are_needed(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "new" / "job")
+    for _ in range(2):
+        async with store.writing() as images:
+            await keep(images, ROWS[0], PICTURE)
+    async with store.writing() as images:
+        shutil.rmtree(tmp_path / "new" / "job" / "images")
+        await keep(images, ROWS[0], PICTURE)
+    put(tmp_path / "new" / "job" / "spooled", "0007/007000-x.png")
+    found = store.find("0007/007000-x")
+    assert found is not None
+    assert found.file_name == "images/0007/007000-x.png"
 
 
 async def test_a_folder_that_cannot_be_made_spools(store: FolderStore, tmp_path: Path) -> None:

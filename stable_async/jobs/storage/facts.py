@@ -237,15 +237,9 @@ def read_facts(data: bytes, name: str) -> RowFacts:
             )
         return _adapter().validate_json(data)
     except ValidationError as error:
-        raise StorageError(f"{name} is not readable: {_first(error.errors())}") from None
-
-
-def _first(errors: Sequence[object]) -> str:
-    match errors[0]:
-        case {"loc": tuple(place), "msg": str(text)}:
-            return ": ".join([*(str(part) for part in place), text])
-        case _:
-            return "not a JSON object of facts"
+        first = error.errors()[0]
+        what = ": ".join([*map(str, first["loc"]), first["msg"]])
+        raise StorageError(f"{name} is not readable: {what}") from None
 
 
 @cache

@@ -325,8 +325,6 @@ class _Image:
                 self._writer.make_folder(self.folder)
             self._file.write(chunks)
         except OSError as error:
-            if self._failure is not None:
-                raise
             self._spool(chunks, error)
         for chunk in chunks:
             self._digest.update(chunk)
@@ -335,8 +333,8 @@ class _Image:
                 self._head += chunk[: HEAD_SIZE - len(self._head)]
 
     def _spool(self, chunks: Sequence[bytes], error: OSError) -> None:
-        """Continue in the spool, with what was written so far."""
+        """Continue in the spool, or elsewhere in it, with what was written so far."""
         data = b"".join([self._file.written(self._size), *chunks])
         file = self._writer.spool.open(self._spool_name, data)
         self._file.discard()
-        self._file, self._failure = file, error
+        self._file, self._failure = file, self._failure or error
