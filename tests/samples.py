@@ -28,7 +28,7 @@ def png(size: int) -> bytes:
     return PNG_HEAD + bytes(size - len(PNG_HEAD))
 
 
-def picture(width: int = 64, height: int = 64, kind: str = "png", mode: str = "RGB") -> bytes:
+def sample_image(width: int = 64, height: int = 64, kind: str = "png", mode: str = "RGB") -> bytes:
     """Return a gray image; `kind` is one of Pillow's names of formats."""
     import PIL.Image
 

@@ -24,7 +24,7 @@ from stable_async import (
     V1Engines,
 )
 from tests.raw_server import Connection, answer, raw_server
-from tests.samples import picture
+from tests.samples import sample_image
 from tests.virtual_time import virtual_network_time
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from stable_async.transport.options import ResponseHead
 
-PICTURE = picture()
+IMAGE = sample_image()
 REQUEST = GenerateCore(prompt="x")
 GENERATION = "a" * 64
 
@@ -54,7 +54,7 @@ class Server:
                 status = f"{self.refusals.pop(0)} No"
                 await connection.send(answer(b"{}", status=status, headers="x-request-id: no\r\n"))
             else:
-                await connection.send(answer(PICTURE, headers="x-request-id: yes\r\n"))
+                await connection.send(answer(IMAGE, headers="x-request-id: yes\r\n"))
 
 
 def client(url: str, **settings: Any) -> StabilityClient:
@@ -82,7 +82,7 @@ async def mapped(one: StabilityClient, **options: Any) -> None:
 
 
 async def submit(one: StabilityClient, **options: Any) -> None:
-    await one.submit(UpscaleCreative(image=PICTURE, prompt="x"), **options)
+    await one.submit(UpscaleCreative(image=IMAGE, prompt="x"), **options)
 
 
 async def poll(one: StabilityClient, **options: Any) -> None:
@@ -306,7 +306,7 @@ async def test_the_timeout_of_a_call_is_the_total_of_one_attempt(
     async def stalls(connection: Connection) -> None:
         await connection.request()
         if stalled == "within the answer":
-            await connection.send(answer(PICTURE)[:-10])
+            await connection.send(answer(IMAGE)[:-10])
         await stopped.wait()
 
     limit = Timeouts(total=0.25) if as_timeouts else 0.25
@@ -363,7 +363,7 @@ async def test_a_mistake_in_on_response_loses_no_image(caplog: pytest.LogCapture
         raise ZeroDivisionError
 
     async with raw_server(Server()) as url, client(url) as one:
-        assert (await one.generate.core("x", on_response=fails)).data == PICTURE
+        assert (await one.generate.core("x", on_response=fails)).data == IMAGE
     assert "on_response raised an error" in caplog.text
 
 
@@ -406,7 +406,7 @@ async def test_an_outcome_is_a_success_or_a_failure() -> None:
         case [Failure(request=first, error=error), Success(request=second, result=image)]:
             assert first is second is REQUEST
             assert error.status == 400  # type: ignore[attr-defined]
-            assert image.data == PICTURE
+            assert image.data == IMAGE
         case _:
             raise AssertionError(outcomes)
 
@@ -414,7 +414,7 @@ async def test_an_outcome_is_a_success_or_a_failure() -> None:
 async def test_open_and_aclose_do_what_a_block_does() -> None:
     async with raw_server(Server()) as url:
         one = await client(url).open()
-        assert (await one.generate.core("x")).data == PICTURE
+        assert (await one.generate.core("x")).data == IMAGE
         await one.aclose()
         await one.aclose()
         with pytest.raises(ConfigurationError, match="not open"):
@@ -439,7 +439,7 @@ async def test_a_submission_that_has_left_is_finished_and_kept_as_any_call(
         kept.append(result)
 
     async with raw_server(accepts) as url, client(url) as one:
-        request = UpscaleCreative(image=PICTURE, prompt="x")
+        request = UpscaleCreative(image=IMAGE, prompt="x")
         receiver = cast("Any", keep if awaited else kept.append)
         submitting = asyncio.ensure_future(
             one.submit(request, on_disconnect="finish", on_finished=receiver)

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 KEY = "sk-0123456789abcdefghij"
 CORE = "https://api.stability.ai/v2beta/stable-image/generate/core"
-PICTURE = png(100)
+IMAGE = png(100)
 HEADERS = {"seed": "7", "finish-reason": "SUCCESS", "x-request-id": "abc"}
 
 
@@ -78,11 +78,11 @@ def client(**settings: object) -> StabilityClient:
 
 
 async def test_bytes_become_an_image_with_all_its_facts(api: aioresponses) -> None:
-    reply(api, body=PICTURE, content_type="image/png", headers=HEADERS)
+    reply(api, body=IMAGE, content_type="image/png", headers=HEADERS)
     async with client() as one:
         image = await one.generate.core("a lighthouse", seed=7)
     assert image == Image(
-        data=PICTURE,
+        data=IMAGE,
         content_type="image/png",
         seed=7,
         finish_reason="SUCCESS",
@@ -93,7 +93,7 @@ async def test_bytes_become_an_image_with_all_its_facts(api: aioresponses) -> No
 
 
 async def test_json_becomes_the_same_image(api: aioresponses) -> None:
-    body = {"image": base64.b64encode(PICTURE).decode(), "seed": 7, "finish_reason": "SUCCESS"}
+    body = {"image": base64.b64encode(IMAGE).decode(), "seed": 7, "finish_reason": "SUCCESS"}
     reply(
         api,
         body=json.dumps(body),
@@ -102,7 +102,7 @@ async def test_json_becomes_the_same_image(api: aioresponses) -> None:
     )
     async with client(accept="application/json") as one:
         image = await one.generate.core("a lighthouse")
-    assert image.data == PICTURE
+    assert image.data == IMAGE
     assert (image.content_type, image.seed, image.finish_reason) == ("image/png", 7, "SUCCESS")
 
 
@@ -111,9 +111,9 @@ async def test_a_filtered_image_is_a_result_unless_an_error_is_asked_for(
     api: aioresponses, content_type: str
 ) -> None:
     fields = {"seed": "7", "finish-reason": "CONTENT_FILTERED"}
-    body = PICTURE
+    body = IMAGE
     if content_type == "application/json":
-        encoded = base64.b64encode(PICTURE).decode()
+        encoded = base64.b64encode(IMAGE).decode()
         fields = {}
         body = json.dumps({"image": encoded, "finish_reason": "CONTENT_FILTERED"}).encode()
     for _ in range(2):
@@ -123,7 +123,7 @@ async def test_a_filtered_image_is_a_result_unless_an_error_is_asked_for(
         with pytest.raises(ContentFilteredError) as caught:
             await one.generate.core("x", raise_on_filtered=True)
     assert isinstance(caught.value.result, Image)
-    assert caught.value.result.data == PICTURE
+    assert caught.value.result.data == IMAGE
 
 
 @pytest.mark.parametrize(
@@ -340,9 +340,9 @@ def test_a_client_of_another_loop_says_so() -> None:
 
 
 async def test_save_writes_the_whole_file_or_none(tmp_path: Path) -> None:
-    image = Image(data=PICTURE, content_type="image/png")
+    image = Image(data=IMAGE, content_type="image/png")
     path = await image.save(tmp_path / "picture.png")
-    assert path.read_bytes() == PICTURE
+    assert path.read_bytes() == IMAGE
     with pytest.raises(OSError, match="No such file"):
         await image.save(tmp_path / "missing" / "picture.png")
     assert [entry.name for entry in tmp_path.iterdir()] == ["picture.png"]

@@ -14,14 +14,14 @@ import PIL.Image
 import pytest
 
 from stable_async import Audio, ConfigurationError, Image, InvalidResponseError, Model3D
-from tests.samples import picture, wav
+from tests.samples import sample_image, wav
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def image(kind: str = "png", width: int = 70, height: int = 80) -> Image:
-    return Image(data=picture(width, height, kind), content_type=f"image/{kind}")
+    return Image(data=sample_image(width, height, kind), content_type=f"image/{kind}")
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
@@ -30,7 +30,7 @@ def test_an_image_knows_its_size(kind: str) -> None:
     assert image(kind).to_pil().size == (70, 80)
 
 
-@pytest.mark.parametrize("data", [b"", b"no image", picture()[:12]])
+@pytest.mark.parametrize("data", [b"", b"no image", sample_image()[:12]])
 def test_bytes_that_are_no_image_have_no_size(data: bytes) -> None:
     broken = Image(data=data, content_type="image/png", request_id="r-1")
     for use in (lambda: broken.width, lambda: broken.height, broken.to_pil):
@@ -109,7 +109,7 @@ def test_the_size_is_read_without_pillow() -> None:
         "print(Image(data=data, content_type='image/png').width, 'PIL' in sys.modules)\n"
     )
     run = subprocess.run(
-        [sys.executable, "-c", program], input=picture(70, 80), capture_output=True, check=True
+        [sys.executable, "-c", program], input=sample_image(70, 80), capture_output=True, check=True
     )
     assert run.stdout.split() == [b"70", b"False"]
 

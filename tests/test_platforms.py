@@ -19,7 +19,7 @@ import uvloop
 from stable_async import ConfigurationError, StabilityClient
 from stable_async.sandbox import SandboxSettings
 from stable_async.sandbox.threaded import run_in_thread
-from tests.samples import picture
+from tests.samples import sample_image
 
 ROOT = Path(__file__).parents[1]
 
@@ -186,7 +186,7 @@ async def test_an_asyncio_client_used_from_trio_says_so_too() -> None:
     async with StabilityClient("sk-key", base_url="http://127.0.0.1:1") as client:
 
         def elsewhere() -> None:
-            trio.run(client.upscale.fast, picture())
+            trio.run(client.upscale.fast, sample_image())
 
         with pytest.raises(ConfigurationError, match="not with trio"):
             await asyncio.to_thread(elsewhere)

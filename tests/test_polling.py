@@ -41,25 +41,25 @@ from stable_async.api.verdict import judge_broken_connection
 from stable_async.transport.polling import Polling
 from tests.errors_of import api_error, envelope
 from tests.raw_server import Connection, answer, raw_server
-from tests.samples import mp3, picture, png
+from tests.samples import mp3, png, sample_image
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 UNAUTHORIZED = envelope("unauthorized")
 ID = "a6dc6c6e20acda010fe14d71f180658f2896ed9b4ec25aa99a6ff06c796987c4"
-REQUEST = UpscaleCreative(image=picture(), prompt="a lighthouse")
+REQUEST = UpscaleCreative(image=sample_image(), prompt="a lighthouse")
 SUBMITTED = answer(b'{"id": "%s"}' % ID.encode(), content_type="application/json")
 RUNNING = answer(
     b'{"id": "%s", "status": "in-progress"}' % ID.encode(),
     status="202 Accepted",
     content_type="application/json",
 )
-PICTURE = png(100)
-FINISHED = answer(PICTURE, headers="seed: 7\r\nfinish-reason: SUCCESS\r\n")
-FILTERED = answer(PICTURE, headers="finish-reason: CONTENT_FILTERED\r\n")
+IMAGE = png(100)
+FINISHED = answer(IMAGE, headers="seed: 7\r\nfinish-reason: SUCCESS\r\n")
+FILTERED = answer(IMAGE, headers="finish-reason: CONTENT_FILTERED\r\n")
 BROKEN = b""
-TORN = answer(PICTURE[:90], length=100)
+TORN = answer(IMAGE[:90], length=100)
 GONE = answer(
     b'{"id": "x", "name": "generation_not_found", "errors": ["id: expired"]}',
     status="404 Not Found",
@@ -240,8 +240,8 @@ SUBMIT = "POST /v2beta/stable-image/upscale/creative"
 async def test_a_coroutine_submits_waits_and_gives_the_image() -> None:
     script = Script(SUBMITTED, RUNNING, RUNNING, FINISHED)
     async with raw_server(script) as url, client_of(url) as client:
-        image = await client.upscale.creative(picture(), "a lighthouse")
-    assert (image.data, image.seed, image.credits) == (PICTURE, 7, 60)
+        image = await client.upscale.creative(sample_image(), "a lighthouse")
+    assert (image.data, image.seed, image.credits) == (IMAGE, 7, 60)
     assert script.requests == [SUBMIT, POLL, POLL, POLL]
 
 
@@ -261,13 +261,13 @@ async def test_a_submission_is_a_request_that_another_process_can_send() -> None
 async def test_an_id_alone_is_enough_for_the_result() -> None:
     async with raw_server(Script(RUNNING, FINISHED)) as url, client_of(url) as client:
         image = await client.results.get(ID)
-    assert (image.data, image.credits) == (PICTURE, None)
+    assert (image.data, image.credits) == (IMAGE, None)
 
 
-async def test_sounds_have_a_path_of_their_own() -> None:
+async def test_audio_has_a_path_of_its_own() -> None:
     submitted = SUBMITTED.replace(b"200 OK", b"202 Accepted")
-    sound = answer(mp3(0.1), content_type="audio/mpeg")
-    script = Script(submitted, sound, sound)
+    sample_audio = answer(mp3(0.1), content_type="audio/mpeg")
+    script = Script(submitted, sample_audio, sample_audio)
     async with raw_server(script) as url, client_of(url) as client:
         submission = await client.submit(TextToAudio(prompt="rain", model="stable-audio-3"))
         assert isinstance(submission, AudioResult)
@@ -297,14 +297,14 @@ async def test_a_stream_of_an_asynchronous_operation_is_the_finished_result(tmp_
     ):
         assert (stream.generation_id, stream.seed, stream.content_length) == (ID, 7, 100)
         path = await stream.save(tmp_path / "picture.png")
-    assert path.read_bytes() == PICTURE
+    assert path.read_bytes() == IMAGE
 
 
 async def test_a_connection_that_breaks_while_polling_costs_nothing() -> None:
     script = Script(SUBMITTED, BROKEN, TORN, FINISHED)
     async with raw_server(script) as url, client_of(url) as client:
         image = await client.send(REQUEST)
-    assert image.data == PICTURE
+    assert image.data == IMAGE
     assert script.requests == [SUBMIT, POLL, POLL, POLL]
 
 
@@ -339,7 +339,7 @@ PAGES = [
 OTHERS = [
     BROKEN,
     TORN,
-    PICTURE,  # no HTTP
+    IMAGE,  # no HTTP
     answer(b"", status="204 x"),
     answer(b"\x8b" * 50, headers="Content-Encoding: br\r\n"),
     answer(envelope("internal_error"), status="500 x"),
@@ -356,7 +356,7 @@ async def test_nothing_that_the_way_says_ends_a_generation_or_buys_it_again(stre
     async with raw_server(script) as url, client_of(url) as client:
         client._session.polling = VirtualTime().polling()
         image = await (streamed(client) if streams else client.send(REQUEST))
-    assert image.data == PICTURE
+    assert image.data == IMAGE
     assert script.requests == [SUBMIT, *[POLL] * (len(answers) + 1)]
 
 

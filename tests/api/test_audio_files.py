@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stable_async.api.audio_files import AudioLimits, audio_format, wav_seconds
 from stable_async.api.heads import FileHead
-from tests.samples import mp3, picture, wav
+from tests.samples import mp3, sample_image, wav
 
 
 def head(data: bytes, size: int | None = None) -> FileHead:
@@ -23,7 +23,7 @@ def test_the_length_of_a_wav_is_its_samples_over_its_rate(samples: int, rate: in
     assert wav_seconds(head(data)) == pytest.approx(samples / rate)
 
 
-def test_other_chunks_may_stand_before_the_sound() -> None:
+def test_other_chunks_may_stand_before_the_audio() -> None:
     data = wav(3)
     listed = data[:36] + b"LIST" + struct.pack("<I", 5) + b"abcde\0" + data[36:]
     assert wav_seconds(head(listed)) == 3
@@ -43,9 +43,9 @@ def test_a_stream_of_unknown_length_goes_by_the_size_of_the_file(length: int) ->
         (wav(1), "wav"),
         (mp3(1), "mp3"),
         (b"ID3\x04" + bytes(20), "mp3"),
-        (picture(), None),
-        (picture(kind="jpeg"), None),
-        (picture(kind="webp"), None),
+        (sample_image(), None),
+        (sample_image(kind="jpeg"), None),
+        (sample_image(kind="webp"), None),
         (b"", None),
     ],
 )

@@ -15,7 +15,7 @@ from stable_async.api import account, audio, base, edit, fields, file_input, gen
 from stable_async.sandbox import Sandbox
 from stable_async.transport.options import CallOptions
 from tests.operations_table import COROUTINES
-from tests.samples import picture, wav
+from tests.samples import sample_image, wav
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,11 +93,11 @@ def smallest(path: str) -> dict[str, Any]:
         "text_prompts": [{"text": "a lighthouse"}],
         "mask_source": "INIT_IMAGE_ALPHA",
     }
-    values |= dict.fromkeys(("image", "init_image", "style_image", "subject_image"), picture())
+    values |= dict.fromkeys(("image", "init_image", "style_image", "subject_image"), sample_image())
     more: dict[str, dict[str, Any]] = {
         "edit.outpaint": {"left": 8},
         "edit.replace_background_and_relight": {"background_prompt": "a beach"},
-        "v1.masking": {"init_image": picture(mode="RGBA")},
+        "v1.masking": {"init_image": sample_image(mode="RGBA")},
         "v1.upscale": {"engine_id": "esrgan-v1-x2plus"},
         "v1.text_to_image": {"width": 320, "height": 320, "samples": 2},
     }
@@ -153,7 +153,7 @@ async def test_a_creative_upscale_can_be_fetched_by_either_path() -> None:
         Sandbox(counting="off", latency=0.0) as sandbox,
         StabilityClient("sk-key", base_url=sandbox.url, quota=None, poll_interval=0) as client,
     ):
-        image = await client.upscale.creative(picture(), "a lighthouse")
+        image = await client.upscale.creative(sample_image(), "a lighthouse")
         generation = sandbox.log[-1].path.rpartition("/")[2]
         for again in (
             await client.upscale.creative_result(generation),

@@ -16,7 +16,7 @@ from stable_async import (
     V1Upscale,
 )
 from stable_async.transport.multipart import HEAD_SIZES, body_of
-from tests.samples import mp3, picture, png_header, wav
+from tests.samples import mp3, png_header, sample_image, wav
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ async def fields_refused(request: Request[Any]) -> list[str]:
 
 def jpeg_with_long_header(length: int, width: int = 64) -> bytes:
     """Return a JPEG whose size stands after `length` bytes of metadata."""
-    plain = picture(width, 64, "jpeg")
+    plain = sample_image(width, 64, "jpeg")
     segment = b"\xff\xe1\xff\xff" + bytes(0xFFFF - 2)
     return plain[:2] + segment * (length // len(segment) + 1) + plain[2:]
 
@@ -63,15 +63,15 @@ async def test_an_image_that_is_read_once_is_looked_at_too() -> None:
         for start in range(0, len(data), 10):
             yield data[start : start + 10]
 
-    await opened(UpscaleFast(image=pieces(picture())))
-    assert await fields_refused(UpscaleFast(image=pieces(picture(31, 64)))) == ["image"]
+    await opened(UpscaleFast(image=pieces(sample_image())))
+    assert await fields_refused(UpscaleFast(image=pieces(sample_image(31, 64)))) == ["image"]
 
 
 async def test_content_counts_and_not_the_name(tmp_path: Path) -> None:
-    picture_in_disguise, text_in_disguise = tmp_path / "notes.txt", tmp_path / "picture.png"
-    picture_in_disguise.write_bytes(picture())
+    image_in_disguise, text_in_disguise = tmp_path / "notes.txt", tmp_path / "picture.png"
+    image_in_disguise.write_bytes(sample_image())
     text_in_disguise.write_bytes(b"these are only notes, and no picture")
-    await opened(Erase(image=picture_in_disguise))
+    await opened(Erase(image=image_in_disguise))
     assert await fields_refused(Erase(image=text_in_disguise)) == ["image"]
 
 
@@ -95,7 +95,7 @@ async def test_nothing_is_sent_when_a_file_is_refused() -> None:
         (None, 5, False),
     ],
 )
-async def test_the_longest_sound_depends_on_the_model(
+async def test_the_longest_audio_depends_on_the_model(
     model: AudioModel | None, seconds: int, good: bool
 ) -> None:
     request = AudioToAudio(prompt="rain", audio=wav(seconds), model=model)
@@ -117,9 +117,9 @@ async def test_a_mask_has_the_size_of_its_image() -> None:
         return V1Masking(
             engine_id="stable-inpainting-512-v2-0",
             text_prompts=PROMPTS,
-            init_image=picture(64, 80),
+            init_image=sample_image(64, 80),
             mask_source="MASK_IMAGE_WHITE",
-            mask_image=picture(width, height),
+            mask_image=sample_image(width, height),
         )
 
     await opened(masked(64, 80))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stable_async.api.heads import FileHead
 from stable_async.api.images import ImageLimits
 from stable_async.image_header import ImageHeader, read_image_header
-from tests.samples import picture, png_header
+from tests.samples import png_header, sample_image
 
 SIDES = st.integers(1, 300)
 KINDS = {"png": {}, "jpeg": {}, "webp": {}, "webp-lossless": {"lossless": True}}
@@ -84,7 +84,7 @@ def test_junk_between_segments_is_skipped_as_decoders_do() -> None:
 
 @pytest.mark.parametrize("kind", ["gif", "bmp", "tiff", "ico"])
 def test_other_formats_are_none(kind: str) -> None:
-    assert read_image_header(picture(kind=kind)) is None
+    assert read_image_header(sample_image(kind=kind)) is None
 
 
 LIMITS = ImageLimits(min_side=64, max_side=2_000, max_pixels=1_000_000, aspect_ratio=(0.4, 2.5))

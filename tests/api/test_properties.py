@@ -26,7 +26,7 @@ from stable_async import (
 )
 from stable_async.api.base import MAX_REQUEST_BYTES
 from stable_async.sandbox import Sandbox
-from tests.samples import picture
+from tests.samples import sample_image
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from stable_async.api.base import Request
     from stable_async.sandbox.request_log import RequestRecord
 
-PICTURE = picture()
+IMAGE = sample_image()
 
 module_loop = pytest.mark.asyncio(loop_scope="module")
 few = settings(
@@ -77,7 +77,7 @@ async def test_every_text_and_number_arrives(
     wire: Wire, prompt: str, negative: str, grow: float, seed: int
 ) -> None:
     request = Inpaint(
-        image=PICTURE, prompt=prompt, negative_prompt=negative, grow_mask=grow, seed=seed
+        image=IMAGE, prompt=prompt, negative_prompt=negative, grow_mask=grow, seed=seed
     )
     fields = dict((await wire.read(request)).fields)
     assert float(fields.pop("grow_mask")) == grow
@@ -119,7 +119,7 @@ class Named(io.BytesIO):
 @few
 @given(name=NAMES, data=st.binary(min_size=1, max_size=3_000))
 async def test_a_file_arrives_under_any_name(wire: Wire, name: str, data: bytes) -> None:
-    padded = PICTURE + data
+    padded = IMAGE + data
     record = await wire.read(Erase(image=Named(padded, name)))
     file = record.files["image"]
     assert unescaped(file.filename) == unescaped(name)
@@ -131,23 +131,23 @@ async def test_a_file_arrives_under_any_name(wire: Wire, name: str, data: bytes)
 @module_loop
 async def test_a_name_that_is_no_utf8_does_not_stop_a_file(wire: Wire, tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
-    path.write_bytes(PICTURE)
+    path.write_bytes(IMAGE)
     record = await wire.read(Erase(image=path))
-    assert record.files["image"].content == PICTURE
+    assert record.files["image"].content == IMAGE
 
 
 def largest(request: Request[Any]) -> int:
     """Return how much a file may be padded before the request is too large."""
     name = 'filename="picture.png"'
     texts = sum(len(f'Content-Disposition: form-data; name="{n}"') for n, _ in request.texts())
-    return MAX_REQUEST_BYTES - len(PICTURE) - 300 - len(name) - texts
+    return MAX_REQUEST_BYTES - len(IMAGE) - 300 - len(name) - texts
 
 
 @module_loop
 async def test_a_file_as_large_as_the_api_takes_arrives(wire: Wire, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     request = Erase(image=path)
-    content = PICTURE + os.urandom(largest(request))
+    content = IMAGE + os.urandom(largest(request))
     path.write_bytes(content)
     file = (await wire.read(request)).files["image"]
     assert (file.size, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
@@ -168,7 +168,7 @@ async def pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
 async def test_a_source_that_is_read_once_loses_nothing_to_the_look_at_its_head(
     wire: Wire, data: bytes, size: int
 ) -> None:
-    content = PICTURE + data
+    content = IMAGE + data
     file = (await wire.read(Erase(image=pieces(content, max(size, len(content) // 50))))).files
     assert file["image"].sha256 == hashlib.sha256(content).hexdigest()
 
@@ -212,7 +212,7 @@ async def test_weighted_prompts_arrive_as_json_and_as_form_fields(
     engine = "stable-diffusion-v1-6"
     for request in (
         V1TextToImage(engine_id=engine, text_prompts=prompts, extras=extras),
-        V1ImageToImage(engine_id=engine, text_prompts=prompts, init_image=PICTURE, extras=extras),
+        V1ImageToImage(engine_id=engine, text_prompts=prompts, init_image=IMAGE, extras=extras),
     ):
         fields = dict((await wire.read(request)).fields)
         assert json.loads(fields.pop("extras")) == extras

@@ -20,7 +20,7 @@ from stable_async import (
     Request,
     UpscaleFast,
 )
-from tests.samples import picture
+from tests.samples import sample_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,8 +32,8 @@ MODELS: list[type[Request[Any]]] = [
     and issubclass(model, Request)
     and model.model_fields
 ]
-PICTURE = picture(64, 64)
-IN_JSON = base64.b64encode(PICTURE).decode()
+IMAGE = sample_image(64, 64)
+IN_JSON = base64.b64encode(IMAGE).decode()
 
 
 class Order(pydantic.BaseModel):
@@ -52,7 +52,7 @@ def test_a_program_gets_our_error_and_data_gets_pydantics() -> None:
 
 def test_a_rule_between_fields_is_reported_at_its_place() -> None:
     with pytest.raises(InvalidRequestError) as ours:
-        Outpaint(image=PICTURE)
+        Outpaint(image=IMAGE)
     with pytest.raises(pydantic.ValidationError) as theirs:
         Order.model_validate({"request": {"image": IN_JSON}})
     (problem,) = ours.value.problems
@@ -108,7 +108,7 @@ def test_an_invalid_body_is_422(service: TestClient, body: object) -> None:
 def test_a_file_comes_as_base64(service: TestClient) -> None:
     for text in (IN_JSON, f"data:image/png;base64,{IN_JSON}"):
         answer = service.post("/UpscaleFast", json={"image": text})
-        assert (answer.status_code, answer.json()) == (200, len(PICTURE))
+        assert (answer.status_code, answer.json()) == (200, len(IMAGE))
 
 
 @pytest.mark.parametrize("image", ["/etc/passwd", "in.png", "file:///etc/passwd", [1], {"a": 1}, 7])
@@ -116,7 +116,7 @@ def test_a_path_of_the_server_is_never_taken_from_json(
     service: TestClient, image: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "in.png").write_bytes(PICTURE)
+    (tmp_path / "in.png").write_bytes(IMAGE)
     assert service.post("/UpscaleFast", json={"image": image}).status_code == 422
 
 
@@ -124,7 +124,7 @@ def test_text_that_is_base64_is_content_and_no_path_even_if_such_a_file_exists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "abcd").write_bytes(PICTURE)
+    (tmp_path / "abcd").write_bytes(IMAGE)
     data = UpscaleFast.model_validate({"image": "abcd"})
     assert data.image == base64.b64decode("abcd")
     assert UpscaleFast.model_validate_json('{"image": "abcd"}').image == base64.b64decode("abcd")
@@ -133,9 +133,9 @@ def test_text_that_is_base64_is_content_and_no_path_even_if_such_a_file_exists(
 
 
 def test_a_request_goes_through_json_and_back() -> None:
-    image = Image(data=PICTURE, content_type="image/png")
-    for request in (UpscaleFast(image=PICTURE), UpscaleFast(image=image)):
+    image = Image(data=IMAGE, content_type="image/png")
+    for request in (UpscaleFast(image=IMAGE), UpscaleFast(image=image)):
         again = UpscaleFast.model_validate_json(request.model_dump_json())
-        assert again.image == PICTURE
+        assert again.image == IMAGE
     with pytest.raises(ValueError, match="only a file given as bytes"):
         UpscaleFast(image="secret.png").model_dump_json()

@@ -21,7 +21,7 @@ from stable_async.api.account import Account, AccountBalance, AccountDetails, Ba
 from stable_async.api.answers import Answer
 from stable_async.api.v1 import Engine
 from tests.raw_server import Connection, answer, raw_server
-from tests.samples import PNG_HEAD, picture
+from tests.samples import PNG_HEAD, sample_image
 
 REQUEST = V1TextToImage(engine_id="stable-diffusion-v1-6", text_prompts=[{"text": "x"}])
 ENGINE = {"id": "a", "name": "b", "description": "c", "type": "PICTURE"}
@@ -37,7 +37,7 @@ def json_answer(content: object) -> Answer:
 
 
 def artifact(reason: str = "SUCCESS", seed: float = 7) -> dict[str, Any]:
-    data = base64.b64encode(picture()).decode()
+    data = base64.b64encode(sample_image()).decode()
     return {"base64": data, "finishReason": reason, "seed": seed}
 
 
@@ -46,7 +46,7 @@ def test_several_images_are_a_list() -> None:
     assert [image.seed for image in images] == [7, 8]
     for image in images:
         assert (image.data, image.content_type, image.finish_reason) == (
-            picture(),
+            sample_image(),
             "image/png",
             "SUCCESS",
         )

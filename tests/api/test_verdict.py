@@ -20,11 +20,18 @@ from stable_async.api.media_types import sniff
 from stable_async.api.texts import clean
 from stable_async.api.v1 import V1TextToImage
 from stable_async.api.verdict import Asked, judge, judge_broken_connection, judge_unreadable
-from tests.samples import mp3, picture, wav
+from tests.samples import mp3, sample_image, wav
 from tests.verdicts_page import PAGE, page
 
 KEY = "sk-Tq8vW2xZ5bN7mK4jH6gF3dS9aP1oI0uY"
-FILES = [picture(), picture(kind="jpeg"), picture(kind="webp"), wav(1), mp3(0.1), b"glTF" * 9]
+FILES = [
+    sample_image(),
+    sample_image(kind="jpeg"),
+    sample_image(kind="webp"),
+    wav(1),
+    mp3(0.1),
+    b"glTF" * 9,
+]
 
 # Statuses with which something on the way says that it has handed the request on, or does not say
 # that it has not: written down once more, so that the table cannot change by accident.

@@ -12,7 +12,7 @@ import pytest
 from stable_async.cli.app import run
 from stable_async.files import prove_writable
 from tests.raw_server import answer, raw_server
-from tests.samples import mp3, picture
+from tests.samples import mp3, sample_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Command
     from tests.raw_server import Connection
 
-PNG = picture()
+PNG = sample_image()
 ID = "7f/odd id"
 RUNNING = answer(b'{"id":"x","status":"in-progress"}', status="202 Accepted")
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from stable_async.transport import polling
-from tests.conformance.facts import ABSENT, OTHER_PICTURE, PICTURE, SOUND, facts, smallest
+from tests.conformance.facts import ABSENT, AUDIO, IMAGE, OTHER_IMAGE, facts, smallest
 from tests.conformance.harness import build
-from tests.samples import picture, png_header
+from tests.samples import png_header, sample_image
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RULES"]
 
-TRANSPARENT = picture(mode="RGBA")
-IMAGE_TO_IMAGE: dict[str, Any] = {"mode": "image-to-image", "image": PICTURE, "strength": 0.5}
+TRANSPARENT = sample_image(mode="RGBA")
+IMAGE_TO_IMAGE: dict[str, Any] = {"mode": "image-to-image", "image": IMAGE, "strength": 0.5}
 SUBMITS = {
     "results": "edit_replace_background_and_relight",
     "audio_results": ("stable_audio_text_to_audio"),
@@ -38,8 +38,8 @@ SUBMITS = {
 
 
 async def image_needs_strength(h: Harness, operation: str) -> None:
-    await h.taken(operation, {"image": PICTURE, "strength": 0.5})
-    await h.refused(operation, {"image": PICTURE}, "strength")
+    await h.taken(operation, {"image": IMAGE, "strength": 0.5})
+    await h.refused(operation, {"image": IMAGE}, "strength")
 
 
 async def strength_without_image(h: Harness, operation: str) -> None:
@@ -83,11 +83,11 @@ async def mask_comes_from_alpha(h: Harness, operation: str) -> None:
 
 
 async def mask_wins_over_alpha(h: Harness, operation: str) -> None:
-    await h.taken(operation, {"image": TRANSPARENT, "mask": PICTURE})
+    await h.taken(operation, {"image": TRANSPARENT, "mask": IMAGE})
 
 
 async def mask_of_another_size(h: Harness, operation: str) -> None:
-    await h.taken(operation, {"mask": OTHER_PICTURE})
+    await h.taken(operation, {"mask": OTHER_IMAGE})
 
 
 async def neither_mask_nor_alpha(h: Harness, operation: str) -> None:
@@ -107,7 +107,7 @@ async def some_direction(h: Harness, operation: str) -> None:
         await h.taken(operation, {**none, name: 1})
 
 
-async def directions_may_exceed_the_picture(h: Harness, operation: str) -> None:
+async def directions_may_exceed_the_image(h: Harness, operation: str) -> None:
     await h.taken(operation, {"left": 2_000})
 
 
@@ -126,18 +126,18 @@ ABSENT_FIELDS = {
 
 async def some_background(h: Harness, operation: str) -> None:
     await h.refused(operation, {"background_prompt": ABSENT})
-    await h.taken(operation, {"background_prompt": ABSENT, "background_reference": PICTURE})
-    await h.taken(operation, {"background_reference": PICTURE})
+    await h.taken(operation, {"background_prompt": ABSENT, "background_reference": IMAGE})
+    await h.taken(operation, {"background_reference": IMAGE})
 
 
 async def strength_of_some_light(h: Harness, operation: str) -> None:
     await h.refused(operation, {"light_source_strength": 0.5}, "light_source_strength")
-    for light in ({"light_reference": PICTURE}, {"light_source_direction": "above"}):
+    for light in ({"light_reference": IMAGE}, {"light_source_direction": "above"}):
         await h.taken(operation, {"light_source_strength": 0.5, **light})
 
 
 async def both_lights(h: Harness, operation: str) -> None:
-    both = {"light_reference": PICTURE, "light_source_direction": "above"}
+    both = {"light_reference": IMAGE, "light_source_direction": "above"}
     await h.taken(operation, both)
 
 
@@ -200,7 +200,7 @@ async def _at_most(h: Harness, operation: str, limit: int) -> None:
 
 def _write_sparse(path: Path, size: int) -> None:
     with path.open("wb") as file:
-        file.write(SOUND)
+        file.write(AUDIO)
         file.truncate(size)
 
 
@@ -351,7 +351,7 @@ async def two_ways_to_say_strength(h: Harness, operation: str) -> None:
 
 async def mask_image_is_required(h: Harness, operation: str) -> None:
     for source in ("MASK_IMAGE_WHITE", "MASK_IMAGE_BLACK"):
-        await h.taken(operation, {"mask_source": source, "mask_image": PICTURE})
+        await h.taken(operation, {"mask_source": source, "mask_image": IMAGE})
         await h.refused(operation, {"mask_source": source}, "mask_image")
 
 
@@ -359,18 +359,18 @@ async def no_mask_image_with_alpha(h: Harness, operation: str) -> None:
     values = {"mask_source": "INIT_IMAGE_ALPHA"}
     await h.taken(operation, values)
     # The sources name no error for a mask too many: the sandbox lets it pass.
-    await h.refused(operation, {**values, "mask_image": PICTURE}, "mask_image", wire=False)
+    await h.refused(operation, {**values, "mask_image": IMAGE}, "mask_image", wire=False)
 
 
 async def masks_by_color(h: Harness, operation: str) -> None:
     for source in ("MASK_IMAGE_WHITE", "MASK_IMAGE_BLACK"):
-        await h.taken(operation, {"mask_source": source, "mask_image": PICTURE})
+        await h.taken(operation, {"mask_source": source, "mask_image": IMAGE})
 
 
 async def mask_image_of_equal_size(h: Harness, operation: str) -> None:
-    values = {"mask_source": "MASK_IMAGE_WHITE", "mask_image": OTHER_PICTURE}
+    values = {"mask_source": "MASK_IMAGE_WHITE", "mask_image": OTHER_IMAGE}
     await h.refused(operation, values, "mask_image")
-    await h.taken(operation, {**values, "init_image": OTHER_PICTURE})
+    await h.taken(operation, {**values, "init_image": OTHER_IMAGE})
 
 
 async def one_of_width_and_height(h: Harness, operation: str) -> None:
@@ -426,7 +426,7 @@ RULES: dict[str, Rule] = {
     "neither mask nor alpha: not covered by the spec": neither_mask_nor_alpha,
     "at least one of left, right, up, down must be non-zero": some_direction,
     "advice: each direction no larger than the source's dimensions": (
-        directions_may_exceed_the_picture
+        directions_may_exceed_the_image
     ),
     "no negative_prompt; the spec's curl sample sends a field `bottom`, which does not exist "
     "(use down)": no_such_field,

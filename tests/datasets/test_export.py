@@ -58,12 +58,12 @@ def read_webdataset(target: Path) -> Rows:
         for key in dict.fromkeys(name.partition(".")[0] for name in data):
             row = json.loads(data[f"{key}.json"])
             assert data[f"{key}.txt"].decode() == (row["text"] or "")
-            (picture,) = (
+            (media,) = (
                 name
                 for name in data
                 if name.startswith(f"{key}.") and name.endswith((".png", ".jpg"))
             )
-            rows.append((data[picture], row))
+            rows.append((data[media], row))
     return rows
 
 
@@ -249,8 +249,8 @@ def test_a_shard_folder_that_is_gone_stops_no_export(
 
 def test_an_image_folder_loses_an_image_that_was_damaged_since(job: Path, tmp_path: Path) -> None:
     export_job(job, tmp_path / "set", "imagefolder")
-    picture = next((job / "images").rglob("*1.png"))
-    with picture.open("r+b") as file:
+    path = next((job / "images").rglob("*1.png"))
+    with path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"!")
     summary = export_job(job, tmp_path / "set", "imagefolder")

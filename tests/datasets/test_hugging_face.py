@@ -85,8 +85,8 @@ def check(rows: Rows, kind: ExportFormat) -> None:
     texts = []
     for row in undecoded(rows, COLUMN[kind]):
         facts = row["json"] if kind == "webdataset" else row
-        picture = row[COLUMN[kind]]
-        data = picture["bytes"] or Path(picture["path"]).read_bytes()
+        media = row[COLUMN[kind]]
+        data = media["bytes"] or Path(media["path"]).read_bytes()
         assert hashlib.sha256(data).hexdigest() == facts["sha256"]
         texts.append(facts["text"])
         last = facts["text"] == "the last"

@@ -172,7 +172,7 @@ def test_what_the_prompt_file_has_no_more_can_be_left_out(tmp_path: Path) -> Non
     assert export_job(job.folder, tmp_path / "all", "imagefolder").media == 3
 
 
-def picture(seed: int, *, quality: int = 95) -> bytes:
+def sample_image(seed: int, *, quality: int = 95) -> bytes:
     """Return a scene of soft shapes, the same for a seed but for how it is compressed."""
     import random
 
@@ -194,9 +194,9 @@ def test_images_that_look_alike_are_taken_once(tmp_path: Path) -> None:
     needs.module("imagehash")
     with JobFolder(tmp_path / "job") as job:
         for number in range(12):
-            job.add(f"scene {number}", data=picture(number), content_type="image/jpeg")
+            job.add(f"scene {number}", data=sample_image(number), content_type="image/jpeg")
         for number in (2, 5, 7):
-            data = picture(number, quality=60)
+            data = sample_image(number, quality=60)
             job.add(f"again {number}", data=data, content_type="image/jpeg")
         job.add("broken", data=b"no image", content_type="image/jpeg")
     selection = Selection(drop_duplicates=True)

@@ -54,6 +54,6 @@ def test_the_usual_pipeline_decodes_images(tmp_path: Path) -> None:
         job.add("a lighthouse")
     export_job(job.folder, tmp_path / "set", "webdataset")
     pipeline = webdataset.WebDataset(f"{tmp_path}/set/00000.tar", shardshuffle=False)
-    [(picture, text, facts)] = pipeline.decode("pil").to_tuple("png;jpg;webp", "txt", "json")
-    assert picture.size == (1, 1)
+    [(image, text, facts)] = pipeline.decode("pil").to_tuple("png;jpg;webp", "txt", "json")
+    assert image.size == (1, 1)
     assert text == facts["text"] == "a lighthouse"

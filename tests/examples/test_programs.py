@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 
 from stable_async.sandbox import SandboxSettings
 from stable_async.sandbox.process import SandboxProcess, start_sandbox
-from tests.samples import picture
+from tests.samples import sample_image
 from tests.transport.proxy_server import ProxyServer, pipe
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ async def run(
 async def test_augmentation_takes_and_returns_pixels(
     sandbox: SandboxProcess, tmp_path: Path
 ) -> None:
-    (tmp_path / "photo.png").write_bytes(picture(300, 200))
+    (tmp_path / "photo.png").write_bytes(sample_image(300, 200))
     status, _, errors = await run(
         "augment", "photo.png", "variations", url=sandbox.url, folder=tmp_path
     )
@@ -156,7 +156,7 @@ def test_a_request_model_is_the_body_of_a_service(
         assert refused.status_code == 422
         places = [error["loc"][-1] for error in refused.json()["detail"]]
         assert places == ["prompt", "negative_promt"]
-        larger = service.post("/upscaled", files={"image": picture(64, 64)})
+        larger = service.post("/upscaled", files={"image": sample_image(64, 64)})
         assert (larger.status_code, larger.headers["content-type"]) == (200, "image/png")
         assert "GenerateCore" in service.get("/openapi.json").json()["components"]["schemas"]
 

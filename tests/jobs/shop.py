@@ -39,7 +39,7 @@ class Shop:
         url: Where it is.
         script: What happens to the next requests with a prompt: a status, `filtered`, `drop` (sold
             and cut before the answer), `cut` (sold and cut in the middle), `slow` (waits for
-            `opened`), `slow 429` (so does this, to be refused); nothing left means a picture.
+            `opened`), `slow 429` (so does this, to be refused); nothing left means an image.
         sold: Pictures that were paid for, by prompt and seed.
         dropped: Pictures that were sold and not handed over.
         asked: All requests, by prompt, in order.
@@ -147,7 +147,7 @@ class Shop:
         if what == "slow 429":
             return refusal(429)
         self.sold[prompt, seed] += 1
-        picture = make_picture(prompt, seed)
+        image = shop_image(prompt, seed)
         headers = {
             "Content-Type": "image/png",
             "finish-reason": "CONTENT_FILTERED" if what == "filtered" else "SUCCESS",
@@ -162,12 +162,12 @@ class Shop:
             return web.Response()
         if what == "cut":
             response = web.StreamResponse(headers=headers)
-            response.content_length = len(picture)
+            response.content_length = len(image)
             await response.prepare(request)
-            await response.write(picture[: len(picture) // 2])
+            await response.write(image[: len(image) // 2])
             request.transport.abort()
             return response
-        answer = web.Response(body=picture, headers=headers)
+        answer = web.Response(body=image, headers=headers)
         if not self.keep_alive:
             answer.force_close()
         return answer
@@ -198,10 +198,10 @@ class Shop:
             self.generations[identity][2] = int(str(left)) - 1
             return web.json_response({"id": identity, "status": "in-progress"}, status=202)
         headers = {"Content-Type": "image/png", "finish-reason": "SUCCESS", "seed": str(seed)}
-        return web.Response(body=make_picture(str(prompt), str(seed)), headers=headers)
+        return web.Response(body=shop_image(str(prompt), str(seed)), headers=headers)
 
 
-def make_picture(prompt: str, seed: str) -> bytes:
+def shop_image(prompt: str, seed: str) -> bytes:
     """Return the image of a prompt and a seed: always the same."""
     width = 64 + len(prompt)
     return png_header(width, 64) + f"{prompt} {seed}".encode() * 20

@@ -31,11 +31,11 @@ from stable_async.jobs.storage.base import StoredImage, file_stem
 from stable_async.jobs.storage.bucket import BucketStore
 from stable_async.jobs.storage.objects import Objects, Version
 from tests import needs
-from tests.jobs.shop import make_picture
+from tests.jobs.shop import shop_image
 from tests.jobs.test_crash import execute
 from tests.jobs.torture import Torture
 from tests.raw_server import answer, raw_server
-from tests.samples import picture, png
+from tests.samples import png, sample_image
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -71,7 +71,7 @@ def bucket(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
         monkeypatch.setenv(name, value)
     name = hashlib.sha256(request.node.name.encode()).hexdigest()[:40]
     urllib.request.urlopen(urllib.request.Request(f"{server}/{name}", method="PUT")).close()
-    return f"s3://{name}/pictures"
+    return f"s3://{name}/images"
 
 
 def read(url: str) -> bytes:
@@ -86,7 +86,7 @@ async def test_images_go_to_the_bucket_and_the_ledger_stays(bench: Bench, bucket
     assert (summary.done, summary.filtered) == (1, 1)
     lines = {line["text"]: line for line in bench.lines()}
     assert lines["a"]["file_name"] == f"{bucket}/0000/000001-x.png"
-    assert read(lines["a"]["file_name"]) == make_picture("a", "3")
+    assert read(lines["a"]["file_name"]) == shop_image("a", "3")
     assert not (bench.out / "images").exists()
     assert (await bench.run(path, images=bucket)).requests == 0
 
@@ -125,7 +125,7 @@ async def test_a_replaced_image_is_put_aside_in_the_bucket(bench: Bench, bucket:
     path = bench.write({"id": "x", "prompt": "new", "seed": 1})
     await bench.run(path, images=bucket, replace_changed=True)
     assert [line["text"] for line in bench.lines()] == ["new"]
-    assert read(f"{bucket}/replaced/000001-x.png") == make_picture("old", "1")
+    assert read(f"{bucket}/replaced/000001-x.png") == shop_image("old", "1")
 
 
 async def test_a_bucket_that_is_not_there_is_told_before_anything_is_sent(
@@ -194,7 +194,7 @@ async def test_images_are_spooled_when_the_bucket_goes_away_during_the_run(
     assert not [*bench.out.glob("spooled/*/*")]
     for line in bench.lines():
         if line["text"] != "a":  # which went with the bucket
-            assert read(line["file_name"]) == make_picture(line["text"], str(line["seed"]))
+            assert read(line["file_name"]) == shop_image(line["text"], str(line["seed"]))
 
 
 def stored(url: str) -> dict[str, bytes]:
@@ -314,7 +314,7 @@ async def test_an_image_is_never_written_over(bench: Bench, place: str) -> None:
     bench.shop.opened.set()
     assert (await running).done == 1
     kept = stored(place)
-    assert kept["0000/000001-x.png"] == make_picture("a", "1")
+    assert kept["0000/000001-x.png"] == shop_image("a", "1")
     assert kept["replaced/000001-x.png"] == b"another's"
 
 
@@ -507,7 +507,7 @@ async def test_an_export_reads_the_bucket(bench: Bench, bucket: str, tmp_path: P
     assert (summary.media, summary.damaged) == (1, 1)
     [file] = (tmp_path / "set/images/00000").iterdir()
     [line] = [line for line in bench.lines() if line["text"] == "b"]
-    assert file.read_bytes() == make_picture("b", str(line["seed"]))
+    assert file.read_bytes() == shop_image("b", str(line["seed"]))
 
 
 async def test_a_job_keeps_its_images_in_one_place(bench: Bench, bucket: str) -> None:
@@ -549,7 +549,7 @@ async def test_a_folder_where_an_image_belongs_is_named_and_the_image_is_spooled
             await bench.run(path, images=url)
     in_the_way.rmdir()
     assert (await bench.run(path, images=url)).ending == "complete"
-    assert in_the_way.read_bytes() == make_picture("a", "1")
+    assert in_the_way.read_bytes() == shop_image("a", "1")
     assert bench.shop.sold.total() == 1
 
 
@@ -557,7 +557,7 @@ async def test_an_image_is_spooled_though_its_facts_are_unreadable(
     bench: Bench, tmp_path: Path
 ) -> None:
     store = (tmp_path / "store").as_uri()
-    (bench.folder / "fox.png").write_bytes(picture())
+    (bench.folder / "fox.png").write_bytes(sample_image())
     row = {"id": "x", "service": "upscale-creative", "prompt": "a", "seed": 1, "image": "fox.png"}
     path = bench.write(row)
     bench.shop.not_ready = 1_000_000
@@ -572,4 +572,4 @@ async def test_an_image_is_spooled_though_its_facts_are_unreadable(
     assert (summary.ending, summary.spent) == ("stopped", 60.0)
     assert "000001-x.json is not readable" in str(summary.error)
     [spooled] = bench.out.glob("spooled/0000/*.png")
-    assert spooled.read_bytes() == make_picture("a", "1")
+    assert spooled.read_bytes() == shop_image("a", "1")

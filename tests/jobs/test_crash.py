@@ -19,7 +19,7 @@ from stable_async.jobs.clean_mark import leave_clean_mark
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.metadata import MetadataFile
 from stable_async.jobs.recovery import Restored, restore
-from tests.jobs.shop import make_picture
+from tests.jobs.shop import shop_image
 from tests.jobs.torture import Torture, check_bill, check_job
 from tests.needs import small_disk
 
@@ -608,7 +608,7 @@ async def test_a_disk_that_fills_up_stops_the_job_and_tears_nothing(bench: Bench
         files = [path for path in out.glob("images/*/*") if path.suffix != ".part"]
         for file_ in files:
             prompt, seed = file_.read_bytes().rpartition(b"p")[2].decode().split()[:2]
-            assert file_.read_bytes() == make_picture(f"p{prompt}", seed)
+            assert file_.read_bytes() == shop_image(f"p{prompt}", seed)
         filler.unlink()
         later = await bench.run(path, folder=out)
         assert later.in_doubt <= 4

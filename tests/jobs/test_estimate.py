@@ -118,10 +118,10 @@ def test_the_time_counts_looks_at_results_that_are_fetched_later(tmp_path: Path)
     found = estimate(path)
     assert (found.requests, found.credits, found.dollars) == (300, 900, 9.0)
     assert found.least_seconds(Quota()) == pytest.approx(10 + 150 * 10 / 150)
-    picture = tmp_path / "a.png"
+    sample_image = tmp_path / "a.png"
     from tests.samples import png_header
 
-    picture.write_bytes(png_header(512, 512))
+    sample_image.write_bytes(png_header(512, 512))
     path.write_text('{"prompt": "a", "image": "a.png"}\n')
     assert estimate(path, service="upscale-creative").requests == 2
 

@@ -16,7 +16,7 @@ from stable_async.jobs.events import EventFile
 from stable_async.jobs.job_view import reading_job
 from stable_async.jobs.status import job_status
 from tests import needs
-from tests.samples import picture
+from tests.samples import sample_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,7 +104,7 @@ async def test_what_was_in_flight_when_a_run_was_killed_is_in_doubt_for_all_who_
 ) -> None:
     """A folder that is copied during a run is that of a run which was killed at that moment."""
     shop = bench.shop
-    (bench.folder / "fox.png").write_bytes(picture())
+    (bench.folder / "fox.png").write_bytes(sample_image())
     shop.script = {"slow": ["slow"]}
     shop.not_ready = 10**9
     accepted = {"prompt": "accepted", "service": "upscale-creative", "image": "fox.png"}

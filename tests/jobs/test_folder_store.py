@@ -17,7 +17,7 @@ from stable_async.jobs.kinds import AUDIO
 from stable_async.jobs.shard import WHOLE
 from stable_async.jobs.storage.base import HEAD_SIZE, SpooledError, StoredImage
 from stable_async.jobs.storage.folder import FolderStore
-from tests.jobs.shop import make_picture
+from tests.jobs.shop import shop_image
 from tests.jobs.test_ledger import image_of, new_row
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stable_async.jobs.row import ImageFacts, Row
     from stable_async.jobs.storage.folder import _FolderWriter
 
-PICTURE = make_picture("a", "1")
+IMAGE = shop_image("a", "1")
 ROWS = [new_row(n, identity) for n, identity in enumerate("abc", 1)]
 NAMES = [f"images/0000/00000{n}-{identity}.png" for n, identity in enumerate("abc", 1)]
 
@@ -76,15 +76,15 @@ async def test_an_image_is_found_as_it_was_stored(
         stored = await keep(
             images,
             ROWS[0],
-            PICTURE[:10],
-            PICTURE[10:40],
-            last=[PICTURE[40:50], PICTURE[50:]],
+            IMAGE[:10],
+            IMAGE[10:40],
+            last=[IMAGE[40:50], IMAGE[50:]],
             content_type=content_type,
             filtered=filtered,
         )
     assert stored.file_name == f"images/0000/000001-a{end}"
-    assert (tmp_path / stored.file_name).read_bytes() == PICTURE
-    assert (stored.bytes, stored.sha256) == (len(PICTURE), sha256(PICTURE).hexdigest())
+    assert (tmp_path / stored.file_name).read_bytes() == IMAGE
+    assert (stored.bytes, stored.sha256) == (len(IMAGE), sha256(IMAGE).hexdigest())
     assert (stored.width, stored.height, stored.filtered) == (65, 64, filtered)
     assert stored.content_type == content_type
     found = store.find("0000/000001-a")
@@ -94,14 +94,14 @@ async def test_an_image_is_found_as_it_was_stored(
     )  # fmt: skip
     assert (found.width, found.height, found.filtered) == (65, 64, filtered)
     assert found.content_type == "image/png", "by its bytes"
-    assert store.size_of(stored.file_name) == len(PICTURE)
+    assert store.size_of(stored.file_name) == len(IMAGE)
     assert [*store.images()] == [(1, "a")]
     assert store.find("0000/000001") is None
     assert store.find("0001/001000-a") is None
 
 
 async def test_the_head_of_a_large_image_is_enough(store: FolderStore) -> None:
-    data = PICTURE + b"x" * (2 * HEAD_SIZE)
+    data = IMAGE + b"x" * (2 * HEAD_SIZE)
     async with store.writing() as images:
         pieces = [data[at : at + 1000] for at in range(0, len(data), 1000)]
         stored = await keep(images, ROWS[0], *pieces)
@@ -153,14 +153,14 @@ async def test_images_that_come_together_take_each_step_together(
 ) -> None:
     """A new folder is on the disk before its first image, which syncs no folder twice."""
     async with store.writing() as images:
-        await keep(images, ROWS[0], PICTURE)
+        await keep(images, ROWS[0], IMAGE)
         steps = Steps(monkeypatch)
         sinks = [
             images.sink(row, "image/png", filtered=False, facts=Kept().of)
             for row in (*ROWS[1:], new_row(1000, "d"))
         ]
         for sink in sinks:
-            await sink.write([PICTURE])
+            await sink.write([IMAGE])
         assert steps.done == ["sync images", f"sync {tmp_path.name}"]
         steps.done.clear()
         results = images._keep(sinks)
@@ -175,7 +175,7 @@ async def test_an_image_that_is_discarded_leaves_no_trace(
     store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with store.writing() as images:
-        for chunks in ([], [PICTURE]):
+        for chunks in ([], [IMAGE]):
             sink = images.sink(ROWS[0], "image/png", filtered=False, facts=Kept().of)
             for chunk in chunks:
                 await sink.write([chunk])
@@ -185,7 +185,7 @@ async def test_an_image_that_is_discarded_leaves_no_trace(
             assert not [*tmp_path.glob("images/*/*")]
             monkeypatch.undo()
         sink = images.sink(ROWS[0], "image/png", filtered=False, facts=Kept().of)
-        await sink.commit([PICTURE])
+        await sink.commit([IMAGE])
         await sink.discard()
     assert [path.name for path in tmp_path.glob("images/*/*")] == ["000001-a.png"]
 
@@ -195,7 +195,7 @@ async def test_an_image_whose_caller_was_cancelled_is_discarded_after_it_was_sto
 ) -> None:
     async with store.writing() as images:
         sink = images.sink(ROWS[0], "image/png", filtered=False, facts=Kept().of)
-        committing = asyncio.ensure_future(sink.commit([PICTURE]))
+        committing = asyncio.ensure_future(sink.commit([IMAGE]))
         await asyncio.sleep(0)
         committing.cancel()
         await sink.discard()
@@ -223,17 +223,17 @@ async def test_one_image_that_cannot_be_stored_is_spooled_and_spoils_no_other(
     async with store.writing() as images:
         sinks = [images.sink(row, "image/png", filtered=False, facts=Kept().of) for row in ROWS]
         for sink in sinks:
-            await sink.write([PICTURE[:50]])
+            await sink.write([IMAGE[:50]])
         with monkeypatch.context() as patch:
             refuse(patch, step, "000002-b")
             results = await asyncio.gather(
-                *(sink.commit([PICTURE[50:]]) for sink in sinks), return_exceptions=True
+                *(sink.commit([IMAGE[50:]]) for sink in sinks), return_exceptions=True
             )
         error = results[1]
         assert isinstance(error, SpooledError)
         assert (error.errno, error.strerror) == (errno.EROFS, "Read-only file system")
         assert not any(isinstance(results[at], Exception) for at in (0, 2))
-    assert (tmp_path / "spooled" / "0000" / "000002-b.png").read_bytes() == PICTURE
+    assert (tmp_path / "spooled" / "0000" / "000002-b.png").read_bytes() == IMAGE
     stored = sorted(path.name for path in tmp_path.glob("images/0000/*"))
     assert stored == ["000001-a.png", "000003-c.png"]
     assert sorted(store.images()) == [(1, "a"), (2, "b"), (3, "c")]
@@ -241,7 +241,7 @@ async def test_one_image_that_cannot_be_stored_is_spooled_and_spoils_no_other(
     found = store.find("0000/000002-b")
     assert found is not None
     assert found.file_name == NAMES[1]
-    assert (tmp_path / NAMES[1]).read_bytes() == PICTURE
+    assert (tmp_path / NAMES[1]).read_bytes() == IMAGE
     assert steps.done == ["sync 000002-b", "rename 000002-b", "sync 0000"]
     assert not [*tmp_path.glob("spooled/*/*")]
 
@@ -251,7 +251,7 @@ async def test_an_image_that_no_folder_takes_is_lost_with_its_first_error(
 ) -> None:
     async with store.writing() as images:
         sink = images.sink(ROWS[0], "image/png", filtered=False, facts=Kept().of)
-        await sink.write([PICTURE])
+        await sink.write([IMAGE])
         refuse(monkeypatch, "sync", "")
 
         def full(*_: object) -> AtomicFile:
@@ -280,17 +280,17 @@ async def test_a_spool_that_fails_as_well_is_continued_elsewhere(
 
         monkeypatch.setattr(AtomicFile, "write", fail)
         sink = images.sink(ROWS[0], "image/png", filtered=False, facts=Kept().of)
-        await sink.write([PICTURE[:50]])
+        await sink.write([IMAGE[:50]])
         full.append("/spooled/")
-        await sink.write([PICTURE[50:90]])
+        await sink.write([IMAGE[50:90]])
         with pytest.raises(SpooledError, match="No space left"):
-            await sink.commit([PICTURE[90:]])
-        assert (elsewhere / "0000" / "000001-a.png").read_bytes() == PICTURE
+            await sink.commit([IMAGE[90:]])
+        assert (elsewhere / "0000" / "000001-a.png").read_bytes() == IMAGE
         assert not [path for path in (tmp_path / "spooled").rglob("*") if path.is_file()]
         full.append("/elsewhere/")
         sink = images.sink(ROWS[1], "image/png", filtered=False, facts=Kept().of)
         with pytest.raises(OSError, match="No space left") as caught:
-            await sink.write([PICTURE])
+            await sink.write([IMAGE])
         assert not isinstance(caught.value, SpooledError)
         await sink.discard()
 
@@ -299,10 +299,10 @@ async def test_folders_are_made_as_they_are_needed(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "new" / "job")
     for _ in range(2):
         async with store.writing() as images:
-            await keep(images, ROWS[0], PICTURE)
+            await keep(images, ROWS[0], IMAGE)
     async with store.writing() as images:
         shutil.rmtree(tmp_path / "new" / "job" / "images")
-        await keep(images, ROWS[0], PICTURE)
+        await keep(images, ROWS[0], IMAGE)
     put(tmp_path / "new" / "job" / "spooled", "0007/007000-x.png")
     found = store.find("0007/007000-x")
     assert found is not None
@@ -313,11 +313,11 @@ async def test_a_folder_that_cannot_be_made_spools(store: FolderStore, tmp_path:
     async with store.writing() as images:
         (tmp_path / "images" / "0000").write_text("a file")
         with pytest.raises(SpooledError):
-            await keep(images, ROWS[0], PICTURE)
-    assert (tmp_path / "spooled" / "0000" / "000001-a.png").read_bytes() == PICTURE
+            await keep(images, ROWS[0], IMAGE)
+    assert (tmp_path / "spooled" / "0000" / "000001-a.png").read_bytes() == IMAGE
 
 
-def put(folder: Path, *names: str, data: bytes = PICTURE) -> None:
+def put(folder: Path, *names: str, data: bytes = IMAGE) -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -341,7 +341,7 @@ def test_only_files_of_this_folder_are_owned(store: FolderStore, tmp_path: Path)
     assert not store.owns("s3://bucket/000001-a.png")
     put(tmp_path, NAMES[0])
     sizes = [store.size_of(name) for name in (NAMES[0], NAMES[1], "a\0b", f"{NAMES[0]}/x")]
-    assert sizes == [len(PICTURE), None, None, None]
+    assert sizes == [len(IMAGE), None, None, None]
 
 
 def test_replaced_images_move_aside(store: FolderStore, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-PICTURE = png(5_000)
+IMAGE = png(5_000)
 
 
 def facts(row: Row, stored: StoredImage) -> ImageFacts:
@@ -51,9 +51,9 @@ async def test_one_image_that_cannot_be_kept_takes_no_other_along(tmp_path: Path
             images.sink(row, "image/png", filtered=False, facts=partial(facts, row)) for row in rows
         ]
         for sink in sinks:
-            await sink.write([PICTURE[:2_000]])
+            await sink.write([IMAGE[:2_000]])
         results = await asyncio.gather(
-            *(sink.commit([PICTURE[2_000:]]) for sink in sinks), return_exceptions=True
+            *(sink.commit([IMAGE[2_000:]]) for sink in sinks), return_exceptions=True
         )
         assert isinstance(results[1], OSError)
         await sinks[1].discard()
@@ -61,8 +61,8 @@ async def test_one_image_that_cannot_be_kept_takes_no_other_along(tmp_path: Path
         if isinstance(result, ImageFacts):
             stem = file_stem(row.position, row.id)
             assert result.file_name == f"images/{stem}.png"
-            assert result.sha256 == hashlib.sha256(PICTURE).hexdigest()
-            assert (tmp_path / result.file_name).read_bytes() == PICTURE
+            assert result.sha256 == hashlib.sha256(IMAGE).hexdigest()
+            assert (tmp_path / result.file_name).read_bytes() == IMAGE
             found = store.find(stem)
             assert found is not None
             assert facts(row, found) == result
@@ -76,8 +76,8 @@ async def test_an_image_that_was_discarded_leaves_nothing(tmp_path: Path) -> Non
         for position in range(20):
             row = Row(1, {}, id="x", position=position)
             sink = images.sink(row, "image/png", filtered=False, facts=partial(facts, row))
-            await sink.write([PICTURE[:2_000]])
-            commit = asyncio.create_task(sink.commit([PICTURE[2_000:]]))
+            await sink.write([IMAGE[:2_000]])
+            commit = asyncio.create_task(sink.commit([IMAGE[2_000:]]))
             for _ in range(position % 4):
                 await asyncio.sleep(0.001)
             commit.cancel()
@@ -85,7 +85,7 @@ async def test_an_image_that_was_discarded_leaves_nothing(tmp_path: Path) -> Non
             await asyncio.gather(commit, return_exceptions=True)
     for path in (tmp_path / "images/0000").iterdir():
         assert path.suffix == ".png"
-        assert path.read_bytes() == PICTURE
+        assert path.read_bytes() == IMAGE
 
 
 async def test_a_batch_is_all_that_came_meanwhile_and_each_item_has_its_own_result() -> None:

@@ -41,7 +41,7 @@ from stable_async.jobs.status import job_status
 from stable_async.jobs.storage import folder as folder_store
 from stable_async.jobs.storage.owner import owner, remove_left_over
 from stable_async.report import write_report
-from tests.jobs.shop import make_picture
+from tests.jobs.shop import shop_image
 from tests.jobs.test_crash import execute, fill
 from tests.jobs.torture import Torture, check_job
 from tests.needs import small_disk
@@ -547,7 +547,7 @@ async def test_room_is_kept_for_images_that_are_on_their_way(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk does not show them yet."""
-    size = len(make_picture("p", "10"))
+    size = len(shop_image("p", "10"))
     monkeypatch.setattr(runner, "ASSUMED_IMAGE", size)
     monkeypatch.setattr(
         folder_store.FolderStore, "free_space", lambda _: runner.DISK_MARGIN + 3 * size
@@ -689,4 +689,4 @@ async def test_a_file_beside_an_image_is_not_taken_for_it(bench: Bench) -> None:
     assert (summary.ending, summary.requests) == ("complete", 0)
     [line] = bench.lines()
     assert bench.out / line["file_name"] == image
-    assert line["sha256"] == hashlib.sha256(make_picture("a", "1")).hexdigest()
+    assert line["sha256"] == hashlib.sha256(shop_image("a", "1")).hexdigest()

@@ -11,7 +11,7 @@ import pytest
 from stable_async.jobs.gate import REFUSALS
 from stable_async.transport import polling
 from tests.raw_server import answer, raw_server
-from tests.samples import picture
+from tests.samples import sample_image
 
 if TYPE_CHECKING:
     from stable_async.jobs import Summary
@@ -88,7 +88,7 @@ async def test_an_outage_that_may_bill_leaves_few_rows_in_doubt(
 
 async def test_images_that_are_all_cut_off_leave_few_rows_in_doubt(bench: Bench) -> None:
     """A proxy may cut each answer in the middle: its beginning proves nothing."""
-    image = picture()
+    image = sample_image()
 
     async def serve(connection: Connection) -> None:
         await connection.request()
@@ -140,13 +140,13 @@ async def test_whatever_the_way_says_to_looks_every_generation_is_fetched(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(polling, "FIRST_PAUSE", 1e-6)  # it doubles with each look that fails
-    (bench.folder / "fox.png").write_bytes(picture())
+    (bench.folder / "fox.png").write_bytes(sample_image())
     rows = [
         {"service": "upscale-creative", "prompt": f"p{number}", "image": "fox.png"}
         for number in range(8)
     ]
     statuses = ("404 x", "502 x", "503 x", "504 x", "521 x", "524 x", "403 x", "200 x", "500 x")
-    image = answer(picture())
+    image = answer(sample_image())
     ways = [*(answer(b"<html>", status=status) for status in statuses), b"", image[:-9]]
     looks: dict[str, int] = {}
     submitted = 0
@@ -189,7 +189,7 @@ async def test_rows_that_alone_are_blocked_hold_up_no_others(bench: Bench, statu
             if b"<script>" in await connection.request():
                 await connection.send(answer(b"<html>", status=f"{status} x"))
             else:
-                await connection.send(answer(picture()))
+                await connection.send(answer(sample_image()))
 
     path = bench.write(*("<script> 1", "<script> 2"), *(f"p{n}" for n in range(40)))
     async with raw_server(serve) as url, bench.client(url=url) as client:
@@ -208,7 +208,7 @@ async def blocking(connection: Connection) -> None:
         if b"<script>" in await connection.request():
             await connection.send(answer(b"<html>", status="403 x"))
         else:
-            await connection.send(answer(picture()))
+            await connection.send(answer(sample_image()))
 
 
 async def test_a_blocked_row_that_is_the_last_one_does_not_fail_the_job(bench: Bench) -> None:
@@ -247,7 +247,7 @@ async def test_an_outage_with_one_row_at_a_time_is_waited_for(bench: Bench) -> N
             if refused in range(3, 9):
                 await connection.send(answer(b"<html>", status="521 x"))
             else:
-                await connection.send(answer(picture()))
+                await connection.send(answer(sample_image()))
 
     path = bench.write(*(f"p{n}" for n in range(6)))
     async with raw_server(serve) as url, bench.client(url=url) as client:

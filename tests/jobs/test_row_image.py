@@ -14,10 +14,10 @@ from stable_async.jobs.errors import StorageError
 from stable_async.jobs.row import ImageFacts
 from stable_async.jobs.row_image import make_image
 from stable_async.jobs.storage.folder import FolderStore
-from tests.jobs.shop import make_picture
+from tests.jobs.shop import shop_image
 from tests.jobs.test_ledger import new_row
 from tests.raw_server import Connection, answer, raw_server
-from tests.samples import picture
+from tests.samples import sample_image
 
 if TYPE_CHECKING:
     from stable_async.errors import APIStatusError
@@ -71,7 +71,7 @@ async def test_an_image_comes_with_all_that_is_known_of_it(
         position=1,
         file_name=f"images/0000/000001-a{'.filtered' if filtered else ''}.png",
         content_type="image/png",
-        bytes=len(make_picture("a", "9" if seed else "")),
+        bytes=len(shop_image("a", "9" if seed else "")),
         sha256=image.sha256,
         width=65,
         height=64,
@@ -88,11 +88,14 @@ async def test_an_image_comes_with_all_that_is_known_of_it(
 @pytest.mark.parametrize("in_json", [False, True])
 async def test_an_answer_may_say_less_or_late(bench: Bench, in_json: bool) -> None:
     """With JSON all is known at the end only; an answer without a seed has that of its row."""
-    facts = {"image": base64.b64encode(picture()).decode(), "finish_reason": "CONTENT_FILTERED"}
+    facts = {
+        "image": base64.b64encode(sample_image()).decode(),
+        "finish_reason": "CONTENT_FILTERED",
+    }
 
     async def serve(connection: Connection) -> None:
         await connection.request()
-        body = json.dumps(facts).encode() if in_json else picture()
+        body = json.dumps(facts).encode() if in_json else sample_image()
         kind = "application/json" if in_json else "image/png"
         await connection.send(answer(body, content_type=kind))
 
@@ -101,11 +104,11 @@ async def test_an_answer_may_say_less_or_late(bench: Bench, in_json: bool) -> No
     assert result.state == ("filtered" if in_json else "done")
     assert result.image is not None
     assert result.image.seed == 9
-    assert (bench.out / result.image.file_name).read_bytes() == picture()
+    assert (bench.out / result.image.file_name).read_bytes() == sample_image()
 
 
 async def test_a_generation_is_submitted_once(bench: Bench) -> None:
-    (bench.folder / "in.png").write_bytes(picture())
+    (bench.folder / "in.png").write_bytes(sample_image())
     row = new_row(1, "a", service="upscale-creative")
     row.fields = {"prompt": "a", "image": "in.png"}
     result, steps = await make(bench, row)

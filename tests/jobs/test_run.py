@@ -20,8 +20,8 @@ from stable_async.jobs.events import JobEvents
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.lock import locked
 from stable_async.jobs.row import derive_seed
-from tests.jobs.shop import make_picture
-from tests.samples import picture
+from tests.jobs.shop import shop_image
+from tests.samples import sample_image
 
 if TYPE_CHECKING:
     from stable_async.jobs.row import Result, Row
@@ -39,7 +39,7 @@ async def test_every_prompt_becomes_a_file_and_a_line_that_describes_it(bench: B
     assert (summary.credits, summary.requests) == (6.0, 2)
     lines = {line["text"]: line for line in bench.lines()}
     light = lines["a lighthouse"]
-    data = make_picture("a lighthouse", "7")
+    data = shop_image("a lighthouse", "7")
     assert (bench.out / light["file_name"]).read_bytes() == data
     assert light == {
         "file_name": "images/0000/000001-light.png",
@@ -567,7 +567,7 @@ async def test_services_may_be_mixed_and_input_files_are_found_beside_the_prompt
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     (bench.folder / "in").mkdir()
-    (bench.folder / "in" / "fox.png").write_bytes(picture())
+    (bench.folder / "in" / "fox.png").write_bytes(sample_image())
     path = bench.write(
         "a",
         {"service": "upscale_fast", "image": "in/fox.png"},
@@ -591,7 +591,7 @@ async def test_services_may_be_mixed_and_input_files_are_found_beside_the_prompt
 
 
 async def test_an_unfit_input_image_is_found_before_anything_is_sent(bench: Bench) -> None:
-    (bench.folder / "small.png").write_bytes(picture(16, 16))
+    (bench.folder / "small.png").write_bytes(sample_image(16, 16))
     path = bench.write("a", {"service": "upscale-fast", "image": "small.png"})
     with pytest.raises(PromptFileError, match=r"row 2: image: given 16 x 16 pixels"):
         await bench.run(path)
@@ -599,7 +599,7 @@ async def test_an_unfit_input_image_is_found_before_anything_is_sent(bench: Benc
 
 
 async def test_asynchronous_operations_are_jobs_as_well(bench: Bench) -> None:
-    (bench.folder / "fox.png").write_bytes(picture())
+    (bench.folder / "fox.png").write_bytes(sample_image())
     path = bench.write({"service": "upscale-creative", "prompt": "a", "image": "fox.png"})
     summary = await bench.run(path)
     assert (summary.ending, summary.done, summary.credits) == ("complete", 1, 60)
@@ -607,7 +607,7 @@ async def test_asynchronous_operations_are_jobs_as_well(bench: Bench) -> None:
 
 
 async def test_a_generation_that_was_paid_is_fetched_and_not_bought_again(bench: Bench) -> None:
-    (bench.folder / "fox.png").write_bytes(picture())
+    (bench.folder / "fox.png").write_bytes(sample_image())
     path = bench.write({"service": "upscale-creative", "prompt": "a", "image": "fox.png"})
     bench.shop.not_ready = 10**9
     async with bench.client() as client:
@@ -630,7 +630,7 @@ async def test_a_generation_that_was_paid_is_fetched_and_not_bought_again(bench:
 
 
 async def test_an_expired_generation_fails_and_may_be_bought_again(bench: Bench) -> None:
-    (bench.folder / "fox.png").write_bytes(picture())
+    (bench.folder / "fox.png").write_bytes(sample_image())
     path = bench.write({"service": "upscale-creative", "prompt": "a", "image": "fox.png"})
     await bench.run(path, budget=0)
     with sqlite3.connect(bench.out / "job.sqlite") as ledger:
@@ -739,7 +739,7 @@ async def test_a_generation_is_fetched_later_though_something_raised_when_it_was
     def fail(*_: object) -> None:
         raise ZeroDivisionError("broken")
 
-    (bench.folder / "fox.png").write_bytes(picture())
+    (bench.folder / "fox.png").write_bytes(sample_image())
     path = bench.write({"service": "upscale-creative", "prompt": "a", "image": "fox.png"})
     with monkeypatch.context() as patch:
         patch.setattr("stable_async.jobs.attempt.Attempt.answered", fail)

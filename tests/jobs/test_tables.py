@@ -619,13 +619,13 @@ def test_json_lines_refuse_unknown_keys_unless_told(tmp_path: Path) -> None:
 def test_parquet_of_many_libraries(tmp_path: Path) -> None:
     pa = needs.module("pyarrow")
     parquet = needs.module("pyarrow.parquet")
-    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    media = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = pa.table(
         {
             "prompt": pa.array(["a fox", None], pa.large_string()),
             "seed": pa.array([7, None], pa.uint32()),
             "aspect_ratio": pa.array(["16:9", "1:1"]).dictionary_encode(),
-            "thumb": pa.array([{"bytes": b"x", "path": "x.jpg"}, None], picture),
+            "thumb": pa.array([{"bytes": b"x", "path": "x.jpg"}, None], media),
             "raw": pa.array([b"\x00", b"\x01"]),
             "embedded": pa.array([[b"\x00"], []], pa.list_(pa.binary())),
             "tags": pa.array([["a", "b"], []]),

@@ -286,7 +286,7 @@ async def test_a_row_that_was_corrected_is_made_whatever_its_id(bench: Bench, ch
         summary = await job.run(client)
     assert (summary.ending, summary.total, summary.done) == ("complete", 2, 1)
     assert sorted(bench.shop.asked) == ["a", "b"]
-    assert not job.notes, "a wrong row is no picture of the job"
+    assert not job.notes, "a wrong row is no image of the job"
 
 
 async def test_only_an_image_that_is_there_is_taken_for_the_rebuilt_one(bench: Bench) -> None:

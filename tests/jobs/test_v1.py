@@ -14,7 +14,7 @@ from stable_async.jobs import Job, JobSettings, PromptFile, PromptFileError, Pro
 from stable_async.jobs.estimate import estimate_run
 from tests import needs
 from tests.raw_server import Connection, answer, raw_server
-from tests.samples import picture
+from tests.samples import sample_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -162,7 +162,7 @@ def test_rows_that_are_not_sent_take_the_new_price(
 
 
 def artifacts(*, bare: bool = False, reason: str = "SUCCESS", data: bytes = b"") -> bytes:
-    image = base64.b64encode(data or picture()).decode()
+    image = base64.b64encode(data or sample_image()).decode()
     found = [{"base64": image, "seed": 77, "finishReason": reason}]
     return json.dumps(found if bare else {"artifacts": found}).encode()
 
@@ -187,17 +187,17 @@ async def test_an_answer_in_json_is_kept_though_bytes_were_asked_for(
     assert summary.spent == 0.5
     (line,) = lines(tmp_path / "out")
     assert (line["seed"], line["finish_reason"]) == (77, "CONTENT_FILTERED")
-    assert (tmp_path / "out" / str(line["file_name"])).read_bytes() == picture()
+    assert (tmp_path / "out" / str(line["file_name"])).read_bytes() == sample_image()
 
 
 @pytest.mark.parametrize("form", ["bytes", "JSON", "JSON without an image"])
 async def test_a_generation_that_failed_is_in_doubt_and_says_why(tmp_path: Path, form: str) -> None:
     """The API's finish reason decides, not whether bytes came; several in a row are an outage."""
-    image = base64.b64encode(picture()).decode() if form == "JSON" else ""
+    image = base64.b64encode(sample_image()).decode() if form == "JSON" else ""
     body = json.dumps({"artifacts": [{"base64": image, "seed": 1, "finishReason": "ERROR"}]})
     reply = answer(body.encode(), content_type="application/json")
     if form == "bytes":
-        reply = answer(picture(), headers="Finish-Reason: ERROR\r\nSeed: 1\r\n")
+        reply = answer(sample_image(), headers="Finish-Reason: ERROR\r\nSeed: 1\r\n")
 
     async def serve(connection: Connection) -> None:
         await connection.request()

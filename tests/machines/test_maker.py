@@ -19,7 +19,7 @@ from stable_async.jobs.errors import StorageError
 from stable_async.jobs.maker import ImageMaker
 from stable_async.jobs.storage.objects import Objects
 from stable_async.sandbox import Sandbox
-from tests.samples import picture
+from tests.samples import sample_image
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -219,7 +219,7 @@ async def test_makers_may_share_a_spool(
     images, spool = tmp_path / "images", tmp_path / "spool"
     for number in range(2):
         (spool / f"{number}").mkdir(parents=True)
-        (spool / f"{number}/a.png").write_bytes(picture())
+        (spool / f"{number}/a.png").write_bytes(sample_image())
     create = Objects.create_now
 
     def slowly(self: Objects, path: str, data: bytes, *more: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.sandbox.support import picture
+from tests.sandbox.support import sample_image
 
 BOUNDARY = "------------------------d74496d66958873e"
 AXIOS = "application/json, text/plain, */*"
@@ -82,7 +82,7 @@ ERASE = "POST /v2beta/stable-image/edit/erase"
 CREATIVE = "POST /v2beta/stable-image/upscale/creative"
 PROMPT = Part("prompt", "Lighthouse on a cliff overlooking the ocean")
 WEBP = Part("output_format", "webp")
-PNG = picture(96, 96)
+PNG = sample_image(96, 96)
 BEARER = "Authorization: Bearer sk-MYAPIKEY"
 SMALL = ("authorization: Bearer sk-MYAPIKEY", "accept: image/*")
 CREATED = ("image", "finish_reason", "seed")

@@ -158,7 +158,7 @@ ENGINES = {
 
 
 @functools.cache
-def picture(width: int = 96, height: int = 64, fmt: str = "PNG", mode: str = "RGB") -> bytes:
+def sample_image(width: int = 96, height: int = 64, fmt: str = "PNG", mode: str = "RGB") -> bytes:
     """Return an image file with two areas in it."""
     image = Image.new(mode, (width, height), "white")
     image.paste("navy", (width // 4, height // 4, width * 3 // 4, height * 3 // 4))
@@ -168,7 +168,7 @@ def picture(width: int = 96, height: int = 64, fmt: str = "PNG", mode: str = "RG
 
 
 @functools.cache
-def sound(seconds: float = 7.0) -> bytes:
+def sample_audio(seconds: float = 7.0) -> bytes:
     """Return a silent 8-bit mono WAV of 8 kHz."""
     data = b"\x80" * int(8000 * seconds)
     layout = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 8000, 1, 8)
@@ -179,22 +179,22 @@ def sound(seconds: float = 7.0) -> bytes:
 def file_for(fact: Field) -> File:
     """Return a file that the field takes."""
     if fact.max_seconds is not None:
-        return "in.wav", sound()
-    return "in.png", picture()
+        return "in.wav", sample_audio()
+    return "in.png", sample_image()
 
 
 # What the rules across fields ask for, beyond the fields that are required by themselves.
 ALSO_NEEDED: dict[str, dict[str, str | File]] = {
     "edit_outpaint": {"left": "8"},
     "edit_replace_background_and_relight": {"background_prompt": "a beach"},
-    "v1_image_to_image_masking": {"mask_image": ("mask.png", picture())},
+    "v1_image_to_image_masking": {"mask_image": ("mask.png", sample_image())},
 }
 
 
 # What the same rules ask for once an optional field is given.
 NEEDED_WITH: dict[tuple[str, str], dict[str, str | File]] = {
     ("generate_sd3", "image"): {"mode": "image-to-image", "strength": "0.5"},
-    ("generate_sd3", "strength"): {"mode": "image-to-image", "image": ("in.png", picture())},
+    ("generate_sd3", "strength"): {"mode": "image-to-image", "image": ("in.png", sample_image())},
     ("edit_replace_background_and_relight", "light_source_strength"): {
         "light_source_direction": "left"
     },

@@ -14,7 +14,7 @@ from PIL import Image, ImageChops
 from stable_async.sandbox import Sandbox, SandboxSettings
 from stable_async.sandbox.service import Service
 from stable_async.sandbox.spec.fields import Parameters
-from tests.sandbox.support import BOUNDARY, OPERATIONS, Caller, File, multipart, picture
+from tests.sandbox.support import BOUNDARY, OPERATIONS, Caller, File, multipart, sample_image
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -166,7 +166,7 @@ async def test_images_made_from_images_have_the_size_that_was_seen(
     size: tuple[int, int],
 ) -> None:
     name = "init_image" if operation == "control_style_transfer" else "image"
-    changes: dict[str, str | File | None] = {**fields, name: ("in.png", picture(*given))}
+    changes: dict[str, str | File | None] = {**fields, name: ("in.png", sample_image(*given))}
     if operation != "upscale_fast":
         changes["prompt"] = "x"
     accept = "image/png" if operation.startswith("v1") else "image/*"
@@ -188,7 +188,7 @@ async def test_outpainting_leaves_the_image_as_it_is(caller: Caller) -> None:
     changes = {"left": "30", "down": "80", "output_format": "png"}
     reply = await caller.operate(OPERATIONS["edit_outpaint"], changes)
     inner = Image.open(io.BytesIO(reply.body)).crop((30, 0, 126, 64))
-    given = Image.open(io.BytesIO(picture()))
+    given = Image.open(io.BytesIO(sample_image()))
     assert ImageChops.difference(inner, given).getbbox() is None
 
 
@@ -201,7 +201,7 @@ async def test_inpainting_changes_only_what_the_mask_shows_in_white(caller: Call
         OPERATIONS["edit_inpaint"], {"mask": ("mask.png", out.getvalue()), "prompt": "the sea"}
     )
     changed = ImageChops.difference(
-        Image.open(io.BytesIO(reply.body)), Image.open(io.BytesIO(picture()))
+        Image.open(io.BytesIO(reply.body)), Image.open(io.BytesIO(sample_image()))
     ).getbbox()
     assert changed is not None
     assert changed[2] <= 40
@@ -211,14 +211,14 @@ async def test_inpainting_changes_only_what_the_mask_shows_in_white(caller: Call
 async def test_an_image_with_a_good_header_and_broken_data_is_refused_and_not_charged(
     sandbox: Sandbox, caller: Caller
 ) -> None:
-    broken = picture(800, 800)[:-200]
+    broken = sample_image(800, 800)[:-200]
     reply = await caller.operate(OPERATIONS["upscale_fast"], {"image": ("in.png", broken)})
     assert (reply.status, reply.errors) == (400, ["image: could not be read as an image"])
     assert sandbox.statistics.credits_spent == 0
 
 
 async def test_a_decompression_bomb_is_refused_by_its_header(caller: Caller) -> None:
-    head = picture(64, 64)
+    head = sample_image(64, 64)
     # The header's width and height become 60,000 each; its checksum is not looked at by readers.
     bomb = head[:16] + (60_000).to_bytes(4, "big") * 2 + head[24:]
     for operation, name in (("generate_ultra", "image"), ("edit_erase", "image")):
@@ -304,7 +304,7 @@ async def test_the_page_and_its_figures_do_not_count(strict: tuple[Sandbox, Call
 async def test_log_records_hold_what_was_sent(sandbox: Sandbox, caller: Caller) -> None:
     await caller.operate(
         OPERATIONS["edit_erase"],
-        {"image": ('a "b".png', picture()), "unknown": "kept"},
+        {"image": ('a "b".png', sample_image()), "unknown": "kept"},
         stability_client_id="my-app",
     )
     record = sandbox.log[-1]
@@ -312,7 +312,7 @@ async def test_log_records_hold_what_was_sent(sandbox: Sandbox, caller: Caller) 
     assert (record.operation, record.status, record.credits) == ("edit_erase", 200, 5)
     assert record.fields == {"unknown": "kept"}
     assert record.files["image"].filename == 'a "b".png'
-    assert record.files["image"].content == picture()
+    assert record.files["image"].content == sample_image()
     assert record.headers["stability-client-id"] == "my-app"
     assert record.duration is not None
     assert record.response_bytes > 0
@@ -357,7 +357,7 @@ async def test_a_filtered_image_is_blurred_billed_and_a_success(
 
 async def test_the_name_of_a_file_triggers_as_well(caller: Caller) -> None:
     reply = await caller.operate(
-        OPERATIONS["upscale_fast"], {"image": ("sandbox-moderated.png", picture())}
+        OPERATIONS["upscale_fast"], {"image": ("sandbox-moderated.png", sample_image())}
     )
     assert reply.status == 403
 
@@ -411,7 +411,7 @@ async def test_rules_across_fields_hold_both_ways(
 ) -> None:
     base: dict[str, str | File | None] = {**good}
     if operation.startswith("generate"):
-        base |= {"image": ("in.png", picture()), "strength": "0.5"}
+        base |= {"image": ("in.png", sample_image()), "strength": "0.5"}
     if operation == "edit_outpaint":
         base["left"] = None
     assert (await caller.operate(OPERATIONS[operation], base)).status == 200

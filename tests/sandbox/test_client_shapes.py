@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.sandbox.client_shapes import CREATIVE, PROMPT, SHAPES, Part, Shape
-from tests.sandbox.support import picture
+from tests.sandbox.support import sample_image
 
 if TYPE_CHECKING:
     from stable_async.sandbox import Sandbox
@@ -31,7 +31,7 @@ async def test_it_gets_the_answer_that_the_facts_give(sandbox: Sandbox, shape: S
     host = sandbox.url.removeprefix("http://")
     result_id = ""
     if shape.result:
-        image = Part("image", picture(96, 96), "in.png")
+        image = Part("image", sample_image(96, 96), "in.png")
         submit = Shape("", "", CREATIVE, ("Authorization: sk-MYAPIKEY",), (image, PROMPT))
         _, _, body = await exchange(sandbox.url, submit.encode(host))
         result_id = json.loads(body)["id"]

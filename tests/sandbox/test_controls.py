@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from stable_async.sandbox import Sandbox
-from tests.sandbox.support import OPERATIONS, Caller, picture
+from tests.sandbox.support import OPERATIONS, Caller, sample_image
 
 if TYPE_CHECKING:
     from stable_async.sandbox.request_log import RequestRecord
@@ -46,19 +46,21 @@ async def test_a_predicate_says_which_requests_are_meant(sandbox: Sandbox, calle
 async def test_a_given_output_is_checked_and_charged_as_any_other(
     sandbox: Sandbox, caller: Caller
 ) -> None:
-    sandbox.produce("generate_core", picture(), seed=7, finish_reason="CONTENT_FILTERED", times=2)
+    sandbox.produce(
+        "generate_core", sample_image(), seed=7, finish_reason="CONTENT_FILTERED", times=2
+    )
     assert (await caller.core("")).status == 400
     reply = await caller.core(output_format="png")
-    assert (reply.body, reply.headers["content-type"]) == (picture(), "image/png")
+    assert (reply.body, reply.headers["content-type"]) == (sample_image(), "image/png")
     assert (reply.headers["seed"], reply.headers["finish-reason"]) == ("7", "CONTENT_FILTERED")
     assert sandbox.charges().credits == 3
-    sandbox.produce(None, picture(), times=1)
-    sandbox.produce("edit_replace_background_and_relight", picture(80, 70))
+    sandbox.produce(None, sample_image(), times=1)
+    sandbox.produce("edit_replace_background_and_relight", sample_image(80, 70))
     result_id = (await caller.operate(RELIGHT)).json["id"]
     sandbox.clear()
     assert (await caller.send("GET", f"/v2beta/results/{result_id}")).body in {
-        picture(),
-        picture(80, 70),
+        sample_image(),
+        sample_image(80, 70),
     }
 
 

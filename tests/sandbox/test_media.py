@@ -15,7 +15,7 @@ from PIL import Image
 from stable_async.sandbox.media_info import audio_info, image_info
 from stable_async.sandbox.render.audio import mp3, wav
 from stable_async.sandbox.render.models import glb
-from tests.sandbox.support import OPERATIONS, Caller, picture, sound
+from tests.sandbox.support import OPERATIONS, Caller, sample_audio, sample_image
 
 
 def heard(data: bytes) -> tuple[str, float] | None:
@@ -47,14 +47,14 @@ def test_images_are_told_by_their_header(fmt: str, modes: list[str]) -> None:
 
 def test_other_formats_are_no_images() -> None:
     for fmt in ("GIF", "BMP", "TIFF"):
-        assert image_info(io.BytesIO(picture(96, 64, fmt))) is None
+        assert image_info(io.BytesIO(sample_image(96, 64, fmt))) is None
 
 
 @given(st.binary(max_size=400))
 def test_no_bytes_break_the_probes(noise: bytes) -> None:
     for head in (
         b"",
-        picture()[:40],
+        sample_image()[:40],
         b"RIFF\0\0\0\0WAVE",
         b"RIFF\0\0\0\0WEBPVP8 ",
         b"ID3\4\0\0\0\0\0\1",
@@ -63,14 +63,14 @@ def test_no_bytes_break_the_probes(noise: bytes) -> None:
         heard(head + noise)
 
 
-def test_sounds_are_told_by_their_headers() -> None:
-    assert heard(sound(7.5)) == ("wav", 7.5)
-    assert heard(picture()) is None
+def test_audio_is_recognised_by_its_header() -> None:
+    assert heard(sample_audio(7.5)) == ("wav", 7.5)
+    assert heard(sample_image()) is None
     assert heard(b"") is None
 
 
 def test_a_wav_of_unknown_length_is_as_long_as_its_data() -> None:
-    streamed = sound(7.0)
+    streamed = sample_audio(7.0)
     streamed = streamed[:40] + b"\xff\xff\xff\xff" + streamed[44:]
     assert heard(streamed) == about("wav", 7.0)
 

@@ -13,9 +13,9 @@ from tests.sandbox.support import (
     OPERATIONS,
     Caller,
     file_for,
-    picture,
+    sample_audio,
+    sample_image,
     smallest,
-    sound,
 )
 
 WORKING = [operation for operation in OPERATIONS.values() if operation.method == "POST"]
@@ -154,7 +154,7 @@ async def test_images_are_held_to_their_sides_pixels_and_aspect_ratios(
 ) -> None:
     async def said(width: int, height: int) -> str:
         # JPEG would not go beyond 65,535, and PNG compresses one colour best.
-        file = ("in.png", picture(width, height))
+        file = ("in.png", sample_image(width, height))
         reply = await caller.operate(operation, {fact.name: file, "seed": "-1", "grow_mask": "-1"})
         return reply.body[:500].decode(errors="replace")
 
@@ -178,14 +178,16 @@ async def test_images_are_held_to_their_sides_pixels_and_aspect_ratios(
 
 
 @pytest.mark.parametrize(("operation", "fact"), SOUNDS, ids=name_of)
-async def test_sounds_are_held_to_their_length(
+async def test_audio_is_held_to_its_length(
     caller: Caller, operation: Operation, fact: Field
 ) -> None:
     assert fact.max_seconds is not None
     for seconds, taken in ((fact.min_seconds, 200), (fact.min_seconds - 0.1, 400)):
-        reply = await caller.operate(operation, {fact.name: ("in.wav", sound(seconds))})
+        reply = await caller.operate(operation, {fact.name: ("in.wav", sample_audio(seconds))})
         assert (reply.status < 300) == (taken < 300)
-    reply = await caller.operate(operation, {fact.name: ("in.wav", sound(fact.max_seconds + 0.1))})
+    reply = await caller.operate(
+        operation, {fact.name: ("in.wav", sample_audio(fact.max_seconds + 0.1))}
+    )
     assert reply.status == 400
 
 

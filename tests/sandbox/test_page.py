@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from tests.sandbox.support import OPERATIONS, Caller, picture
+from tests.sandbox.support import OPERATIONS, Caller, sample_image
 
 if TYPE_CHECKING:
     from stable_async.sandbox import Sandbox
@@ -57,7 +57,7 @@ async def test_the_state_gives_the_last_requests_with_text_as_text(
     sandbox: Sandbox, caller: Caller
 ) -> None:
     await caller.core(HOSTILE)
-    await caller.operate(OPERATIONS["edit_erase"], {"image": (HOSTILE, picture())})
+    await caller.operate(OPERATIONS["edit_erase"], {"image": (HOSTILE, sample_image())})
     reply = await caller.send("GET", "/_sandbox/state")
     assert reply.headers["Content-Type"] == "application/json"
     erase, core = cast("list[Shown]", reply.json["requests"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.sandbox.support import picture
+from tests.sandbox.support import sample_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,7 +110,7 @@ def test_each_test_has_a_sandbox_of_its_own_in_each_worker(tmp_path: Path) -> No
 
 @pytest.mark.timeout(180)
 def test_a_session_shares_one_that_is_reset_and_a_client_polls_it_often(tmp_path: Path) -> None:
-    text = PNG.format(base64.b64encode(picture()).decode()) + SESSION + CLIENT
+    text = PNG.format(base64.b64encode(sample_image()).decode()) + SESSION + CLIENT
     (tmp_path / "test_module.py").write_text(MODULE)
     options = ("-o", "asyncio_mode=auto", "-p", "no:xdist")
     assert "30 passed" in run(tmp_path, text, "pytest", "-q", *options)

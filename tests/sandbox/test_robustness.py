@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from stable_async.sandbox import Sandbox
 from stable_async.sandbox.request_log import RequestLog, RequestRecord
-from tests.sandbox.support import BOUNDARY, OPERATIONS, Caller, multipart, picture
+from tests.sandbox.support import BOUNDARY, OPERATIONS, Caller, multipart, sample_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -233,7 +233,7 @@ def test_the_log_is_bounded_in_records_and_in_bytes() -> None:
 async def test_memory_does_not_grow_with_the_number_of_uploads(
     sandbox: Sandbox, caller: Caller
 ) -> None:
-    file = ("in.png", picture() + b"\0" * 4_000_000)
+    file = ("in.png", sample_image() + b"\0" * 4_000_000)
 
     async def upload(times: int) -> int:
         for _ in range(times):

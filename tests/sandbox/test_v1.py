@@ -9,7 +9,7 @@ import json
 import pytest
 from PIL import Image
 
-from tests.sandbox.support import KEY, OPERATIONS, Caller, File, picture
+from tests.sandbox.support import KEY, OPERATIONS, Caller, File, sample_image
 
 TEXT = OPERATIONS["v1_text_to_image"]
 SDXL = "/v1/generation/stable-diffusion-xl-1024-v1-0/text-to-image"
@@ -46,8 +46,8 @@ async def test_samples_give_as_many_artifacts_with_seeds_of_their_own(caller: Ca
     assert status == 200
     assert isinstance(artifacts, list)
     assert [artifact["seed"] for artifact in artifacts] == [7, 8, 9]
-    pictures = {artifact["base64"] for artifact in artifacts}
-    assert len(pictures) == 3
+    images = {artifact["base64"] for artifact in artifacts}
+    assert len(images) == 3
     image = Image.open(io.BytesIO(base64.b64decode(artifacts[0]["base64"])))
     assert (image.format, image.size) == ("PNG", (1024, 1024))
 
@@ -123,7 +123,7 @@ async def test_masks_are_held_to_the_image(caller: Caller) -> None:
     masking = OPERATIONS["v1_image_to_image_masking"]
     masks: list[tuple[File | None, str]] = [
         (None, "invalid_mask_image"),
-        (("m.png", picture(32, 32)), "invalid_image_dimensions"),
+        (("m.png", sample_image(32, 32)), "invalid_image_dimensions"),
         (("m.png", b"GIF89a"), "invalid_mime_type"),
     ]
     for mask, name in masks:
@@ -137,9 +137,9 @@ async def test_masks_are_held_to_the_image(caller: Caller) -> None:
 async def test_an_upscale_of_too_many_pixels_is_refused(caller: Caller) -> None:
     upscale = OPERATIONS["v1_image_to_image_upscale"]
     for side, status in ((1024, 200), (1025, 400)):
-        image = ("in.png", picture(side, side))
+        image = ("in.png", sample_image(side, side))
         assert (await caller.operate(upscale, {"image": image})).status == status
-    reply = await caller.operate(upscale, {"image": ("in.png", picture()), "width": "4096"})
+    reply = await caller.operate(upscale, {"image": ("in.png", sample_image()), "width": "4096"})
     assert reply.json["name"] == "invalid_pixel_count"
 
 

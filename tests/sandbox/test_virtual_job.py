@@ -16,7 +16,7 @@ import pytest
 from stable_async import Quota, StabilityClient
 from stable_async.jobs import Job, JobSettings, PromptFile, PromptRules
 from stable_async.sandbox import Sandbox
-from tests.sandbox.support import picture
+from tests.sandbox.support import sample_image
 from tests.virtual_time import VirtualNetworkLoop
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ async def run_job(
     """Run a job of so many rows; return the virtual seconds that it took, and its summary."""
     path = folder / "prompts.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"a fox {n}"}) + "\n" for n in range(rows)))
-    sandbox.produce("generate_core", picture(), times=None)
+    sandbox.produce("generate_core", sample_image(), times=None)
     quota, loop = Quota(scope="client"), asyncio.get_running_loop()
     async with StabilityClient("sk-x", base_url=sandbox.url, quota=quota) as client:
         began = loop.time()

@@ -36,7 +36,7 @@ from stable_async import (
 )
 from stable_async.web import to_http_status
 from tests.raw_server import answer, raw_server
-from tests.samples import mp3, picture, png, wav
+from tests.samples import mp3, png, sample_image, wav
 
 if TYPE_CHECKING:
     from stable_async.api.base import Request
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 KEY = "sk-0123456789abcdef"
-PNG = picture()
+PNG = sample_image()
 GLB = b"glTF\x02\x00\x00\x00" + (100).to_bytes(4, "little") + bytes(88)
-FILES = {"png": PNG, "jpeg": picture(kind="jpeg"), "wav": wav(1), "mp3": mp3(0.1), "glb": GLB}
+FILES = {"png": PNG, "jpeg": sample_image(kind="jpeg"), "wav": wav(1), "mp3": mp3(0.1), "glb": GLB}
 
 
 class Sample(TypedDict):
@@ -345,7 +345,7 @@ ENTIRE = json.dumps({"image": B64, "seed": 7, "finish_reason": "SUCCESS"}).encod
 
 @pytest.mark.parametrize(
     ("body", "content_type"),
-    [(picture(kind=suffix), f"image/{suffix}") for suffix in ("png", "jpeg", "webp")]
+    [(sample_image(kind=suffix), f"image/{suffix}") for suffix in ("png", "jpeg", "webp")]
     + [(ENTIRE, JSON), (ENTIRE[:-5], JSON)],
 )
 @pytest.mark.parametrize("pause", [0, 0.02])
@@ -433,7 +433,7 @@ async def test_what_came_whole_is_kept_when_a_time_limit_expires(kind: str) -> N
 @pytest.mark.parametrize("cut", [1, 12, 60])
 @pytest.mark.parametrize("suffix", ["png", "jpeg", "webp"])
 async def test_an_image_that_came_in_part_is_none(suffix: str, cut: int) -> None:
-    reply = endless(picture(kind=suffix)[:-cut], f"image/{suffix}")
+    reply = endless(sample_image(kind=suffix)[:-cut], f"image/{suffix}")
     async with raw_server(Server(reply)) as url, client(url) as one:
         with pytest.raises(APIConnectionError) as caught:
             await one.generate.core("x")
@@ -530,7 +530,7 @@ async def test_an_image_where_json_was_asked_for_is_kept() -> None:
     assert (image.data, image.seed) == (PNG, 5)
 
 
-WHOLE = [picture(), picture(kind="jpeg"), picture(kind="webp"), GLB]
+WHOLE = [sample_image(), sample_image(kind="jpeg"), sample_image(kind="webp"), GLB]
 
 
 @pytest.mark.parametrize("content", WHOLE, ids=["png", "jpeg", "webp", "glb"])

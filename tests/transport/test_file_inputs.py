@@ -30,7 +30,7 @@ from stable_async import (
 )
 from stable_async.sandbox import Sandbox
 from tests.raw_server import Connection, answer, raw_server
-from tests.samples import picture
+from tests.samples import sample_image
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     Opened = Callable[[AsyncExitStack, Path], Awaitable[FileInput]]
 
-FILE = picture(70, 80) + bytes(150_000)  # more than one piece
+FILE = sample_image(70, 80) + bytes(150_000)  # more than one piece
 
 
 class Receiver:
@@ -55,7 +55,7 @@ class Receiver:
             self.files.append(part.rpartition(b"\r\n--")[0])
             refused = len(self.files) % 2 == 1
             await connection.send(
-                answer(b"{}", status="500 Oops") if refused else answer(picture())
+                answer(b"{}", status="500 Oops") if refused else answer(sample_image())
             )
 
 
@@ -244,7 +244,7 @@ RAISING: dict[str, object] = {
 async def test_a_foreign_error_of_a_file_is_one_failed_outcome(name: str) -> None:
     image = cast("FileInput", RAISING[name])
     async with Sandbox() as sandbox, client(sandbox.url) as one:
-        requests = [UpscaleFast(image=image), UpscaleFast(image=picture())]
+        requests = [UpscaleFast(image=image), UpscaleFast(image=sample_image())]
         outcomes = [outcome async for outcome in one.map(requests)]
         assert sandbox.statistics.requests == 1
     (error,) = [outcome.error for outcome in outcomes if outcome.error]
@@ -279,8 +279,8 @@ UNFIT: dict[str, object] = {
     "mapping": {"path": "x"},
     "nothing": None,
     "closed": io.BytesIO(FILE),
-    "broken image": PIL.Image.open(io.BytesIO(picture(64, 64)[:-30])),
-    "bomb": PIL.Image.open(io.BytesIO(picture(64, 64)[:60])),
+    "broken image": PIL.Image.open(io.BytesIO(sample_image(64, 64)[:-30])),
+    "bomb": PIL.Image.open(io.BytesIO(sample_image(64, 64)[:60])),
 }
 cast("io.BytesIO", UNFIT["closed"]).close()
 # No file at all: found when the request is made, as any other value of a wrong type.
@@ -295,7 +295,7 @@ async def test_what_is_no_image_is_one_failed_outcome(name: str) -> None:
             UpscaleFast(image=image)
         return
     async with Sandbox() as sandbox, client(sandbox.url) as one:
-        requests = [UpscaleFast(image=image), UpscaleFast(image=picture())]
+        requests = [UpscaleFast(image=image), UpscaleFast(image=sample_image())]
         outcomes = [outcome async for outcome in one.map(requests)]
         assert sandbox.statistics.requests == 1
     errors = [outcome.error for outcome in outcomes if outcome.error]
@@ -324,7 +324,7 @@ async def main(png):
 asyncio.run(main(Path("in.png").read_bytes()))
 print({"PIL", "numpy"} & set(sys.modules))
 """
-    (tmp_path / "in.png").write_bytes(picture())
+    (tmp_path / "in.png").write_bytes(sample_image())
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     run = subprocess.run(
         [sys.executable, "-c", program],

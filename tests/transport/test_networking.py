@@ -21,7 +21,7 @@ from stable_async import (
 )
 from stable_async.transport.proxies import bypasses, resolve_proxy
 from tests.raw_server import Connection, answer
-from tests.samples import picture
+from tests.samples import sample_image
 from tests.transport.proxy_server import ProxyServer
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 KEY = "sk-secret-key"
 HOST = "api.company.test"
-PICTURE = picture()
+IMAGE = sample_image()
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ class Server:
                 self.peers.append(writer.get_extra_info("peercert") or None)
                 length = head.lower().partition("content-length: ")[2].partition("\r\n")[0]
                 await reader.readexactly(int(length or 0))
-                await connection.send(answer(PICTURE))
+                await connection.send(answer(IMAGE))
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -120,7 +120,7 @@ async def test_a_proxy_with_a_password_leads_to_the_api(
         ) as client:
             image = await client.generate.core("a secret prompt")
             again = await client.generate.core("a secret prompt")
-    assert image.data == again.data == PICTURE
+    assert image.data == again.data == IMAGE
     assert len(server.heads) == 2
     assert all(f"Authorization: Bearer {KEY}" in head for head in server.heads)
     if scheme == "https":
@@ -139,7 +139,7 @@ async def test_a_proxy_can_speak_tls_itself(ca: trustme.CA, tmp_path: Path) -> N
             KEY, base_url=f"https://{HOST}", proxy=proxy.url, ssl=ca_file(ca, tmp_path)
         ) as client,
     ):
-        assert (await client.generate.core("x")).data == PICTURE
+        assert (await client.generate.core("x")).data == IMAGE
 
 
 async def test_a_proxy_that_refuses_is_named_and_nothing_is_billed(
@@ -268,7 +268,7 @@ async def test_a_companys_ca_is_trusted_where_it_is_named(
         serving(server_context(ca)) as server,
         StabilityClient(KEY, base_url=server.url, ssl=trusted) as client,
     ):
-        assert (await client.generate.core("x")).data == PICTURE
+        assert (await client.generate.core("x")).data == IMAGE
 
 
 async def test_an_unknown_ca_is_named_as_the_cause_with_its_cure(ca: trustme.CA) -> None:
@@ -392,7 +392,7 @@ async def test_a_cookie_is_never_sent_back_and_a_redirect_never_followed() -> No
         status = "200 OK" if len(seen) == 1 else "307 Elsewhere"
         await connection.send(
             answer(
-                PICTURE,
+                IMAGE,
                 status=status,
                 headers=headers,
             )

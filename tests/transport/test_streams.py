@@ -41,8 +41,8 @@ def client(url: str, accept: str | None = None) -> StabilityClient:
     )
 
 
-def json_answer(picture: bytes) -> bytes:
-    fields = {"seed": 7, "image": base64.b64encode(picture).decode(), "finish_reason": "SUCCESS"}
+def json_answer(image: bytes) -> bytes:
+    fields = {"seed": 7, "image": base64.b64encode(image).decode(), "finish_reason": "SUCCESS"}
     return answer(json.dumps(fields).encode(), content_type="application/json; type=image/png")
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Keep = Callable[[object], Awaitable[None]]
 
 KEY = "sk-0123456789abcdefghij"
-PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(200_000)
+IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(200_000)
 REQUEST = GenerateCore(prompt="a lighthouse")
 
 
@@ -64,14 +64,14 @@ class Slow:
         self.headers = asyncio.Event()
         self.rest = asyncio.Event()
         self.status = "200 OK"
-        self.picture = PICTURE
+        self.image = IMAGE
 
     async def __call__(self, connection: Connection) -> None:
         await connection.request()
         self.asked.set()
         await self.headers.wait()
         headers = "seed: 7\r\nfinish-reason: SUCCESS\r\nConnection: close\r\n"
-        whole = answer(self.picture, status=self.status, headers=headers)
+        whole = answer(self.image, status=self.status, headers=headers)
         await connection.send(whole[:100_000])
         await self.rest.wait()
         await connection.send(whole[100_000:])
@@ -100,7 +100,7 @@ async def test_a_call_that_has_left_is_finished_and_kept_if_the_service_wants(
     call: Callable[..., Awaitable[None]], size: int, nothing_leaks: None
 ) -> None:
     slow, kept = Slow(), Kept()
-    slow.picture = PICTURE.ljust(size, b"\0")
+    slow.image = IMAGE.ljust(size, b"\0")
     async with raw_server(slow) as url:
         async with StabilityClient(KEY, base_url=url) as client:
             task = asyncio.ensure_future(call(client, **finishing(kept)))
@@ -114,7 +114,7 @@ async def test_a_call_that_has_left_is_finished_and_kept_if_the_service_wants(
                 await client.aclose()
         (image,) = kept
         assert isinstance(image, Image)
-        assert (image.data, image.seed) == (slow.picture, 7)
+        assert (image.data, image.seed) == (slow.image, 7)
 
 
 async def test_a_stream_left_in_the_middle_is_kept_whole(nothing_leaks: None) -> None:
@@ -122,12 +122,12 @@ async def test_a_stream_left_in_the_middle_is_kept_whole(nothing_leaks: None) ->
     slow.headers.set()
     async with raw_server(slow) as url, StabilityClient(KEY, base_url=url) as client:
         async with client.stream(REQUEST, **finishing(kept)) as one:
-            assert one.headers["content-length"] == str(len(PICTURE))
+            assert one.headers["content-length"] == str(len(IMAGE))
             async for _ in one:
                 break
         slow.rest.set()
         await client.aclose()
-    assert [cast("Image", image).data for image in kept] == [PICTURE]
+    assert [cast("Image", image).data for image in kept] == [IMAGE]
 
 
 async def test_a_stream_read_to_its_end_is_kept_by_nobody(nothing_leaks: None) -> None:
@@ -136,8 +136,8 @@ async def test_a_stream_read_to_its_end_is_kept_by_nobody(nothing_leaks: None) -
     slow.rest.set()
     async with raw_server(slow) as url, StabilityClient(KEY, base_url=url) as client:
         async with client.stream(REQUEST, **finishing(kept)) as one:
-            assert (await one.read()).data == PICTURE
-        assert (await client.send(REQUEST, **finishing(kept))).data == PICTURE
+            assert (await one.read()).data == IMAGE
+        assert (await client.send(REQUEST, **finishing(kept))).data == IMAGE
     assert kept == []
 
 
@@ -222,13 +222,13 @@ async def test_an_asynchronous_operation_is_fetched_for_whoever_keeps_it(
     sandbox: Sandbox, nothing_leaks: None
 ) -> None:
     async with StabilityClient(KEY, base_url=sandbox.url) as client:
-        picture = (await client.generate.sd3("x")).data
+        image = (await client.generate.sd3("x")).data
     sandbox.log.clear()
     kept = Kept()
     async with StabilityClient(KEY, base_url=sandbox.url, poll_interval=0.01) as client:
         sandbox.delay(0.05)
         task = asyncio.create_task(
-            client.send(UpscaleCreative(image=picture, prompt="x"), **finishing(kept))
+            client.send(UpscaleCreative(image=image, prompt="x"), **finishing(kept))
         )
         await arrival(sandbox, task)
         task.cancel()
@@ -270,17 +270,17 @@ async def test_browsers_that_leave_at_random_leave_nothing_behind(
     quota = SharedQuota.file(tmp_path / "quota", Quota(requests=60, window=0.5, adaptive=False))
     asked = 0
 
-    async def picture(connection: Connection) -> None:
+    async def send_image(connection: Connection) -> None:
         nonlocal asked
         while True:
             await connection.request()
             asked += 1
             await asyncio.sleep(rng.uniform(0, 0.1))
-            await connection.send(answer(PICTURE))
+            await connection.send(answer(IMAGE))
 
     options = finishing(kept) if on_disconnect == "finish" else {}
     async with (
-        raw_server(picture) as url,
+        raw_server(send_image) as url,
         StabilityClient(KEY, base_url=url, quota=quota) as client,
     ):
 
