@@ -30,8 +30,10 @@ class Shelf:
     Attributes:
         objects: The bytes and the version of each object.
         written: What was written, in order.
+        reads: How often an object was read.
         failing: Raised instead of writing.
         gate: Writing waits for it.
+        first: The next write waits for this alone.
     """
 
     def __init__(self) -> None:
@@ -40,6 +42,8 @@ class Shelf:
         self.failing: OSError | None = None
         self.gate = asyncio.Event()
         self.gate.set()
+        self.reads = 0
+        self.first: asyncio.Event | None = None
 
     def put(self, facts: RowFacts) -> None:
         """Store facts as another process does."""
@@ -53,6 +57,9 @@ class Shelf:
 
     async def _write(self, path: str, data: bytes) -> Version:
         await self.gate.wait()
+        if (first := self.first) is not None:
+            self.first = None
+            await first.wait()
         if self.failing is not None:
             raise self.failing
         self.written.append(data)
@@ -70,6 +77,7 @@ class Shelf:
         return await self._write(path, data)
 
     async def read(self, path: str) -> tuple[bytes, Version]:
+        self.reads += 1
         if path not in self.objects:
             raise FileNotFoundError(path)
         data, version = self.objects[path]
@@ -101,7 +109,9 @@ def charged(facts: RowFacts) -> list[str]:
 
 async def test_a_claim_is_stored_before_it_returns(shelf: Shelf, claims: Claims) -> None:
     assert await claims.resolved(STEM) is None
+    shelf.reads = 0
     facts = await claims.claim(STEM, ROW)
+    assert (shelf.reads, len(shelf.written)) == (0, 1), "one request"
     assert shelf.facts() == facts
     assert (facts.state, charged(facts)) == ("in flight", ["reserved"])
     resolved = await claims.resolved(STEM)
@@ -120,7 +130,11 @@ async def test_of_two_processes_one_gets_a_row(shelf: Shelf, claims: Claims) -> 
 async def test_attempts_of_one_process_follow_one_another(shelf: Shelf, claims: Claims) -> None:
     await claims.claim(STEM, ROW)
     claims.settle(STEM, Result("again", "returned", reason="500", error="x"))
-    await claims.claim(STEM, replace(ROW, attempts=1))
+    second = await claims.claim(STEM, replace(ROW, attempts=1))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert shelf.facts() == second, "nothing older is written after it"
+    assert shelf.reads == 0
     claims.accept(STEM, "g")
     await claims.forget(STEM)
     facts = shelf.facts()
@@ -145,6 +159,39 @@ async def test_what_is_written_later_is_written_in_order(shelf: Shelf, claims: C
     assert [read_facts(data, "x").state for data in shelf.written] == [
         "in flight", "in flight", "again",
     ]  # fmt: skip
+
+
+async def test_a_slow_write_is_not_overtaken(shelf: Shelf, claims: Claims) -> None:
+    await claims.claim(STEM, ROW)
+    shelf.first = slow = asyncio.Event()
+    claims.accept(STEM, "g")
+    await asyncio.sleep(0)
+    claims.settle(STEM, Result("failed", "spent", reason="404", error="x"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    slow.set()
+    await claims.aclose()
+    assert shelf.facts().state == "failed"
+
+
+@pytest.mark.parametrize("attempts", [0, 1])
+async def test_a_claim_that_is_refused_for_no_reason_is_an_error(
+    shelf: Shelf, claims: Claims, attempts: int
+) -> None:
+    """A store that says that there is something, and then that there is nothing."""
+    if attempts:
+        await claims.claim(STEM, ROW)
+        shelf.objects[f"{STEM}.json"] = (b"other", 77)
+    shelf.failing = FileExistsError(errno.EEXIST, "is there already")
+    real = shelf.read
+
+    async def read(path: str) -> tuple[bytes, Version]:
+        shelf.objects.clear()
+        return await real(path)
+
+    shelf.read = read  # type: ignore[method-assign]
+    with pytest.raises(FileExistsError):
+        await claims.claim(STEM, replace(ROW, attempts=attempts))
 
 
 async def test_a_fact_that_cannot_be_written_is_logged(
@@ -205,6 +252,7 @@ async def test_a_row_that_was_attempted_is_claimed_unless_it_may_have_been_paid(
     row = replace(ROW, attempts=attempts)
     if is_claimed:
         facts = await claims.claim(STEM, row)
+        assert shelf.reads == 1
         assert shelf.facts() == facts
         assert charged(facts) == [*charged(there), "reserved"]
     else:

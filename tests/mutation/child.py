@@ -151,7 +151,10 @@ def _pytest(tests: Sequence[str], folder: Path, *plugins: object, timeout: int =
         options += ["-p", f"no:{plugin}"]
     # What this process has imported before: a plugin of tests cannot be rewritten any more.
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    return int(pytest.main([*options, *tests], [_Steady(), *plugins]))
+    try:
+        return int(pytest.main([*options, *tests], [_Steady(), *plugins]))
+    except Warning:
+        return 1  # what was never closed is found when the tests have ended
 
 
 def _fork(work: Callable[[], int], folder: Path) -> int:
