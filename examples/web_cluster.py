@@ -58,19 +58,23 @@ class Balancer:
         writer.close()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def bound_socket() -> socket.socket:
+    """Return a socket with a port that nobody else can take before a worker listens on it."""
+    bound = socket.socket()
+    bound.bind((HOST, 0))
+    return bound
 
 
-async def start_address(port: int) -> asyncio.subprocess.Process:
+async def start_address(bound: socket.socket) -> asyncio.subprocess.Process:
     """Start the workers of one address."""
+    descriptor = bound.fileno()
     uvicorn = ["-m", "uvicorn", "examples.fastapi_app:app", "--log-level", "warning"]
-    where = ["--host", HOST, "--port", str(port), "--workers", str(WORKERS_EACH)]
+    where = ["--fd", str(descriptor), "--workers", str(WORKERS_EACH)]
     # A worker on a busy machine is not a dead one.
     patience = ["--timeout-worker-healthcheck", "60"]
-    return await asyncio.create_subprocess_exec(sys.executable, *uvicorn, *where, *patience)
+    return await asyncio.create_subprocess_exec(
+        sys.executable, *uvicorn, *where, *patience, pass_fds=[descriptor]
+    )
 
 
 async def ready(address: asyncio.subprocess.Process, port: int) -> None:
@@ -85,8 +89,11 @@ async def ready(address: asyncio.subprocess.Process, port: int) -> None:
 
 
 async def main(port: int) -> None:
-    ports = [free_port() for _ in range(ADDRESSES)]
-    addresses = [await start_address(each) for each in ports]
+    ports, addresses = [], []
+    for _ in range(ADDRESSES):
+        with bound_socket() as bound:
+            ports.append(bound.getsockname()[1])
+            addresses.append(await start_address(bound))
     stopped = asyncio.Event()
     for signal_ in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_, stopped.set)
@@ -94,7 +101,7 @@ async def main(port: int) -> None:
         for address, each in zip(addresses, ports, strict=True):
             await ready(address, each)
         balancer = await asyncio.start_server(Balancer(ports).serve, HOST, port)
-        print(f"http://{HOST}:{port}", flush=True)
+        print(f"http://{HOST}:{balancer.sockets[0].getsockname()[1]}", flush=True)
         await stopped.wait()
         balancer.close()
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -24,33 +25,50 @@ def example(
     name: str, sandbox_url: str, *, workers: int = 1, quota_path: str = ""
 ) -> Iterator[str]:
     """Run an example against a sandbox, and yield its URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    # Port 0 and a socket that is bound here: nobody can take a port before the example listens.
     uvicorn = ["-m", "uvicorn", "examples.fastapi_app:app", "--log-level", "warning"]
-    command = {
-        "cluster": ["-m", "examples.web_cluster", port],
-        "fastapi": [*uvicorn, "--port", port, "--workers", str(workers)],
-        "aiohttp": ["-m", "examples.aiohttp_app", port],
-    }[name]
     environment = {
         **os.environ,
+        "PYTHONUNBUFFERED": "1",
         "STABILITY_API_KEY": KEY,
         "STABILITY_BASE_URL": sandbox_url,
         "STABILITY_SHARED_QUOTA": quota_path,
     }
-    with subprocess.Popen(
-        [sys.executable, *command], env=environment, stdout=subprocess.DEVNULL
-    ) as process:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        descriptor = bound.fileno()
+        command = {
+            "cluster": ["-m", "examples.web_cluster", "0"],
+            "fastapi": [*uvicorn, "--fd", str(descriptor), "--workers", str(workers)],
+            "aiohttp": ["-m", "examples.aiohttp_app", "0"],
+        }[name]
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=[descriptor],
+        )
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+    with process:
         try:
-            url = f"http://127.0.0.1:{port}"
+            if name != "fastapi":
+                url = printed_url(process)
             wait_until_it_answers(url, process)
             yield url
         finally:
             process.terminate()
 
 
-def wait_until_it_answers(url: str, process: subprocess.Popen[bytes]) -> None:
+def printed_url(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+            return found[0]
+    raise RuntimeError(f"the example ended with exit status {process.wait()}")
+
+
+def wait_until_it_answers(url: str, process: subprocess.Popen[str]) -> None:
     while process.poll() is None:
         try:
             urllib.request.urlopen(url).close()

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from redis import Redis
@@ -36,6 +36,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class PortTakenError(Exception):
+    """Another program took the port after it was chosen."""
+
+
 class Server:
     """A server of its own; `stop` and `start` restart it on its port."""
 
@@ -47,33 +51,38 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it answers. Nothing is kept on the disk unless asked for."""
+        """Start it and wait until it answers. Nothing is kept on the disk unless asked for.
+
+        Raises:
+            PortTakenError: Another program has taken the port.
+        """
         command = [binary(), "--port", str(self.port), "--bind", HOST, "--dir", str(self.folder)]
         command += ["--save", "", "--daemonize", "no", *self._options]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        self._wait()
-
-    def _wait(self) -> None:
-        assert self.process is not None
+        log = self.folder / "redis.log"
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(command, stdout=output)
         give_up = time.monotonic() + STARTING
-        while True:
-            try:
-                with Redis(host=HOST, port=self.port) as probe:
-                    probe.ping()
-                return
-            except RedisError as error:
-                if "AUTH" in str(error).upper():
-                    return
-                if time.monotonic() > give_up or self.process.poll() is not None:
-                    raise
-                time.sleep(0.01)
+        # An answer on the port could come from another server that has taken it.
+        while "Ready to accept connections" not in (text := log.read_text()):
+            if self.process.poll() is not None or time.monotonic() > give_up:
+                self.stop()
+                raise (PortTakenError if "in use" in text else RuntimeError)(text)
+            time.sleep(0.01)
 
     def start_sentinel(self, settings: Path) -> None:
         """Start it as a Sentinel instead."""
-        self.process = subprocess.Popen(
-            [binary(), str(settings), "--sentinel"], stdout=subprocess.DEVNULL
-        )
-        self._wait()
+        command = [binary(), str(settings), "--sentinel"]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        give_up = time.monotonic() + STARTING
+        while True:
+            try:
+                with self.client() as probe:
+                    probe.ping()
+                return
+            except RedisError:
+                if time.monotonic() > give_up or self.process.poll() is not None:
+                    raise
+                time.sleep(0.01)
 
     def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
         """End it at once."""
@@ -90,8 +99,11 @@ class Server:
 @contextmanager
 def running(folder: Path, *options: str) -> Iterator[Server]:
     """Run a server for the block."""
-    server = Server(folder, *options)
-    server.start()
+    while True:
+        server = Server(folder, *options)
+        with suppress(PortTakenError):
+            server.start()
+            break
     try:
         yield server
     finally:
