@@ -144,6 +144,13 @@ def test_a_file_elsewhere_is_not_moved(path: Path) -> None:
     log.close()
 
 
+def test_a_closed_log_holds_no_descriptor(path: Path) -> None:
+    before = descriptors()
+    log = AppendLog.open(path, MAGIC)
+    log.close()
+    assert descriptors() == before
+
+
 def test_a_log_whose_descriptor_is_gone_can_be_closed(path: Path) -> None:
     """As in a process that became a daemon, and closed all descriptors on the way."""
     log = AppendLog.open(path, MAGIC)
