@@ -168,7 +168,7 @@ async def _report_progress(job: Job) -> AsyncIterator[None]:
 
 @contextmanager
 def _interruptible(job: Job, running: asyncio.Future[Summary]) -> Iterator[None]:
-    """Let the first SIGINT, SIGTERM or SIGHUP end the job in good order, and the second at once.
+    """Let the first SIGINT, SIGTERM or SIGHUP interrupt the job, and the second abort it.
 
     A SIGHUP that was ignored at the start, as under `nohup`, stays ignored.
     """

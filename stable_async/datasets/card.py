@@ -186,7 +186,7 @@ def _made(census: Census, kind: MediaKind, *, sandbox: bool) -> str:
 
 
 def _assumed(census: Census) -> str:
-    """Return what is said of prices that no source states."""
+    """Return the sentence about prices that no source states."""
     assumed = {maker: cost for maker, (_, cost) in census.spent.items() if maker[0] in UNPRICED}
     if not assumed:
         return ""

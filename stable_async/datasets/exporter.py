@@ -220,7 +220,7 @@ class _Export:
         """Write a split, and return its number of shards."""
         count = 0
         for shard in shards(self._records.of(split), shard_limit, writer.records_per_shard):
-            self._bring(writer, shard)
+            self._write_shard(writer, shard)
             count += 1
         for number in writer.numbers():
             if number >= count:
@@ -229,7 +229,7 @@ class _Export:
         writer.finish(self._records.examples(split), self._records.of(split))
         return count
 
-    def _bring(self, writer: DataSetWriter, shard: Shard) -> None:
+    def _write_shard(self, writer: DataSetWriter, shard: Shard) -> None:
         """Write a shard, unless it exists."""
         number, records = shard.number, shard.records
         digest = shard.digest(self._records.columns)

@@ -112,7 +112,7 @@ class Shard:
 
 
 class Records:
-    """The results of a ledger that are exported, in the order in which they came.
+    """The results of a ledger that are exported, in order of arrival.
 
     Attributes:
         columns: The columns of every record.
@@ -184,7 +184,7 @@ class Records:
         return Records(self._ledger, self._name, self._selection, left_out)
 
     def all(self) -> Iterator[Record]:
-        """Yield the records of all splits, in the order in which they came."""
+        """Yield the records of all splits, in order of arrival."""
         return self._records(None, 0, 0)
 
     def of(self, split: str) -> Iterator[Record]:

@@ -89,7 +89,7 @@ def claimed(
     origins: list[Origin],
     is_of_job: Callable[[Origin], bool],
 ) -> Iterator[None]:
-    """Hold a folder for an export, and remove what a killed export left half written.
+    """Hold a folder for an export, and remove the incomplete files of a killed export.
 
     Args:
         target: The folder; created if missing.

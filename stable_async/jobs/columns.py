@@ -73,12 +73,12 @@ MEANT: Mapping[str, tuple[str, ...]] = {
 # Those of them whose values are not aspect ratios.
 SIZES = frozenset({"width", "height", "w", "h", "size", "image_size", "resolution", "dimensions"})
 # How similar, 0 to 1, a long name must be to a parameter to count as a misspelling of it. For short
-# ones only usual slips count: `speed` and `need` are as similar to `seed` as any misspelling.
+# ones only typing errors count: `speed` and `need` are as similar to `seed` as any misspelling.
 ALIKE = 0.88
 LONG = 8
 SHORTEST = 4
 VOWELS = frozenset("aeiouy")
-# Words that could be slips of another name, and are likelier names of columns.
+# Words that could be misspellings of another name, and are likelier names of columns.
 ORDINARY = frozenset(
     {
         *("ask", "audi", "dawn", "don", "let", "lift", "loft", "made", "mage", "mod", "modal"),
@@ -453,7 +453,7 @@ def folded(name: str) -> str:
 
 
 def _meant_by(name: str, known: Collection[str]) -> Iterator[str]:
-    """Yield the parameters that a name may stand for, whole or with a slip; the likeliest first.
+    """Yield the parameters that a name may stand for, or be a misspelling of; the likeliest first.
 
     Args:
         name: Folded, without underscores.
@@ -464,15 +464,15 @@ def _meant_by(name: str, known: Collection[str]) -> Iterator[str]:
         return
     for target in sorted(known):
         word = target.replace("_", "")
-        if _is_slip(name, word) or name == word + "s":
+        if _is_typo(name, word) or name == word + "s":
             yield target
     for other, targets in MEANT.items():
-        if _is_slip(name, other):
+        if _is_typo(name, other):
             yield from (target for target in targets if target in known)
 
 
-def _is_slip(name: str, word: str) -> bool:
-    """Return whether a name is a word with one slip: two neighbours swapped, a letter missing or
+def _is_typo(name: str, word: str) -> bool:
+    """Return whether a name is a word with one typing error: two letters swapped, one missing or
     doubled, or a vowel for another.
     """
     if len(word) < SHORTEST:

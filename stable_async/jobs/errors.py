@@ -60,7 +60,7 @@ class StorageError(JobError):
 
 
 class ImagesURLError(StorageError):
-    """The URL for images is none, or not of a kind that is known."""
+    """The URL for images is invalid, or of an unknown kind."""
 
 
 @contextmanager

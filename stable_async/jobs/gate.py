@@ -175,7 +175,7 @@ class Gate:
             self.stop(
                 JobError(
                     f"no result from {self._address} for {self._outage_limit:g} s; "
-                    f"the last thing that came back: {error}"
+                    f"the last error: {error}"
                 )
             )
 

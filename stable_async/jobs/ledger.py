@@ -58,13 +58,13 @@ TABLES = """
 CREATE TABLE job (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
 
 CREATE TABLE rows (
-    position INTEGER PRIMARY KEY,       -- the order in which they came; part of the file's name
+    position INTEGER PRIMARY KEY,       -- the order of arrival; part of the file's name
     id TEXT UNIQUE,                     -- NULL: another row has taken the id over
     content BLOB,                       -- digest of service and fields; NULL: not known
     row INTEGER NOT NULL,               -- in the prompt file, when it was first seen
     service TEXT NOT NULL,
     parameters TEXT NOT NULL,           -- JSON: fields of the API, without the seed
-    metadata TEXT,                      -- JSON: what else the row said
+    metadata TEXT,                      -- JSON: the rest of the row
     seed INTEGER,                       -- given or derived
     price REAL,                         -- credits; NULL: not known
     listed INTEGER NOT NULL DEFAULT 1,  -- whether the prompt file has it now
@@ -95,7 +95,7 @@ CREATE TABLE duplicates (               -- rows that ask for the same as one bef
     PRIMARY KEY (position, id)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE charges (                  -- one line for each attempt: claimed before it is sent
+CREATE TABLE charges (                  -- one row for each attempt: claimed before it is sent
     position INTEGER NOT NULL REFERENCES rows,
     attempt INTEGER NOT NULL,           -- of its row
     price REAL,                         -- credits; NULL: not known
@@ -105,7 +105,7 @@ CREATE TABLE charges (                  -- one line for each attempt: claimed be
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE images (
-    number INTEGER PRIMARY KEY,         -- the order in which they came
+    number INTEGER PRIMARY KEY,         -- the order of arrival
     position INTEGER NOT NULL UNIQUE REFERENCES rows,
     file_name TEXT NOT NULL,
     content_type TEXT NOT NULL,
@@ -116,7 +116,7 @@ CREATE TABLE images (
     seed INTEGER,
     finish_reason TEXT,
     request_id TEXT,
-    credits REAL,                       -- list price; what was paid stands in charges
+    credits REAL,                       -- list price; charges have what was paid
     sent_at REAL,                       -- seconds since 1970; NULL: not known
     finished_at REAL
 ) STRICT;
@@ -298,7 +298,7 @@ class Ledger:
         """Commit all changes of the block, or none.
 
         Returns:
-            The images that came in it, in their order, once it is committed.
+            The images that arrived in it, in order, once it is committed.
         """
         self._fresh = []
         self._db.execute("BEGIN IMMEDIATE")
@@ -775,7 +775,7 @@ class Ledger:
     def requeue(self, *states: State, gone: bool = False) -> int:
         """Queue listed rows in these states again, all of the job's if `gone`; count them.
 
-        A generation that the API no longer has is requested anew; its id stays with its charge.
+        A generation that the API no longer has is requested again; its id stays with its charge.
         """
         self._flush()
         return self._db.execute(
@@ -1021,7 +1021,7 @@ class Ledger:
         about it.
 
         Args:
-            facts: The facts, as they stand when nobody works on the row.
+            facts: The facts, as `RowFacts.resolved` returns them.
             replaced: Whether the image was replaced by that of another row, which now has the id.
 
         Raises:

@@ -168,7 +168,7 @@ class _Opening:
         options: JobOptions | None,
         notes: list[str],
     ) -> None:
-        """Open ledger and store, and settle what the last run left half done."""
+        """Open ledger and store, and settle what the last run left unfinished."""
         folder = settings.folder
         self._stack = stack
         self._settings = settings

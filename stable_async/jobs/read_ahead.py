@@ -19,7 +19,7 @@ END_OF_READER = 0.1
 
 
 class Batches(Generic[T]):
-    """Items of an iterator that waits for nobody. One thread at a time may call it.
+    """Items of an iterator that does not wait for input; for one thread at a time.
 
     Attributes:
         exhausted: Whether everything has been taken.

@@ -64,7 +64,7 @@ class Row:
 
     Attributes:
         number: Row of the prompt file, as a text editor or a spreadsheet counts.
-        fields: Fields of the API. As they stand in the file, `id` and `service` among them, until
+        fields: Fields of the API. As in the file, `id` and `service` included, until
             `PromptRules.expand`; as the API takes them, without the seed, after `rules.check`.
             Files are paths.
         metadata: The rest of the row, which is kept with its image.
@@ -140,7 +140,7 @@ class Result:
         state: The new state of the row. `in flight` means that its image is spooled.
         charge: The state of the price that was reserved.
         image: The image, if it was stored.
-        reason: Why there is none, in a word or two by which failures are counted.
+        reason: Why there is no image, in a word or two by which failures are counted.
         error: The same in full.
     """
 
@@ -204,7 +204,7 @@ def fields_to_json(fields: Mapping[str, object]) -> str:
     """Return the same as `to_json` for fields of the API that were checked, in a tenth of the time.
 
     Raises:
-        ValueError: A value is none that a checked field has.
+        ValueError: A value is not of a type that checked fields have.
     """
     return pydantic_core.to_json(fields).decode()
 

@@ -143,10 +143,10 @@ def _rows(view: JobView, to: Path, most: int) -> Iterator[bytes]:
             if path is not None:
                 link = quote(Path(os.path.relpath(path.absolute(), beside)).as_posix())
             now = (text, more)
-            said = [0 if value == last else value for value, last in zip(now, before, strict=True)]
+            shown = [0 if value == last else value for value, last in zip(now, before, strict=True)]
             values = [
-                identity, said[0], service, state, link, width, height, seed, cost,
-                error or reason, said[1], thumbnail and thumbnail.url,
+                identity, shown[0], service, state, link, width, height, seed, cost,
+                error or reason, shown[1], thumbnail and thumbnail.url,
                 alike.first(number, sha256, thumbnail),
             ]  # fmt: skip
             before = now

@@ -57,8 +57,8 @@ def read_media_folder(
 ) -> Rows:
     """Read a row for each line of the metadata. Its file is the input; the rest is metadata.
 
-    A column is a parameter only where an option says so: what made an image is not what to do with
-    it now.
+    A column is a parameter only where an option says so: the parameters that made an image are not
+    those of the new request.
 
     Raises:
         UnreadableError: The metadata cannot be read, or the service takes no files.

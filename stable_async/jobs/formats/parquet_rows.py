@@ -86,7 +86,7 @@ def read_parquet(path: Path, rules: ColumnRules, report: ColumnReport, store: In
                     number += 1
                     row = row_of(number, targets, values)
                     for name, field in inputs.items():
-                        _bring_out(row, name, field, path.absolute().parent, store)
+                        _extract(row, name, field, path.absolute().parent, store)
                     yield accepted(row)
     except (
         pyarrow.ArrowException,
@@ -97,7 +97,7 @@ def read_parquet(path: Path, rules: ColumnRules, report: ColumnReport, store: In
         raise UnreadableError(0, what) from None
 
 
-def _bring_out(row: Row, column: str, field: str, folder: Path, store: InputStore) -> None:
+def _extract(row: Row, column: str, field: str, folder: Path, store: InputStore) -> None:
     """Replace an embedded input file by its path."""
     value = row.fields.get(field)
     parts = cast("Mapping[str, object]", value) if isinstance(value, dict) else {"bytes": value}

@@ -153,7 +153,7 @@ class Store(Protocol):
         """
 
     def tidy(self) -> None:
-        """Remove half-written files whose writer has ended."""
+        """Remove incomplete files whose writer has ended."""
 
     def missing(self, file_names: Iterable[str]) -> list[str]:
         """Return which of these images are missing."""

@@ -132,7 +132,7 @@ class Claims:
     def settle(self, stem: str, result: Result) -> None:
         """Record how an attempt ended without an image, without waiting.
 
-        A failure is logged: whoever sees only the claim finds the row in doubt.
+        A failure is logged; the claim alone then means in doubt.
         """
         known = self._known.get(stem)
         if known is not None and known.facts.image is None:
