@@ -393,7 +393,7 @@ async def test_no_connection_before_anything_left_is_tried_again(open_bench: Ope
 
 @virtual_network_time
 async def test_a_stop_ends_what_was_not_connected(open_bench: Opening) -> None:
-    async with open_bench() as bench, asyncio.timeout(10):
+    async with open_bench() as bench:
         stop: Callable[[], object] = lambda: bench.gate.stop()  # noqa: E731
         result = await bench.run(["leave", UNCONNECTED], [stop, asyncio.Event()])
         assert result == Result("waiting", "returned")
@@ -402,7 +402,7 @@ async def test_a_stop_ends_what_was_not_connected(open_bench: Opening) -> None:
 
 @virtual_network_time
 async def test_another_row_probes_after_one_that_has_ended(open_bench: Opening) -> None:
-    async with open_bench() as bench, asyncio.timeout(10):
+    async with open_bench() as bench:
         for _ in range(REFUSALS):
             bench.gate.refused(REFUSED)
         await bench.run(["leave", DOUBT])
