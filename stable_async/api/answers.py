@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from stable_async.api.base64_json import decode_base64
 from stable_async.api.envelope import read_envelope
-from stable_async.api.media_types import describe, page_title, sniff
+from stable_async.api.media_types import sniff
+from stable_async.api.pages import describe, page_title
 from stable_async.api.parsing import parse_json, parse_seed
 from stable_async.api.texts import clean
 from stable_async.api.verdict import FAILED_REASON, judge, judge_failed, judge_unreadable, rule_of

@@ -12,11 +12,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from stable_async.api.audio_files import AudioLimits
 from stable_async.api.base import MediaRequest, Operation
 from stable_async.api.fields import Seed, Text, UnitInterval
 from stable_async.api.file_input import FileInput, FilePart
-from stable_async.api.heads import FileHead
+from stable_async.api.file_limits import AudioLimits, FileHead
 from stable_async.api.results import AudioResult
 from stable_async.errors import FieldProblem
 from stable_async.media import Audio, Media

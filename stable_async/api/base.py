@@ -28,7 +28,7 @@ from pydantic_core import PydanticCustomError, core_schema
 from typing_extensions import is_typeddict
 
 from stable_async.api.file_input import FileInput, FilePart, holds_pixels
-from stable_async.api.heads import FileHead
+from stable_async.api.file_limits import FileHead
 from stable_async.arguments import unknown_word
 from stable_async.errors import FieldProblem, InvalidRequestError
 from stable_async.media import Image, Media

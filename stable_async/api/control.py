@@ -22,7 +22,7 @@ from stable_async.api.fields import (
     UnitInterval,
 )
 from stable_async.api.file_input import FileInput, FilePart
-from stable_async.api.images import ImageLimits
+from stable_async.api.file_limits import ImageLimits
 
 __all__ = ["ControlSketch", "ControlStructure", "ControlStyle", "StyleTransfer"]
 

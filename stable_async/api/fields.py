@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stable_async.api.images import ImageLimits
+from stable_async.api.file_limits import ImageLimits
 
 __all__ = [
     "LARGE_IMAGE",

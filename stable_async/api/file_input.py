@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeGuard, get_args, runtime_checkab
 
 from pydantic_core import PydanticCustomError, core_schema
 
-from stable_async.api.images import ImageLimits
+from stable_async.api.file_limits import ImageLimits
 from stable_async.media import Media
 
 if TYPE_CHECKING:

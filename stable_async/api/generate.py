@@ -21,7 +21,7 @@ from stable_async.api.fields import (
     UnitInterval,
 )
 from stable_async.api.file_input import FileInput, FilePart
-from stable_async.api.images import ImageLimits
+from stable_async.api.file_limits import ImageLimits
 from stable_async.errors import FieldProblem
 
 __all__ = ["GenerateCore", "GenerateSD3", "GenerateUltra", "SD3Model"]

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from stable_async.api.base64_json import Base64Field, other_fields
-from stable_async.api.media_types import ENOUGH, describe, is_exact, is_whole, sniff
+from stable_async.api.media_types import ENOUGH, FileEnd, sniff
+from stable_async.api.pages import describe
 from stable_async.api.parsing import parse_seed
 from stable_async.api.texts import clean
 from stable_async.media import CONTENT_FILTERED, Audio, Image, Media, Model3D
@@ -32,8 +33,6 @@ _ARTICLE = {Image: "an image", Audio: "audio", Model3D: "a model"}
 WHITESPACE = b"\xef\xbb\xbf \t\r\n"
 DOCUMENTED_REASONS = ("SUCCESS", CONTENT_FILTERED)
 PARTIAL_CONTENT = 206
-# How many of the last bytes are searched for the end of a file.
-TAIL = 64
 # How far an answer that is not a result is read, to find out what it is.
 MAX_PAGE = 64 * 1024
 
@@ -62,7 +61,7 @@ class MediaReader(Generic[MediaT]):
         self._json: Base64Field | None = None
         # A body that ends with its connection may have been cut anywhere.
         self._framed = "Content-Length" in answer.headers or "Transfer-Encoding" in answer.headers
-        self._ending: _Ending | None = None
+        self._end: FileEnd | None = None
 
     @property
     def content_length(self) -> int | None:
@@ -92,8 +91,8 @@ class MediaReader(Generic[MediaT]):
         """
         if self.recognised:
             data = chunk if self._json is None else self._decoded(self._json, chunk)
-            if self._ending is not None:
-                self._ending.feed(data)
+            if self._end is not None:
+                self._end.feed(data)
             return data
         if len(self._page) <= MAX_PAGE:
             self._page += chunk
@@ -111,7 +110,7 @@ class MediaReader(Generic[MediaT]):
         """Whether the whole result has been fed, as far as its format shows."""
         if self._json is not None:
             return self.recognised and self._json.closed
-        return self._ending is not None and self._ending.is_exact()
+        return self._end is not None and self._end.is_exact()
 
     def finish(self) -> None:
         """Check the result at the end of the body.
@@ -132,7 +131,7 @@ class MediaReader(Generic[MediaT]):
             self._refuse_failed()
         if not self.recognised:
             raise self._unreadable()
-        cut = not self._framed and self._ending is not None and not self._ending.is_whole()
+        cut = not self._framed and self._end is not None and not self._end.is_whole()
         if cut or self._is_part():
             raise self._answer.unreadable(f"a part of {_ARTICLE[self._kind]}")
 
@@ -156,7 +155,7 @@ class MediaReader(Generic[MediaT]):
             self.content_type, self.recognised = media_type, True
             self._refuse_failed()
             data = bytes(held)
-            self._ending = _Ending(media_type, data)
+            self._end = FileEnd(media_type, data)
             self._data, self._page = bytearray(), bytearray()
             return data
         # A page is read further for its title, or for the API's envelope.
@@ -218,23 +217,3 @@ class MediaReader(Generic[MediaT]):
         if text is None or text in DOCUMENTED_REASONS:
             return text
         return clean(text, limit=100, key=self._answer.key) if isinstance(text, str) else None
-
-
-class _Ending:
-    """Keeps the bytes that show whether a result is complete."""
-
-    def __init__(self, media_type: str, data: bytes) -> None:
-        self._media_type = media_type
-        self._head = data[:ENOUGH]
-        self._tail = data[-TAIL:]
-        self._size = len(data)
-
-    def feed(self, data: bytes) -> None:
-        self._tail = (self._tail + data[-TAIL:])[-TAIL:]
-        self._size += len(data)
-
-    def is_whole(self) -> bool:
-        return is_whole(self._media_type, self._head, self._tail, self._size)
-
-    def is_exact(self) -> bool:
-        return is_exact(self._media_type, self._head, self._tail, self._size)

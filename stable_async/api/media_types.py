@@ -1,26 +1,15 @@
-"""The media type of a file, by its first bytes and not by its label. Pure."""
+"""The kind of a file by its first bytes, whatever its label, and where it ends. Pure."""
 
 from __future__ import annotations
 
-import html
-import re
-
-from stable_async.api.parsing import parse_json
-from stable_async.api.texts import clean
-
-__all__ = [
-    "ENOUGH",
-    "describe",
-    "is_exact",
-    "is_packed",
-    "is_readable",
-    "is_whole",
-    "page_title",
-    "sniff",
-]
+__all__ = ["ENOUGH", "UNKNOWN", "FileEnd", "is_packed", "is_readable", "is_text", "sniff"]
 
 # This many bytes identify every format below.
 ENOUGH = 16
+# How many of the last bytes are searched for the end of a file.
+TAIL = 64
+PNG_END = b"IEND\xaeB`\x82"
+JPEG_END = b"\xff\xd9"
 
 UNKNOWN = "application/octet-stream"
 
@@ -37,13 +26,6 @@ _SIGNATURES = (
 _RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
 # Brands of the ISO base media file format, bytes 8 to 12.
 _BRANDS = {b"avif": "image/avif", b"avis": "image/avif", b"M4A ": "audio/mp4"}
-
-MAX_TITLE = 200
-_TITLES = re.compile(rb"<(title|h1)\b[^>]*>(.*?)</\1\s*>", re.IGNORECASE | re.DOTALL)
-_INVISIBLE = re.compile(
-    rb"<(script|style|head)\b.*?(?:</\1\s*>|$)|<!--.*?(?:-->|$)", re.IGNORECASE | re.DOTALL
-)
-_TAGS = re.compile(rb"<[^>]*(?:>|$)")
 
 
 def sniff(data: bytes | bytearray) -> str:
@@ -70,97 +52,56 @@ def is_packed(head: bytes) -> bool:
 
 def is_readable(head: bytes) -> bool:
     """Return whether a body begins as a result, JSON, a page or another text does: unpacked."""
-    return sniff(head) != UNKNOWN or _is_text(head)
+    return sniff(head) != UNKNOWN or is_text(head)
 
 
-def is_whole(media_type: str, head: bytes, tail: bytes, size: int) -> bool:
-    """Return whether a file is complete, as far as its format shows.
+class FileEnd:
+    """Shows whether a file that arrives in pieces is complete, as far as its format states it."""
 
-    Args:
-        media_type: What `sniff` returned.
-        head: Its first 16 bytes.
-        tail: Its last bytes, 64 or more unless it is shorter.
-        size: Its length, bytes.
-    """
-    match media_type:
-        case "image/png":
-            return b"IEND\xaeB`\x82" in tail
-        case "image/jpeg":
-            return b"\xff\xd9" in tail
-        case "image/webp":
-            return size >= int.from_bytes(head[4:8], "little") + 8
-        case "model/gltf-binary":
-            return size >= int.from_bytes(head[8:12], "little")
-        case _:
-            return True  # audio is written as it is made, without its length
+    def __init__(self, media_type: str, data: bytes) -> None:
+        """Begin with the first bytes, `ENOUGH` or more; `media_type` is what `sniff` returned."""
+        self._media_type = media_type
+        self._head = data[:ENOUGH]
+        self._tail = b""
+        self._size = 0
+        self.feed(data)
 
+    def feed(self, data: bytes) -> None:
+        """Take the next piece into account."""
+        self._tail = (self._tail + data[-TAIL:])[-TAIL:]
+        self._size += len(data)
 
-def is_exact(media_type: str, head: bytes, tail: bytes, size: int) -> bool:
-    """Return whether a file ends exactly where its format says; arguments as for `is_whole`.
+    def is_whole(self) -> bool:
+        """Return whether the file is complete; stray bytes may follow."""
+        match self._media_type:
+            case "image/png":
+                return PNG_END in self._tail
+            case "image/jpeg":
+                return JPEG_END in self._tail
+            case "image/webp" | "model/gltf-binary":
+                return self._size >= self._stated_size()
+            case _:
+                return True  # audio is written as it is made, without its length
 
-    Of audio, only WAV states its length.
-    """
-    match media_type:
-        case "image/png":
-            return tail.endswith(b"IEND\xaeB`\x82")
-        case "image/jpeg":
-            return tail.endswith(b"\xff\xd9")
-        case "image/webp" | "audio/wav":
-            return size == int.from_bytes(head[4:8], "little") + 8
-        case "model/gltf-binary":
-            return size == int.from_bytes(head[8:12], "little")
-        case _:
-            return False
+    def is_exact(self) -> bool:
+        """Return whether the file ends exactly where its format says; of audio, only WAV does."""
+        match self._media_type:
+            case "image/png":
+                return self._tail.endswith(PNG_END)
+            case "image/jpeg":
+                return self._tail.endswith(JPEG_END)
+            case "image/webp" | "audio/wav" | "model/gltf-binary":
+                return self._size == self._stated_size()
+            case _:
+                return False
 
-
-def describe(data: bytes, key: str = "") -> str:
-    """Return what the first bytes of an unexpected answer look like; `key` is taken out."""
-    if not data:
-        return "no bytes"
-    media_type = sniff(data)
-    if media_type != UNKNOWN:
-        return f"a file of type {media_type}"
-    text = data.lstrip(b"\xef\xbb\xbf \t\r\n")
-    title = page_title(data, key)
-    said = f' that says "{title}"' if title else ""
-    if text.startswith(b"<"):
-        return f"a web page{said}"
-    if text.startswith((b"{", b"[")):
-        return f"JSON{said}"
-    if _is_text(data):
-        return f"a text{said}"
-    return f"{len(data):,} bytes of an unknown kind"
+    def _stated_size(self) -> int:
+        if self._media_type == "model/gltf-binary":
+            return int.from_bytes(self._head[8:12], "little")
+        return int.from_bytes(self._head[4:8], "little") + 8  # RIFF
 
 
-def page_title(data: bytes, key: str = "") -> str:
-    """Return the title or the first words of a page, cleaned of `key`; empty if it is no text.
-
-    Nothing else is returned: a page may echo what was sent.
-    """
-    text = data.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if text.startswith(b"<"):
-        found = _TITLES.search(text)
-        words = found[2] if found else _TAGS.sub(b" ", _INVISIBLE.sub(b" ", text))
-        return clean(html.unescape(words.decode("utf-8", "replace")), limit=MAX_TITLE, key=key)
-    if text.startswith(b"{"):
-        return _json_title(text, key)
-    if not _is_text(text):
-        return ""
-    return clean(text.partition(b"\n")[0].decode("utf-8", "replace"), limit=MAX_TITLE, key=key)
-
-
-def _json_title(text: bytes, key: str) -> str:
-    try:
-        content = parse_json(text)
-    except ValueError:
-        return ""
-    for name in ("message", "error", "detail", "title"):
-        if isinstance(content, dict) and isinstance(said := content.get(name), str):
-            return clean(said, limit=MAX_TITLE, key=key)
-    return ""
-
-
-def _is_text(data: bytes) -> bool:
+def is_text(data: bytes) -> bool:
     """Return whether the first bytes are UTF-8 text, possibly cut in the middle of a character."""
     try:
         text = data[:200].decode("utf-8")

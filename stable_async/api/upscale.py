@@ -19,7 +19,7 @@ from stable_async.api.fields import (
     StylePreset,
 )
 from stable_async.api.file_input import FileInput, FilePart
-from stable_async.api.images import ImageLimits
+from stable_async.api.file_limits import ImageLimits
 from stable_async.api.results import ImageResult
 from stable_async.media import Image, Media
 

@@ -18,7 +18,7 @@ from stable_async.api.answers import Answer, read_artifacts, read_as
 from stable_async.api.base import Operation, PathPart, Request, ResultT, WholeRequest
 from stable_async.api.fields import StylePreset, UnitInterval
 from stable_async.api.file_input import FileInput, FilePart
-from stable_async.api.heads import FileHead
+from stable_async.api.file_limits import FileHead
 from stable_async.errors import FieldProblem
 from stable_async.image_header import read_image_header
 from stable_async.media import Image

@@ -12,7 +12,7 @@ from itertools import product
 from math import inf
 from typing import TYPE_CHECKING, cast
 
-from stable_async.api.heads import FileHead
+from stable_async.api.file_limits import FileHead
 from stable_async.api.services import SERVICES, UNPRICED, service_name
 from stable_async.errors import InvalidRequestError
 from stable_async.jobs.errors import RowProblem

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp.payload import Payload
 
-from stable_async.api.heads import FileHead
+from stable_async.api.file_limits import FileHead
 from stable_async.errors import FieldProblem, InvalidRequestError
 from stable_async.transport.file_sources import UnfitSourceError, open_source
 

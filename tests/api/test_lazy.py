@@ -28,11 +28,11 @@ OF_THE_CLIENT_ITSELF = {
     "stable_async.api.texts",
     "stable_async.api.verdict",
     "stable_async.api.envelope",
-    "stable_async.api.heads",
+    "stable_async.api.file_limits",
     "stable_async.api.media_reader",
     "stable_async.api.media_types",
     "stable_async.api.file_input",
-    "stable_async.api.images",
+    "stable_async.api.pages",
     "stable_async.groups.base",
 }
 

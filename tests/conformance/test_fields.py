@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stable_async.api.base import ResultRequest
-from stable_async.api.images import ImageLimits
+from stable_async.api.file_limits import ImageLimits
 from tests.conformance.facts import FACTS_YAML, KEYS, checks, operations, smallest
 from tests.conformance.harness import MODEL_CLASSES, MODELS, build
 from tests.operations_table import operations_of

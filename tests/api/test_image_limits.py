@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stable_async.api.heads import FileHead
-from stable_async.api.images import ImageLimits
+from stable_async.api.file_limits import FileHead, ImageLimits
 from stable_async.image_header import ImageHeader, read_image_header
 from tests.samples import png_header, sample_image
 
