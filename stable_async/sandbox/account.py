@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stable_async.sandbox.billing import Bill
 from stable_async.sandbox.counting import KeyQuotas
 from stable_async.sandbox.faults import Faults
-from stable_async.sandbox.request_log import Counts, RequestLog, Statistics
+from stable_async.sandbox.request_log import RequestLog, Statistics
 from stable_async.sandbox.results import ResultStore
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Account:
         self.clock = clock
         self.faults: Faults = Faults(clock.now, settings.seed)
         self.log: RequestLog = RequestLog()
-        self.counts: Counts = Counts()
+        self.counts: Statistics = Statistics()
         self.bill: Bill = Bill(settings.credits, settings.balance_lag)
         self.results: ResultStore = ResultStore()
         self.thumbnails: OrderedDict[int, bytes] = OrderedDict()
@@ -48,21 +49,21 @@ class Account:
         """Return the credits that are left."""
         return 0.0 if self.faults.exhausted else self.bill.left
 
+    def begin(self) -> int:
+        """Count a request in, and return its number."""
+        counts = self.counts
+        counts.requests += 1
+        counts.in_flight += 1
+        counts.peak_in_flight = max(counts.peak_in_flight, counts.in_flight)
+        return counts.requests
+
     def statistics(self) -> Statistics:
         """Return the figures since the start or the last reset."""
-        counts = self.counts
-        return Statistics(
-            requests=counts.requests,
-            answered=dict(sorted(counts.answered.items())),
-            refused=counts.refused,
-            dropped=counts.dropped,
-            broken_off=counts.broken_off,
-            edge_faults=dict(sorted(counts.edge_faults.items())),
-            in_flight=counts.in_flight,
-            peak_in_flight=counts.peak_in_flight,
+        return replace(
+            self.counts,
+            answered=dict(sorted(self.counts.answered.items())),
+            edge_faults=dict(sorted(self.counts.edge_faults.items())),
             most_in_window=self.quota.most(),
-            polls=counts.polls,
-            polls_too_soon=counts.polls_too_soon,
             credits_spent=self.bill.spent,
             credits_left=self.left(),
         )

@@ -1,4 +1,4 @@
-"""Checks of a request other than those of its fields: headers, path, size and content."""
+"""Checks of a request other than those of its fields: headers, path and size."""
 
 from __future__ import annotations
 
@@ -12,26 +12,7 @@ if TYPE_CHECKING:
 
     from stable_async.sandbox.spec.facts import Facts, Operation
 
-__all__ = ["body_limit", "header_problems", "moderate", "path_problems", "too_large"]
-
-
-def moderate(operation: Operation, words: set[str]) -> None:
-    """Refuse prompts with trigger words that ask for it."""
-    if operation.api == "v1":
-        if "moderated" in words:
-            text = "One of the prompts contains filtered words."
-            raise RefusalError(400, text, name="invalid_prompts")
-        return
-    audio = operation.id.startswith("stable_audio")
-    if "moderated" in words:
-        raise RefusalError(403)
-    for word, name, applies in (
-        ("language", "invalid_language", True),
-        ("public-figure", "public_figure", not audio),
-        ("copyrighted", "copyrighted_content", audio),
-    ):
-        if word in words and applies:
-            raise RefusalError(422, name=name)
+__all__ = ["body_limit", "header_problems", "path_problems", "too_large"]
 
 
 def body_limit(facts: Facts, operation: Operation) -> int:

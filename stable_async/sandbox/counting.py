@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -236,7 +235,7 @@ class KeyQuotas:
         self._all_penalty_until = until
 
     def _note(self, quota: Quota) -> None:
-        for method, most in quota.peak.most().items():
+        for method, most in quota.peak.most.items():
             self._most[method] = max(self._most[method], most)
 
     def most(self) -> dict[Counting, float]:
@@ -252,15 +251,12 @@ class KeyQuotas:
         return level, max(shut, self._all_penalty_until - now, 0.0)
 
 
-@dataclass(slots=True)
-class _Most:
-    log: float = 0.0
-    counter: float = 0.0
-    bucket: float = 0.0
-
-
 class PeakUsage:
-    """The most that a stream of arrivals had in the window, by every method at its worst phase."""
+    """The most that a stream of arrivals had in the window, by every method at its worst phase.
+
+    Attributes:
+        most: The most so far, by method.
+    """
 
     def __init__(self, requests: int, window: float) -> None:
         """Judge by a ceiling of `requests` in `window` seconds."""
@@ -269,7 +265,7 @@ class PeakUsage:
         self._rate = requests / window
         self._arrivals: list[float] = []  # of the last two windows
         self._level = 0.0
-        self._most = _Most()
+        self.most: dict[Counting, float] = dict.fromkeys(_METHODS, 0.0)
 
     def arrived(self, now: float) -> None:
         """Take an arrival into account."""
@@ -280,12 +276,16 @@ class PeakUsage:
         if arrivals[0] <= now - 4 * self._window:
             del arrivals[: bisect_right(arrivals, now - 2 * self._window)]
         recent = self.in_window(now)
-        most = self._most
-        most.log = max(most.log, recent)
-        most.bucket = max(most.bucket, self._level)
         # Far above the ceiling every method sees a breach, so the exact figure is not computed.
         far_over = recent > 4 * self._requests
-        most.counter = max(most.counter, recent if far_over else self._two_counters(now))
+        now_counted: dict[Counting, float] = {
+            "counter": recent if far_over else self._two_counters(now),
+            "log": recent,
+            "fixed": recent,  # at its worst phase it equals a sliding log
+            "bucket": self._level,
+        }
+        for method, counted in now_counted.items():
+            self.most[method] = max(self.most[method], counted)
 
     def in_window(self, now: float) -> float:
         """Return the arrivals of the last window."""
@@ -308,13 +308,3 @@ class PeakUsage:
             previous = bisect_right(ages, into + window + ROUNDING) - current
             largest = max(largest, current + (1 - into / window) * previous)
         return largest
-
-    def most(self) -> dict[Counting, float]:
-        """Return the most so far. At its worst phase a fixed window equals a sliding log."""
-        most = self._most
-        return {
-            "counter": most.counter,
-            "log": most.log,
-            "fixed": most.log,
-            "bucket": most.bucket,
-        }

@@ -6,17 +6,18 @@ import asyncio
 import signal
 from typing import TYPE_CHECKING
 
+from stable_async.extras import install_command
+from stable_async.sandbox.faults import FaultControls
 from stable_async.sandbox.settings import SandboxSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Self, Unpack
 
     from stable_async.sandbox.account import Account
-    from stable_async.sandbox.answers import Drop
     from stable_async.sandbox.billing import Charges
-    from stable_async.sandbox.faults import Predicate
+    from stable_async.sandbox.faults import Faults
     from stable_async.sandbox.request_log import RequestLog, Statistics
     from stable_async.sandbox.server import Server
     from stable_async.sandbox.settings import SandboxOptions
@@ -26,7 +27,7 @@ __all__ = ["Sandbox", "serve", "serve_until_signal"]
 EXTRA = {"PIL", "python_multipart", "tinytag", "yaml"}
 
 
-class Sandbox:
+class Sandbox(FaultControls):
     """The API on 127.0.0.1, in the running event loop, as an async context manager.
 
     Faults, log, bill, clock and statistics may be used from any thread.
@@ -61,7 +62,7 @@ class Sandbox:
                 raise
             raise ImportError(
                 f"the sandbox needs {error.name}, which comes with the extra [sandbox]: "
-                "pip install -e '.[sandbox]' in a clone"
+                f"{install_command('sandbox')}"
             ) from error
 
         server = Server(self.settings)
@@ -88,6 +89,10 @@ class Sandbox:
     @property
     def _account(self) -> Account:
         return self._started.service.account
+
+    @property
+    def _faults(self) -> Faults:
+        return self._account.faults
 
     @property
     def url(self) -> str:
@@ -119,176 +124,9 @@ class Sandbox:
         known = None if key is None else fingerprint(key)
         return self._account.bill.charges(key=known, client_id=client_id, user_id=user_id)
 
-    def fail_next(
-        self,
-        status: int,
-        times: int = 1,
-        *,
-        name: str | None = None,
-        retry_after: int | None = None,
-        operation: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Answer the next requests with an error of the API; they are not charged.
-
-        Args:
-            status: HTTP status, 400 to 599. A documented one has its documented name and text.
-            times: How many requests.
-            name: The error's name, if a status has several or none is documented.
-            retry_after: Whole seconds for a `Retry-After` header.
-            operation: Only requests of the operation with this id, such as `generate_core`.
-            headers: Only requests with these headers, such as one caller's.
-        """
-        self._account.faults.fail_next(
-            status,
-            times,
-            name=name,
-            retry_after=retry_after,
-            operation=operation,
-            headers=headers,
-        )
-
-    def edge(
-        self,
-        kind: str,
-        *,
-        times: int | None = None,
-        seconds: float | None = None,
-        rate: float = 1.0,
-        operation: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        charged: bool | None = None,
-    ) -> None:
-        """Answer requests with an edge fault; see docs/sandbox.md for the kinds.
-
-        Args:
-            kind: Such as `firewall`, `cdn_521`, `bad_gateway`, `wrong_label`, `cut_body`.
-            times: How many requests; 1 unless `seconds` or `rate` is given.
-            seconds: For how long, instead of or besides `times`.
-            rate: Share of the requests, above 0 and up to 1.
-            operation: Only requests of the operation with this id.
-            headers: Only requests with these headers.
-            charged: Whether the API did the work before the answer was lost; `None` means the usual
-                for the kind.
-        """
-        self._account.faults.edge(
-            kind,
-            times=times,
-            seconds=seconds,
-            rate=rate,
-            operation=operation,
-            headers=headers,
-            charged=charged,
-        )
-
     def unreachable(self, seconds: float) -> None:
         """Refuse all connections for this many seconds; requests being answered are finished."""
         self._started.unreachable(seconds)
-
-    def respond(
-        self,
-        operation: str | None = None,
-        status: int = 200,
-        headers: Mapping[str, str] | None = None,
-        body: bytes | str | Mapping[str, object] | list[object] = b"",
-        times: int | None = 1,
-        when: Predicate | None = None,
-    ) -> None:
-        """Answer with exactly this, even if malformed; nothing is checked or charged.
-
-        Args:
-            operation: Only requests of the operation with this id; `None` means all.
-            status: HTTP status, 200 to 599.
-            headers: Headers of the answer, `content-type` included.
-            body: Bytes, text, or a value to send as JSON.
-            times: How many requests; `None` means all from now on.
-            when: Called with a request's record; returns whether the rule applies to it.
-        """
-        self._account.faults.respond(operation, status, headers, body, times, when)
-
-    def produce(
-        self,
-        operation: str | None = None,
-        data: bytes | None = None,
-        *,
-        content_type: str | None = None,
-        seed: int | None = None,
-        finish_reason: str | None = None,
-        times: int | None = 1,
-        when: Predicate | None = None,
-    ) -> None:
-        """Return this as the output of work that is checked and charged like any other.
-
-        Args:
-            operation: Only requests of the operation with this id; `None` means all.
-            data: The file; `None` renders one.
-            content_type: Content type of `data`; `None` means the one that was asked for.
-            seed: The seed to report; `None` keeps the request's.
-            finish_reason: The finish reason; `None` keeps the usual one.
-            times: How many requests; `None` means all from now on.
-            when: Called with a request's record; returns whether the rule applies to it.
-        """
-        self._account.faults.produce(
-            operation,
-            data,
-            content_type=content_type,
-            seed=seed,
-            finish_reason=finish_reason,
-            times=times,
-            when=when,
-        )
-
-    def keep_running(
-        self, looks: int, times: int | None = 1, *, operation: str | None = None
-    ) -> None:
-        """Answer the first looks at the next asynchronous results with 202.
-
-        Args:
-            looks: How many looks at each result.
-            times: How many results; `None` means all from now on.
-            operation: Only those of the operation with this id.
-        """
-        self._account.faults.keep_running(looks, times, operation=operation)
-
-    def drop_next(
-        self,
-        when: Drop = "before_headers",
-        times: int = 1,
-        *,
-        operation: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Cut the connection during the next answers to work that was done and charged.
-
-        Args:
-            when: `before_headers`, `mid_headers` or `mid_body`.
-            times: How many answers.
-            operation: Only requests of the operation with this id.
-            headers: Only requests with these headers.
-        """
-        self._account.faults.drop_next(when, times, operation=operation, headers=headers)
-
-    def delay(
-        self,
-        seconds: float,
-        times: int | None = None,
-        *,
-        operation: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Delay answers; replaces a delay that was set before.
-
-        Args:
-            seconds: The delay; 0 ends it.
-            times: How many answers; `None` means all from now on.
-            operation: Only requests of the operation with this id.
-            headers: Only requests with these headers.
-        """
-        self._account.faults.delay(seconds, times, operation=operation, headers=headers)
-
-    def exhaust_credits(self) -> None:
-        """Make the balance 0: requests that have a price are answered with 402."""
-        self._account.faults.exhaust_credits()
 
     def penalty(self, seconds: float) -> None:
         """Answer the requests of every key with 429 for this many seconds from now."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stable_async.sandbox.forms import Form
     from stable_async.sandbox.settings import Counting
 
-__all__ = ["Counts", "FileRecord", "RequestLog", "RequestRecord", "Statistics"]
+__all__ = ["FileRecord", "RequestLog", "RequestRecord", "Statistics"]
 
 MAX_RECORDS = 10_000
 # Texts and the kept beginnings of files, of all records together.
@@ -195,7 +195,7 @@ class RequestLog(Sequence[RequestRecord]):
         return reversed(self._snapshot())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Statistics:
     """Figures since the sandbox started.
 
@@ -216,38 +216,16 @@ class Statistics:
         credits_left: The balance.
     """
 
-    requests: int
-    answered: Mapping[int, int]
-    refused: int
-    dropped: int
-    broken_off: int
-    edge_faults: Mapping[str, int]
-    in_flight: int
-    peak_in_flight: int
-    most_in_window: Mapping[Counting, float]
-    polls: int
-    polls_too_soon: int
-    credits_spent: float
-    credits_left: float
-
-
-@dataclass(slots=True)
-class Counts:
-    """The counts behind `Statistics`."""
-
     requests: int = 0
-    answered: Counter[int] = field(default_factory=Counter)
+    answered: dict[int, int] = field(default_factory=Counter)
     refused: int = 0
     dropped: int = 0
     broken_off: int = 0
-    edge_faults: Counter[str] = field(default_factory=Counter)
+    edge_faults: dict[str, int] = field(default_factory=Counter)
     in_flight: int = 0
     peak_in_flight: int = 0
+    most_in_window: Mapping[Counting, float] = field(default_factory=dict)
     polls: int = 0
     polls_too_soon: int = 0
-
-    def begin(self) -> None:
-        """Count a request in."""
-        self.requests += 1
-        self.in_flight += 1
-        self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
+    credits_spent: float = 0.0
+    credits_left: float = 0.0

@@ -209,9 +209,8 @@ class Server:
         self, request: web.BaseRequest, headers: Mapping[str, str], arrival: float
     ) -> web.StreamResponse:
         account = self.service.account
-        account.counts.begin()
         record = RequestRecord(
-            account.counts.requests,
+            account.begin(),
             arrival,
             request.method,
             request.path,
@@ -221,16 +220,7 @@ class Server:
                 if name in headers
             },
         )
-        call = Call(
-            account,
-            request.method,
-            request.path,
-            headers,
-            arrival,
-            _body(request),
-            request.content_length,
-            record,
-        )
+        call = Call(account, record, headers, _body(request), request.content_length)
         try:
             answer = await self.service.answer(call)
             answer.headers += self._access.cors_headers(headers)

@@ -14,20 +14,9 @@ from typing import TYPE_CHECKING
 
 from stable_async.sandbox import v1
 from stable_async.sandbox.account import Account
-from stable_async.sandbox.answers import (
-    Answer,
-    json_answer,
-    output_answer,
-    v1_answer,
-)
+from stable_async.sandbox.answers import Answer, json_answer, output_answer, v1_answer
 from stable_async.sandbox.billing import Caller
-from stable_async.sandbox.checks import (
-    body_limit,
-    header_problems,
-    moderate,
-    path_problems,
-    too_large,
-)
+from stable_async.sandbox.checks import body_limit, header_problems, path_problems, too_large
 from stable_async.sandbox.clock import Clock
 from stable_async.sandbox.edge import edge_fault
 from stable_async.sandbox.faults import Edge
@@ -40,7 +29,7 @@ from stable_async.sandbox.spec.facts import load_facts
 from stable_async.sandbox.spec.fields import Parameters, read_parameters
 from stable_async.sandbox.spec.prices import price
 from stable_async.sandbox.spec.rules import broken_rules
-from stable_async.sandbox.triggers import triggered
+from stable_async.sandbox.triggers import moderate, triggered
 
 if TYPE_CHECKING:
     import re
@@ -76,23 +65,17 @@ class Call:
 
     Attributes:
         account: The account that it belongs to.
-        method: HTTP method.
-        path: Path without the query, decoded.
+        record: Its record in the log, with method, path and time of arrival.
         headers: Lower-case names.
-        arrival: Seconds of the sandbox's clock.
         body: The body's chunks.
         length: The declared length of the body; `None` without one.
-        record: Its record in the log.
     """
 
     account: Account
-    method: str
-    path: str
+    record: RequestRecord
     headers: Mapping[str, str]
-    arrival: float
     body: AsyncIterator[bytes]
     length: int | None
-    record: RequestRecord
 
     @property
     def key(self) -> str:
@@ -151,8 +134,8 @@ class Service:
     async def answer(self, call: Call) -> Answer:
         """Return the answer to a request."""
         account, record = call.account, call.record
-        mirror = call.path.startswith(f"{MIRROR_PREFIX}/")
-        path = call.path.removeprefix(MIRROR_PREFIX) if mirror else call.path
+        mirror = record.path.startswith(f"{MIRROR_PREFIX}/")
+        path = record.path.removeprefix(MIRROR_PREFIX) if mirror else record.path
         api = "v1" if path.startswith("/v1/") else "v2"
         record.key = fingerprint(call.key)
         form = Form()
@@ -172,8 +155,13 @@ class Service:
             if edge and edge.fault.page and not edge.charged:
                 return edge.fault.page()
             if script := account.faults.scripts.take(record, call.headers, self.clock.now()):
-                return _scripted(script.status, script.headers, script.body)
-            answer = await self._respond(operation, variables, form, call, mirror=mirror)
+                return script.answer()
+            if failure := account.faults.failures.take(record, call.headers, self.clock.now()):
+                raise RefusalError(
+                    failure.status, name=failure.name, retry_after=failure.retry_after
+                )
+            answer = await self._perform(operation, variables, form, call, mirror=mirror)
+            answer.drop = answer.drop or self._drop(call)
         except RefusalError as error:
             drawn = account.draw_id(32)
             body = error.body(self.facts, api, drawn)
@@ -208,7 +196,7 @@ class Service:
 
     def _route(self, call: Call, path: str, api: str) -> tuple[Operation, Mapping[str, str]]:
         for pattern, operation in self._routes:
-            if call.method == operation.method and (match := pattern.fullmatch(path)):
+            if call.record.method == operation.method and (match := pattern.fullmatch(path)):
                 return operation, match.groupdict()
         if api == "v1":
             # Observed live: an unknown v1 path without a key is a 401.
@@ -217,7 +205,7 @@ class Service:
 
     def _edge_fault(self, call: Call, variables: Mapping[str, str]) -> Edge | None:
         account, record = call.account, call.record
-        if "id" in variables and call.method == "GET":
+        if "id" in variables and record.method == "GET":
             result = account.results.get(variables["id"], record.key, self.clock.now())
             if result is not None:
                 result.looks += 1
@@ -231,23 +219,6 @@ class Service:
         record.edge = edge.fault.name
         account.counts.edge_faults[edge.fault.name] += 1
         return edge
-
-    async def _respond(
-        self,
-        operation: Operation,
-        variables: Mapping[str, str],
-        form: Form,
-        call: Call,
-        *,
-        mirror: bool,
-    ) -> Answer:
-        account = call.account
-        failure = account.faults.failures.take(call.record, call.headers, self.clock.now())
-        if failure is not None:
-            raise RefusalError(failure.status, name=failure.name, retry_after=failure.retry_after)
-        answer = await self._perform(operation, variables, form, call, mirror=mirror)
-        answer.drop = answer.drop or self._drop(call)
-        return answer
 
     async def _perform(
         self,
@@ -366,7 +337,7 @@ class Service:
         try:
             latency = self._latency(operation, parameters, account)
             share = SUBMIT_SHARE if operation.submits else 1.0
-            await self.clock.sleep_until(call.arrival + latency * share)
+            await self.clock.sleep_until(call.record.arrival + latency * share)
             if work:
                 made = [await asyncio.wrap_future(future) for future in work]
         except UnreadableError:
@@ -389,7 +360,7 @@ class Service:
     ) -> Answer:
         account = call.account
         result_id = account.draw_id(64)
-        ready_at = call.arrival + self._latency(operation, parameters, account)
+        ready_at = call.record.arrival + self._latency(operation, parameters, account)
         looks = account.faults.looks.take(call.record, call.headers, self.clock.now()) or 0
         result = Result(
             operation.id, call.record.key, made, len(made.data), ready_at, running_looks=looks
@@ -411,12 +382,6 @@ class Service:
         if account.random.random() < self.settings.drop_rate:
             return account.random.choice(("before_headers", "mid_headers", "mid_body"))
         return None
-
-
-def _scripted(status: int, headers: tuple[tuple[str, str], ...], body: bytes) -> Answer:
-    named = dict(headers)
-    content_type = named.pop("content-type", "")
-    return Answer(status, content_type, body, list(named.items()))
 
 
 async def _read(facts: Facts, operation: Operation, call: Call) -> Form:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from stable_async.sandbox.refusals import RefusalError
+
 if TYPE_CHECKING:
+    from stable_async.sandbox.spec.facts import Operation
     from stable_async.sandbox.spec.fields import Parameters
 
-__all__ = ["TRIGGERS", "triggered"]
+__all__ = ["TRIGGERS", "moderate", "triggered"]
 
 TRIGGERS = {
     "moderated": "403 content_moderation, not charged",
@@ -36,3 +39,22 @@ def triggered(parameters: Parameters) -> set[str]:
     ]
     texts += [prompt.text for prompt in parameters.prompts if prompt.weight > 0]
     return {word.lower() for text in texts for word in WORD.findall(text)}
+
+
+def moderate(operation: Operation, words: set[str]) -> None:
+    """Refuse prompts with trigger words that ask for it."""
+    if operation.api == "v1":
+        if "moderated" in words:
+            text = "One of the prompts contains filtered words."
+            raise RefusalError(400, text, name="invalid_prompts")
+        return
+    audio = operation.id.startswith("stable_audio")
+    if "moderated" in words:
+        raise RefusalError(403)
+    for word, name, applies in (
+        ("language", "invalid_language", True),
+        ("public-figure", "public_figure", not audio),
+        ("copyrighted", "copyrighted_content", audio),
+    ):
+        if word in words and applies:
+            raise RefusalError(422, name=name)

@@ -151,7 +151,7 @@ def test_the_worst_phase_is_found_without_a_grid(of: list[float]) -> None:
     )
     log = max(sum(now - W < at <= now for at in arrivals) for now in arrivals)
     expected = max(counter, log)
-    most = worst.most()
+    most = worst.most
     assert most["log"] == log
     # Far over the ceiling only a lower bound is given.
     assert most["counter"] == pytest.approx(expected, abs=1e-4) or most["log"] > 4 * N
@@ -162,7 +162,7 @@ def test_arrivals_at_exactly_the_rate_are_one_too_many_for_two_counters_only(rat
     worst = PeakUsage(10 * rate, 10.0)
     for number in range(40 * rate):
         worst.arrived(1000 + number / rate)
-    assert worst.most() == {
+    assert worst.most == {
         "counter": pytest.approx(10 * rate + 1),
         "log": 10 * rate,
         "fixed": 10 * rate,
@@ -181,4 +181,4 @@ def test_the_level_of_the_bucket_is_the_largest_overrun_of_the_rate(of: list[flo
         for begin in range(len(arrivals))
         for end in range(begin, len(arrivals))
     )
-    assert worst.most()["bucket"] == pytest.approx(expected)
+    assert worst.most["bucket"] == pytest.approx(expected)

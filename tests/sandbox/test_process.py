@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import importlib
 import json
@@ -187,17 +186,6 @@ def test_keyword_options_are_the_settings() -> None:
 
 def modules() -> list[Path]:
     return sorted(HERE.glob("*.py"))
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
-def test_no_module_imports_the_client(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            assert not name.startswith("stable_async") or name.startswith("stable_async.sandbox")
 
 
 def test_importing_the_package_and_the_plugin_loads_nothing_heavy() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
-import struct
+import wave
 from typing import TYPE_CHECKING, TypeAlias
 
 from PIL import Image
@@ -38,10 +38,13 @@ def image(width: int = SIDE, height: int = SIDE, fmt: str = "png") -> bytes:
 @functools.lru_cache(maxsize=8)
 def wav(seconds: float = SECONDS) -> bytes:
     """Return a silent 8-bit mono WAV of 8 kHz."""
-    data = b"\x80" * round(8000 * seconds)
-    layout = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 8000, 1, 8)
-    body = b"WAVE" + layout + b"data" + struct.pack("<I", len(data)) + data
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(1)
+        file.setframerate(8000)
+        file.writeframes(b"\x80" * round(8000 * seconds))
+    return out.getvalue()
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import hashlib
 import io
 import random
 import struct
+import textwrap
 import zlib
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ from PIL import Image, ImageDraw, ImageFont
 from stable_async.sandbox.render.scenes import draw_scene
 
 __all__ = ["ImageSpec", "blur", "caption", "encode", "paint", "scene", "thumbnail"]
+
+# A prompt may be very long, and only its beginning is visible.
+MAX_CAPTION = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,10 @@ def scene(spec: ImageSpec) -> Image.Image:
     return draw_scene(spec.width, spec.height, spec.prompt, spec.style, rng)
 
 
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 @functools.lru_cache(maxsize=64)
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
@@ -67,7 +75,7 @@ def caption(image: Image.Image, prompt: str, note: str) -> None:
     if width < size * 8 or height < size * 6:
         return
     per_line = int((width - size * 2) / (size * 0.5))
-    lines = _wrap(prompt, per_line, 3)
+    lines = textwrap.wrap(_printable(prompt[:MAX_CAPTION]), per_line, max_lines=3, placeholder="…")
     strip = int(size * (1.35 * (len(lines) + 1) + 1.0))
     draw = ImageDraw.Draw(image)
     top = height - strip
@@ -80,21 +88,6 @@ def caption(image: Image.Image, prompt: str, note: str) -> None:
     small = max(8, int(size * 0.75))
     y = top + size * (0.7 + 1.35 * len(lines))
     draw.text((size, y), note, fill=(190, 190, 202), font=_font(small))
-
-
-def _wrap(text: str, per_line: int, most: int) -> list[str]:
-    """Return the text in at most this many lines; a longer one ends in an ellipsis."""
-    # Only the beginning is visible, and a prompt may be very long.
-    words = "".join(c if c.isprintable() else " " for c in text[: per_line * (most + 1)]).split()
-    lines = [""]
-    for word in words:
-        if len(lines[-1]) + len(word) + 1 > per_line and lines[-1]:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()[:per_line]
-    if len(lines) > most or len(text) > per_line * (most + 1):
-        lines = lines[:most]
-        lines[-1] = lines[-1][: per_line - 1] + "…"
-    return [line for line in lines if line]
 
 
 def blur(image: Image.Image) -> Image.Image:

@@ -31,58 +31,33 @@ def glb(texture: bytes, texture_type: str, width: int, height: int, name: str) -
     # Textures have their origin at the upper left.
     places = struct.pack("<8f", 0, 1, 1, 1, 1, 0, 0, 0)
     indices = struct.pack("<6H", 0, 1, 2, 0, 2, 3)
-    parts = (positions, normals, places, indices, texture)
+    targets = (VERTICES, VERTICES, VERTICES, INDICES, None)
     views, binary = [], b""
-    for part, target in zip(parts, (VERTICES, VERTICES, VERTICES, INDICES, None), strict=True):
-        view: dict[str, object] = {
-            "buffer": 0,
-            "byteOffset": len(binary),
-            "byteLength": len(part),
-        }
-        if target:
-            view["target"] = target
-        views.append(view)
+    for part, target in zip((positions, normals, places, indices, texture), targets, strict=True):
+        view = {"buffer": 0, "byteOffset": len(binary), "byteLength": len(part)}
+        views.append(view if target is None else {**view, "target": target})
         binary += part + b"\0" * (-len(part) % 4)
+    primitive = {
+        "attributes": {"POSITION": 0, "NORMAL": 1, "TEXCOORD_0": 2},
+        "indices": 3,
+        "material": 0,
+    }
+    surface = {"baseColorTexture": {"index": 0}, "metallicFactor": 0, "roughnessFactor": 1}
+    bounds = {"min": _floats(-x, -y, 0), "max": _floats(x, y, 0)}
     document = {
         "asset": {"version": "2.0", "generator": "stable_async sandbox"},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0, "name": name[:200]}],
-        "meshes": [
-            {
-                "primitives": [
-                    {
-                        "attributes": {"POSITION": 0, "NORMAL": 1, "TEXCOORD_0": 2},
-                        "indices": 3,
-                        "material": 0,
-                    }
-                ]
-            }
-        ],
-        "materials": [
-            {
-                "doubleSided": True,
-                "pbrMetallicRoughness": {
-                    "baseColorTexture": {"index": 0},
-                    "metallicFactor": 0,
-                    "roughnessFactor": 1,
-                },
-            }
-        ],
+        "meshes": [{"primitives": [primitive]}],
+        "materials": [{"doubleSided": True, "pbrMetallicRoughness": surface}],
         "textures": [{"source": 0, "sampler": 0}],
         "samplers": [
             {"magFilter": LINEAR, "minFilter": LINEAR_MIPMAP, "wrapS": CLAMP, "wrapT": CLAMP}
         ],
         "images": [{"bufferView": 4, "mimeType": texture_type}],
         "accessors": [
-            {
-                "bufferView": 0,
-                "componentType": FLOAT,
-                "count": 4,
-                "type": "VEC3",
-                "min": _floats(-x, -y, 0),
-                "max": _floats(x, y, 0),
-            },
+            {"bufferView": 0, "componentType": FLOAT, "count": 4, "type": "VEC3", **bounds},
             {"bufferView": 1, "componentType": FLOAT, "count": 4, "type": "VEC3"},
             {"bufferView": 2, "componentType": FLOAT, "count": 4, "type": "VEC2"},
             {"bufferView": 3, "componentType": UNSIGNED_SHORT, "count": 6, "type": "SCALAR"},

@@ -112,10 +112,11 @@ def _image(task: RenderTask) -> Output:
 
 
 def _audio(task: RenderTask) -> Output:
-    seconds, title = task.parameters.number("duration"), _prompt(task.parameters)
+    seconds = task.parameters.number("duration")
     if task.parameters.text("output_format") == "wav":
-        return Output("audio/wav", audio.wav(seconds, task.seed, title), SUCCESS, task.seed)
-    return Output("audio/mpeg", audio.mp3(seconds, task.seed, title), SUCCESS, task.seed)
+        return Output("audio/wav", audio.wav(seconds, task.seed), SUCCESS, task.seed)
+    data = audio.mp3(seconds, task.seed, _prompt(task.parameters))
+    return Output("audio/mpeg", data, SUCCESS, task.seed)
 
 
 def _model(task: RenderTask) -> Output:

@@ -1,4 +1,4 @@
-"""Patterns: tiles, facets and cubes that fill the image."""
+"""Patterns: tiles and facets that fill the image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stable_async.sandbox.render.canvas import mix
 if TYPE_CHECKING:
     from stable_async.sandbox.render.canvas import Canvas
 
-__all__ = ["cubes", "facets", "tiles"]
+__all__ = ["facets", "tiles"]
 
 
 def tiles(canvas: Canvas) -> None:
@@ -71,26 +71,3 @@ def facets(canvas: Canvas) -> None:
                 share = min(max(share, 0), len(ramp) - 1.01)
                 fill = mix(ramp[int(share)], ramp[int(share) + 1], share % 1)
                 canvas.polygon(list(triangle), mix(fill, palette.light, rng.uniform(0, 0.22)))
-
-
-def cubes(canvas: Canvas) -> None:
-    """Draw isometric blocks of several heights, drawn from back to front."""
-    rng, palette = canvas.rng, canvas.palette
-    canvas.sky(1.0)
-    side = canvas.unit / rng.choice((7, 9, 11))
-    half, quarter = side * 0.866, side * 0.5
-    colours = [*palette.land, palette.accent, palette.sky[1], palette.light]
-    for row in range(-2, int(canvas.height / quarter / 3) + 9):
-        for column in range(-1, int(canvas.width / half / 2) + 2):
-            x = (column * 2 + row % 2) * half
-            y = canvas.height * 0.3 + row * quarter * 3 * 0.5
-            tall = side * rng.choice((0, 0, 0.5, 1, 1, 1.7))
-            fill = rng.choice(colours)
-            top = y - tall
-            base = y + side * 3
-            left, right, front = (x - half, top), (x + half, top), (x, top + quarter)
-            canvas.polygon([left, front, (x, base), (x - half, base)], mix(fill, (0, 0, 0), 0.35))
-            canvas.polygon([front, right, (x + half, base), (x, base)], mix(fill, (0, 0, 0), 0.55))
-            canvas.polygon(
-                [left, (x, top - quarter), right, front], mix(fill, (255, 255, 255), 0.15)
-            )

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from stable_async.sandbox.render.canvas import Canvas, Colour, Palette
 from stable_async.sandbox.render.landscapes import city, hills, lighthouse, sea
-from stable_async.sandbox.render.patterns import cubes, facets, tiles
+from stable_async.sandbox.render.patterns import facets, tiles
 
 if TYPE_CHECKING:
     import random
@@ -57,6 +57,8 @@ STYLE_PALETTES = {
 }
 
 OUTLINED = {"line-art", "comic-book"}
+FACETED = {"origami", "low-poly", "3d-model"}
+TILED = {"isometric", "modeling-compound", "tile-texture"}
 
 SCENE_WORDS = {
     "lighthouse": re.compile(r"\blighthouses?\b", re.IGNORECASE),
@@ -104,16 +106,10 @@ def draw_scene(width: int, height: int, prompt: str, style: str, rng: random.Ran
 
 
 def _choose_scene(prompt: str, style: str, rng: random.Random) -> Callable[[Canvas], None]:
-    by_style = {
-        "isometric": cubes,
-        "origami": facets,
-        "low-poly": facets,
-        "3d-model": cubes,
-        "modeling-compound": tiles,
-        "tile-texture": tiles,
-    }
-    if style in by_style:
-        return by_style[style]
+    if style in FACETED:
+        return facets
+    if style in TILED:
+        return tiles
     scenes = {"lighthouse": lighthouse, "sea": sea, "city": city, "hills": hills}
     named = [scenes[name] for name, words in SCENE_WORDS.items() if words.search(prompt)]
-    return rng.choice(named or [*scenes.values(), hills, tiles, facets, cubes])
+    return rng.choice(named or [*scenes.values(), hills, tiles, facets])

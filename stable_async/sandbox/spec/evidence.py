@@ -16,22 +16,23 @@ __all__ = ["Evidence", "load_evidence"]
 Known = Literal["documented", "seen", "assumed"]
 
 
-class _Seen(BaseModel):
+class _Strict(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Seen(_Strict):
     claim: str
     when: date
 
 
-class _Assumed(BaseModel):
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
+class _Assumed(_Strict):
     claim: str
     why: str
 
 
-class Evidence(BaseModel):
+class Evidence(_Strict):
     """The evidence for claims that are not simply documented."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
     assumed: tuple[_Assumed, ...]
     seen: tuple[_Seen, ...]
 
