@@ -24,7 +24,6 @@ from stable_async.arguments import (
 )
 from stable_async.concurrency import map_as_completed
 from stable_async.config import (
-    DOCUMENTED_PENALTY,
     Quota,
     RetryPolicy,
     Timeouts,
@@ -212,7 +211,6 @@ class StabilityClient(Groups):
             api_key=key,
             base_url=url,
             limiter=self._limiter,
-            penalty=DOCUMENTED_PENALTY,
             retry=checked_setting("retry", retry, RetryPolicy.of),
             polling=Polling(
                 resolve_poll_interval(poll_interval, POLL_INTERVAL),

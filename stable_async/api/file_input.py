@@ -25,8 +25,24 @@ __all__ = [
     "SupportsFile",
     "SupportsRead",
     "SupportsReadChunk",
+    "UnfitSourceError",
     "holds_pixels",
 ]
+
+
+class UnfitSourceError(Exception):
+    """A file field was given something that cannot be read as a file.
+
+    Attributes:
+        given: What it is.
+        allowed: What could be given instead.
+    """
+
+    def __init__(self, given: str, allowed: str = "a readable binary file") -> None:
+        """Describe what was given and what is allowed."""
+        super().__init__(given)
+        self.given = given
+        self.allowed = allowed
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""How connections are made: TLS, and sockets that stay alive while the API works."""
+"""How connections are made: TLS, sockets that stay alive, answers followed by stray bytes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import ClientSession, TCPConnector
+from aiohttp.client_proto import ResponseHandler
 
 from stable_async.errors import ConfigurationError
-from stable_async.transport.response_handler import StrayTolerantHandler
 
 if TYPE_CHECKING:
     from aiohttp import BaseConnector
@@ -69,6 +69,23 @@ def _context(name: str, path: str) -> ssl_module.SSLContext:
         ) from error
 
 
+class _StrayTolerantHandler(ResponseHandler):
+    """Keeps an answer that is followed by bytes that are not HTTP."""
+
+    def data_received(self, data: bytes) -> None:
+        # aiohttp drops what it has parsed of a piece when the rest of the piece is not HTTP: a
+        # whole paid image, if its head is in the same piece. So the head is parsed alone.
+        while self._payload is None or self._payload.is_eof():
+            head, end, rest = data.partition(b"\r\n\r\n")
+            if not rest:
+                break
+            super().data_received(head + end)
+            data = rest
+            if self._exception is not None or self.transport is None:
+                return
+        super().data_received(data)
+
+
 def make_connector() -> TCPConnector:
     """Create the pool's connector, in the running event loop.
 
@@ -76,7 +93,7 @@ def make_connector() -> TCPConnector:
     """
     connector = TCPConnector(limit=0, ttl_dns_cache=300, socket_factory=_kept_alive)
     # aiohttp has no public option for it.
-    connector._factory = partial(StrayTolerantHandler, loop=connector._loop)  # type: ignore[assignment]  # noqa: SLF001
+    connector._factory = partial(_StrayTolerantHandler, loop=connector._loop)  # type: ignore[assignment]  # noqa: SLF001
     return connector
 
 

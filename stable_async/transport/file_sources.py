@@ -12,15 +12,20 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
-from stable_async.api.file_input import SupportsRead, SupportsReadChunk, holds_pixels
+from stable_async.api.file_input import (
+    SupportsRead,
+    SupportsReadChunk,
+    UnfitSourceError,
+    holds_pixels,
+)
 from stable_async.files import in_thread
 from stable_async.media import Media
-from stable_async.transport.pixels import UnfitPixelsError, encode_png
+from stable_async.transport.pixels import encode_png
 
 if TYPE_CHECKING:
     from stable_async.api.file_input import FileInput
 
-__all__ = ["Source", "UnfitSourceError", "open_source"]
+__all__ = ["Source", "open_source"]
 
 CHUNK = 64 * 1024
 # What can be read only once is buffered for retries: in memory up to this size, then on disk.
@@ -29,21 +34,6 @@ SPOOL_IN_MEMORY = 1024 * 1024
 # Several requests may send the same file object at once: each reads at its own position and
 # restores the one that it found.
 _SEEKING = threading.Lock()
-
-
-class UnfitSourceError(Exception):
-    """A file field was given something that cannot be read as a file.
-
-    Attributes:
-        given: What it is.
-        allowed: What could be given instead.
-    """
-
-    def __init__(self, given: str, allowed: str = "a readable binary file") -> None:
-        """Describe what was given and what is allowed."""
-        super().__init__(given)
-        self.given = given
-        self.allowed = allowed
 
 
 class Source(Protocol):
@@ -212,10 +202,7 @@ async def open_source(value: FileInput) -> Source:
     if isinstance(value, list | tuple):
         return BytesSource([_checked(piece) for piece in value])
     if holds_pixels(value):
-        try:
-            return BytesSource((await in_thread(encode_png, value),))
-        except UnfitPixelsError as error:
-            raise UnfitSourceError(error.given, error.allowed) from error
+        return BytesSource((await in_thread(encode_png, value),))
     return _open_stream(value)
 
 

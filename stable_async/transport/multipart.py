@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from aiohttp.payload import Payload
 
+from stable_async.api.file_input import UnfitSourceError
 from stable_async.api.file_limits import FileHead
 from stable_async.errors import FieldProblem, InvalidRequestError
-from stable_async.transport.file_sources import UnfitSourceError, open_source
+from stable_async.transport.file_sources import open_source
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

@@ -6,12 +6,14 @@ import io
 import threading
 from typing import TYPE_CHECKING, cast
 
+from stable_async.api.file_input import UnfitSourceError
+
 if TYPE_CHECKING:
     import PIL.Image
 
     from stable_async.api.file_input import SupportsArrayInterface
 
-__all__ = ["UnfitPixelsError", "encode_png"]
+__all__ = ["encode_png"]
 
 ARRAYS = "an array of uint8, shaped H x W, H x W x 3 (RGB) or H x W x 4 (RGBA)"
 UINT8 = "|u1"
@@ -24,31 +26,16 @@ COMPRESS_LEVEL = 1
 _COPYING = threading.Lock()
 
 
-class UnfitPixelsError(ValueError):
-    """An image or array has a type or shape that cannot be sent.
-
-    Attributes:
-        given: What it is.
-        allowed: What could be given instead.
-    """
-
-    def __init__(self, given: str, allowed: str) -> None:
-        """Describe what was given and what is allowed."""
-        super().__init__(given)
-        self.given = given
-        self.allowed = allowed
-
-
 def encode_png(pixels: SupportsArrayInterface) -> bytes:
     """Return a Pillow image or a numpy array as PNG. Blocks for about 0.1 s per megapixel.
 
     Raises:
-        UnfitPixelsError: Its mode, type or shape cannot be sent, or Pillow is missing.
+        UnfitSourceError: Its mode, type or shape cannot be sent, or Pillow is missing.
     """
     try:
         import PIL.Image
     except ImportError:
-        raise UnfitPixelsError(
+        raise UnfitSourceError(
             "an array, which is sent as PNG by Pillow, and Pillow is not installed",
             "an encoded image, or Pillow installed",
         ) from None
@@ -64,14 +51,14 @@ def encode_png(pixels: SupportsArrayInterface) -> bytes:
 
 def _copy(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.mode not in MODES:
-        raise UnfitPixelsError(
+        raise UnfitSourceError(
             f"a Pillow image of mode {image.mode}", f"modes {', '.join(MODES)}; see `convert`"
         )
     try:
         with _COPYING:
             return image.copy()
     except (OSError, ValueError) as error:
-        raise UnfitPixelsError(
+        raise UnfitSourceError(
             f"a Pillow image that cannot be read ({type(error).__name__})", "a whole image"
         ) from error
 
@@ -83,4 +70,4 @@ def _check_array(array: SupportsArrayInterface) -> None:
         match shape:
             case (_, _) | (_, _, 3 | 4):
                 return
-    raise UnfitPixelsError(f"an array of shape {shape} and type {kind}", ARRAYS)
+    raise UnfitSourceError(f"an array of shape {shape} and type {kind}", ARRAYS)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from stable_async.config import Secret
+from stable_async.config import DOCUMENTED_PENALTY, Secret
 from stable_async.errors import ConfigurationError, WrongEventLoopError
 from stable_async.transport.connections import make_connector
 from stable_async.transport.retry import make_retrying
@@ -60,7 +60,6 @@ class Session:
         api_key: str,
         base_url: str,
         limiter: QuotaLimiter | None,
-        penalty: float,
         retry: RetryPolicy,
         polling: Polling,
         headers: Mapping[str, str],
@@ -76,7 +75,6 @@ class Session:
     ) -> None:
         """Take the settings; `open` creates the pool.
 
-        `penalty` is the wait, seconds, after a 429 without `Retry-After` while `limiter` is off.
         `headers` go with every request; `accept` and `organization` with the operations that take
         them. `connector` is that of a caller's session, which is never closed here.
         """
@@ -91,7 +89,6 @@ class Session:
         self.user_id = user_id
         self.log_prompts = log_prompts
         self.base_url = base_url
-        self._penalty = penalty
         self.proxy: str | None = proxy.url if proxy is not None else None
         self.proxy_headers: dict[str, str] | None = proxy.headers if proxy is not None else None
         self.tls = tls if tls is not None else True
@@ -182,7 +179,7 @@ class Session:
     def _wait_after_penalty(self, error: APIStatusError) -> float:
         if self.limiter is not None:
             return 0.0  # the limiter holds back every request, this one included
-        return self._penalty if error.retry_after is None else error.retry_after
+        return DOCUMENTED_PENALTY if error.retry_after is None else error.retry_after
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:
