@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import inf
 from typing import TYPE_CHECKING, Self
 
@@ -12,6 +12,7 @@ from stable_async.config import Quota
 from stable_async.errors import ConfigurationError, WrongEventLoopError
 from stable_async.quota.dispatcher import Dispatcher
 from stable_async.quota.homes.process import ProcessHome
+from stable_async.quota.state import Snapshot
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -24,39 +25,32 @@ if TYPE_CHECKING:
 __all__ = ["Permit", "QuotaLimiter", "QuotaStatistics"]
 
 
-@dataclass(frozen=True, slots=True)
-class QuotaStatistics:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaStatistics(Snapshot):
     """The state of a limiter and its quota at one moment.
 
     All clients of one event loop that share a quota share these figures.
 
     Attributes:
-        waiting: Calls that wait for a permit.
-        waiting_bulk: Those with priority `bulk`.
         open: Requests that have a permit and have not left yet.
         in_window: Requests in the window that ends now, including open ones.
         requests: The most requests in one window at our current share.
         share: Our part of the limit, at most 1; less if other programs use the key.
         jitter: Jitter allowance, seconds.
-        earliest_next: Seconds until one more request could leave; 0 means at once.
         penalty_left: Seconds until the penalty ends; 0 when there is none.
-        granted: Permits granted so far.
         refusals: 429 answers so far.
+        waiting: Calls that wait for a permit.
+        waiting_bulk: Those with priority `bulk`.
+        earliest_next: Seconds until one more request could leave; 0 means at once.
+        granted: Permits granted so far.
         longest_wait: The longest that a call has waited for a permit, or waits now, seconds.
     """
 
-    waiting: int
-    waiting_bulk: int
-    open: int
-    in_window: int
-    requests: int
-    share: float
-    jitter: float
-    earliest_next: float
-    penalty_left: float
-    granted: int
-    refusals: int
-    longest_wait: float
+    waiting: int = 0
+    waiting_bulk: int = 0
+    earliest_next: float = 0.0
+    granted: int = 0
+    longest_wait: float = 0.0
 
 
 class Permit:
@@ -227,22 +221,16 @@ class QuotaLimiter:
     def statistics(self) -> QuotaStatistics:
         """Return the current figures, for progress displays and metrics."""
         dispatcher = self._dispatcher
-        home = self._own_home() if dispatcher is None else dispatcher.home
-        now = time.monotonic() if dispatcher is None else dispatcher.now()
-        snapshot = home.snapshot(now)
+        if dispatcher is None:
+            return QuotaStatistics(**asdict(self._own_home().snapshot(time.monotonic())))
+        now = dispatcher.now()
         return QuotaStatistics(
-            waiting=0 if dispatcher is None else len(dispatcher.queue),
-            waiting_bulk=0 if dispatcher is None else dispatcher.queue.count("bulk"),
-            open=snapshot.open,
-            in_window=snapshot.in_window,
-            requests=snapshot.requests,
-            share=snapshot.share,
-            jitter=snapshot.jitter,
-            earliest_next=0.0 if dispatcher is None else max(home.earliest(now) - now, 0.0),
-            penalty_left=snapshot.penalty_left,
-            granted=0 if dispatcher is None else dispatcher.granted,
-            refusals=snapshot.refusals,
-            longest_wait=0.0 if dispatcher is None else dispatcher.longest_wait(),
+            **asdict(dispatcher.home.snapshot(now)),
+            waiting=len(dispatcher.queue),
+            waiting_bulk=dispatcher.queue.count("bulk"),
+            earliest_next=max(dispatcher.home.earliest(now) - now, 0.0),
+            granted=dispatcher.granted,
+            longest_wait=dispatcher.longest_wait(),
         )
 
     def _own_home(self) -> QuotaHome:

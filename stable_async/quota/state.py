@@ -17,9 +17,19 @@ from stable_async.quota.jitter import JitterDump, JitterEstimator
 from stable_async.quota.rule import Rule, RuleState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-__all__ = ["BULK_TURN", "Dump", "Key", "QuotaState", "Slot", "Snapshot", "terms_of"]
+__all__ = [
+    "BULK_TURN",
+    "Dump",
+    "Key",
+    "QuotaState",
+    "Slot",
+    "Snapshot",
+    "dump_terms",
+    "load_terms",
+    "terms_of",
+]
 
 logger: logging.Logger = logging.getLogger("stable_async.quota")
 
@@ -398,7 +408,7 @@ class QuotaState:
         self._forget()
         return {
             "now": self.now,
-            "terms": _terms(self.terms),
+            "terms": dump_terms(self.terms),
             "rule": self._rule.state(),
             "limit": self._rule.limit,
             "jitter": self._jitter.dump(),
@@ -409,7 +419,7 @@ class QuotaState:
             "processes": {
                 name: [
                     process.seen,
-                    None if process.terms is None else _terms(process.terms),
+                    None if process.terms is None else dump_terms(process.terms),
                     sorted(process.open),
                     process.waits,
                 ]
@@ -424,7 +434,7 @@ class QuotaState:
         Raises:
             LookupError, TypeError, ValueError: It is something else.
         """
-        state = cls(_quota(dump["terms"]))
+        state = cls(load_terms(dump["terms"]))
         state.now = _number(dump["now"])
         state._rule.restore(_rule_state(dump["rule"]))
         state._rule.limit = cast("int", dump["limit"])
@@ -443,7 +453,9 @@ class QuotaState:
             "dict[str, tuple[float, object, list[int], list[float]]]", dump["processes"]
         )
         state._processes = {
-            name: _Process(seen, None if terms is None else _quota(terms), set(numbers), [*waits])
+            name: _Process(
+                seen, None if terms is None else load_terms(terms), set(numbers), [*waits]
+            )
             for name, (seen, terms, numbers, waits) in processes.items()
         }
         state._rule.open = sum(len(process.open) for process in state._processes.values())
@@ -561,15 +573,19 @@ def _bounded(retry_after: float) -> float:
     return max(SHORTEST_PENALTY, min(retry_after, LONGEST_PENALTY))
 
 
-def _terms(quota: Quota) -> list[float]:
-    return [quota.requests, quota.window, quota.penalty, quota.jitter, quota.adaptive]
+def dump_terms(quota: Quota) -> tuple[float, ...]:
+    """Return the values of `terms_of(quota)`, for `load_terms`."""
+    return quota.requests, quota.window, quota.penalty, quota.jitter, quota.adaptive
 
 
-def _quota(terms: object) -> Quota:
-    requests, window, penalty, jitter, adaptive = cast(
-        "tuple[int, float, float, float, bool]", terms
-    )
-    return Quota(requests, window, penalty, jitter, adaptive)
+def load_terms(terms: object) -> Quota:
+    """Restore what `dump_terms` returned.
+
+    Raises:
+        TypeError, ValueError: It is something else.
+    """
+    requests, window, penalty, jitter, adaptive = cast("Sequence[float]", terms)
+    return Quota(int(requests), window, penalty, jitter, bool(adaptive))
 
 
 def _number(value: object) -> float:

@@ -16,8 +16,8 @@ from stable_async.quota.homes.central import (
     Message,
     Refusal,
     Terms,
+    script,
 )
-from stable_async.quota.homes.script import script
 from stable_async.quota.jitter import DENSE, Delays, Measured
 from stable_async.quota.rule import BINS
 from tests.machines.servers import running

@@ -21,8 +21,7 @@ from benchmarks.relay import Relay
 from stable_async import Quota, SharedQuota, StabilityClient
 from stable_async.errors import ConfigurationError, QuotaTimeoutError
 from stable_async.quota import QuotaLimiter
-from stable_async.quota.homes.central import LEASE, Message, Terms
-from stable_async.quota.homes.script import script
+from stable_async.quota.homes.central import LEASE, Message, Terms, script
 from tests.machines.exchanges import CLOCK
 from tests.machines.servers import HOST, Server, free_port, running
 from tests.needs import module

@@ -14,8 +14,8 @@ from stable_async.quota.homes.central import (
     CentralState,
     Message,
     Terms,
+    script,
 )
-from stable_async.quota.homes.script import script
 from stable_async.quota.jitter import DENSE, LEAST, Delays
 from tests.machines.exchanges import CLOCK, START, compare
 

@@ -11,6 +11,9 @@ durations are exchanged, so that clocks need not agree.
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from importlib.resources import files
 from math import inf
 from typing import NotRequired, TypedDict
 
@@ -18,7 +21,7 @@ from stable_async.quota import jitter, rule, state
 from stable_async.quota.jitter import Measured, allowance, jitter_of
 from stable_async.quota.rule import Rule
 
-__all__ = ["CONSTANTS", "LEASE", "PATIENCE", "Answer", "CentralState", "Message"]
+__all__ = ["CONSTANTS", "LEASE", "PATIENCE", "Answer", "CentralState", "Message", "script"]
 
 # Version of the state in Redis: changes when its fields, or their meaning, change.
 FORMAT = 2
@@ -83,6 +86,13 @@ CONSTANTS: dict[str, float] = {
 }
 
 INTERACTIVE, BULK = 0, 1
+
+
+@cache
+def script() -> str:
+    """Return quota.lua, with the constants in front."""
+    text = files("stable_async.quota.homes").joinpath("quota.lua").read_text("utf-8")
+    return f"local C = cjson.decode('{json.dumps(CONSTANTS)}')\n{text}"
 
 
 class Terms(TypedDict):

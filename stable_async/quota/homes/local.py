@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from stable_async.errors import ConfigurationError
 from stable_async.quota.homes.replica import WAITED, YIELDED, Entry
-from stable_async.quota.state import Slot, terms_of
+from stable_async.quota.state import Slot, dump_terms, terms_of
 
 if TYPE_CHECKING:
     import threading
@@ -228,9 +228,7 @@ class LocalHome:
         self._process = f"{self._pid}.{_namespace()}.{secrets.token_hex(4)}"
 
     def _join(self, now: float) -> None:
-        quota = self._quota
-        terms = quota.requests, quota.window, quota.penalty, quota.jitter, quota.adaptive
-        self._enter("join", now, terms=terms)
+        self._enter("join", now, terms=dump_terms(self._quota))
 
     def _use_terms(self, state: QuotaState, now: float) -> None:
         """Adopt other processes' terms, and remove processes that have ended with stricter ones."""

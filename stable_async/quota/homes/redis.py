@@ -28,9 +28,8 @@ from redis.exceptions import (
 
 from stable_async.config import Secret
 from stable_async.errors import ConfigurationError
-from stable_async.quota.homes.central import PATIENCE
+from stable_async.quota.homes.central import PATIENCE, script
 from stable_async.quota.homes.remote import UnreachableError
-from stable_async.quota.homes.script import script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

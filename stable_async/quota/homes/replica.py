@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
-from stable_async.config import Quota
-from stable_async.quota.state import FORGET, Dump, QuotaState
+from stable_async.quota.state import FORGET, Dump, QuotaState, load_terms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from stable_async.config import Quota
 
 __all__ = ["WAITED", "YIELDED", "Entry", "Kind", "Replica", "apply"]
 
@@ -99,9 +100,7 @@ def apply(state: QuotaState, entry: Entry, due: float | None = None) -> bool:
         case "departed":
             state.depart(int(entry.value or 0), now)
         case "join":
-            requests, window, penalty, jitter, adaptive = entry.terms or ()
-            terms = Quota(int(requests), window, penalty, jitter, bool(adaptive))
-            state.join(process, now, terms)
+            state.join(process, now, load_terms(entry.terms))
         case "leave":
             state.leave(entry.other or process, now)
     return True
