@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from stable_async import StabilityClient, StabilityError
-from stable_async.web import narrated, request_from_json, to_http_answer
+from stable_async.web import request_from_json, stream_with_states, to_http_answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -27,7 +27,7 @@ PAGE = Path(__file__).with_name("page.html")
 # Requests that would wait longer than this for the quota are refused at once, seconds.
 DEADLINE = 60.0
 # The media type by which the page asks for the states of a request before its image.
-NARRATED = "application/vnd.stable-async.narrated"
+WITH_STATES = "application/vnd.stable-async.states"
 CLIENT = web.AppKey("client", StabilityClient)
 
 routes = web.RouteTableDef()
@@ -63,10 +63,12 @@ async def images(request: web.Request) -> web.StreamResponse:
         except json.JSONDecodeError:
             content = None
         asked = request_from_json(content)
-        if request.headers.get("accept") == NARRATED:
-            response.content_type = NARRATED
+        if request.headers.get("accept") == WITH_STATES:
+            response.content_type = WITH_STATES
             await response.prepare(request)
-            async with aclosing(narrated(client, asked, tenant=user, deadline=DEADLINE)) as states:
+            async with aclosing(
+                stream_with_states(client, asked, tenant=user, deadline=DEADLINE)
+            ) as states:
                 async for part in states:
                     await response.write(part)
             return response

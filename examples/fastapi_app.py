@@ -21,7 +21,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 
 from stable_async import StabilityClient, StabilityError
 from stable_async.integrations.starlette import MediaResponse
-from stable_async.web import narrated, request_from_json, to_http_answer
+from stable_async.web import request_from_json, stream_with_states, to_http_answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -30,7 +30,7 @@ PAGE = Path(__file__).with_name("page.html")
 # Requests that would wait longer than this for the quota are refused at once, seconds.
 DEADLINE = 60.0
 # The media type by which the page asks for the states of a request before its image.
-NARRATED = "application/vnd.stable-async.narrated"
+WITH_STATES = "application/vnd.stable-async.states"
 
 
 @asynccontextmanager
@@ -68,7 +68,7 @@ async def images(request: Request, content: Annotated[object, Body()]) -> Respon
     asked = request_from_json(content)
     # Users take turns. A service with accounts names the account here.
     user = request.headers.get("x-user") or (request.client.host if request.client else "")
-    if request.headers.get("accept") == NARRATED:
-        states = narrated(client, asked, tenant=user, deadline=DEADLINE)
-        return StreamingResponse(states, media_type=NARRATED)
+    if request.headers.get("accept") == WITH_STATES:
+        states = stream_with_states(client, asked, tenant=user, deadline=DEADLINE)
+        return StreamingResponse(states, media_type=WITH_STATES)
     return MediaResponse(client, asked, tenant=user, deadline=DEADLINE)

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HTTPAnswer",
-    "narrated",
     "request_from_json",
+    "stream_with_states",
     "to_http_answer",
     "to_http_status",
 ]
@@ -57,7 +57,7 @@ logger: logging.Logger = logging.getLogger("stable_async")
 
 MAX_REPORTED = 100
 
-# How many parts `narrated` may be ahead of its consumer.
+# How many parts `stream_with_states` may be ahead of its consumer.
 AHEAD = 8
 
 # A JSON request cannot carry a file.
@@ -151,7 +151,7 @@ def request_from_json(content: object) -> MediaRequest[Media]:
     return model(**{str(name): value for name, value in fields.items()})
 
 
-async def narrated(
+async def stream_with_states(
     client: StabilityClient, request: MediaRequest[Media], **options: Unpack[CallOptions[Media]]
 ) -> AsyncGenerator[bytes, None]:
     """Yield the states of a request as they change, then its result, for a page that shows both.
@@ -165,9 +165,9 @@ async def narrated(
         StabilityError: The result broke off.
     """
     parts, received = anyio.create_memory_object_stream[bytes](AHEAD)
-    narrator = _Narrator(parts)
-    options["observer"] = narrator
-    task = asyncio.create_task(narrator.send(client, request, options))
+    reporter = _StateReporter(parts)
+    options["observer"] = reporter
+    task = asyncio.create_task(reporter.send(client, request, options))
     try:
         async with received:
             async for part in received:
@@ -178,7 +178,7 @@ async def narrated(
         await asyncio.gather(task, return_exceptions=True)
 
 
-class _Narrator:
+class _StateReporter:
     """Sends one request, and reports its states as long as `parts` is open."""
 
     def __init__(self, parts: MemoryObjectSendStream[bytes]) -> None:

@@ -19,7 +19,7 @@ from tests.examples.running import example
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-NARRATED = {"accept": fastapi_app.NARRATED}
+WITH_STATES = {"accept": fastapi_app.WITH_STATES}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ async def test_the_page_is_told_each_state_and_then_gets_the_image(
     url: str, http: aiohttp.ClientSession
 ) -> None:
     wanted = {"prompt": "a sandbox:filtered thing", "service": "sd3"}
-    async with http.post(f"{url}/images", json=wanted, headers=NARRATED) as answer:
+    async with http.post(f"{url}/images", json=wanted, headers=WITH_STATES) as answer:
         *lines, last = [json.loads(await answer.content.readline()) for _ in range(3)]
         assert [line["state"] for line in lines] == ["waiting", "generating"]
         assert last["state"] == "filtered"
@@ -90,7 +90,7 @@ async def test_the_page_is_told_each_state_and_then_gets_the_image(
 
 async def test_the_page_is_told_of_a_refusal(url: str, http: aiohttp.ClientSession) -> None:
     wanted = {"prompt": "a sandbox:moderated thing"}
-    async with http.post(f"{url}/images", json=wanted, headers=NARRATED) as answer:
+    async with http.post(f"{url}/images", json=wanted, headers=WITH_STATES) as answer:
         lines = [json.loads(line) for line in (await answer.read()).splitlines()]
     assert [line["state"] for line in lines] == ["waiting", "generating", "refused"]
     assert lines[-1]["status"] == 422
@@ -107,7 +107,7 @@ async def test_the_page_is_served_and_asks_for_what_the_service_offers(
     async with http.get(url) as answer:
         page = await answer.text()
         assert answer.headers["content-type"].startswith("text/html")
-    assert fastapi_app.NARRATED in page
+    assert fastapi_app.WITH_STATES in page
     assert set(re.findall(r'fetch\("(\w+)"', page)) == {"images", "quota"}
 
 

@@ -35,7 +35,7 @@ from stable_async import (
     errors,
 )
 from stable_async.sandbox import Sandbox
-from stable_async.web import narrated, request_from_json, to_http_answer, to_http_status
+from stable_async.web import request_from_json, stream_with_states, to_http_answer, to_http_status
 from tests.errors_of import api_error, broken, edge_error, timed_out, unreadable
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 async def test_an_image_that_breaks_off_is_an_error_after_its_states(sandbox: Sandbox) -> None:
     sandbox.drop_next("mid_body")
     async with StabilityClient(KEY, base_url=sandbox.url) as client:
-        parts = narrated(client, GenerateCore(prompt="x"))
+        parts = stream_with_states(client, GenerateCore(prompt="x"))
         states = [json.loads(await anext(parts))["state"] for _ in range(3)]
         assert states == ["waiting", "generating", "done"]
         with pytest.raises(APIConnectionError):
@@ -207,11 +207,11 @@ async def test_an_image_that_breaks_off_is_an_error_after_its_states(sandbox: Sa
 
 
 @pytest.mark.parametrize("taken", range(4))
-async def test_leaving_a_narration_anywhere_leaves_nothing_behind(
+async def test_leaving_the_states_anywhere_leaves_nothing_behind(
     sandbox: Sandbox, taken: int, nothing_leaks: None
 ) -> None:
     async with StabilityClient(KEY, base_url=sandbox.url) as client:
-        parts = narrated(client, GenerateCore(prompt="x"))
+        parts = stream_with_states(client, GenerateCore(prompt="x"))
         for _ in range(taken):
             await anext(parts)
         await parts.aclose()
