@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UnfitError",
-    "a_path",
-    "above_zero",
-    "amount",
     "at_least",
     "check_fields",
     "checked_keywords",
     "checked_setting",
     "choice",
     "flag",
+    "non_negative",
     "or_none",
+    "path_like",
+    "positive_seconds",
     "printable",
     "seconds",
-    "some_text",
+    "text",
     "unknown_word",
 ]
 
@@ -69,7 +69,7 @@ def seconds(value: object) -> float:
     return number
 
 
-def amount(value: object) -> float:
+def non_negative(value: object) -> float:
     """Take a number, 0 or more."""
     number = _number(value)
     if number is None or number < 0:
@@ -77,7 +77,7 @@ def amount(value: object) -> float:
     return number
 
 
-def above_zero(value: object) -> float:
+def positive_seconds(value: object) -> float:
     """Take a number of seconds above 0."""
     number = _number(value)
     if number is None or number <= 0:
@@ -112,7 +112,7 @@ def choice(*words: str) -> Callable[[object], str]:
     return rule
 
 
-def a_path(value: object) -> Path:
+def path_like(value: object) -> Path:
     """Take a path, as text or as a path object."""
     from pathlib import Path  # costs half a millisecond of the package's import
 
@@ -121,7 +121,7 @@ def a_path(value: object) -> Path:
     raise UnfitError("a path, as text or a path object")
 
 
-def some_text(value: object) -> str:
+def text(value: object) -> str:
     """Take text."""
     if isinstance(value, str):
         return value

@@ -380,7 +380,7 @@ class StabilityClient(Groups):
     ) -> MediaT | None:
         """Look once for the result of a generation; return `None` while it is running.
 
-        Waits first if this client last looked less than 10 seconds ago.
+        Waits first if this client polled for it less than 10 seconds ago.
 
         Raises:
             StabilityError: As for `send`, but that filtered results are never made an error.

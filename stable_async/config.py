@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 from stable_async.arguments import (
     UnfitError,
-    above_zero,
     at_least,
     check_fields,
     checked_keywords,
@@ -17,6 +16,7 @@ from stable_async.arguments import (
     choice,
     flag,
     or_none,
+    positive_seconds,
     seconds,
 )
 from stable_async.errors import ConfigurationError
@@ -70,7 +70,7 @@ class Quota:
             self,
             {
                 "requests": at_least(1),
-                "window": above_zero,
+                "window": positive_seconds,
                 "penalty": seconds,
                 "jitter": seconds,
                 "adaptive": flag,
@@ -149,7 +149,7 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         """Reject zero: it would look like a limit and mean none."""
-        limit = or_none(above_zero)
+        limit = or_none(positive_seconds)
         limits = ("connect", "first_byte", "between_bytes", "total")
         check_fields(self, dict.fromkeys(limits, limit), "Timeouts.")
 
@@ -165,10 +165,10 @@ class Timeouts:
         if value is None:
             return cls(None, None, None, None)
         try:
-            total = above_zero(value)
+            total = positive_seconds(value)
         except UnfitError as error:
             raise UnfitError(f"Timeouts, {error}, or None") from None
-        # Whoever allows ten minutes in total also allows them for the first byte.
+        # A total of ten minutes also allows ten minutes for the first byte.
         return cls(first_byte=total, total=total)
 
 

@@ -25,8 +25,7 @@
 What to do next: correct the setting or the request after `ConfigurationError` and
 `InvalidRequestError`; wait after `QuotaTimeoutError`. `APIStatusError`, `APIConnectionError` and
 `InvalidResponseError` carry a `Verdict`: whether the API itself has answered (`from_api`), what the
-error is about
-(`concerns`), and whether it may have cost something (`maybe_billed`).
+error is about (`concerns`), and whether it may have cost something (`maybe_billed`).
 
 The key, prompts and images appear in no text of an error. Errors survive pickling.
 """

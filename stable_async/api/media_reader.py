@@ -72,7 +72,7 @@ class MediaReader(Generic[MediaT]):
         return int(length) if as_it_is and length.isascii() and length.isdigit() else None
 
     @property
-    def tells_late(self) -> bool:
+    def known_at_end(self) -> bool:
         """Whether seed and finish reason are known at the end only, as with JSON."""
         return self._json is not None
 

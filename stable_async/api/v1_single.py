@@ -31,7 +31,7 @@ from stable_async.media import Image
 
 __all__ = ["V1SingleImageToImage", "V1SingleMasking", "V1SingleTextToImage"]
 
-# What examples of the API give prompts and negative prompts.
+# The weights of prompts and negative prompts in the examples of the API.
 WEIGHT, NEGATIVE_WEIGHT = 1, -1
 
 

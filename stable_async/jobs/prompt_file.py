@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from stable_async.arguments import a_path, checked_keywords, checked_setting
+from stable_async.arguments import checked_keywords, checked_setting, path_like
 from stable_async.jobs.columns import ColumnReport, ColumnRules, folded
 from stable_async.jobs.errors import PromptFileError, RowProblem
 from stable_async.jobs.formats.base import UnreadableError
@@ -105,7 +105,7 @@ class PromptFile:
         Raises:
             PromptFileError: There is nothing to read, or an argument is invalid.
         """
-        path = checked_setting("source", source, a_path)
+        path = checked_setting("source", source, path_like)
         source = os.fspath(source)
         piped = source == STDIN or path.is_fifo() or path.is_char_device()
         self._files = FolderFiles(source) if path.is_dir() or is_pattern(source) else None

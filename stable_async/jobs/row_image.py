@@ -60,7 +60,7 @@ async def make_image(
         fetch = fetching(id=row.generation_id, paid=row.price)
         request = cast("MediaRequest[Media]", fetch)
     async with client.stream(request, observer=observer) as stream:
-        if stream.tells_late:
+        if stream.known_at_end:
             await stream.hold()
         filtered = stream.filtered
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from stable_async.arguments import (
-    a_path,
-    amount,
     at_least,
     check_fields,
     checked_keywords,
     choice,
     flag,
+    non_negative,
     or_none,
+    path_like,
     seconds,
-    some_text,
+    text,
 )
 from stable_async.errors import ConfigurationError
 
@@ -27,16 +27,16 @@ __all__ = ["JobSettings"]
 
 
 _RULES: dict[str, Callable[[object], object]] = {
-    "folder": a_path,
-    "images": or_none(some_text),
-    "budget": or_none(amount),
+    "folder": path_like,
+    "images": or_none(text),
+    "budget": or_none(non_negative),
     "max_in_flight": at_least(1),
     "passes": at_least(1),
     "retry": or_none(choice("failed", "filtered")),
     "resend_doubtful": flag,
     "remake_missing": flag,
     "change": flag,
-    "server": or_none(some_text),
+    "server": or_none(text),
     "replace_changed": flag,
     "check": flag,
     "outage_limit": seconds,

@@ -228,8 +228,8 @@ class Dispatcher:
                         earliest = inf
                         self._burst.call()
                     break
-                # While interactive requests wait here, a bulk one whose turn it is has the floor's
-                # privilege, and need not leave room for those of other processes.
+                # While interactive requests wait here, a bulk one whose turn it is takes its
+                # guaranteed part, and need not leave room for those of other processes.
                 slot = self.home.reserve(now, bulk=not self.queue.count("interactive"))
             except StabilityError as error:
                 # The home can no longer be read.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from stable_async.arguments import a_path, checked_setting
+from stable_async.arguments import checked_setting, path_like
 from stable_async.config import Quota, Secret
 from stable_async.errors import ConfigurationError
 from stable_async.extras import install_command
@@ -85,7 +85,7 @@ class SharedQuota(ABC):
         """
         if os.name != "posix":
             raise ConfigurationError("a quota can be shared by a file on Linux, macOS and BSD only")
-        return FileQuota(path=checked_setting("path", path, a_path).absolute(), quota=quota)
+        return FileQuota(path=checked_setting("path", path, path_like).absolute(), quota=quota)
 
     @staticmethod
     def redis(
@@ -276,7 +276,7 @@ class KeyQuota:
         """Return a home of this quota, for one event loop."""
         folder = _folder() if os.name == "posix" else None
         if folder is None:
-            _say_once()
+            _warn_once()
             return ProcessHome(self.quota, name=self.name)
         path = folder / self.name
         if not path.exists():
@@ -352,9 +352,9 @@ def _remove_stale(folder: Path) -> None:
 
 
 @cache
-def _say_once() -> None:
+def _warn_once() -> None:
     logger.warning(
-        "no folder can be written to in which the processes of this machine could share a quota: "
+        "there is no writable folder for a quota that the processes of this machine share: "
         "this process counts its own requests only; set %s to share one",
         SHARED_QUOTA_VARIABLE,
     )

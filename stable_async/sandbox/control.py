@@ -207,7 +207,7 @@ def _switches(
 
 
 def _with_bytes(act: Callable[..., None], name: str) -> Callable[..., None]:
-    """Decode the argument `name`, which JSON gives as base64."""
+    """Decode the argument `name`, which is base64 in JSON."""
 
     def decode_and_act(**words: object) -> None:
         encoded = words.pop(f"{name}_base64", None)

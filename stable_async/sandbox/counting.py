@@ -247,8 +247,8 @@ class KeyQuotas:
     def busiest(self, now: float) -> tuple[float, float]:
         """Return the highest level of any key, and the longest remaining penalty."""
         level = max((quota.level(now) for quota in self._quotas.values()), default=0.0)
-        shut = max((quota.penalty_left(now) for quota in self._quotas.values()), default=0.0)
-        return level, max(shut, self._all_penalty_until - now, 0.0)
+        left = max((quota.penalty_left(now) for quota in self._quotas.values()), default=0.0)
+        return level, max(left, self._all_penalty_until - now, 0.0)
 
 
 class PeakUsage:

@@ -104,7 +104,7 @@ async def _as_sent(
 
 
 def _stalled(answer: Answer, stall_limit: float | None, ends_at: float | None) -> APITimeoutError:
-    what = "the answer was not whole within the time limit of the attempt"
+    what = "the answer was not complete within the time limit of the attempt"
     if stall_limit is not None and ends_at is None:
         what = f"the answer stalled: fewer than {LEAST_PROGRESS} bytes in {stall_limit:g} s"
     return APITimeoutError(what, verdict=judge_broken_connection(sent=True, asked=answer.asked))

@@ -26,7 +26,7 @@ from stable_async.transport.error_mapping import harmless_cause, translate
 from stable_async.transport.multipart import MultipartForm, MultipartPayload, body_of
 from stable_async.transport.options import ResponseHead
 from stable_async.transport.retry import try_again
-from stable_async.transport.send_state import AttemptTrace, LapsedPermitError, SendState
+from stable_async.transport.send_state import AttemptTrace, ExpiredPermitError, SendState
 from stable_async.transport.time_limits import TimeLimit, client_timeout
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Call:
             permit = await self._permit()
             try:
                 return await self._send(permit, self._clock() - began)
-            except LapsedPermitError:
+            except ExpiredPermitError:
                 logger.warning("this process was stopped: asking for another permit")
             finally:
                 if permit is not None:
@@ -244,8 +244,8 @@ class Call:
                     ssl=self._session.tls,
                 )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            if trace is not None and trace.lapsed:
-                raise LapsedPermitError from None
+            if trace is not None and trace.expired:
+                raise ExpiredPermitError from None
             if isinstance(body, MultipartPayload) and body.failure is not None:
                 raise body.failure from body.failure.__cause__
             broken = translate(error, sent=trace is None or trace.sent, asked=self._asked)

@@ -61,7 +61,7 @@ def _describe(error: Exception) -> str:
         case aiohttp.ServerDisconnectedError():
             return "the server closed the connection before it answered"
         case aiohttp.ClientPayloadError():
-            return "the connection broke before the answer was whole"
+            return "the connection broke before the answer was complete"
         case aiohttp.ClientResponseError():
             # Its message quotes bytes of the answer, which may be anything.
             long = error.message.startswith("Got more than")

@@ -104,7 +104,7 @@ class Finishing:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            await self._part(task, state, keep)
+            await self._detach(task, state, keep)
             raise
 
     @asynccontextmanager
@@ -141,7 +141,7 @@ class Finishing:
             if streams and streams[0].taken:
                 await _ended(task)
             else:
-                await self._part(task, state, keep)
+                await self._detach(task, state, keep)
 
     async def aclose(self) -> None:
         """Wait for the calls in progress; if this is cancelled, cancel them."""
@@ -153,7 +153,7 @@ class Finishing:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _part(
+    async def _detach(
         self,
         task: asyncio.Task[ResultT],
         state: SendState,

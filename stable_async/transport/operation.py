@@ -108,7 +108,7 @@ async def _wait(session: Session, request: ResultRequest[MediaT], options: Optio
 
 
 def _look(session: Session, request: ResultRequest[Media], options: Options) -> Call:
-    return Call(session, request, options.of_a_look(), SendState())
+    return Call(session, request, options.for_polling(), SendState())
 
 
 async def _read_if_finished(

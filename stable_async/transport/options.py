@@ -113,7 +113,7 @@ class Options(NamedTuple):
         """The receiver of the result of a cancelled call; `None` cuts the call."""
         return self.on_finished if self.on_disconnect == "finish" else None
 
-    def of_a_look(self) -> Options:
+    def for_polling(self) -> Options:
         """Return the options for polling a generation.
 
         The submission has been sent, so that neither its observer nor its deadline applies. Polls

@@ -119,7 +119,7 @@ class Polling:
             except (APIStatusError, APIConnectionError, InvalidResponseError) as error:
                 if error.verdict.job != "look":
                     raise
-                logger.debug("looking again after: %s", error)
+                logger.debug("polling again after: %s", error)
                 last = error.text
                 failures += 1
                 pause = min(FIRST_PAUSE * 2 ** min(failures, 10), POLL_INTERVAL)
@@ -131,7 +131,7 @@ class Polling:
                 failures = 0
             if max(self._next.get(generation, 0.0), self._clock()) >= ends_at:
                 late = APITimeoutError(
-                    f"no result within {self._limit:g} s; the last look: {last}",
+                    f"no result within {self._limit:g} s; the last poll: {last}",
                     verdict=judge_broken_connection(sent=True, asked="look"),
                 )
                 late.attach_generation(generation)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from stable_async.quota import Permit, QuotaLimiter
 
-__all__ = ["AttemptTrace", "LapsedPermitError", "SendState", "trace_attempts"]
+__all__ = ["AttemptTrace", "ExpiredPermitError", "SendState", "trace_attempts"]
 
 
 class SendState:
@@ -31,7 +31,7 @@ class SendState:
         self.abandoned: bool = False
 
 
-class LapsedPermitError(Exception):
+class ExpiredPermitError(Exception):
     """A permit expired: its process was stopped for too long, and others reused its slot."""
 
 
@@ -40,17 +40,17 @@ class AttemptTrace:
 
     Attributes:
         permit: The permit of this attempt.
-        lapsed: The permit was no longer valid when the request was about to leave.
+        expired: The permit was no longer valid when the request was about to leave.
     """
 
-    __slots__ = ("_clock", "_connecting", "_sent_at", "_state", "lapsed", "permit")
+    __slots__ = ("_clock", "_connecting", "_sent_at", "_state", "expired", "permit")
 
     def __init__(self, permit: Permit, state: SendState) -> None:
         """Trace the attempt of `permit`; `state` is that of its call."""
         self._state = state
         self._clock = asyncio.get_running_loop().time
         self.permit: Permit = permit
-        self.lapsed: bool = False
+        self.expired: bool = False
         self._connecting = 0.0
         self._sent_at: float | None = None
 
@@ -67,13 +67,13 @@ class AttemptTrace:
         """Mark the permit as sent, right before the first bytes go to the connection.
 
         Raises:
-            LapsedPermitError: The request must not leave.
+            ExpiredPermitError: The request must not leave.
         """
         # aiohttp writes in a task of its own, which may run once more after its call was cancelled:
         # an abandoned request must not be sent then.
         if self._state.abandoned or not self.permit.mark_sent():
-            self.lapsed = True
-            raise LapsedPermitError
+            self.expired = True
+            raise ExpiredPermitError
         self._state.sent = True
         self._sent_at = self._clock()
 

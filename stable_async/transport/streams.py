@@ -84,9 +84,9 @@ class MediaStream(Generic[MediaT]):
         return self.finish_reason == CONTENT_FILTERED
 
     @property
-    def tells_late(self) -> bool:
+    def known_at_end(self) -> bool:
         """Whether seed and finish reason are known only when all was read, as with JSON."""
-        return self._reader.tells_late
+        return self._reader.known_at_end
 
     @property
     def request_id(self) -> str | None:

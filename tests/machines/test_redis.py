@@ -140,7 +140,7 @@ async def test_a_first_start_says_why_it_waits(
             began = time.monotonic()
             await send(limiter)
             assert time.monotonic() - began > HOLD - 0.5
-    assert "starts again, since it was empty" in caplog.text
+    assert "starts over, since it was empty" in caplog.text
     assert f"nothing is sent for {HOLD:.3g} s" in caplog.text
 
 
@@ -161,7 +161,7 @@ async def test_a_restarted_server_has_lost_the_state(
             await waiting
             assert time.monotonic() - restarted > HOLD - 0.5
     assert "cannot be reached" in caplog.text
-    assert "starts again" in caplog.text
+    assert "starts over" in caplog.text
 
 
 async def test_requests_wait_for_a_server_that_is_not_there_yet(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ async def test_a_password_is_used_and_never_shown(
             with pytest.raises(ConfigurationError) as caught:
                 await QuotaLimiter(quota).open()
             texts += [repr(quota), *traceback.format_exception(caught.value)]
-        assert f"redis://{address}: it wants a password" in str(caught.value)
+        assert f"redis://{address}: it requires a password" in str(caught.value)
     shown = "".join(texts) + caplog.text
     assert "wr0ng-one" not in shown
     assert PASSWORD not in shown

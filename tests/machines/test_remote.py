@@ -345,10 +345,10 @@ def test_an_outage_is_told_once_and_so_is_its_end(caplog: pytest.LogCaptureFixtu
         runner.run(outage())
     assert [record.getMessage().partition(" (")[0] for record in caplog.records] == [
         "the shared quota at here cannot be reached",
-        "the shared quota at here is reached again after 30.3 s",
+        "the shared quota at here is reachable again after 30.3 s",
         (
-            "the shared quota at here starts again, since it was empty: what was sent before is "
-            "not known, and nothing is sent for 12.3 s"
+            "the shared quota at here starts over, since it was empty: earlier requests are not "
+            "known, and nothing is sent for 12.3 s"
         ),
     ]
 

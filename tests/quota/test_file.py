@@ -957,7 +957,7 @@ def test_a_file_cut_in_place_counts_as_removed(
         assert third.snapshot(clock.now).in_window == 3
         assert one.snapshot(clock.now).in_window == 3
         assert isinstance(one.reserve(clock.now), float)
-        assert caplog.text.count("was removed or cut") == 1
+        assert caplog.text.count("was removed or truncated") == 1
         assert [entry.name for entry in path.parent.iterdir()] == ["quota"]
 
 
@@ -1081,7 +1081,7 @@ def test_a_shared_quota_is_made_of_a_path_and_a_quota(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("upload", [False, True])
-async def test_a_client_whose_permit_has_lapsed_asks_for_another(path: Path, upload: bool) -> None:
+async def test_a_client_whose_permit_has_expired_asks_for_another(path: Path, upload: bool) -> None:
     """It was stopped on the way to the wire; nothing leaves that the others do not count on."""
     quota = Quota(requests=1, window=0.1, jitter=0.01, adaptive=False)
     others = FileHome(path, quota, shared=False)

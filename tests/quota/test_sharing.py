@@ -45,7 +45,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """No file can be had, as in a container whose file system is read-only."""
     monkeypatch.setattr(shared, "_folder", lambda: None)
-    shared._say_once.cache_clear()
+    shared._warn_once.cache_clear()
     monkeypatch.setattr(process, "_stores", {})
 
 

@@ -22,7 +22,7 @@ from stable_async import (
 )
 from stable_async.quota import QuotaLimiter
 from stable_async.sandbox import Sandbox
-from stable_async.transport.send_state import AttemptTrace, LapsedPermitError, SendState
+from stable_async.transport.send_state import AttemptTrace, ExpiredPermitError, SendState
 from tests.raw_server import answer, raw_server
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ async def test_what_was_abandoned_does_not_leave_a_turn_of_the_loop_later() -> N
     with await limiter.acquire() as permit:
         trace = AttemptTrace(permit, state)
         state.abandoned = True
-        with pytest.raises(LapsedPermitError):
+        with pytest.raises(ExpiredPermitError):
             trace.mark_sent()
         assert not trace.sent
         assert not state.sent

@@ -4,9 +4,9 @@
 compares the two. Both are pure functions of the messages and their times of arrival.
 
 A process reports everything in one message: which slots it still holds, which requests have left
-and how long ago, what was refused, how many slots it wants. It receives slots, or a time to come
-back. So the next message makes up for a lost one, and a late or repeated one changes nothing. Only
-durations are exchanged, so that clocks need not agree.
+and how long ago, what was refused, and how many slots it needs. It receives slots, or a time to
+return. So the next message makes up for a lost one, and a late or repeated one changes nothing.
+Only durations are exchanged, so that clocks need not agree.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PATIENCE = 1.5
 CLOCK_SLACK = 0.25
 
 # A process returns when its time has come if that is within `SOON` seconds, else after `LOOK`
-# seconds: something may have changed. Within `SOON` each of 32 processes has its turn.
+# seconds: something may have changed. Within `SOON`, each of 32 processes is served.
 LOOK = 1.0
 SOON = 2.25
 
@@ -139,7 +139,7 @@ class Message(TypedDict):
         sent: Slots whose requests have left, and seconds since then.
         refusals: 429 answers that were not reported yet.
         delays: What it has measured.
-        want: How many interactive and how many bulk slots it wants.
+        want: How many interactive and how many bulk slots it needs.
         ahead: How many seconds ahead of its time a slot may be granted.
         penalty_left: Remaining seconds of the penalty that it knows.
         share: The share that it knows.

@@ -315,7 +315,8 @@ class _FileStore:
             self._opened().move_away(self._path, self._beside())
             os.link(temporary, self._path)
             logger.warning(
-                "the shared quota's file %s was removed or cut; it is there again", self._path
+                "the shared quota's file %s was removed or truncated; it has been restored",
+                self._path,
             )
         except FileExistsError:
             pass

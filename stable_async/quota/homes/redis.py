@@ -128,7 +128,7 @@ class RedisService:
             # Messages of redis-py name hosts and commands, never credentials.
             reason = " ".join(str(error).split()) or type(error).__name__
             if reason.startswith(NO_PASSWORD):
-                reason = "it wants a password: redis://[user]:password@host"
+                reason = "it requires a password: redis://[user]:password@host"
             if not self._worked and _is_permanent(error):
                 reason = f"the shared quota at {self.where}: {reason}"
                 raise ConfigurationError(reason) from None

@@ -417,8 +417,8 @@ class RemoteHome:
     def _say_lost(self, answer: Answer) -> None:
         if "lost" in answer:
             logger.warning(
-                "the shared quota at %s starts again, since %s: what was sent before is not known, "
-                "and nothing is sent for %.3g s",
+                "the shared quota at %s starts over, since %s: earlier requests are not known, and "
+                "nothing is sent for %.3g s",
                 self._service.where,
                 WHY_LOST[answer["lost"]],
                 answer["hold"],
@@ -439,11 +439,11 @@ class RemoteHome:
         if answer["refused"] == "info":
             return ConfigurationError(
                 f"the user of the shared quota at {self._service.where} may not run INFO, without "
-                "which a restart of the server cannot be told; allow it, for example by +info"
+                "which a restart of the server cannot be detected; allow it, for example by +info"
             )
         return ConfigurationError(
             f"the shared quota at {self._service.where} is used by processes with another version "
-            "of stable_async; end them first: a minute later this version can have it"
+            "of stable_async; stop them, and start this one a minute later"
         )
 
     def _note_failure(self, error: UnreachableError) -> None:
@@ -458,7 +458,7 @@ class RemoteHome:
     def _note_success(self, now: float) -> None:
         if self._failing_since is not None:
             logger.warning(
-                "the shared quota at %s is reached again after %.3g s",
+                "the shared quota at %s is reachable again after %.3g s",
                 self._service.where,
                 now - self._failing_since,
             )

@@ -19,23 +19,23 @@ UNDECIDABLE = {
     "quota.requests": "showing it would breach the quota",
     "quota.penalty": "showing it would breach the quota",
     "results.retention": "takes 24 hours",
-    "results.polling": "shows only in what the API does to those who poll often",
+    "results.polling": "only polling too often shows it",
     "results.key": "needs a second key",
     "behaviours.all_problems_at_once": "the API looks at the key first",
 }
-PAID = "shows in paid work only"
+PAID = "only a paid request shows it"
 # Reasons by the end of a claim's id, or a part of it.
 REASONS = (
     (re.compile(r"\.(submit_status|answer|output_px)$|\.credits|\.results\."), PAID),
     (re.compile(r"\.latency$"), "differs from day to day"),
-    (re.compile(r"\.default$"), "shows in what is made only"),
-    (re.compile(r"\.required$"), "a rule asks for it: see there"),
-    (re.compile(r"\.fields$"), "a probe of v1 is broken on purpose"),
-    (re.compile(r"\.values\.only$"), "no refusal lists them"),
-    (re.compile(r"\.rules\."), "shows in paid work, or asks for nothing that an answer shows"),
+    (re.compile(r"\.default$"), "only a result shows it"),
+    (re.compile(r"\.required$"), "required by a rule: see the rule"),
+    (re.compile(r"\.fields$"), "probes of v1 are invalid on purpose"),
+    (re.compile(r"\.values\.only$"), "no refusal lists the values"),
+    (re.compile(r"\.rules\."), "only a paid request shows it, or no answer does"),
     (re.compile(r"^errors\."), "cannot be provoked without content, cost or a breach"),
-    (re.compile(r"\.dimensions$"), "shows in requests that would be paid for only"),
-    (re.compile(r"\.max_request$"), "too large to send for this"),
+    (re.compile(r"\.dimensions$"), "only a paid request shows it"),
+    (re.compile(r"\.max_request$"), "the request would be too large"),
 )
 
 
