@@ -112,22 +112,24 @@ class Rule:
         )
 
 
-def _api(
-    concerns: Literal["request", "account", "service"],
-    job: Literal["final", "again", "stop", "doubt"],
+def _rule(
+    concerns: Literal["request", "account", "service", "network"],
+    job: Literal["final", "again", "stop", "pause", "doubt"],
     error: type[APIStatusError],
     *words: str,
-    status: int | range = _ANY,
+    status: int | Collection[int] = _ANY,
     title: str = "",
     billed: Literal["no", "maybe"] = "no",
     penalty: bool = False,
     why: str = "",
 ) -> Rule:
+    statuses = (status,) if isinstance(status, int) else status
+    named = "any" if statuses is _ANY else ", ".join(map(str, statuses))
     return Rule(
-        from_api=True,
+        from_api=concerns != "network",  # an intermediary knows nothing of the rest
         words=words,
-        statuses=(status,) if isinstance(status, int) else status,
-        title=title or (str(status) if isinstance(status, int) else "any"),
+        statuses=statuses,
+        title=title or named,
         error=error,
         billed=billed,
         concerns=concerns,
@@ -137,145 +139,141 @@ def _api(
     )
 
 
-def _way(
-    job: Literal["again", "stop", "pause", "doubt"],
-    error: type[APIStatusError],
-    *statuses: int,
-    within: Collection[int] = (),
-    title: str = "",
-    billed: Literal["no", "maybe"] = "no",
-    penalty: bool = False,
-    why: str = "",
-) -> Rule:
-    return Rule(
-        from_api=False,
-        statuses=statuses or within,
-        title=title or ", ".join(map(str, statuses)),
-        error=error,
-        billed=billed,
-        concerns="network",
-        penalty=penalty,
-        job=job,
-        why=why,
-    )
-
-
 RULES: tuple[Rule, ...] = (
     # The API's envelope, by the name in it.
-    _api(
+    _rule(
         "request", "final", ContentModerationError, "moderation", "content_policy", "flagged",
         why="refused, and not charged",
     ),
-    _api(
+    _rule(
         "request", "final", UnprocessableError, "invalid_language", "public_figure", "copyright",
         why="refused for its content, and not charged",
     ),
-    _api(
+    _rule(
         "account", "stop", PaymentRequiredError,
         "balance", "credit", "payment", "billing", "funds",
         why="no credits are left; with status 429 or 403 as well, which is no penalty then",
     ),
-    _api(
+    _rule(
         "account", "stop", AuthenticationError, "unauthorized", "unauthenticated", "api_key",
         why="the key is wrong or missing",
     ),
-    _api(
+    _rule(
         "account", "again", RateLimitError, "rate_limit", "too_many_requests",
         penalty=True, why="the quota was exceeded: all requests with this key wait",
     ),
-    _api(
+    _rule(
         "account", "stop", PermissionDeniedError,
         "permission", "forbidden", "suspend", "disabled", "banned", "account",
         why="the account is suspended, or may not use this operation",
     ),
-    _api(
+    _rule(
         "service", "doubt", ServerError, "timeout", "timed_out",
         status=range(501, 600), title="501 to 599", billed="maybe",
         why="the API stopped waiting for work that may have continued",
     ),
-    _api(
+    _rule(
         "service", "again", ServerError, "internal_error", "server_error", "unavailable",
         "overloaded", "maintenance", "timeout", "timed_out",
         why="the API failed; failed generations are not charged",
     ),
-    _api("request", "final", NotFoundError, "not_found", why="no such generation, engine or path"),
-    _api(
+    _rule("request", "final", NotFoundError, "not_found", why="no such generation, engine or path"),
+    _rule(
         "request", "final", PayloadTooLargeError, "payload_too_large",
         why="larger than the API accepts",
     ),
     # The API's envelope with a name that is not known, by the status.
-    _api("request", "final", BadRequestError, status=400),
-    _api("account", "stop", AuthenticationError, status=401),
-    _api("account", "stop", PaymentRequiredError, status=402),
-    _api("account", "stop", PermissionDeniedError, status=403),
-    _api("request", "final", NotFoundError, status=404),
-    _api("service", "again", APIStatusError, status=408, why="the request did not arrive complete"),
-    _api("request", "final", PayloadTooLargeError, status=413),
-    _api("request", "final", UnprocessableError, status=422),
-    _api("service", "again", APIStatusError, status=425, why="the request was not processed"),
-    _api("account", "again", RateLimitError, status=429, penalty=True),
-    _api("request", "final", APIStatusError, status=range(400, 500), title="other 4xx"),
-    _api("service", "again", ServerError, status=500),
-    _api(
+    _rule("request", "final", BadRequestError, status=400),
+    _rule("account", "stop", AuthenticationError, status=401),
+    _rule("account", "stop", PaymentRequiredError, status=402),
+    _rule("account", "stop", PermissionDeniedError, status=403),
+    _rule("request", "final", NotFoundError, status=404),
+    _rule("service", "again", APIStatusError, status=408,
+        why="the request did not arrive complete"),
+    _rule("request", "final", PayloadTooLargeError, status=413),
+    _rule("request", "final", UnprocessableError, status=422),
+    _rule("service", "again", APIStatusError, status=425, why="the request was not processed"),
+    _rule("account", "again", RateLimitError, status=429, penalty=True),
+    _rule("request", "final", APIStatusError, status=range(400, 500), title="other 4xx"),
+    _rule("service", "again", ServerError, status=500),
+    _rule(
         "service", "doubt", ServerError, status=504, billed="maybe",
         why="the API stopped waiting for work that may have continued",
     ),
-    _api(
+    _rule(
         "service", "again", ServerError, status=range(501, 600), title="other 5xx",
         why="the API failed; failed generations are not charged",
     ),
-    _api(
+    _rule(
         "service", "doubt", APIStatusError, title="anything else", billed="maybe",
         why="not the status of an error",
     ),
     # No envelope of the API: an intermediary, by the status.
-    _way(
-        "stop", APIStatusError, within=range(300, 400), title="3xx",
+    _rule(
+        "network", "stop", APIStatusError, status=range(300, 400), title="3xx",
         why="never followed, since the key would go to another host",
     ),
-    _way("stop", AuthenticationError, 401, why="an intermediary requires its own login"),
-    _way("stop", PaymentRequiredError, 402, why="an intermediary requires payment"),
-    _way("pause", PermissionDeniedError, 403, why="a firewall blocked the request"),
-    _way(
-        "pause", NotFoundError, 404,
+    _rule(
+        "network", "stop", AuthenticationError, status=401,
+        why="an intermediary requires its own login",
+    ),
+    _rule(
+        "network", "stop", PaymentRequiredError, status=402,
+        why="an intermediary requires payment",
+    ),
+    _rule(
+        "network", "pause", PermissionDeniedError, status=403,
+        why="a firewall blocked the request",
+    ),
+    _rule(
+        "network", "pause", NotFoundError, status=404,
         why="a wrong prefix in the base URL, or an origin that is being replaced",
     ),
-    _way("stop", APIStatusError, 407, why="the proxy requires a user name and a password"),
-    _way(
-        "again", PayloadTooLargeError, 413,
+    _rule(
+        "network", "stop", APIStatusError, status=407,
+        why="the proxy requires a user name and a password",
+    ),
+    _rule(
+        "network", "again", PayloadTooLargeError, status=413,
         why="a proxy has a smaller limit than the API; another row may be smaller",
     ),
-    _way(
-        "pause", RateLimitError, 429, penalty=True,
+    _rule(
+        "network", "pause", RateLimitError, status=429, penalty=True,
         why="a CDN limits requests too: treated as the API's own penalty",
     ),
-    _way("stop", APIStatusError, 451, why="blocked for legal reasons"),
-    _way(
-        "doubt", APIStatusError, 460, 499, billed="maybe",
+    _rule("network", "stop", APIStatusError, status=451, why="blocked for legal reasons"),
+    _rule(
+        "network", "doubt", APIStatusError, status=(460, 499), billed="maybe",
         why="a load balancer saw its client disconnect; the API may have continued",
     ),
-    _way("pause", BadRequestError, 400, why="a proxy does not accept the request"),
-    _way("pause", UnprocessableError, 422, why="a proxy does not accept the request"),
-    _way(
-        "pause", APIStatusError, within=range(400, 500), title="other 4xx",
+    _rule(
+        "network", "pause", BadRequestError, status=400,
+        why="a proxy does not accept the request",
+    ),
+    _rule(
+        "network", "pause", UnprocessableError, status=422,
+        why="a proxy does not accept the request",
+    ),
+    _rule(
+        "network", "pause", APIStatusError, status=range(400, 500), title="other 4xx",
         why="refused by an intermediary",
     ),
-    _way(
-        "pause", ServerError, 500,
+    _rule(
+        "network", "pause", ServerError, status=500,
         why="failed generations are not charged, even if an intermediary reports the failure",
     ),
-    _way("pause", ServerError, 511, why="a captive portal requires a login"),
-    _way(
-        "pause", ServerError, 521, 523, 525, 526, 530,
+    _rule("network", "pause", ServerError, status=511, why="a captive portal requires a login"),
+    _rule(
+        "network", "pause", ServerError, status=(521, 523, 525, 526, 530),
         why="by the CDN's own definition the origin was not reached",
     ),
-    _way(
-        "doubt", ServerError, within=range(501, 600), title="other 5xx", billed="maybe",
+    _rule(
+        "network", "doubt", ServerError, status=range(501, 600), title="other 5xx", billed="maybe",
         why="an intermediary gave up on a request that the API may have accepted; "
         "several in a row: pause",
     ),
-    _way(
-        "doubt", APIStatusError, within=_ANY, title="anything else", billed="maybe",
+    _rule(
+        "network", "doubt", APIStatusError, title="anything else", billed="maybe",
         why="1xx, or 600 and above: not defined",
     ),
 )  # fmt: skip

@@ -190,7 +190,7 @@ def _certificate(connection: ssl.SSLObject) -> Check:
 
 async def _account(target: Target, connection: Connection) -> list[Check]:
     """Ask for the balance, within the quota; what comes back shows key, clock and quota."""
-    from stable_async.sandbox.probing.wire import ProbeRequest
+    from stable_async.sandbox.probing.messages import ProbeRequest
 
     checks = []
     try:

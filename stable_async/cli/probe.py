@@ -12,7 +12,7 @@ from stable_async.cli.target import limited, open_sender, open_target
 from stable_async.extras import install_command
 
 if TYPE_CHECKING:
-    from stable_async.sandbox.probing.wire import Finding
+    from stable_async.sandbox.probing.findings import Finding
 
 __all__ = ["probe"]
 

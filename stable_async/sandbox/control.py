@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib import resources
 from typing import TYPE_CHECKING, cast
 
@@ -29,6 +29,7 @@ PREFIX = "/_sandbox"
 SHOWN_REQUESTS = 96
 SHOWN_RUNNING = 8
 SHOWN_TEXT = 500
+SHOWN_PARTS = 32
 SHOWN_SECONDS = 60
 # A scripted answer may carry an image.
 MAX_BODY = 16 << 20
@@ -116,8 +117,8 @@ def _requests(account: Account) -> dict[str, object]:
         "running": [
             {
                 "number": record.number,
-                "operation": record.operation or record.path[:SHOWN_TEXT],
-                "prompt": record.fields.get("prompt", "")[:SHOWN_TEXT],
+                "operation": record.operation or _cut(record.path),
+                "prompt": _cut(record.fields.get("prompt", "")),
                 "arrival": record.arrival,
             }
             for record in running[:SHOWN_RUNNING]
@@ -152,38 +153,29 @@ def _per_second(account: Account, now: float) -> list[int]:
 
 
 def _shown(record: RequestRecord, account: Account) -> dict[str, object]:
+    """Return a record, with its texts cut and without the contents of its files."""
+    shown = {field.name: getattr(record, field.name) for field in fields(record)}
     return {
-        "number": record.number,
-        "arrival": record.arrival,
-        "method": record.method,
-        "path": record.path[:SHOWN_TEXT],
-        "operation": record.operation,
-        "key": record.key,
-        "fields": {
-            name[:SHOWN_TEXT]: text[:SHOWN_TEXT] for name, text in list(record.fields.items())[:32]
-        },
+        **shown,
+        "path": _cut(record.path),
+        "fields": {_cut(name): _cut(text) for name, text in [*record.fields.items()][:SHOWN_PARTS]},
         "files": {
-            name[:SHOWN_TEXT]: {
-                "filename": file.filename[:SHOWN_TEXT],
+            _cut(name): {
+                "filename": _cut(file.filename),
                 "size": file.size,
                 "sha256": file.sha256,
             }
-            for name, file in list(record.files.items())[:32]
+            for name, file in [*record.files.items()][:SHOWN_PARTS]
         },
-        "headers": dict(record.headers),
-        "status": record.status,
-        "dropped": record.dropped,
-        "edge": record.edge,
-        "duration": record.duration,
-        "response_bytes": record.response_bytes,
-        "credits": record.credits,
-        "seed": record.seed,
-        "finish_reason": record.finish_reason,
-        "problems": [problem[:SHOWN_TEXT] for problem in record.problems[:32]],
+        "problems": [*map(_cut, record.problems[:SHOWN_PARTS])],
         "thumbnail": (
             f"{PREFIX}/thumbnails/{record.number}" if record.number in account.thumbnails else None
         ),
     }
+
+
+def _cut(text: str) -> str:
+    return text[:SHOWN_TEXT]
 
 
 def _switches(

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from stable_async.sandbox.probing.wire import Finding, ProbeAnswer, ProbeRequest
+    from stable_async.sandbox.probing.findings import Finding
+    from stable_async.sandbox.probing.messages import ProbeAnswer, ProbeRequest
     from stable_async.sandbox.request_log import RequestRecord
 
 KEY = "sk-of-the-test"

@@ -14,17 +14,16 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 from stable_async.sandbox.probing.claims import Claim, claims
-from stable_async.sandbox.probing.notes import PAID, Notes
+from stable_async.sandbox.probing.findings import PAID, Finding, Findings
+from stable_async.sandbox.probing.messages import ProbeAnswer, ProbeRequest
 from stable_async.sandbox.probing.probes import Probe, probes
 from stable_async.sandbox.probing.purchases import Purchases
 from stable_async.sandbox.probing.requests import request_for, smallest
-from stable_async.sandbox.probing.wire import Finding, ProbeAnswer, ProbeRequest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from stable_async.sandbox.probing.requests import Value
-    from stable_async.sandbox.probing.wire import Verdict
     from stable_async.sandbox.spec.facts import Facts, Operation
 
 __all__ = ["Prober"]
@@ -67,12 +66,12 @@ class Prober:
         self._credits = credits
         self._only = operations
         self._progress = progress
-        self._notes = Notes(claims(facts), key)
+        self._findings = Findings(claims(facts), key)
         self._mode = {"v1": POISONED, "v2": KEYLESS}
         self.requests: int = 0
         self.accepted: list[str] = []
         self.stopped: str = ""
-        self._purchases = Purchases(self._notes, self._send, credits, progress)
+        self._purchases = Purchases(self._findings, self._send, credits, progress)
 
     async def run(self) -> list[Finding]:
         """Return the finding for every claim, in the order of the facts."""
@@ -88,8 +87,8 @@ class Prober:
         except _StoppedError as stopped:
             self.stopped = str(stopped)
         return [
-            self._notes.finding(claim, self.stopped)
-            for claim in self._notes.claims.values()
+            self._findings.finding(claim, self.stopped)
+            for claim in self._findings.claims.values()
             if self._asked(claim)
         ]
 
@@ -123,13 +122,12 @@ class Prober:
         name = "behaviours.parameters_before_key"
         if answer.status == 401 and answer.from_api:
             self._mode["v2"] = POISONED
-            self._notes.note(name, "differs", "the key is checked first", answer)
+            self._findings.note(name, "differs", "the key is checked first", answer)
         elif answer.status == 400 and answer.from_api:
-            self._notes.note(name, "agrees", "400 without a key")
+            self._findings.note(name, "agrees", "400 without a key")
             both = {"prompt", "seed"} <= answer.names
-            verdict: Verdict = "agrees" if both else "differs"
             name = "behaviours.all_problems_at_once"
-            self._notes.note(name, verdict, "prompt and seed", answer)
+            self._findings.judge(name, both, "prompt and seed", answer)
         self._envelope("v2", answer)
         self._error_name(answer, "v2")
 
@@ -138,8 +136,7 @@ class Prober:
         if known is None or answer.status < 400 or not answer.content:
             return
         same = set(known.required) == answer.content.keys()
-        verdict: Verdict = "agrees" if same else "differs"
-        self._notes.note(f"envelopes.{api}", verdict, "the keys", answer)
+        self._findings.judge(f"envelopes.{api}", same, "the keys", answer)
 
     def _error_name(self, answer: ProbeAnswer, api: str, text: bool = False) -> None:
         """Compare name, and text where it is documented, with the facts of the status."""
@@ -152,17 +149,17 @@ class Prober:
             place = f"errors.{answer.status}.{api}.{error.name}"
             if error.api != api:
                 continue
-            if f"{place}.{number}" in self._notes.claims:
+            if f"{place}.{number}" in self._findings.claims:
                 place = f"{place}.{number}"
             if name not in names:
-                self._notes.note(place, "differs", f"it is called {name}", answer)
+                self._findings.note(place, "differs", f"it is called {name}", answer)
             elif name == error.name:
                 if not text or not error.messages:
-                    self._notes.note(place, "agrees", "the name")
+                    self._findings.note(place, "agrees", "the name")
                 elif tuple(answer.problems) == error.messages or _alike(error.messages, answer):
-                    self._notes.note(place, "agrees", "name and text")
+                    self._findings.note(place, "agrees", "name and text")
                 elif len(documented) == 1:
-                    self._notes.note(place, "differs", "the text is another", answer)
+                    self._findings.note(place, "differs", "the text is another", answer)
 
     async def _common(self) -> None:
         await self._errors()
@@ -201,15 +198,15 @@ class Prober:
                 self._error_name(answer, "v1")
             else:
                 reason = "the fields are checked before the engine"
-                self._notes.note("errors.404.v1.not_found", "undecided", reason)
+                self._findings.note("errors.404.v1.not_found", "undecided", reason)
 
     def _status(self, name: str, answer: ProbeAnswer, status: int) -> None:
         if not answer.from_api:
-            self._notes.note(name, "undecided", UNREADABLE, answer)
+            self._findings.note(name, "undecided", UNREADABLE, answer)
         elif answer.status != status:
-            self._notes.note(name, "differs", f"the status is {answer.status}", answer)
+            self._findings.note(name, "differs", f"the status is {answer.status}", answer)
         else:
-            self._notes.note(name, "agrees", f"the status is {status}")
+            self._findings.note(name, "agrees", f"the status is {status}")
 
     async def _headers(self) -> None:
         core = self._facts.operations[0]
@@ -220,11 +217,11 @@ class Prober:
                 headers = {header.name: "x" * length}
                 answer = await self._send(request_for(core, {}, keyed=False, headers=headers))
                 named = header.name in answer.names
-                verdict: Verdict = "agrees" if valid != named else "differs"
-                if not answer.from_api:
-                    verdict = "undecided"
-                reason = f"{length} characters"
-                self._notes.note(f"headers.{header.name}.max_length", verdict, reason, answer)
+                claim, reason = f"headers.{header.name}.max_length", f"{length} characters"
+                if answer.from_api:
+                    self._findings.judge(claim, valid != named, reason, answer)
+                else:
+                    self._findings.note(claim, "undecided", reason, answer)
 
     async def _ignored_part(self) -> None:
         core = self._facts.operations[0]
@@ -240,11 +237,10 @@ class Prober:
         for size, over in ((limit - 4096, False), (limit + 4096, True)):
             answer = await self._send(ProbeRequest("POST", erase.path, size=size))
             if not answer.from_api:
-                self._notes.note("max_request", "undecided", UNREADABLE, answer)
+                self._findings.note("max_request", "undecided", UNREADABLE, answer)
                 continue
-            verdict: Verdict = "agrees" if (answer.status == 413) == over else "differs"
             reason = f"{size} bytes: {answer.status}"
-            self._notes.note("max_request", verdict, reason, answer)
+            self._findings.judge("max_request", (answer.status == 413) == over, reason, answer)
             if over and answer.status == 413:
                 self._error_name(answer, "v2", text=True)
 
@@ -263,9 +259,11 @@ class Prober:
         except (ValueError, TypeError, KeyError):
             return
         for engine in self._facts.v1_engines:
-            verdict: Verdict = "agrees" if engine.id in listed else "undecided"
-            reason = "listed" if engine.id in listed else "not among those of this key"
-            self._notes.note(f"engines.{engine.id}", verdict, reason)
+            if engine.id in listed:
+                self._findings.note(f"engines.{engine.id}", "agrees", "listed")
+            else:
+                reason = "not among those of this key"
+                self._findings.note(f"engines.{engine.id}", "undecided", reason)
 
     # -- one operation ---------------------------------------------------------------------------
 
@@ -294,16 +292,16 @@ class Prober:
                 not looks or str(answer.content.get("name")) != "not_found"
             )
             if answer.from_api and answer.status == expected and known:
-                self._notes.note(f"{operation.id}.path", "agrees", f"{expected}")
+                self._findings.note(f"{operation.id}.path", "agrees", f"{expected}")
                 if accept:
-                    self._notes.note(f"{operation.id}.accept.{accept}", "agrees", f"{expected}")
+                    self._findings.note(f"{operation.id}.accept.{accept}", "agrees", f"{expected}")
             elif answer.status == 404:
-                self._notes.note(f"{operation.id}.path", "differs", "404", answer)
+                self._findings.note(f"{operation.id}.path", "differs", "404", answer)
             elif "accept" in answer.names:
                 name = f"{operation.id}.accept.{accept}"
-                self._notes.note(name, "differs", "it is refused", answer)
+                self._findings.note(name, "differs", "it is refused", answer)
         if looks and "*/*" in operation.accept:
-            self._notes.note(f"{operation.id}.accept.*/*", "agrees", "anything is declared")
+            self._findings.note(f"{operation.id}.accept.*/*", "agrees", "anything is declared")
 
     async def _baseline(self, operation: Operation, mode: str) -> set[str] | None:
         """Return the fields because of which the unchanged request is refused; `None` ends the
@@ -312,20 +310,20 @@ class Prober:
         broken = _poison(operation, "", ()) if mode == POISONED else {}
         if mode == POISONED and not broken:
             # It would be valid, and paid for.
-            self._notes.note(f"{operation.id}.path", "undecided", PAID)
+            self._findings.note(f"{operation.id}.path", "undecided", PAID)
             return None
         answer = await self._send(request_for(operation, broken, keyed=mode == POISONED))
         place = f"{operation.id}.path"
         if not answer.from_api:
-            self._notes.note(place, "undecided", UNREADABLE, answer)
+            self._findings.note(place, "undecided", UNREADABLE, answer)
             return None
         if answer.status in {404, 405}:
-            self._notes.note(place, "differs", "there is no such path", answer)
+            self._findings.note(place, "differs", "there is no such path", answer)
             return None
         if answer.status < 300:
             self._accepted(operation, "the unchanged request")
             return None
-        self._notes.note(place, "agrees", f"answers {answer.status}")
+        self._findings.note(place, "agrees", f"answers {answer.status}")
         self._envelope(operation.api, answer)
         if answer.status == 400:
             self._error_name(answer, operation.api)
@@ -333,9 +331,9 @@ class Prober:
         known = {field.name for field in operation.fields}
         if strange - known:
             reason = f"also asked for: {', '.join(sorted(strange - known))}"
-            self._notes.note(f"{operation.id}.fields", "differs", reason, answer)
+            self._findings.note(f"{operation.id}.fields", "differs", reason, answer)
         elif mode == KEYLESS:
-            self._notes.note(f"{operation.id}.fields", "agrees", "nothing else is asked for")
+            self._findings.note(f"{operation.id}.fields", "agrees", "nothing else is asked for")
         for name in strange & known:
             self._blame(operation, name, answer)
         return answer.names if answer.status == 400 else set()
@@ -347,13 +345,13 @@ class Prober:
         if not sent and not field.required:
             reason = "it is required"
             claim = f"{operation.id}.{name}.required"
-            self._notes.note(claim, "differs", reason, answer)
+            self._findings.note(claim, "differs", reason, answer)
         elif sent and field.type == "file":
-            self._notes.note(f"{operation.id}.fields", "differs", f"{name} is refused", answer)
+            self._findings.note(f"{operation.id}.fields", "differs", f"{name} is refused", answer)
         elif sent and field.type == "enum":
             value = field.values[0]
             claim = f"{operation.id}.{name}.values.{value}"
-            self._notes.note(claim, "differs", "it is refused", answer)
+            self._findings.note(claim, "differs", "it is refused", answer)
 
     async def _probe(
         self, operation: Operation, probe: Probe, mode: str, baseline: set[str]
@@ -365,17 +363,17 @@ class Prober:
         if mode == POISONED:
             poison = _poison(operation, probe.field, changes)
             if not poison or probe.field in {"", "*"}:
-                self._notes.note(name, "undecided", "needs a request that would be paid for")
+                self._findings.note(name, "undecided", "needs a request that would be paid for")
                 return True
             changes = {**changes, **poison}
         request = request_for(operation, changes, keyed=mode == POISONED, headers=probe.headers)
         answer = await self._send(request)
         if not answer.from_api or answer.status not in {200, 201, 202, 400, 401}:
-            self._notes.note(name, "undecided", f"{probe.what}: {UNREADABLE}", answer)
+            self._findings.note(name, "undecided", f"{probe.what}: {UNREADABLE}", answer)
             return answer.status < 500
         if answer.status < 300:
             self._accepted(operation, f"{probe.claim}, {probe.what}")
-            self._notes.note(name, "differs", f"{probe.what} was accepted", answer)
+            self._findings.note(name, "differs", f"{probe.what} was accepted", answer)
             return False
         others = set(poison) if mode == POISONED else baseline
         named = probe.field in answer.names or (
@@ -384,13 +382,12 @@ class Prober:
         refused = answer.status == 400 and named
         if mode == POISONED and not named and not set(poison) <= answer.names:
             reason = f"{probe.what}: the API names one problem at a time"
-            self._notes.note(name, "undecided", reason)
+            self._findings.note(name, "undecided", reason)
             return True
-        verdict: Verdict = "agrees" if refused == (probe.side == "invalid") else "differs"
         reason = f"{probe.what}: {'refused' if refused else 'accepted'}"
         if probe.claim.endswith(".values") and refused:
             self._judge_listing(operation, probe.field, answer)
-        self._notes.note(name, verdict, reason, answer)
+        self._findings.judge(name, refused == (probe.side == "invalid"), reason, answer)
         return True
 
     def _judge_listing(self, operation: Operation, name: str, answer: ProbeAnswer) -> None:
@@ -399,11 +396,11 @@ class Prober:
         problem = next(text for text in answer.problems if text.partition(":")[0] == name)
         listed, place = _listed(problem), f"{operation.id}.{name}.values.only"
         if not set(one.values) <= listed:
-            self._notes.note(place, "undecided", "the refusal does not list them")
+            self._findings.note(place, "undecided", "the refusal does not list them")
         elif more := listed - set(one.values):
-            self._notes.note(place, "differs", f"also {', '.join(sorted(more))}", answer)
+            self._findings.note(place, "differs", f"also {', '.join(sorted(more))}", answer)
         else:
-            self._notes.note(place, "agrees", "listed by the refusal")
+            self._findings.note(place, "agrees", "listed by the refusal")
 
     def _accepted(self, operation: Operation, what: str) -> None:
         """Count a request that did work although it should have been refused."""

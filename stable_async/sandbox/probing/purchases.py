@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from stable_async.sandbox.probing.messages import ProbeRequest
 from stable_async.sandbox.probing.requests import request_for
-from stable_async.sandbox.probing.wire import ProbeRequest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from stable_async.sandbox.probing.notes import Notes
+    from stable_async.sandbox.probing.findings import Findings
+    from stable_async.sandbox.probing.messages import ProbeAnswer
     from stable_async.sandbox.probing.requests import Value
-    from stable_async.sandbox.probing.wire import ProbeAnswer, Verdict
     from stable_async.sandbox.spec.facts import Operation
 
 __all__ = ["Purchases"]
@@ -26,13 +26,13 @@ class Purchases:
 
     def __init__(
         self,
-        notes: Notes,
+        findings: Findings,
         send: Callable[[ProbeRequest], Awaitable[ProbeAnswer]],
         credits: float,  # noqa: A002 - the API's word
         progress: Callable[[str], None],
     ) -> None:
         """Take the notes, the sender, and the most credits to spend."""
-        self._notes = notes
+        self._findings = findings
         self._send = send
         self._left = credits
         self._progress = progress
@@ -69,14 +69,15 @@ class Purchases:
             return
         if answer.status >= 300:
             reason = f"the smallest request: {answer.status}"
-            self._notes.note(f"{operation.id}.fields", "differs", reason, answer)
+            self._findings.note(f"{operation.id}.fields", "differs", reason, answer)
             return
         self._spend(cost)
         after = await self._balance()
         self._judge_price(operation, model, cost, before, after)
         place = f"{operation.id}.submit_status"
-        verdict: Verdict = "agrees" if answer.status == operation.submit_status else "differs"
-        self._notes.note(place, verdict, f"{answer.status}", answer)
+        self._findings.judge(
+            place, answer.status == operation.submit_status, f"{answer.status}", answer
+        )
         self._judge_answer(operation, answer)
         self._judge_size(operation, answer)
         if operation.submits and "id" in answer.content:
@@ -102,12 +103,11 @@ class Purchases:
     ) -> None:
         place = f"{operation.id}.credits" + (f".{model}" if model else "")
         if before is None or after is None or before == after:
-            self._notes.note(place, "undecided", "the balance did not move yet")
+            self._findings.note(place, "undecided", "the balance did not move yet")
             return
         paid = round(before - after, 4)
         self._spend(max(0.0, paid - cost))
-        verdict: Verdict = "agrees" if abs(paid - cost) < 0.005 else "differs"
-        self._notes.note(place, verdict, f"the balance fell by {paid:g}")
+        self._findings.judge(place, abs(paid - cost) < 0.005, f"the balance fell by {paid:g}")
 
     def _judge_answer(self, operation: Operation, answer: ProbeAnswer) -> None:
         declared = operation.responses.get(answer.status)
@@ -127,10 +127,8 @@ class Purchases:
         if any(one.name == "output_format" for one in operation.fields) and not operation.submits:
             default = str(operation.field("output_format").default)
             made = {"mpeg": "mp3"}.get(kind.partition("/")[2], kind.partition("/")[2])
-            same: Verdict = "agrees" if made == default else "differs"
-            self._notes.note(f"{operation.id}.output_format.default", same, kind)
-        verdict: Verdict = "differs" if wrong else "agrees"
-        self._notes.note(f"{operation.id}.answer", verdict, ", ".join(wrong), answer)
+            self._findings.judge(f"{operation.id}.output_format.default", made == default, kind)
+        self._findings.judge(f"{operation.id}.answer", not wrong, ", ".join(wrong), answer)
 
     def _judge_size(self, operation: Operation, answer: ProbeAnswer) -> None:
         seen = operation.observed.output_px
@@ -141,15 +139,15 @@ class Purchases:
             width, height = Image.open(io.BytesIO(answer.body)).size
         except OSError:
             return
-        verdict: Verdict = "agrees" if f"{width}x{height}" == seen else "differs"
-        self._notes.note(f"{operation.id}.output_px", verdict, f"{width}x{height}")
+        self._findings.judge(
+            f"{operation.id}.output_px", f"{width}x{height}" == seen, f"{width}x{height}"
+        )
 
     async def _judge_result(self, operation: Operation, path: str, generation: str) -> None:
         request = ProbeRequest("GET", path.replace("{id}", generation), keyed=True)
         answer = await self._send(request)
         good = answer.status in {200, 202}
-        verdict: Verdict = "agrees" if good else "differs"
-        self._notes.note(f"{operation.id}.results.{path}", verdict, f"{answer.status}", answer)
+        self._findings.judge(f"{operation.id}.results.{path}", good, f"{answer.status}", answer)
 
 
 def _cheapest_model(operation: Operation) -> str:

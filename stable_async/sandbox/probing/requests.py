@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from PIL import Image
 
-from stable_async.sandbox.probing.wire import ProbeRequest
+from stable_async.sandbox.probing.messages import ProbeRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

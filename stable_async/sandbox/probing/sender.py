@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from stable_async.sandbox.probing.wire import ProbeAnswer, ProbeRequest
+from stable_async.sandbox.probing.messages import ProbeAnswer, ProbeRequest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -1,20 +1,17 @@
-"""The requests, answers and findings of probing."""
+"""The requests and answers of probing."""
 
 from __future__ import annotations
 
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stable_async.sandbox.probing.claims import Claim
+__all__ = ["ProbeAnswer", "ProbeRequest"]
 
-__all__ = ["Finding", "ProbeAnswer", "ProbeRequest", "Verdict"]
-
-Verdict: TypeAlias = Literal["agrees", "differs", "undecided"]
 SHOWN = 400
 HIDDEN = re.compile(r"sk-[\w*-]{4,}|[\w-]+\*{4,}[\w-]*")
 
@@ -89,20 +86,3 @@ class ProbeAnswer:
         if key:
             text = text.replace(key, "[key]")
         return f"{self.status} {HIDDEN.sub('[key]', text)}"[:SHOWN]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The finding about a claim.
-
-    Attributes:
-        claim: The claim.
-        verdict: `agrees`, `differs` or `undecided`.
-        reason: The reason, or what was tried.
-        answer: The recorded answer that shows a difference, without keys.
-    """
-
-    claim: Claim
-    verdict: Verdict
-    reason: str = ""
-    answer: str = ""

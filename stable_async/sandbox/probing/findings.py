@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-from stable_async.sandbox.probing.wire import Finding
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from stable_async.sandbox.probing.claims import Claim
-    from stable_async.sandbox.probing.wire import ProbeAnswer, Verdict
+    from stable_async.sandbox.probing.messages import ProbeAnswer
 
-__all__ = ["PAID", "Notes"]
+__all__ = ["PAID", "Finding", "Findings", "Verdict"]
+
+Verdict: TypeAlias = Literal["agrees", "differs", "undecided"]
 
 UNDECIDABLE = {
     "quota.requests": "showing it would breach the quota",
@@ -39,6 +40,23 @@ REASONS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The finding about a claim.
+
+    Attributes:
+        claim: The claim.
+        verdict: `agrees`, `differs` or `undecided`.
+        reason: The reason, or what was tried.
+        answer: The recorded answer that shows a difference, without keys.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    reason: str = ""
+    answer: str = ""
+
+
 def _why(claim: Claim) -> str:
     """Return why there is no finding for a claim."""
     if claim.id in UNDECIDABLE:
@@ -46,7 +64,7 @@ def _why(claim: Claim) -> str:
     return next((why for form, why in REASONS if form.search(claim.id)), "no probe shows it")
 
 
-class Notes:
+class Findings:
     """Findings by the claim's id."""
 
     def __init__(self, claims: Iterable[Claim], key: str) -> None:
@@ -70,6 +88,12 @@ class Notes:
         if before is None or weight[verdict] > weight[before.verdict]:
             shown = "" if answer is None or verdict == "agrees" else answer.recorded(self._key)
             self._found[name] = Finding(claim, verdict, reason, shown)
+
+    def judge(
+        self, name: str, agrees: bool, reason: str, answer: ProbeAnswer | None = None
+    ) -> None:
+        """Record that an answer agrees with a claim, or differs."""
+        self.note(name, "agrees" if agrees else "differs", reason, answer)
 
     def finding(self, claim: Claim, stopped: str) -> Finding:
         """Return the finding for a claim; `stopped` is the reason if probing ended early."""
