@@ -18,7 +18,7 @@ import uvloop
 
 from stable_async import ConfigurationError, StabilityClient
 from stable_async.sandbox import SandboxSettings
-from stable_async.sandbox.threaded import run_in_thread
+from stable_async.sandbox.running import run_in_thread
 from tests.samples import sample_image
 
 ROOT = Path(__file__).parents[1]

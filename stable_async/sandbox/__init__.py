@@ -9,10 +9,9 @@ the client of this package, so that each can reveal mistakes of the other. docs/
 it imitates and what it does not.
 """
 
-from stable_async.sandbox.in_loop import Sandbox, serve, serve_until_signal
 from stable_async.sandbox.process import SandboxProcess, start_sandbox
+from stable_async.sandbox.running import Sandbox, run_in_thread, serve, serve_until_signal
 from stable_async.sandbox.settings import SandboxOptions, SandboxSettings
-from stable_async.sandbox.threaded import run_in_thread
 
 __all__ = [
     "Sandbox",

@@ -18,8 +18,6 @@ from stable_async.sandbox.answers import Answer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stable_async.sandbox.answers import Drop
-
 __all__ = ["EDGE_FAULTS", "EdgeFault", "edge_fault"]
 
 # https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/
@@ -72,18 +70,14 @@ def edge_fault(name: str) -> EdgeFault:
 
 
 def _html(
-    status: int, title: str, server: str = "edge", *headers: tuple[str, str], text: str = ""
+    status: int, title: str, server: str = "edge", *headers: tuple[str, str]
 ) -> Callable[[], Answer]:
     """Return a function that makes an HTML page."""
     page = (
         f"<!DOCTYPE html>\n<html><head><title>{title}</title></head>\n"
-        f"<body><h1>{title}</h1><p>{text}</p><hr><center>{server}</center></body></html>\n"
+        f"<body><h1>{title}</h1><hr><center>{server}</center></body></html>\n"
     ).encode()
-
-    def make() -> Answer:
-        return Answer(status, "text/html; charset=UTF-8", page, [("server", server), *headers])
-
-    return make
+    return lambda: Answer(status, "text/html; charset=UTF-8", page, [("server", server), *headers])
 
 
 def _cdn(status: int) -> Callable[[], Answer]:
@@ -93,26 +87,19 @@ def _cdn(status: int) -> Callable[[], Answer]:
 
 
 def _plain(status: int, *headers: tuple[str, str]) -> Callable[[], Answer]:
-    def make() -> Answer:
-        return Answer(status, "", b"", list(headers))
-
-    return make
+    return lambda: Answer(status, "", b"", list(headers))
 
 
 def _closed() -> Answer:
     return Answer(502, "", b"", drop="before_headers")
 
 
-def _dropped(when: Drop) -> Callable[[Answer], None]:
+def _setting(**parts: str | bytes) -> Callable[[Answer], None]:
+    """Return a function that sets parts of an answer."""
+
     def alter(answer: Answer) -> None:
-        answer.drop = when
-
-    return alter
-
-
-def _labelled(content_type: str) -> Callable[[Answer], None]:
-    def alter(answer: Answer) -> None:
-        answer.content_type = content_type
+        for name, value in parts.items():
+            setattr(answer, name, value)
 
     return alter
 
@@ -137,10 +124,6 @@ def _fat_headers(answer: Answer) -> None:
 
 def _shortened(answer: Answer) -> None:
     answer.body = answer.body[: max(1, len(answer.body) * 2 // 3)]
-
-
-def _empty(answer: Answer) -> None:
-    answer.body = b""
 
 
 def _page_as_image(answer: Answer) -> None:
@@ -211,18 +194,14 @@ def _faults() -> dict[str, EdgeFault]:
         ("login_after", "200, a page to sign in", _html(200, "Sign in to the network")),
     ]
     altered = [
-        ("cut_after_request", "none: the connection is cut", _dropped("before_headers")),
-        ("cut_headers", "the connection is cut amid the headers", _dropped("mid_headers")),
-        ("cut_body", "the connection is cut amid the body", _dropped("mid_body")),
+        ("cut_after_request", "none: the connection is cut", _setting(drop="before_headers")),
+        ("cut_headers", "the connection is cut amid the headers", _setting(drop="mid_headers")),
+        ("cut_body", "the connection is cut amid the body", _setting(drop="mid_body")),
         ("short_body", "two thirds of the body, with a length to match", _shortened),
-        ("empty_body", "200 with nothing in it", _empty),
-        ("stray_bytes", "bytes after the end of the body", _dropped("stray_bytes")),
-        (
-            "generic_label",
-            f"the type {GENERIC}",
-            _labelled(GENERIC),
-        ),
-        ("no_label", "no content type", _labelled("")),
+        ("empty_body", "200 with nothing in it", _setting(body=b"")),
+        ("stray_bytes", "bytes after the end of the body", _setting(drop="stray_bytes")),
+        ("generic_label", f"the type {GENERIC}", _setting(content_type=GENERIC)),
+        ("no_label", "no content type", _setting(content_type="")),
         ("wrong_label", "the type of another image format", _other_label),
         ("page_as_image", "a page to sign in, labelled image/png", _page_as_image),
         ("fat_headers", "a cookie of 9,000 bytes and 200 header lines", _fat_headers),

@@ -33,7 +33,7 @@ POLL_SECONDS = "0.02"
 @contextmanager
 def _running(settings: SandboxSettings) -> Iterator[Sandbox]:
     """Run a sandbox, with the environment variables that point applications to it."""
-    from stable_async.sandbox.threaded import run_in_thread
+    from stable_async.sandbox.running import run_in_thread
 
     with run_in_thread(settings) as sandbox, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STABILITY_BASE_URL", sandbox.url)

@@ -20,7 +20,7 @@ import stable_async.sandbox as package
 from stable_async.sandbox import Sandbox, SandboxOptions, SandboxSettings, serve
 from stable_async.sandbox.process import start_sandbox
 from stable_async.sandbox.pytest_plugin import stability_sandbox, stability_sandbox_settings
-from stable_async.sandbox.threaded import run_in_thread
+from stable_async.sandbox.running import run_in_thread
 from tests.sandbox.support import BOUNDARY, OPERATIONS, multipart
 
 if TYPE_CHECKING:

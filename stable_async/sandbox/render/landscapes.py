@@ -83,7 +83,7 @@ def sea(canvas: Canvas, *, with_lighthouse: bool = False) -> None:
         box = (x - half, y, x + half, y + canvas.unit * (0.004 + row * 0.0012))
         canvas.draw.rectangle(box, fill=mix(water, palette.light, 0.75 - row * 0.05))
     if with_lighthouse:
-        _tower_of_light(canvas, horizon)
+        _lighthouse(canvas, horizon)
     else:
         _boat(canvas, width * rng.uniform(0.15, 0.85), height * (horizon + 0.05))
     for layer in range(4):
@@ -125,7 +125,7 @@ def _boat(canvas: Canvas, x: float, y: float) -> None:
     )
 
 
-def _tower_of_light(canvas: Canvas, horizon: float) -> None:
+def _lighthouse(canvas: Canvas, horizon: float) -> None:
     side = canvas.rng.choice((0.16, 0.84))
     x, foot = canvas.width * side, canvas.height * (horizon + 0.12)
     size = canvas.unit * canvas.rng.uniform(0.26, 0.34)

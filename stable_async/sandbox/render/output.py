@@ -62,29 +62,33 @@ def render(task: RenderTask) -> Output:
     Raises:
         UnreadableError: An uploaded image cannot be decoded.
     """
-    kind = task.operation.id
-    if kind.startswith("stable_audio"):
-        return _audio(task)
-    if kind in {"stable_fast_3d", "stable_point_aware_3d"}:
-        return _model(task)
-    return _image(task)
+    kind = _content_type(task)
+    if kind.startswith("audio/"):
+        return Output(kind, _audio(task, kind), SUCCESS, task.seed)
+    if kind.startswith("model/"):
+        return _model(task, kind)
+    return _image(task, kind)
 
 
 def given(task: RenderTask, data: bytes, content_type: str | None) -> Output:
     """Return an output made of bytes from a test, with the content type that was asked for."""
-    kind = task.operation.id
-    if content_type is None:
-        if kind.startswith("stable_audio"):
-            wav = task.parameters.text("output_format") == "wav"
-            content_type = "audio/wav" if wav else "audio/mpeg"
-        elif kind in {"stable_fast_3d", "stable_point_aware_3d"}:
-            content_type = "model/gltf-binary"
-        else:
-            content_type = f"image/{task.parameters.text('output_format') or 'png'}"
-    return Output(content_type, data, FILTERED if task.filtered else SUCCESS, task.seed)
+    return Output(content_type or _content_type(task), data, _finish_reason(task), task.seed)
 
 
-def _image(task: RenderTask) -> Output:
+def _content_type(task: RenderTask) -> str:
+    asked = task.parameters.text("output_format")
+    if task.operation.id.startswith("stable_audio"):
+        return "audio/wav" if asked == "wav" else "audio/mpeg"
+    if task.operation.id in {"stable_fast_3d", "stable_point_aware_3d"}:
+        return "model/gltf-binary"
+    return f"image/{asked or 'png'}"
+
+
+def _finish_reason(task: RenderTask) -> str:
+    return FILTERED if task.filtered else SUCCESS
+
+
+def _image(task: RenderTask, kind: str) -> Output:
     parameters = task.parameters
     width, height = output_size(task.operation, parameters)
     spec = images.ImageSpec(
@@ -101,25 +105,18 @@ def _image(task: RenderTask) -> Output:
         image = images.paint(spec)
     if task.filtered:
         image = images.blur(image)
-    output_format = parameters.text("output_format") or "png"
-    return Output(
-        f"image/{output_format}",
-        images.encode(image, output_format),
-        FILTERED if task.filtered else SUCCESS,
-        task.seed,
-        images.thumbnail(image),
-    )
+    data = images.encode(image, kind.removeprefix("image/"))
+    return Output(kind, data, _finish_reason(task), task.seed, images.thumbnail(image))
 
 
-def _audio(task: RenderTask) -> Output:
+def _audio(task: RenderTask, kind: str) -> bytes:
     seconds = task.parameters.number("duration")
-    if task.parameters.text("output_format") == "wav":
-        return Output("audio/wav", audio.wav(seconds, task.seed), SUCCESS, task.seed)
-    data = audio.mp3(seconds, task.seed, _prompt(task.parameters))
-    return Output("audio/mpeg", data, SUCCESS, task.seed)
+    if kind == "audio/wav":
+        return audio.wav(seconds, task.seed)
+    return audio.mp3(seconds, task.seed, _prompt(task.parameters))
 
 
-def _model(task: RenderTask) -> Output:
+def _model(task: RenderTask, kind: str) -> Output:
     parameters = task.parameters
     image = parameters.images["image"]
     side = int(parameters.text("texture_resolution"))
@@ -127,8 +124,7 @@ def _model(task: RenderTask) -> Output:
     data = images.encode(texture, "jpeg")
     name = f"{task.operation.id} seed {task.seed}"
     model = models.glb(data, "image/jpeg", image.width, image.height, name)
-    thumbnail = images.thumbnail(texture)
-    return Output("model/gltf-binary", model, SUCCESS, task.seed, thumbnail)
+    return Output(kind, model, SUCCESS, task.seed, images.thumbnail(texture))
 
 
 def _prompt(parameters: Parameters) -> str:

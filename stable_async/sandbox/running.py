@@ -1,9 +1,12 @@
-"""The sandbox in the running event loop."""
+"""A sandbox in the running event loop, in a thread of its own, or until a signal."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+from concurrent.futures import Future
+from contextlib import contextmanager
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from stable_async.extras import install_command
@@ -11,7 +14,7 @@ from stable_async.sandbox.faults import FaultControls
 from stable_async.sandbox.settings import SandboxSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import Self, Unpack
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from stable_async.sandbox.server import Server
     from stable_async.sandbox.settings import SandboxOptions
 
-__all__ = ["Sandbox", "serve", "serve_until_signal"]
+__all__ = ["Sandbox", "run_in_thread", "serve", "serve_until_signal"]
 
 EXTRA = {"PIL", "python_multipart", "tinytag", "yaml"}
 
@@ -191,3 +194,33 @@ async def serve_until_signal(
     await asyncio.wait([task])
     if not task.cancelled():
         task.result()
+
+
+@contextmanager
+def run_in_thread(settings: SandboxSettings) -> Iterator[Sandbox]:
+    """Run a sandbox in a thread with an event loop of its own, for synchronous programs.
+
+    Raises:
+        OSError: The port is taken.
+    """
+    started: Future[tuple[Sandbox, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        try:
+            async with Sandbox(settings) as sandbox:
+                started.set_result((sandbox, asyncio.get_running_loop(), stop))
+                await stop.wait()
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    thread = Thread(target=asyncio.run, args=(run(),), name="stability-sandbox", daemon=True)
+    thread.start()
+    sandbox, loop, stop = started.result()
+    try:
+        yield sandbox
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
