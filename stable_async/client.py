@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
     from ssl import SSLContext
-    from types import TracebackType
 
     from aiohttp import ClientSession
 
@@ -268,16 +267,9 @@ class StabilityClient(Groups):
                 await self._limiter.aclose()
 
     async def __aenter__(self) -> Self:
-        """Open the client."""
         return await self.open()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the client."""
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
     @property

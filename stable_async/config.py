@@ -107,7 +107,6 @@ class RetryPolicy:
     max_backoff: float = 30.0
 
     def __post_init__(self) -> None:
-        """Reject values that make no sense."""
         rules = {"attempts": at_least(1), "initial_backoff": seconds, "max_backoff": seconds}
         check_fields(self, rules, "RetryPolicy.")
 
@@ -178,7 +177,6 @@ class Secret(str):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        """Return a placeholder."""
         return "[key]"
 
 

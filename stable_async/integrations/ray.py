@@ -130,11 +130,9 @@ class ClusterBudget:
         self._actor: Any = None
 
     def __getstate__(self) -> tuple[str, float]:
-        """Return what other processes need."""
         return self._name, self._limit
 
     def __setstate__(self, state: tuple[str, float]) -> None:
-        """Take what `__getstate__` returned."""
         self._name, self._limit = state
         self._actor = None
 

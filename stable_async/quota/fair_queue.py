@@ -104,7 +104,6 @@ class FairQueue:
         self._passed_over = 0
 
     def __len__(self) -> int:
-        """Count the waiters."""
         return self._interactive.length + self._bulk.length
 
     def count(self, priority: Priority) -> int:

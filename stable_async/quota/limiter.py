@@ -15,8 +15,6 @@ from stable_async.quota.homes.process import ProcessHome
 from stable_async.quota.state import Snapshot
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from stable_async.quota.fair_queue import Priority
     from stable_async.quota.homes.base import QuotaHome
     from stable_async.quota.shared import KeyQuota, SharedQuota
@@ -87,15 +85,9 @@ class Permit:
             self._dispatcher.release(self._slot)
 
     def __enter__(self) -> Self:
-        """Return the permit."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         """Count the request as sent unless it was released."""
         self.mark_sent()
 

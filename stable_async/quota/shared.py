@@ -54,7 +54,6 @@ class SharedQuota(ABC):
     quota: Quota = field(default_factory=Quota)
 
     def __post_init__(self) -> None:
-        """Reject a quota that must not be shared."""
         if not isinstance(self.quota, Quota):
             raise ConfigurationError(
                 f"quota is a {type(self.quota).__name__}; allowed in a SharedQuota: a Quota"

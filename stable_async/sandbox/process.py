@@ -14,7 +14,6 @@ from typing import IO, TYPE_CHECKING, cast
 from stable_async.sandbox.settings import SandboxSettings
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
 __all__ = ["SandboxProcess", "start_sandbox"]
@@ -73,25 +72,14 @@ class SandboxProcess:
             raise RuntimeError(f"the sandbox did not start (exit status {process.returncode})")
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End the process."""
+    def __exit__(self, *exc_info: object) -> None:
         self._stop()
 
     async def __aenter__(self) -> Self:
         """Start the process and wait until it listens, without blocking the loop."""
         return await asyncio.to_thread(self.__enter__)
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         """End the process, without blocking the loop."""
         await asyncio.to_thread(self._stop)
 

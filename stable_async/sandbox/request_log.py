@@ -171,7 +171,6 @@ class RequestLog(Sequence[RequestRecord]):
     @overload
     def __getitem__(self, index: slice) -> list[RequestRecord]: ...
     def __getitem__(self, index: int | slice) -> RequestRecord | list[RequestRecord]:
-        """Return a record, or a list of them."""
         return self._snapshot()[index]
 
     def __repr__(self) -> str:
@@ -183,15 +182,12 @@ class RequestLog(Sequence[RequestRecord]):
         return "\n".join([f"<{len(records)} requests", *head, *lines]) + ">"
 
     def __len__(self) -> int:
-        """Return the number of records."""
         return len(self._records)
 
     def __iter__(self) -> Iterator[RequestRecord]:
-        """Iterate over a snapshot of the records."""
         return iter(self._snapshot())
 
     def __reversed__(self) -> Iterator[RequestRecord]:
-        """Iterate over a snapshot of the records, newest first."""
         return reversed(self._snapshot())
 
 

@@ -15,7 +15,6 @@ from stable_async.sandbox.settings import SandboxSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
     from typing import Self, Unpack
 
     from stable_async.sandbox.account import Account
@@ -73,12 +72,7 @@ class Sandbox(FaultControls):
         self._server = server
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         """Close all connections. Log, bill and statistics stay readable."""
         if self._server is not None:
             await self._server.stop()

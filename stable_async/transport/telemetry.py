@@ -55,12 +55,10 @@ class GuardedTelemetry:
         self._failed: set[str] = set()
 
     def opened(self, statistics: Callable[[], QuotaStatistics | None]) -> None:
-        """Called when a client opens."""
         with self.guarding("opened"):
             self._telemetry.opened(statistics)
 
     def closed(self, statistics: Callable[[], QuotaStatistics | None]) -> None:
-        """Called when a client closes."""
         with self.guarding("closed"):
             self._telemetry.closed(statistics)
 
@@ -90,21 +88,17 @@ class _GuardedCall:
         self._call = call
 
     def leaving(self, resend_count: int, waited: float) -> None:
-        """Called when an attempt is sent."""
         with self._guard.guarding("leaving"):
             self._call.leaving(resend_count, waited)
 
     def answered(self, status: int, headers: Mapping[str, str]) -> None:
-        """Called when the head of a success has arrived."""
         with self._guard.guarding("answered"):
             self._call.answered(status, headers)
 
     def failed(self, error: BaseException) -> None:
-        """Called when an attempt has failed."""
         with self._guard.guarding("failed"):
             self._call.failed(error)
 
     def ended(self, error: BaseException | None) -> None:
-        """Called when the call is over."""
         with self._guard.guarding("ended"):
             self._call.ended(error)

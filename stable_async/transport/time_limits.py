@@ -63,7 +63,6 @@ class TimeLimit:
             self._handle = self._loop.call_later(seconds, self._expire, GRACE_TURNS)
 
     async def __aenter__(self) -> Self:
-        """Begin the limit."""
         await self._timeout.__aenter__()
         self._entered = True
         if self._seconds is not None:
@@ -76,7 +75,6 @@ class TimeLimit:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End the limit."""
         self._entered = False
         if self._handle is not None:
             self._handle.cancel()

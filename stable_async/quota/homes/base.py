@@ -16,15 +16,12 @@ class Waiters(Protocol):
 
     def waiting(self, priority: Priority) -> int:
         """Return how many calls of `priority` wait now."""
-        ...
 
     def gone(self) -> bool:
         """Return whether the event loop was closed without closing the home."""
-        ...
 
     def wake(self) -> None:
         """Have `reserve` called again soon if any call waits; may be called from any thread."""
-        ...
 
 
 class QuotaHome(Protocol):
@@ -41,11 +38,9 @@ class QuotaHome(Protocol):
         Raises:
             ConfigurationError: It cannot be opened, or belongs to another quota.
         """
-        ...
 
     async def aclose(self) -> None:
         """Close the home; does nothing when it is closed. Open slots count as departures."""
-        ...
 
     def reserve(self, now: float, *, bulk: bool = False) -> Slot | float:
         """Return an open slot, or the time at which to ask again, when others may be faster.
@@ -58,17 +53,14 @@ class QuotaHome(Protocol):
             Infinity means that the home will call `Waiters.wake`. It may call it earlier than a
             time it has returned, too.
         """
-        ...
 
     def mark_sent(self, slot: Slot, now: float) -> bool:
         """Count the request of an open slot as departing now; return `False` if it may no longer
         leave.
         """
-        ...
 
     def release(self, slot: Slot, now: float) -> None:
         """Return an open slot: its request never left."""
-        ...
 
     def penalise(self, now: float, retry_after: float | None, slot: Slot | None) -> None:
         """Begin a penalty for all users, of `retry_after` seconds or the quota's own length.
@@ -78,18 +70,14 @@ class QuotaHome(Protocol):
             retry_after: What the server asked for, seconds.
             slot: The slot of the refused request, if known.
         """
-        ...
 
     def observe(self, now: float, delay: float, *, set_up: bool = False) -> None:
         """Add a measured delay, seconds, to adapt the jitter allowance."""
-        ...
 
     def earliest(self, now: float, ahead: int = 0) -> float:
         """Return the time from which a request with `ahead` others before it might leave,
         seconds.
         """
-        ...
 
     def snapshot(self, now: float) -> Snapshot:
         """Return the current figures; when closed, the last ones."""
-        ...

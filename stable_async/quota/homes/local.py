@@ -56,23 +56,18 @@ class Store(Protocol):
     @property
     def state(self) -> QuotaState:
         """The state after the last entry."""
-        ...
 
     def acquire(self, home: LocalHome) -> None:
         """Open the store if `home` is its first one, and add the home."""
-        ...
 
     def drop(self, home: LocalHome) -> None:
         """Remove the home, and close the store if it was the last one."""
-        ...
 
     def catch_up(self, now: float) -> QuotaState:
         """Apply the entries of other processes, or advance the time; return the state."""
-        ...
 
     def view(self, now: float) -> QuotaState:
         """Return the state at `now`, for reading only."""
-        ...
 
     def enter(self, entry: Entry, due: float | None = None) -> bool:
         """Apply an entry, for other processes too; return the result of `replica.apply`.
@@ -82,11 +77,9 @@ class Store(Protocol):
             due: `reserve`: when the state of this store says that the request may leave. It is
                 asked again if entries of other processes may come before this one.
         """
-        ...
 
     def clock(self) -> float:
         """Return the time, seconds, if others continue while this process is stopped."""
-        ...
 
 
 class LocalHome:

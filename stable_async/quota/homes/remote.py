@@ -91,7 +91,6 @@ class Service(Protocol):
             UnreachableError: The service cannot be reached now.
             ConfigurationError: Retrying is useless.
         """
-        ...
 
     async def exchange(self, message: Message) -> Answer:
         """Send a message and return the answer.
@@ -100,11 +99,9 @@ class Service(Protocol):
             UnreachableError: There is no answer; the message may have arrived.
             ConfigurationError: Retrying is useless.
         """
-        ...
 
     async def aclose(self) -> None:
         """Disconnect; does nothing when not connected."""
-        ...
 
 
 class RemoteHome:
