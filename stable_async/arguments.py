@@ -61,28 +61,20 @@ class UnfitError(ValueError):
     """A value breaks a rule; the text says what is allowed."""
 
 
-def seconds(value: object) -> float:
-    """Take a number of seconds, 0 or more."""
-    number = _number(value)
-    if number is None or number < 0:
-        raise UnfitError("a number of seconds, 0 or more")
-    return number
+def _number(allowed: str, accepts: Callable[[float], bool]) -> Callable[[object], float]:
+    def rule(value: object) -> float:
+        if not isinstance(value, bool) and isinstance(value, Real) and isfinite(value):
+            number = float(value)
+            if accepts(number):
+                return number
+        raise UnfitError(allowed)
+
+    return rule
 
 
-def non_negative(value: object) -> float:
-    """Take a number, 0 or more."""
-    number = _number(value)
-    if number is None or number < 0:
-        raise UnfitError("a number, 0 or more")
-    return number
-
-
-def positive_seconds(value: object) -> float:
-    """Take a number of seconds above 0."""
-    number = _number(value)
-    if number is None or number <= 0:
-        raise UnfitError("a number of seconds above 0")
-    return number
+seconds = _number("a number of seconds, 0 or more", lambda number: number >= 0)
+positive_seconds = _number("a number of seconds above 0", lambda number: number > 0)
+non_negative = _number("a number, 0 or more", lambda number: number >= 0)
 
 
 def at_least(least: int) -> Callable[[object], int]:
@@ -121,18 +113,17 @@ def path_like(value: object) -> Path:
     raise UnfitError("a path, as text or a path object")
 
 
-def text(value: object) -> str:
-    """Take text."""
-    if isinstance(value, str):
-        return value
-    raise UnfitError("text")
+def _instance(kind: type[T], allowed: str) -> Callable[[object], T]:
+    def rule(value: object) -> T:
+        if isinstance(value, kind):
+            return value
+        raise UnfitError(allowed)
+
+    return rule
 
 
-def flag(value: object) -> bool:
-    """Take True or False."""
-    if isinstance(value, bool):
-        return value
-    raise UnfitError("True or False")
+text = _instance(str, "text")
+flag = _instance(bool, "True or False")
 
 
 def printable(longest: int) -> Callable[[object], str]:
@@ -223,16 +214,8 @@ def checked_keywords(cls: type[T]) -> type[T]:
     return cls
 
 
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return None
-    return float(value) if isfinite(value) else None
-
-
 def _nearest(word: object, known: Collection[str]) -> str | None:
-    from difflib import (
-        get_close_matches,  # imported here to save a millisecond of the package's import
-    )
+    from difflib import get_close_matches  # costs a millisecond of the package's import
 
     if not isinstance(word, str):
         return None

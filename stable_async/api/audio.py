@@ -7,12 +7,12 @@ Facts: OpenAPI document of api.stability.ai, read 2026-09-22, and the price list
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from stable_async.api.base import MediaRequest, Operation
+from stable_async.api.base import MAX_REQUEST_BYTES, MediaRequest, Operation
 from stable_async.api.fields import Seed, Text, UnitInterval
 from stable_async.api.file_input import FileInput, FilePart
 from stable_async.api.file_limits import AudioLimits, FileHead
@@ -62,6 +62,34 @@ def _too_long(model: AudioModel, **seconds: float | None) -> Iterator[FieldProbl
     for name, value in seconds.items():
         if value is not None and value > longest:
             yield FieldProblem(name, f"given {value:g}", f"up to {longest} seconds with {model}")
+
+
+def _operations(
+    name: str,
+    credits_2: float | None,
+    *,
+    uploads: bool,
+) -> tuple[Operation, Operation]:
+    """Return the operation of Stable Audio 2 and 2.5, and that of Stable Audio 3."""
+    path = name.replace("_", "-")
+    two = Operation(
+        id=f"stable_audio_2_{name}",
+        path=f"/v2beta/audio/stable-audio-2/{path}",
+        credits=credits_2,
+        output="44.1 kHz stereo, up to 190 s",
+        accept=ACCEPT,
+        max_bytes=MAX_BYTES_2 if uploads else MAX_REQUEST_BYTES,
+    )
+    three = replace(
+        two,
+        id=f"stable_audio_{name}",
+        path=f"/v2beta/audio/stable-audio/{path}",
+        credits=CREDITS_3,
+        output="44.1 kHz stereo, up to 380 s",
+        max_bytes=MAX_BYTES_3 if uploads else MAX_REQUEST_BYTES,
+        result=AudioResult,
+    )
+    return two, three
 
 
 class _GenerateAudio(MediaRequest[Audio]):
@@ -120,22 +148,8 @@ class TextToAudio(_GenerateAudio):
         output_format: The API's default is mp3.
     """
 
-    operations: ClassVar[tuple[Operation, Operation]] = (
-        Operation(
-            id="stable_audio_2_text_to_audio",
-            path="/v2beta/audio/stable-audio-2/text-to-audio",
-            credits=None,
-            output="44.1 kHz stereo, up to 190 s",
-            accept=ACCEPT,
-        ),
-        Operation(
-            id="stable_audio_text_to_audio",
-            path="/v2beta/audio/stable-audio/text-to-audio",
-            credits=CREDITS_3,
-            output="44.1 kHz stereo, up to 380 s",
-            accept=ACCEPT,
-            result=AudioResult,
-        ),
+    operations: ClassVar[tuple[Operation, Operation]] = _operations(
+        "text_to_audio", None, uploads=False
     )
 
 
@@ -158,24 +172,8 @@ class AudioToAudio(_GenerateAudio):
             0.01 or more with stable-audio-2.5.
     """
 
-    operations: ClassVar[tuple[Operation, Operation]] = (
-        Operation(
-            id="stable_audio_2_audio_to_audio",
-            path="/v2beta/audio/stable-audio-2/audio-to-audio",
-            credits=None,
-            output="44.1 kHz stereo, up to 190 s",
-            accept=ACCEPT,
-            max_bytes=MAX_BYTES_2,
-        ),
-        Operation(
-            id="stable_audio_audio_to_audio",
-            path="/v2beta/audio/stable-audio/audio-to-audio",
-            credits=CREDITS_3,
-            output="44.1 kHz stereo, up to 380 s",
-            accept=ACCEPT,
-            max_bytes=MAX_BYTES_3,
-            result=AudioResult,
-        ),
+    operations: ClassVar[tuple[Operation, Operation]] = _operations(
+        "audio_to_audio", None, uploads=True
     )
 
     audio: Annotated[FileInput, FilePart()] = Field(repr=False)
@@ -212,24 +210,8 @@ class AudioInpaint(MediaRequest[Audio]):
             API's defaults.
     """
 
-    operations: ClassVar[tuple[Operation, Operation]] = (
-        Operation(
-            id="stable_audio_2_inpaint",
-            path="/v2beta/audio/stable-audio-2/inpaint",
-            credits=CREDITS_2_5,
-            output="44.1 kHz stereo, up to 190 s",
-            accept=ACCEPT,
-            max_bytes=MAX_BYTES_2,
-        ),
-        Operation(
-            id="stable_audio_inpaint",
-            path="/v2beta/audio/stable-audio/inpaint",
-            credits=CREDITS_3,
-            output="44.1 kHz stereo, up to 380 s",
-            accept=ACCEPT,
-            max_bytes=MAX_BYTES_3,
-            result=AudioResult,
-        ),
+    operations: ClassVar[tuple[Operation, Operation]] = _operations(
+        "inpaint", CREDITS_2_5, uploads=True
     )
     media: ClassVar[type[Media]] = Audio
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from stable_async.api.verdict import Asked
 
 __all__ = [
+    "MAX_REQUEST_BYTES",
     "FieldLimits",
     "ImageRequest",
     "MediaRequest",
@@ -51,6 +52,7 @@ __all__ = [
     "ResultRequest",
     "WholeRequest",
     "limits_of",
+    "stable_image",
 ]
 
 ResultT = TypeVar("ResultT", covariant=True)
@@ -95,6 +97,23 @@ class Operation:
     max_bytes: int = MAX_REQUEST_BYTES
     result: type[ResultRequest[Media]] | None = None
     organization: bool = False
+
+
+def stable_image(
+    id: str,  # noqa: A002 - the API's word
+    credits: float | None,  # noqa: A002 - the API's word
+    output: str,
+    *,
+    result: type[ResultRequest[Media]] | None = None,
+) -> Operation:
+    """Return an operation of Stable Image, whose path has the words of its id.
+
+    Those that are answered with an id declare no `accept` header.
+    """
+    group, _, name = id.partition("_")
+    path = f"/v2beta/stable-image/{group}/{name.replace('_', '-')}"
+    accept = ("image/*", "application/json") if result is None else ()
+    return Operation(id=id, path=path, credits=credits, output=output, accept=accept, result=result)
 
 
 @dataclass(frozen=True, slots=True)

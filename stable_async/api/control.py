@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from stable_async.api.base import ImageRequest, Operation
+from stable_async.api.base import ImageRequest, Operation, stable_image
 from stable_async.api.fields import (
     OBLONG_IMAGE,
     AspectRatio,
@@ -41,12 +41,7 @@ class ControlSketch(ImageRequest):
         style_preset: A style to guide the image towards.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="control_sketch",
-        path="/v2beta/stable-image/control/sketch",
-        credits=5,
-        output="size of the input",
-    )
+    operation: ClassVar[Operation] = stable_image("control_sketch", 5, "size of the input")
 
     prompt: Prompt
     image: Annotated[
@@ -74,12 +69,7 @@ class ControlStructure(ImageRequest):
         style_preset: A style to guide the image towards.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="control_structure",
-        path="/v2beta/stable-image/control/structure",
-        credits=5,
-        output="size of the input",
-    )
+    operation: ClassVar[Operation] = stable_image("control_structure", 5, "size of the input")
 
     prompt: Prompt
     image: Annotated[FileInput, FilePart(OBLONG_IMAGE)] = Field(repr=False)
@@ -105,12 +95,7 @@ class ControlStyle(ImageRequest):
         style_preset: A style to guide the image towards.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="control_style",
-        path="/v2beta/stable-image/control/style",
-        credits=5,
-        output="1 megapixel",
-    )
+    operation: ClassVar[Operation] = stable_image("control_style", 5, "1 megapixel")
 
     prompt: Prompt
     image: Annotated[FileInput, FilePart(OBLONG_IMAGE)] = Field(repr=False)
@@ -139,11 +124,8 @@ class StyleTransfer(ImageRequest):
         output_format: The API's default is png.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="control_style_transfer",
-        path="/v2beta/stable-image/control/style-transfer",
-        credits=8,
-        output="1 megapixel, with the aspect ratio of the input",
+    operation: ClassVar[Operation] = stable_image(
+        "control_style_transfer", 8, "1 megapixel, with the aspect ratio of the input"
     )
 
     init_image: Annotated[

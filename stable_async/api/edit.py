@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from stable_async.api.base import ImageRequest, Operation
+from stable_async.api.base import ImageRequest, Operation, stable_image
 from stable_async.api.fields import (
     LARGE_IMAGE,
     MEDIUM_IMAGE,
@@ -57,12 +57,7 @@ class Erase(ImageRequest):
         output_format: The API's default is png.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="edit_erase",
-        path="/v2beta/stable-image/edit/erase",
-        credits=5,
-        output="size of the input",
-    )
+    operation: ClassVar[Operation] = stable_image("edit_erase", 5, "size of the input")
 
     image: Annotated[FileInput, FilePart(LARGE_IMAGE)] = Field(repr=False)
     mask: Annotated[FileInput | None, FilePart()] = Field(default=None, repr=False)
@@ -86,12 +81,7 @@ class Inpaint(ImageRequest):
         style_preset: A style to guide the image towards.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="edit_inpaint",
-        path="/v2beta/stable-image/edit/inpaint",
-        credits=5,
-        output="size of the input",
-    )
+    operation: ClassVar[Operation] = stable_image("edit_inpaint", 5, "size of the input")
 
     image: Annotated[FileInput, FilePart(LARGE_IMAGE)] = Field(repr=False)
     prompt: Prompt
@@ -121,11 +111,8 @@ class Outpaint(ImageRequest):
         style_preset: A style to guide the image towards.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="edit_outpaint",
-        path="/v2beta/stable-image/edit/outpaint",
-        credits=4,
-        output="size of the input plus the new margins",
+    operation: ClassVar[Operation] = stable_image(
+        "edit_outpaint", 4, "size of the input plus the new margins"
     )
 
     image: Annotated[FileInput, FilePart(OBLONG_IMAGE)] = Field(repr=False)
@@ -160,12 +147,7 @@ class SearchAndReplace(ImageRequest):
         style_preset: A style to guide the image towards.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="edit_search_and_replace",
-        path="/v2beta/stable-image/edit/search-and-replace",
-        credits=5,
-        output="size of the input",
-    )
+    operation: ClassVar[Operation] = stable_image("edit_search_and_replace", 5, "size of the input")
 
     image: Annotated[FileInput, FilePart(OBLONG_IMAGE)] = Field(repr=False)
     prompt: Prompt
@@ -192,12 +174,7 @@ class SearchAndRecolor(ImageRequest):
         style_preset: A style to guide the image towards.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="edit_search_and_recolor",
-        path="/v2beta/stable-image/edit/search-and-recolor",
-        credits=5,
-        output="size of the input",
-    )
+    operation: ClassVar[Operation] = stable_image("edit_search_and_recolor", 5, "size of the input")
 
     image: Annotated[FileInput, FilePart(OBLONG_IMAGE)] = Field(repr=False)
     prompt: Prompt
@@ -217,11 +194,8 @@ class RemoveBackground(ImageRequest):
         output_format: png (the API's default) or webp: the others have no transparency.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="edit_remove_background",
-        path="/v2beta/stable-image/edit/remove-background",
-        credits=5,
-        output="size of the input, with a transparent background",
+    operation: ClassVar[Operation] = stable_image(
+        "edit_remove_background", 5, "size of the input, with a transparent background"
     )
 
     image: Annotated[FileInput, FilePart(MEDIUM_IMAGE)] = Field(repr=False)
@@ -257,13 +231,8 @@ class ReplaceBackgroundAndRelight(ImageRequest):
         output_format: The API's default is png.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="edit_replace_background_and_relight",
-        path="/v2beta/stable-image/edit/replace-background-and-relight",
-        credits=8,
-        output="size of the input",
-        accept=(),
-        result=ImageResult,
+    operation: ClassVar[Operation] = stable_image(
+        "edit_replace_background_and_relight", 8, "size of the input", result=ImageResult
     )
 
     subject_image: Annotated[FileInput, FilePart(OBLONG_IMAGE)] = Field(repr=False)

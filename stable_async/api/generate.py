@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from stable_async.api.base import ImageRequest, Operation
+from stable_async.api.base import ImageRequest, Operation, stable_image
 from stable_async.api.fields import (
     AspectRatio,
     ImageFormat,
@@ -51,12 +51,7 @@ class GenerateCore(ImageRequest):
         output_format: The API's default is png.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="generate_core",
-        path="/v2beta/stable-image/generate/core",
-        credits=3,
-        output="1.5 megapixels",
-    )
+    operation: ClassVar[Operation] = stable_image("generate_core", 3, "1.5 megapixels")
 
     prompt: Prompt
     aspect_ratio: AspectRatio | None = None
@@ -81,12 +76,7 @@ class GenerateUltra(ImageRequest):
         strength: How far to move away from `image`: 0 keeps it, 1 ignores it. Only with `image`.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="generate_ultra",
-        path="/v2beta/stable-image/generate/ultra",
-        credits=8,
-        output="1 megapixel",
-    )
+    operation: ClassVar[Operation] = stable_image("generate_ultra", 8, "1 megapixel")
 
     prompt: Prompt
     negative_prompt: NegativePrompt | None = None
@@ -127,12 +117,7 @@ class GenerateSD3(ImageRequest):
             medium, 1 for large-turbo and flash.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="generate_sd3",
-        path="/v2beta/stable-image/generate/sd3",
-        credits=None,
-        output="1 megapixel",
-    )
+    operation: ClassVar[Operation] = stable_image("generate_sd3", None, "1 megapixel")
 
     prompt: Prompt
     mode: Literal["text-to-image", "image-to-image"] | None = None

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from stable_async.api.base import ImageRequest, Operation, ResultRequest
+from stable_async.api.base import ImageRequest, Operation, ResultRequest, stable_image
 from stable_async.api.fields import (
     OBLONG_IMAGE,
     ImageFormat,
@@ -34,11 +34,8 @@ class UpscaleFast(ImageRequest):
         output_format: The API's default is png.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="upscale_fast",
-        path="/v2beta/stable-image/upscale/fast",
-        credits=2,
-        output="4 times the width and height, up to 16 megapixels",
+    operation: ClassVar[Operation] = stable_image(
+        "upscale_fast", 2, "4 times the width and height, up to 16 megapixels"
     )
 
     image: Annotated[
@@ -61,12 +58,7 @@ class UpscaleConservative(ImageRequest):
         creativity: How much may be invented, 0.2 to 0.5; the API's default is 0.35.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="upscale_conservative",
-        path="/v2beta/stable-image/upscale/conservative",
-        credits=40,
-        output="4 to 10 megapixels",
-    )
+    operation: ClassVar[Operation] = stable_image("upscale_conservative", 40, "4 to 10 megapixels")
 
     image: Annotated[FileInput, FilePart(OBLONG_IMAGE)] = Field(repr=False)
     prompt: Prompt
@@ -89,13 +81,8 @@ class UpscaleCreative(ImageRequest):
         style_preset: A style to guide the image towards.
     """
 
-    operation: ClassVar[Operation] = Operation(
-        id="upscale_creative",
-        path="/v2beta/stable-image/upscale/creative",
-        credits=60,
-        output="up to 4K",
-        accept=(),
-        result=ImageResult,
+    operation: ClassVar[Operation] = stable_image(
+        "upscale_creative", 60, "up to 4K", result=ImageResult
     )
 
     image: Annotated[

@@ -50,21 +50,20 @@ class Bill:
 
     def charge(self, caller: Caller, operation: str, credits: float, now: float) -> None:  # noqa: A002
         """Add a charge."""
-        amount = Decimal(str(credits))
-        count, total = self._sums.get((caller, operation), (0, Decimal(0)))
-        self._sums[caller, operation] = (count + 1, total + amount)
-        self._spent += amount
-        if self._lag:
-            self._hidden.append((now, amount))
+        self._add(caller, operation, 1, Decimal(str(credits)), now)
 
     def refund(self, caller: Caller, operation: str, credits: float, now: float) -> None:  # noqa: A002
         """Take back a charge."""
-        count, total = self._sums[caller, operation]
-        amount = Decimal(str(credits))
-        self._sums[caller, operation] = (count - 1, total - amount)
-        self._spent -= amount
+        self._add(caller, operation, -1, -Decimal(str(credits)), now)
+
+    def _add(
+        self, caller: Caller, operation: str, requests: int, amount: Decimal, now: float
+    ) -> None:
+        count, total = self._sums.get((caller, operation), (0, Decimal(0)))
+        self._sums[caller, operation] = (count + requests, total + amount)
+        self._spent += amount
         if self._lag:
-            self._hidden.append((now, -amount))
+            self._hidden.append((now, amount))
 
     @property
     def spent(self) -> float:
