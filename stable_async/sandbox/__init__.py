@@ -10,7 +10,7 @@ it imitates and what it does not.
 """
 
 from stable_async.sandbox.process import SandboxProcess, start_sandbox
-from stable_async.sandbox.running import Sandbox, run_in_thread, serve, serve_until_signal
+from stable_async.sandbox.running import Sandbox, run_in_thread, serve_until_signal
 from stable_async.sandbox.settings import SandboxOptions, SandboxSettings
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "SandboxProcess",
     "SandboxSettings",
     "run_in_thread",
-    "serve",
     "serve_until_signal",
     "start_sandbox",
 ]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stable_async.sandbox.server import Server
     from stable_async.sandbox.settings import SandboxOptions
 
-__all__ = ["Sandbox", "run_in_thread", "serve", "serve_until_signal"]
+__all__ = ["Sandbox", "run_in_thread", "serve_until_signal"]
 
 EXTRA = {"PIL", "python_multipart", "tinytag", "yaml"}
 
@@ -146,24 +146,6 @@ class Sandbox(FaultControls):
         self._started.service.reset()
 
 
-async def serve(
-    settings: SandboxSettings, *, on_ready: Callable[[str], None] | None = None
-) -> None:
-    """Run a sandbox until the task is cancelled.
-
-    Args:
-        settings: Its settings.
-        on_ready: Called with the URL once it listens.
-
-    Raises:
-        OSError: The port is taken.
-    """
-    async with Sandbox(settings) as sandbox:
-        if on_ready is not None:
-            on_ready(sandbox.url)
-        await asyncio.Event().wait()
-
-
 async def serve_until_signal(
     settings: SandboxSettings,
     *,
@@ -180,14 +162,14 @@ async def serve_until_signal(
     Raises:
         OSError: The port is taken.
     """
-    task = asyncio.ensure_future(serve(settings, on_ready=on_ready))
+    ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
     if or_until is not None:
-        or_until(task.cancel)
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.result()
+        or_until(ended.set)
+    async with Sandbox(settings) as sandbox:
+        on_ready(sandbox.url)
+        await ended.wait()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import stable_async.sandbox as package
-from stable_async.sandbox import Sandbox, SandboxOptions, SandboxSettings, serve
+from stable_async.sandbox import Sandbox, SandboxOptions, SandboxSettings
 from stable_async.sandbox.process import start_sandbox
 from stable_async.sandbox.pytest_plugin import stability_sandbox, stability_sandbox_settings
 from stable_async.sandbox.running import run_in_thread
@@ -148,15 +148,6 @@ def test_a_thread_tells_why_it_could_not_start(stability_sandbox: Sandbox) -> No
     port = int(stability_sandbox.url.rpartition(":")[2])
     with pytest.raises(OSError), run_in_thread(SandboxSettings(port=port)):  # noqa: PT011
         pass
-
-
-async def test_serve_tells_its_url_and_runs_until_it_is_cancelled() -> None:
-    urls: asyncio.Queue[str] = asyncio.Queue()
-    task = asyncio.create_task(serve(SandboxSettings(), on_ready=urls.put_nowait))
-    assert (await urls.get()).startswith("http://127.0.0.1:")
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
 
 
 def test_the_fixture_serves_synchronous_tests(stability_sandbox: Sandbox) -> None:
