@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from stable_async.groups.base import Sender
 
@@ -21,74 +22,39 @@ if TYPE_CHECKING:
 __all__ = ["Groups"]
 
 
+def _group(module: str, name: str) -> cached_property[Any]:
+    """Return the property that loads a group: each request model takes a millisecond to load."""
+
+    def load(client: Sender) -> object:
+        return getattr(import_module(f"stable_async.groups.{module}"), name)(client)
+
+    return cached_property(load)
+
+
 class Groups(Sender):
-    """The groups of a client, loaded lazily: each request model takes a millisecond to load."""
+    """The groups of a client."""
+
+    generate: cached_property[Generate] = _group("generate", "Generate")
+    """Images from prompts."""
+    upscale: cached_property[Upscale] = _group("upscale", "Upscale")
+    """Larger images."""
+    edit: cached_property[Edit] = _group("edit", "Edit")
+    """Changed images."""
+    control: cached_property[Control] = _group("control", "Control")
+    """Images from a sketch, a structure or a style."""
+    model3d: cached_property[Model3D] = _group("model3d", "Model3D")
+    """Textured models of what an image shows."""
+    audio: cached_property[Audio] = _group("audio", "Audio")
+    """Audio from prompts and audio."""
+    results: cached_property[Results] = _group("results", "Results")
+    """Results of asynchronous operations."""
+    v1: cached_property[V1] = _group("v1", "V1")
+    """The older interface: SDXL and earlier engines."""
+    account: cached_property[Account] = _group("account", "Account")
+    """The account of the key."""
 
     def forget_groups(self) -> None:
         """Create the groups again on next use: a copied client has the groups of its original."""
         for name, member in vars(Groups).items():
             if isinstance(member, cached_property):
                 self.__dict__.pop(name, None)
-
-    @cached_property
-    def generate(self) -> Generate:
-        """Images from prompts."""
-        from stable_async.groups.generate import Generate
-
-        return Generate(self)
-
-    @cached_property
-    def upscale(self) -> Upscale:
-        """Larger images."""
-        from stable_async.groups.upscale import Upscale
-
-        return Upscale(self)
-
-    @cached_property
-    def edit(self) -> Edit:
-        """Changed images."""
-        from stable_async.groups.edit import Edit
-
-        return Edit(self)
-
-    @cached_property
-    def control(self) -> Control:
-        """Images from a sketch, a structure or a style."""
-        from stable_async.groups.control import Control
-
-        return Control(self)
-
-    @cached_property
-    def model3d(self) -> Model3D:
-        """Textured models of what an image shows."""
-        from stable_async.groups.model3d import Model3D
-
-        return Model3D(self)
-
-    @cached_property
-    def audio(self) -> Audio:
-        """Audio from prompts and audio."""
-        from stable_async.groups.audio import Audio
-
-        return Audio(self)
-
-    @cached_property
-    def results(self) -> Results:
-        """Results of asynchronous operations."""
-        from stable_async.groups.results import Results
-
-        return Results(self)
-
-    @cached_property
-    def v1(self) -> V1:
-        """The older interface: SDXL and earlier engines."""
-        from stable_async.groups.v1 import V1
-
-        return V1(self)
-
-    @cached_property
-    def account(self) -> Account:
-        """The account of the key."""
-        from stable_async.groups.account import Account
-
-        return Account(self)

@@ -1,4 +1,4 @@
-"""Answers: their parts, and the shapes in which the API returns results and errors."""
+"""Answers: their parts, and the shapes in which the API returns results."""
 
 from __future__ import annotations
 
