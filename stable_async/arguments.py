@@ -72,9 +72,13 @@ def _number(allowed: str, accepts: Callable[[float], bool]) -> Callable[[object]
     return rule
 
 
-seconds = _number("a number of seconds, 0 or more", lambda number: number >= 0)
-positive_seconds = _number("a number of seconds above 0", lambda number: number > 0)
-non_negative = _number("a number, 0 or more", lambda number: number >= 0)
+seconds: Callable[[object], float] = _number(
+    "a number of seconds, 0 or more", lambda number: number >= 0
+)
+positive_seconds: Callable[[object], float] = _number(
+    "a number of seconds above 0", lambda number: number > 0
+)
+non_negative: Callable[[object], float] = _number("a number, 0 or more", lambda number: number >= 0)
 
 
 def at_least(least: int) -> Callable[[object], int]:
@@ -122,8 +126,8 @@ def _instance(kind: type[T], allowed: str) -> Callable[[object], T]:
     return rule
 
 
-text = _instance(str, "text")
-flag = _instance(bool, "True or False")
+text: Callable[[object], str] = _instance(str, "text")
+flag: Callable[[object], bool] = _instance(bool, "True or False")
 
 
 def printable(longest: int) -> Callable[[object], str]:

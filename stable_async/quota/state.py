@@ -48,9 +48,9 @@ PROBE = 1.0
 # same.
 MAKE_UP = 1.0
 
-# How far bulk requests may be ahead of the even flow while interactive ones are about, as a part
-# of a window. The others may be locked out for that long at its end: after a burst of the whole
-# limit it would be for all of it. Throughput is the same.
+# How far bulk requests may be ahead of the even flow while interactive ones are expected, as a part
+# of a window. At its end interactive requests may have to wait for that long; after a burst of the
+# whole limit they would wait for all of it. Throughput is the same.
 BULK_BURST = 0.03
 
 # For this many windows after the last interactive request, more of them are expected.
@@ -164,10 +164,10 @@ class QuotaState:
         self._interval = (quota.window + quota.jitter) / quota.requests
         # When the next waiting request may leave.
         self._next = -inf
-        # When one that had waited left last, from when on it could have, and whether it had waited
-        # for the quota or only for others.
+        # Of the last request that had waited: when it left, when it could have left, and whether it
+        # waited for the quota or only for others.
         self._turn = -inf, -inf, False
-        # The penalty: until when; nobody has left since it began; the first that did.
+        # The penalty: when it ends, whether the probe after it is still due, and the probe's slot.
         self._penalty_until = -inf
         self._probe_due = False
         self._probe: Key | None = None

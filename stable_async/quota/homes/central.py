@@ -266,7 +266,7 @@ class CentralState:
         # Bulk beside interactive, as in `QuotaState`.
         self._bulk_due = -inf
         self._passed_over = 0
-        # The penalty: until when; nobody has left since it began; the first that did.
+        # The penalty: when it ends, whether the probe after it is still due, and the probe's slot.
         self._penalty_until, self._probe_due, self._probe = -inf, False, -1
         self._refusals = 0
         # Our part of the limit at a time; from then on it grows.

@@ -49,7 +49,7 @@ class Entry(NamedTuple):
         value: `reserve`: `WAITED` if the request had to wait for the quota, `YIELDED` if only for
             others, 0 if for nothing. `observe`: the delay, seconds. `penalise`:
             what the server asked for, seconds, or `None`. `expire`: when the other was last seen.
-            `departed`: how many requests left that no other entry says of.
+            `departed`: how many requests left that no other entry mentions.
         left: `penalise`: when the refused request left, seconds.
         bulk: `reserve` and `heartbeat`: the request leaves room for interactive ones.
         other: `expire` and `leave`: the process it is about, if not the one that made it.
