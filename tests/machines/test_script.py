@@ -388,6 +388,17 @@ def test_a_refusal_of_the_one_that_goes_ahead_costs_no_share(home: Script | Twin
     assert answer["share"] == pytest.approx(0.75, abs=1e-3)
 
 
+def test_a_refusal_of_what_left_before_the_penalty_ended_is_explained_by_it(
+    home: Script | Twin,
+) -> None:
+    one = speaker(home)
+    one.say(0.0, refusals=[{"index": 1, "age": 0.0, "slot": 0, "retry_after": 5.0}])
+    late = {"index": 2, "age": 0.0, "slot": 0, "sent_age": 0.5}
+    answer = one.say(5.2, refusals=[late])
+    assert (answer["refusals"], answer["penalty_left"]) == (2, 0.0)
+    assert answer["share"] == pytest.approx(0.75, abs=1e-3)
+
+
 def test_the_state_has_no_time_to_live(only_script: Script) -> None:
     speaker(only_script)
     assert only_script.server.ttl(only_script.key) == -1
