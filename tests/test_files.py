@@ -21,6 +21,7 @@ from stable_async.files import (
     FileSink,
     in_thread,
     prove_writable,
+    state_of,
     sync_folder,
     write_atomically,
 )
@@ -346,3 +347,17 @@ def test_a_folder_is_synced_itself(
     assert inode == tmp_path.stat().st_ino
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
+
+
+def test_the_state_of_a_file_tells_whether_it_was_touched(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"one")
+    first = state_of(path.stat())
+    assert state_of(path.stat()) == first
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    second = state_of(path.stat())
+    path.write_bytes(b"three")
+    third = state_of(path.stat())
+    write_atomically(tmp_path / "y", [b"three"])
+    assert len({first, second, third, state_of((tmp_path / "y").stat())}) == 4

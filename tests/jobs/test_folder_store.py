@@ -303,6 +303,7 @@ async def test_folders_are_made_as_they_are_needed(tmp_path: Path) -> None:
     async with store.writing() as images:
         shutil.rmtree(tmp_path / "new" / "job" / "images")
         await keep(images, ROWS[0], IMAGE)
+    shutil.rmtree(tmp_path / "new" / "job" / "images")
     put(tmp_path / "new" / "job" / "spooled", "0007/007000-x.png")
     found = store.find("0007/007000-x")
     assert found is not None
@@ -377,10 +378,12 @@ def test_a_folder_is_proved_as_an_image_is_stored(
     store.probe()
     assert steps.done == ["sync probe", "rename probe", "sync images"]
     assert [*(tmp_path / "images").iterdir()] == []
-    store.probe()
-    refuse(monkeypatch, "sync", "")
-    with pytest.raises(OSError, match="Read-only"):
+    for step in ("write", "sync"):
         store.probe()
+        with monkeypatch.context() as patch:
+            refuse(patch, step, "")
+            with pytest.raises(OSError, match="Read-only"):
+                store.probe()
     assert [*(tmp_path / "images").iterdir()] == []
 
 
