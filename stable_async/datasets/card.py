@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from stable_async.datasets.records import Column, Record
+    from stable_async.datasets.writer import DataSetWriter
     from stable_async.jobs.kinds import MediaKind
 
 __all__ = ["Census", "SplitFiles", "card", "with_edits"]
@@ -117,13 +118,12 @@ def card(
     kind: MediaKind,
     sandbox: bool,
     splits: Sequence[SplitFiles],
-    features: Sequence[object],
-    config_has_features: bool,
-    guesses_times: bool,
-    loading: str,
+    writer: DataSetWriter,
+    shards: int,
     left_out: Mapping[str, int],
 ) -> str:
-    """Return the text of the card."""
+    """Return the text of the card; `writer` has written the first split, in so many shards."""
+    features = writer.features(columns, sorted(census.suffixes))
     head = {
         "pretty_name": name,
         "size_categories": [_size_category(census.media)],
@@ -135,7 +135,7 @@ def card(
                 "data_files": [
                     {"split": split.name, "path": list(split.data_files)} for split in splits
                 ],
-                **({"features": features} if config_has_features else {}),
+                **({"features": features} if writer.config_has_features else {}),
             }
         ],
         "dataset_info": {
@@ -161,9 +161,9 @@ def card(
         "## Columns",
         "\n".join(_columns(census, columns)),
         SAME_AGAIN,
-        *([_caution(census.times)] if guesses_times and census.times else []),
+        *([_caution(census.times)] if writer.guesses_times and census.times else []),
         "## Load it",
-        f"```python\n{loading}\n```",
+        f"```python\n{writer.loading(shards)}\n```",
         END,
         "## Licence",
         "Not stated here: state it under `license:` at the top of this file before publishing.",

@@ -188,10 +188,8 @@ class _Export:
             kind=records.kind,
             sandbox=sandbox,
             splits=written,
-            features=first.features(records.columns, sorted(census.suffixes)),
-            config_has_features=first.config_has_features,
-            guesses_times=first.guesses_times,
-            loading=first.loading(shards_of_first),
+            writer=first,
+            shards=shards_of_first,
             left_out={
                 "blurred by the content filter": summary.filtered,
                 "not in the prompt file any more": summary.unlisted,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -278,13 +278,13 @@ def _opened(
             yield view.ledger
         return
     path = None if settings is None else settings.folder / LEDGER_NAME
-    with ExitStack() as stack:
-        if path is not None and path.exists() and path.stat().st_size:
-            ledger = stack.enter_context(closing(_copy(path, temporary)))
-        else:
-            ledger = stack.enter_context(closing(Ledger.temporary()))
-            if settings is not None and settings.images is not None:
-                _take_in_bucket(ledger, settings.images, rules.shard)
+    if path is not None and path.exists() and path.stat().st_size:
+        with closing(_copy(path, temporary)) as ledger:
+            yield ledger
+        return
+    with closing(Ledger.temporary()) as ledger:
+        if settings is not None and settings.images is not None:
+            _take_in_bucket(ledger, settings.images, rules.shard)
         yield ledger
 
 

@@ -96,7 +96,7 @@ class Job:
         return self._interrupted.is_set()
 
     def interrupt(self) -> None:
-        """Let nothing new leave, so that `run` ends once everything in flight has arrived.
+        """Send nothing new, so that `run` ends once everything in flight has arrived.
 
         Call it in the event loop of `run`. To end at once, cancel `run` instead.
         """
@@ -149,7 +149,8 @@ class Job:
         settings, progress, store = self._settings, self.progress, opened.store
         budget = self._budget(client, opened)
         spent_before = opened.bill.spent
-        self._count(opened.counts)
+        progress.total, progress.skipped = opened.counts.total, opened.counts.done
+        self._settle(opened.counts)
         progress.bill = budget.bill
         gate = Gate(
             progress,
@@ -244,11 +245,6 @@ class Job:
             peak_in_flight=progress.peak_in_flight,
             error=None if error is None else str(error),
         )
-
-    def _count(self, counts: Counts) -> None:
-        self.progress.total = counts.total
-        self.progress.skipped = counts.done
-        self._settle(counts)
 
     def _settle(self, counts: Counts) -> None:
         """Count rows without a good image as the ledger does."""

@@ -13,7 +13,7 @@ from stable_async.jobs.row import ImageFacts
 from stable_async.media import MEDIA_TYPES, SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from stable_async.files import Sink
@@ -136,11 +136,8 @@ class Store(Protocol):
         keeps_facts: Whether the facts of rows are stored here as well.
     """
 
-    @property
-    def names_in_job(self) -> Sequence[str]: ...
-
-    @property
-    def keeps_facts(self) -> bool: ...
+    names_in_job: tuple[str, ...]
+    keeps_facts: bool
 
     def writing(self) -> AbstractAsyncContextManager[ImageWriter]:
         """Return the writer of new images, for one event loop."""
