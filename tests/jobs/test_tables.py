@@ -751,3 +751,51 @@ def test_weighted_prompts_that_say_nothing_or_have_no_number_are_refused(
     fields: dict[str, object] = {"text_prompts": prompts, "engine_id": "an-engine"}
     [problem] = check_row(Row(1, fields, service="v1-text-to-image"))
     assert told in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"prompt": "a fox"}\n{"prompt": "a kite"}\n', "JSON Lines? Then --format jsonl"),
+        ('["a fox", "a kite"]\n', "JSON? Then --format json"),
+        ('[\n  {"prompt": "a fox"}\n]\n', "JSON? Then --format json"),
+        ("{\\rtf1\\ansi a fox\\par}\n", "a rich text document"),
+        ("\n<!DOCTYPE html>\n<html>\n", "a web page"),
+        ('<?xml version="1.0"?>\n<a/>\n', "a web page"),
+        ("version https://git-lfs.github.com/spec/v1\nsize 12345\n", "git lfs pull"),
+    ],
+)
+def test_a_txt_of_another_format_is_refused_as_a_whole(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    """Each of its lines would be bought."""
+    path = tmp_path / "p.txt"
+    path.write_text(text)
+    assert told in refusal(path)
+
+
+def test_a_txt_may_begin_with_any_sign(tmp_path: Path) -> None:
+    lines = ["[fox], snow", "{red|blue} kite", "<a sign>", "(snow:1.2)", "versions of a fox"]
+    path = tmp_path / "p.txt"
+    for line in lines:
+        path.write_text(line + "\n")
+        assert read(path) == [{"prompt": line}]
+
+
+@pytest.mark.parametrize(
+    "cell", ["#REF!", "#NAME?", "#BEZUG!", "#N/A", "#DIV/0!", "Err:502", "nan", "None", "NULL"]
+)
+def test_what_programs_write_for_no_text_is_not_bought(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text(f"prompt,negative_prompt\n{cell},people\n")
+    [row] = PromptFile(path).rows()
+    assert isinstance(row, RowProblem)
+    assert f"prompt is {cell!r}: no text" in row.text
+    path.write_text(f"prompt,negative_prompt\na {cell},nan\na fox,None\n")
+    assert read(path) == [{"prompt": f"a {cell}"}, {"prompt": "a fox"}]
+
+
+def test_an_empty_table_is_called_empty(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_bytes(b"")
+    assert refusal(path).endswith(": the file is empty")

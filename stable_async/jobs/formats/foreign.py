@@ -1,4 +1,4 @@
-"""Prompts that were written for other programs, with parameters that the API reads as text."""
+"""Texts that are no prompts: for other programs, or what programs write instead of a text."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ FOREIGN_INSIDE = (
     (re.compile(r"(?:^|(?<=\s))—[a-z]+(?=\s+\d)"), "a parameter of another program"),
     (re.compile(r"<(?:lora|lyco|hypernet):", re.IGNORECASE), "a model of another program"),
 )
+# What spreadsheets write for a formula that failed, in any language, and libraries for no value.
+NO_TEXT = re.compile(r"#[A-ZÀ-Þ/0-9]{2,12}[!?]|#N/A|#NV|Err:\d{3}|<NA>|NULL|NaN|nan|None|\\N")
+# The longest of them.
+SHORT = 16
 # Fields that are written by hand.
 TEXTS = tuple(sorted(name for name in ALL_FIELDS if is_text(name) and name != "text_prompts"))
 # One of them begins what the patterns of `FOREIGN` find.
@@ -48,6 +52,8 @@ def accepted(row: Row) -> Row | RowProblem:
 
 
 def _foreign(text: str) -> str | None:
+    if len(text) < SHORT and NO_TEXT.fullmatch(text.strip()):
+        return f"is {text.strip()!r}: no text, but what programs write where there is none"
     if text[0] in FIRST_CHARACTERS:
         for pattern, what in FOREIGN:
             if found := pattern.match(text):

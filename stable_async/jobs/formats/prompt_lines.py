@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from stable_async.jobs.errors import RowProblem
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["read_prompt_lines"]
 
+# First lines of files whose lines would be bought one by one.
+OTHER_FORMATS = (
+    (re.compile(r'\{\s*"'), "JSON Lines? Then --format jsonl"),
+    (re.compile(r'\[\s*(?:["{]|$)'), "JSON? Then --format json"),
+    (re.compile(r"\{\\rtf"), "a rich text document: save it as plain text"),
+    (re.compile(r"<(?:!doctype|html|\?xml|svg)\b", re.IGNORECASE), "a web page, not prompts"),
+    (re.compile(r"version https://git-lfs\."), "a pointer of Git LFS: fetch it with git lfs pull"),
+)
+
 
 def read_prompt_lines(
     lines: Lines, field: str, *, is_path: bool, is_known: Callable[[str], bool]
@@ -29,7 +39,7 @@ def read_prompt_lines(
         is_known: Whether a column of a table means something by this name.
 
     Raises:
-        UnreadableError: It is a table.
+        UnreadableError: It is a table, or of another format.
     """
     first = True
     for number, line in lines:
@@ -37,6 +47,7 @@ def read_prompt_lines(
         if not text:
             continue
         if first:
+            _refuse_other_formats(number, text)
             _refuse_table(number, text, is_known)
             first = False
         if is_path:
@@ -46,6 +57,14 @@ def read_prompt_lines(
             yield RowProblem(number, f"begins with '#': a comment? {ADVICE}")
         else:
             yield accepted(Row(number, {field: text}))
+
+
+def _refuse_other_formats(number: int, text: str) -> None:
+    for pattern, what in OTHER_FORMATS:
+        if found := pattern.match(text):
+            raise UnreadableError(
+                number, f"begins with {found[0]!r}: {what}; a .txt has a prompt on each line"
+            )
 
 
 def _refuse_table(number: int, text: str, is_known: Callable[[str], bool]) -> None:

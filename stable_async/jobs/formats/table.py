@@ -17,7 +17,7 @@ from stable_async.jobs.columns import (
     suspicion_message,
 )
 from stable_async.jobs.errors import RowProblem
-from stable_async.jobs.formats.base import UnreadableError
+from stable_async.jobs.formats.base import TEXTS, UnreadableError
 from stable_async.jobs.formats.foreign import accepted
 from stable_async.jobs.row import Row
 from stable_async.wording import count
@@ -81,7 +81,9 @@ def read_table(
     Raises:
         UnreadableError: The header is wrong, or does not fit the first row.
     """
-    number, header = next(records, (1, ()))
+    number, header = next(records, (0, ()))
+    if not number:
+        raise UnreadableError(0, "the file is empty")
     targets, found = checked_columns(header, rules, number)
     report.take(found)
     width, first = len(targets), True
@@ -114,14 +116,17 @@ def row_of(number: int, targets: Sequence[Target], cells: Sequence[object]) -> R
         if target.kind == "kept":
             metadata[target.name] = cell
         elif target.kind == "field":
-            value = cell if target.is_text or not isinstance(cell, str) else _value(target, cell)
+            is_plain = not isinstance(cell, str) or (target.is_text and cell not in MISSING)
+            value = cell if is_plain else _value(target, str(cell))
             if value is not None:
                 fields[target.name] = value
     return Row(number, fields, metadata)
 
 
 def _value(target: Target, cell: str) -> str | None:
-    """Return the text of a cell that is not free text; `None` for a missing value."""
+    """Return the text of a cell; `None` for a missing value, except where a row needs a text."""
+    if target.is_text:
+        return cell if target.name in TEXTS else None
     cell = cell.strip()
     if cell in MISSING:
         return None
