@@ -15,10 +15,7 @@ __all__ = ["Account"]
 
 
 class Account(Group):
-    """Looks up the account.
-
-    Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
-    """
+    """Looks up the account."""
 
     async def balance(self, **options: Unpack[CallOptions[account.Balance]]) -> account.Balance:
         """Look up the credits that are left: free. The figure lags; do not use it for

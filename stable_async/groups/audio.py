@@ -17,10 +17,7 @@ __all__ = ["Audio"]
 
 
 class Audio(Group):
-    """Makes audio. With stable-audio-3 each coroutine waits for an asynchronous operation.
-
-    Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
-    """
+    """Makes audio. With stable-audio-3 each coroutine waits for an asynchronous operation."""
 
     async def text_to_audio(
         self,

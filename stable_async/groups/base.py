@@ -23,7 +23,10 @@ class Sender(Protocol):
 
 
 class Group:
-    """Coroutines of one group of operations."""
+    """Coroutines of one group of operations.
+
+    Each raises what `StabilityClient.send` does; its request model states limits and sources.
+    """
 
     def __init__(self, sender: Sender) -> None:
         """Send through `sender`."""

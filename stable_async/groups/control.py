@@ -17,10 +17,7 @@ __all__ = ["Control"]
 
 
 class Control(Group):
-    """Makes images guided by other images.
-
-    Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
-    """
+    """Makes images guided by other images."""
 
     async def sketch(
         self,

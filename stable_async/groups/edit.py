@@ -26,10 +26,7 @@ __all__ = ["Edit"]
 
 
 class Edit(Group):
-    """Changes images.
-
-    Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
-    """
+    """Changes images."""
 
     async def erase(
         self,

@@ -18,10 +18,7 @@ __all__ = ["Generate"]
 
 
 class Generate(Group):
-    """Makes images from prompts.
-
-    Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
-    """
+    """Makes images from prompts."""
 
     async def core(
         self,

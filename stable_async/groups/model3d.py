@@ -17,10 +17,7 @@ __all__ = ["Model3D"]
 
 
 class Model3D(Group):
-    """Makes models of what images show.
-
-    Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
-    """
+    """Makes models of what images show."""
 
     async def fast(
         self,

@@ -19,8 +19,6 @@ class Results(Group):
     """Fetches results that were made with the same key within the last 24 hours.
 
     `StabilityClient.poll` looks once without waiting.
-
-    Every coroutine raises what `StabilityClient.send` does.
     """
 
     async def get(

@@ -22,10 +22,7 @@ __all__ = ["Upscale"]
 
 
 class Upscale(Group):
-    """Makes images larger.
-
-    Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
-    """
+    """Makes images larger."""
 
     async def fast(
         self,

@@ -22,10 +22,7 @@ __all__ = ["V1"]
 
 
 class V1(Group):
-    """Makes images with older engines; no source states what that costs.
-
-    Every coroutine raises what `StabilityClient.send` does; see the models for limits and sources.
-    """
+    """Makes images with older engines; no source states what that costs."""
 
     async def text_to_image(
         self,
