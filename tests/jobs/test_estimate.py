@@ -17,6 +17,8 @@ from stable_async.config import Quota
 from stable_async.jobs import JobSettings, PromptFile, PromptRules
 from stable_async.jobs.estimate import estimate_run
 from stable_async.jobs.storage import objects
+from stable_async.jobs.storage.objects import Objects
+from stable_async.jobs.storage.record import JobRecord, write_record
 from tests import needs
 from tests.raw_server import raw_server
 
@@ -389,3 +391,13 @@ def test_another_part_than_the_jobs_is_wrong_usage(
         assert "part 1/2 of a job, not 2/2" in capsys.readouterr().err
     assert run(photo_job(tmp_path, "--images", f"file://{tmp_path}/b", "--shard", "1/2")) == 2
     assert "keeps its images in its folder" in capsys.readouterr().err
+
+
+def test_a_bucket_whose_job_has_no_known_options_is_read(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/images"
+    write_record(Objects(url), JobRecord("a job", 1, {}))
+    path = tmp_path / "p.txt"
+    path.write_text("a fox\n")
+    settings = JobSettings(folder=tmp_path, images=url)
+    found = estimate_run(PromptFile(path), PromptRules(), settings, parts=[url])
+    assert found.new == 1

@@ -38,6 +38,7 @@ async def test_each_row_has_its_event_between_start_and_end(bench: Bench) -> Non
     told = events(path)
     assert {line["v"] for line in told} == {1}
     assert [line["event"] for line in told] == ["start", *["row"] * 4, "end"]
+    assert (told[0]["new"], told[0]["credits"]) == (4, 12.0)
     rows = {line["row"]: line for line in told if line["event"] == "row"}
     assert {number: (row["state"], row["charge"]) for number, row in rows.items()} == {
         1: ("done", "spent"),
