@@ -64,18 +64,16 @@ def _too_long(model: AudioModel, **seconds: float | None) -> Iterator[FieldProbl
             yield FieldProblem(name, f"given {value:g}", f"up to {longest} seconds with {model}")
 
 
-def _operations(
-    name: str,
-    credits_2: float | None,
-    *,
-    uploads: bool,
-) -> tuple[Operation, Operation]:
-    """Return the operation of Stable Audio 2 and 2.5, and that of Stable Audio 3."""
+def _operations(name: str, price: float | None, *, uploads: bool) -> tuple[Operation, Operation]:
+    """Return the operation of Stable Audio 2 and 2.5, and that of Stable Audio 3.
+
+    `price` is that of the first; `None` where the model decides it.
+    """
     path = name.replace("_", "-")
     two = Operation(
         id=f"stable_audio_2_{name}",
         path=f"/v2beta/audio/stable-audio-2/{path}",
-        credits=credits_2,
+        credits=price,
         output="44.1 kHz stereo, up to 190 s",
         accept=ACCEPT,
         max_bytes=MAX_BYTES_2 if uploads else MAX_REQUEST_BYTES,

@@ -106,9 +106,9 @@ def stable_image(
     *,
     result: type[ResultRequest[Media]] | None = None,
 ) -> Operation:
-    """Return an operation of Stable Image, whose path has the words of its id.
+    """Return an operation of Stable Image, whose path consists of the words of its id.
 
-    Those that are answered with an id declare no `accept` header.
+    With `result` it is asynchronous: it answers with an id, and declares no `accept` header.
     """
     group, _, name = id.partition("_")
     path = f"/v2beta/stable-image/{group}/{name.replace('_', '-')}"
