@@ -226,7 +226,8 @@ class FaultControls:
         """Cut the connection during the next answers to work that was done and charged.
 
         Args:
-            when: `before_headers`, `mid_headers` or `mid_body`.
+            when: `before_headers`, `mid_headers` or `mid_body`; or `stray_bytes`, which sends the
+                whole answer and then bytes that are not HTTP.
             times: How many answers; `None` means all from now on.
             operation: Only requests of the operation with this id.
             headers: Only requests with these headers.

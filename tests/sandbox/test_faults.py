@@ -9,6 +9,20 @@ from stable_async.sandbox import Sandbox
 from tests.sandbox.support import OPERATIONS, Caller
 
 
+async def test_faults_without_a_number_apply_until_they_are_cleared(
+    sandbox: Sandbox, caller: Caller
+) -> None:
+    sandbox.fail_next(500, times=None)
+    assert [(await caller.core()).status for _ in range(3)] == [500, 500, 500]
+    sandbox.clear()
+    sandbox.drop_next(times=None)
+    for _ in range(2):
+        with pytest.raises(aiohttp.ClientError):
+            await caller.core()
+    sandbox.clear()
+    assert (await caller.core()).status == 200
+
+
 async def test_the_next_requests_fail_and_then_no_more(sandbox: Sandbox, caller: Caller) -> None:
     sandbox.fail_next(500, times=2)
     sandbox.fail_next(429, retry_after=2)
