@@ -19,7 +19,7 @@ function readRows() {
   let more = {};
   const read = JSON.parse(element.textContent).map((values) => {
     const row = Object.fromEntries(facts.columns.map((name, index) => [name, values[index]]));
-    // 0 stands for what the row before has.
+    // 0 repeats the value of the previous row.
     text = row.text = row.text === 0 ? text : row.text;
     more = row.more = row.more === 0 ? more : row.more;
     return row;
@@ -135,7 +135,7 @@ function drawTimeline() {
   byId("timeline").querySelector(".plot").hidden = !points.length;
   if (!points.length) return;
   const plot = byId("timeline").querySelector("svg");
-  // Far below the quota, its line would leave nothing of the curve.
+  // With few requests, a scale up to the quota would flatten the curve.
   const top = (peak < ceiling / 4 ? peak : Math.max(peak, ceiling)) * 1.12;
   new ResizeObserver(() => plotRuns(plot, points.length, top)).observe(plot);
   plot.addEventListener("pointermove", (event) => readOut(plot, event, points.length));
@@ -216,13 +216,13 @@ function readOut(plot, event) {
     (limited ? `, ${limited} × 429` : "");
 }
 
-// The contact sheet: only the tiles in sight exist.
+// The contact sheet: only visible tiles exist.
 
 const sheet = byId("sheet");
 const GAP = 14;
 const CAPTION = 66;
 const SCREENS_AHEAD = 1;
-// An image is fetched once scrolling has come to rest, milliseconds.
+// Milliseconds without scrolling before an image is fetched.
 const REST = 80;
 const PAGE = 4;
 let found = rows;
@@ -256,7 +256,7 @@ function draw() {
     }
   }
   for (let index = first; index < last; index++) addTile(index);
-  // Tab leads to this one, in sight or not.
+  // The Tab key moves to this tile, visible or not.
   if (current < found.length) addTile(current);
   clearTimeout(resting);
   resting = setTimeout(fetchImages, REST);
@@ -448,7 +448,7 @@ function show(index) {
   byId("next").disabled = index === found.length - 1;
   const opening = !viewer.open;
   if (opening) viewer.showModal();
-  // What is disabled or hidden would lose the focus to the page behind.
+  // A disabled or hidden element would lose the focus to the page behind.
   if (opening || document.activeElement.matches(":disabled, [hidden] *")) viewer.focus();
 }
 
