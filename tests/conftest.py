@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,8 +21,14 @@ if TYPE_CHECKING:
 
 _numbers = count()
 
-# Laws hold on slow machines, too.
-settings.register_profile("suite", deadline=None)
+# Laws hold on slow machines, too. Hypothesis warns if it cannot keep what failed in the checkout.
+ROOT = Path(__file__).parents[1]
+DATABASE = (
+    DirectoryBasedExampleDatabase(ROOT / ".hypothesis/examples")
+    if os.access(ROOT, os.W_OK)
+    else None
+)
+settings.register_profile("suite", deadline=None, database=DATABASE)
 settings.load_profile("suite")
 
 

@@ -63,7 +63,7 @@ def find_near_duplicates(
         JobError: ImageHash is not installed.
     """
     hash_image = perceptual_hash()
-    lines = known.read_text().splitlines() if known.exists() else []
+    lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
     hashes = {sha256: int(value, 16) for sha256, value in map(str.split, lines)}
 
     def hash_of(record: Record) -> int | None:
@@ -73,7 +73,7 @@ def find_near_duplicates(
         return None if isinstance(data, Damage) else hash_image(data)
 
     seen, found = NearDuplicates(), set()
-    with known.open("a") as file:
+    with known.open("a", encoding="utf-8") as file:
         for record, value in files.process(records, hash_of):
             if value is None:
                 continue
