@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import pytest
 
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from stable_async.client import StabilityClient
     from stable_async.jobs.row import Row
 
+T = TypeVar("T")
+
 PRICE = 3.0
 OUTAGE_LIMIT = 20.0
 
@@ -77,9 +79,10 @@ class Bench:
     asked: int = 0
     observer: Attempt | None = None
 
-    async def make(self, *_: object) -> Result:
+    async def make(
+        self, _client: object, _images: object, _folder: object, _row: object, observer: Attempt
+    ) -> Result:
         """Do what the script says, as `make_image` does."""
-        observer = cast("Attempt", _[-1])
         self.observer = observer
         self.asked += 1
         for step in self.script.pop(0):
@@ -188,6 +191,12 @@ def open_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opening:
 async def bench(open_bench: Opening) -> AsyncIterator[Bench]:
     async with open_bench() as bench:
         yield bench
+
+
+def noting(look: Callable[[], T]) -> tuple[list[T], Callable[[], None]]:
+    """Return a list, and a step of a script that adds to it what it sees."""
+    seen: list[T] = []
+    return seen, lambda: seen.append(look())
 
 
 FINAL = status(400, "final")
@@ -366,8 +375,7 @@ async def test_a_ledger_that_fails_ends_the_attempt_as_a_doubt(
 @virtual_network_time
 async def test_a_request_that_was_not_connected_did_not_leave(open_bench: Opening) -> None:
     async with open_bench() as bench:
-        flying: list[int] = []
-        look: Callable[[], object] = lambda: flying.append(bench.progress.in_flight)  # noqa: E731
+        flying, look = noting(lambda: bench.progress.in_flight)
         await bench.run(["leave", look, UNCONNECTED], [look, "leave"])
         assert flying == [1, 0]
         assert bench.state() == ("done", ["returned", "spent"])
@@ -394,8 +402,7 @@ async def test_no_connection_before_anything_left_is_tried_again(open_bench: Ope
 @virtual_network_time
 async def test_a_stop_ends_what_was_not_connected(open_bench: Opening) -> None:
     async with open_bench() as bench:
-        stop: Callable[[], object] = lambda: bench.gate.stop()  # noqa: E731
-        result = await bench.run(["leave", UNCONNECTED], [stop, asyncio.Event()])
+        result = await bench.run(["leave", UNCONNECTED], [bench.gate.stop, asyncio.Event()])
         assert result == Result("waiting", "returned")
         assert bench.state() == ("waiting", ["returned"])
 
@@ -423,7 +430,7 @@ async def test_a_doubt_about_the_network_is_not_tried_again(open_bench: Opening)
 @virtual_network_time
 async def test_a_stop_ends_the_waiting_after_a_refusal(open_bench: Opening) -> None:
     async with open_bench() as bench:
-        result = await bench.run(["leave", ("refuse", REFUSED), lambda: bench.gate.stop(), REFUSED])
+        result = await bench.run(["leave", ("refuse", REFUSED), bench.gate.stop, REFUSED])
         assert result == Result("waiting", "returned")
         assert bench.state() == ("waiting", ["returned"])
         assert bench.gate.error is None
@@ -450,8 +457,7 @@ async def test_an_answer_ends_an_outage(open_bench: Opening) -> None:
         for _ in range(REFUSALS):
             bench.gate.refused(REFUSED)
         await asyncio.sleep(1)
-        states = []
-        look: Callable[[], object] = lambda: states.append(bench.progress.outage)  # noqa: E731
+        states, look = noting(lambda: bench.progress.outage)
         await bench.run(["leave", look, "answer", look])
         assert states == [str(REFUSED), None]
 
@@ -464,8 +470,7 @@ async def test_any_answer_of_the_api_ends_an_outage(open_bench: Opening, by: str
             bench.gate.refused(REFUSED)
         await asyncio.sleep(1)
         answer = ("accept", "g") if by == "accept" else ("refuse", AGAIN)
-        states = []
-        look: Callable[[], object] = lambda: states.append(bench.progress.outage)  # noqa: E731
+        states, look = noting(lambda: bench.progress.outage)
         await bench.run(["leave", ("refuse", REFUSED), look, "leave", answer, look])
         assert states == [str(REFUSED), None]
 
@@ -481,8 +486,7 @@ async def test_a_doubt_or_a_page_of_another_ends_no_outage(
         for _ in range(REFUSALS):
             bench.gate.refused(REFUSED)
         await asyncio.sleep(1)
-        states = []
-        look: Callable[[], object] = lambda: states.append(bench.progress.outage)  # noqa: E731
+        states, look = noting(lambda: bench.progress.outage)
         await bench.run(["leave", ("refuse", error), look, "leave"])
         assert states == [str(REFUSED)]
 
@@ -491,8 +495,7 @@ async def test_a_doubt_or_a_page_of_another_ends_no_outage(
 async def test_a_look_says_more_of_the_network_than_the_submission(open_bench: Opening) -> None:
     """Looks leave later than the request whose generation they ask for."""
     async with open_bench() as bench:
-        states = []
-        look: Callable[[], object] = lambda: states.append(bench.progress.outage)  # noqa: E731
+        states, look = noting(lambda: bench.progress.outage)
 
         def break_off() -> None:
             for _ in range(REFUSALS):
@@ -588,7 +591,7 @@ async def test_a_permit_that_expired_leaves_one_request_in_flight(bench: Bench) 
 
 
 async def test_a_job_that_stops_lets_nothing_leave(bench: Bench) -> None:
-    result = await bench.run([lambda: bench.gate.stop(), "leave"])
+    result = await bench.run([bench.gate.stop, "leave"])
     assert result == Result("waiting", "returned")
     assert bench.state() == ("waiting", [])
     assert bench.progress.requests == bench.left == 0
@@ -635,8 +638,7 @@ async def test_a_stop_as_the_claim_is_made_lets_nothing_leave(
 
 
 async def test_what_was_refused_is_not_on_its_way(bench: Bench) -> None:
-    flying: list[int] = []
-    look: Callable[[], object] = lambda: flying.append(bench.progress.in_flight)  # noqa: E731
+    flying, look = noting(lambda: bench.progress.in_flight)
     await bench.run([look, "leave", look, ("refuse", AGAIN), look, "leave", look])
     assert flying == [0, 1, 0, 1]
 
@@ -645,11 +647,8 @@ async def test_what_was_refused_is_not_on_its_way(bench: Bench) -> None:
 async def test_a_stop_cancels_what_has_nothing_in_flight(
     bench: Bench, before: list[object]
 ) -> None:
-    def stop() -> None:
-        bench.gate.stop()
-
     async with asyncio.timeout(10):
-        result = await bench.run([*before, stop, asyncio.Event()])
+        result = await bench.run([*before, bench.gate.stop, asyncio.Event()])
     assert result == Result("waiting", "returned")
     assert bench.state() == ("waiting", ["returned"] if before else [])
 
