@@ -361,7 +361,7 @@ async def test_prompts_that_are_wrong_are_told_all_together_and_nothing_is_sent(
     assert "core" in rows[8]
     assert "no such file" in rows[9]
     assert "not valid JSON: NaN" in rows[13]
-    assert "not finite" in rows[14]
+    assert "not a finite number" in rows[14]
     assert bench.shop.asked == []
     assert (await bench.run(bench.write("fine"))).ending == "complete"
 
