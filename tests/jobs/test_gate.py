@@ -87,8 +87,8 @@ async def test_an_answer_between_refusals_is_no_outage() -> None:
     for _ in range(10):
         for _ in range(REFUSALS - 1):
             one.refused(refusal())
-        one.answered()
         assert one.lets_pass(object())
+        one.answered()
 
 
 @virtual_time
@@ -228,6 +228,38 @@ async def test_a_row_that_probed_in_vain_leaves_the_next_probe_to_another() -> N
     async with asyncio.timeout(10 * LONGEST_WAIT):
         await asyncio.gather(send("a"), send("b"))
     assert order == ["a", "b", "a", "b"]
+
+
+@virtual_time
+async def test_one_row_alone_probes_again_after_twice_the_time() -> None:
+    clock = asyncio.get_running_loop().time
+    one = gate(Progress(0.0), limit=1000.0)
+    for _ in range(REFUSALS):
+        one.refused(refusal())
+    began, left = clock(), []
+    for _ in range(3):
+        await one.wait("a")
+        left.append(round(clock() - began, 2))
+        one.refused(refusal())
+    assert left == [1.0, 3.0, 7.0]
+
+
+@virtual_time
+async def test_an_answer_lets_all_go_on_though_the_probe_has_not_ended() -> None:
+    """Its image may be long."""
+    clock = asyncio.get_running_loop().time
+    one = gate(Progress(0.0), limit=1000.0)
+    for _ in range(REFUSALS):
+        one.refused(refusal())
+    probe = asyncio.create_task(one.wait("a"))
+    await asyncio.sleep(0)
+    others = asyncio.gather(*(one.wait(name) for name in "bcd"))
+    await probe
+    one.answered()
+    began = clock()
+    async with asyncio.timeout(100):
+        await others
+    assert clock() == began
 
 
 @virtual_time
