@@ -207,15 +207,18 @@ class PromptFile:
         self._inputs = self.folder = folder
 
     def _parquet_paths(self) -> list[Path]:
-        if self._files is not None and not metadata_tables(self._files.root):
-            return parquet_files(self._files.root)
+        if (files := self._files) is not None:
+            if files.is_pattern:
+                return [files.root / name for name in files.names() if name.endswith(".parquet")]
+            return [] if metadata_tables(files.root) else parquet_files(files.root)
         return [self.path] if self.path is not None and self.format == "parquet" else []
 
     def _with_inputs(self) -> Rows:
         """Read rows whose input files are beside the file, or embedded in it."""
         paths, files = self._parquet_paths(), self._files
         if files is not None and not paths:
-            if tables := metadata_tables(files.root):
+            tables = [] if files.is_pattern else metadata_tables(files.root)
+            if tables:
                 yield from read_media_folder(files.root, tables, self.rules, self.columns)
             else:
                 yield from read_folder(files, self.rules, self.notes)

@@ -260,3 +260,42 @@ async def test_a_table_that_did_not_change_is_read_again_when_a_file_of_it_did(
     (bench.folder / "a.png").write_bytes(png_header(70, 70))
     summary = await bench.run(path)
     assert (summary.total, summary.done) == (1, 1)
+
+
+@pytest.mark.parametrize("source", ["", "*.png"])
+@pytest.mark.parametrize("lost", [False, True], ids=["whole", "ledger lost"])
+async def test_the_results_of_a_job_are_no_input_of_its_next_run(
+    bench: Bench, source: str, lost: bool
+) -> None:
+    """A job in the folder of its photos has a metadata file, as a data set has."""
+    photos = bench.folder / "photos"
+    make(photos, "a.png", "b.png")
+    rules = PromptRules(service="remove-background")
+    prompts = PromptFile(str(photos / source), rules=CUT_OUT)
+    settings = JobSettings(folder=photos / "cut", outage_limit=0.0)
+    for requests in (2, 0):
+        async with bench.client() as client:
+            summary = await Job(settings, prompts, rules).run(client)
+        assert (summary.ending, summary.requests) == ("complete", requests)
+        if lost:
+            for file in (photos / "cut").glob("job.sqlite*"):
+                file.unlink()
+
+
+def test_an_export_below_a_folder_is_no_input(tmp_path: Path) -> None:
+    make(tmp_path, "a.png", "set/images/0.png", "set/.export/export.json")
+    (tmp_path / "set/metadata.jsonl").write_text('{"file_name": "images/0.png"}\n')
+    (tmp_path / "set/train.parquet").write_bytes(b"not looked at")
+    assert names(read(tmp_path)) == ["a.png"]
+    assert names(read(tmp_path / "set")) == ["images/0.png"], "it is one where it is asked for"
+
+
+def test_a_pattern_chooses_parquet_files(tmp_path: Path) -> None:
+    pa, parquet = needs.module("pyarrow"), needs.module("pyarrow.parquet")
+    image = (png_header(64, 64), "a.png")
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for name in ("train-0", "train-1", "test-0"):
+        rows = [{"bytes": image[0] + name.encode(), "path": f"{name}.png"}]
+        parquet.write_table(pa.table({"image": pa.array(rows, kind)}), tmp_path / f"{name}.parquet")
+    rows = read(tmp_path / "train-*.parquet")
+    assert [row.metadata["image_path"] for row in rows] == ["train-0.png", "train-1.png"]

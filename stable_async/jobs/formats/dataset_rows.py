@@ -10,7 +10,7 @@ from stable_async.jobs.errors import RowProblem
 from stable_async.jobs.formats.base import UnreadableError
 from stable_async.jobs.formats.decoding import TextFile, unpacked
 from stable_async.jobs.formats.delimited import read_records
-from stable_async.jobs.formats.folder_rows import input_field
+from stable_async.jobs.formats.folder_rows import input_field, is_own
 from stable_async.jobs.formats.json_rows import read_json
 from stable_async.jobs.formats.parquet_rows import read_parquet
 from stable_async.jobs.formats.table import read_table
@@ -30,12 +30,14 @@ FILE_NAME = "file_name"
 
 
 def metadata_tables(root: Path) -> list[Path]:
-    """Return the metadata files of a folder of media: one, or one in each split's folder."""
-    for pattern in ("", "*/"):
-        found = sorted(path for name in METADATA for path in root.glob(pattern + name))
-        if found:
-            return found
-    return []
+    """Return the metadata files of a folder of media: one, or one in each split's folder.
+
+    A job below the folder, to which its results go, is no split.
+    """
+    if found := sorted(root / name for name in METADATA if (root / name).exists()):
+        return found
+    below = sorted(path for name in METADATA for path in root.glob(f"*/{name}"))
+    return [path for path in below if not is_own(path.parent)]
 
 
 def parquet_files(root: Path) -> list[Path]:
@@ -44,12 +46,20 @@ def parquet_files(root: Path) -> list[Path]:
     Raises:
         UnreadableError: It was saved in a format that only `datasets` reads.
     """
-    found = sorted(path for path in root.rglob("*.parquet") if not path.name.startswith("."))
+    found = sorted(
+        path
+        for path in root.rglob("*.parquet")
+        if not path.name.startswith(".") and not _is_in_own(path, root)
+    )
     if not found and (root / "dataset_info.json").exists() and any(root.glob("*.arrow")):
         raise UnreadableError(
             0, "was written by save_to_disk: write it with Dataset.to_parquet, and use that file"
         )
     return found
+
+
+def _is_in_own(path: Path, root: Path) -> bool:
+    return any(is_own(root / folder) for folder in path.relative_to(root).parents[:-1])
 
 
 def read_media_folder(

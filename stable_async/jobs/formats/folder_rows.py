@@ -17,19 +17,28 @@ if TYPE_CHECKING:
 
     from stable_async.jobs.formats.base import Rows
 
-__all__ = ["FolderFiles", "input_field", "is_pattern", "read_folder"]
+__all__ = ["FolderFiles", "input_field", "is_own", "is_pattern", "read_folder"]
 
 # Files that the API accepts, by field; the other fields take images.
 AUDIO = (".mp3", ".wav")
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
-# A folder that contains this belongs to a job, whose results are not its own input.
-LEDGER = "job.sqlite"
+# A folder below that contains one of these is a job or an export of one: no input of the next run.
+OWN = (
+    "job.sqlite",
+    ".export/export.json",
+    *(f"{folder}/.last-run" for folder in ("images", "audio", "models")),
+)
 LISTED_KINDS = 5
 
 
 def is_pattern(source: str) -> bool:
     """Return whether a source is a glob pattern; the name of an existing file is not."""
     return glob.has_magic(source) and not Path(source).exists()
+
+
+def is_own(folder: Path) -> bool:
+    """Return whether a folder is a job, even one without its ledger, or an export."""
+    return any((folder / name).exists() for name in OWN)
 
 
 def input_field(rules: ColumnRules) -> str:
@@ -69,6 +78,11 @@ class FolderFiles:
         if is_pattern(source):
             self.root, self._pattern = _parts(source)
 
+    @property
+    def is_pattern(self) -> bool:
+        """Whether the files are those that match a pattern, and not all below `root`."""
+        return self._pattern is not None
+
     def names(self) -> Iterator[str]:
         """Yield the names of all files but hidden ones, relative to `root`, with `/` as
         separator.
@@ -78,11 +92,11 @@ class FolderFiles:
             return
         names = (path.relative_to(self.root) for path in self.root.glob(self._pattern))
         for name in sorted(name for name in names if not _is_hidden(name)):
-            if (self.root / name).is_file() and not self._is_in_job(name):
+            if (self.root / name).is_file() and not self._is_in_own(name):
                 yield name.as_posix()
 
-    def _is_in_job(self, name: Path) -> bool:
-        return any((self.root / folder / LEDGER).exists() for folder in name.parents[:-1])
+    def _is_in_own(self, name: Path) -> bool:
+        return any(is_own(self.root / folder) for folder in name.parents[:-1])
 
     def _walk(self, folder: Path, before: str) -> Iterator[str]:
         with os.scandir(folder) as entries:
@@ -90,7 +104,7 @@ class FolderFiles:
                 (entry for entry in entries if not entry.name.startswith(".")),
                 key=lambda entry: entry.name,
             )
-        if before and any(entry.name == LEDGER for entry in found):
+        if before and is_own(folder):
             return
         for entry in found:
             if entry.is_dir(follow_symlinks=False):
