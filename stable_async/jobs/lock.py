@@ -66,7 +66,7 @@ def locked(folder: Path, doing: str = "works on this job") -> Iterator[FolderLoc
         OSError: The folder cannot be written.
     """
     path = folder / LOCK_NAME
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags, 0o644)
     except OSError as error:
@@ -97,7 +97,7 @@ def locked(folder: Path, doing: str = "works on this job") -> Iterator[FolderLoc
 def is_locked(folder: Path) -> bool:
     """Return whether another process holds the lock of a folder. Nothing is written."""
     # Whatever lies there in the folder of somebody else: opening a pipe would wait for its writer.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         descriptor = os.open(folder / LOCK_NAME, flags)
     except OSError:

@@ -124,7 +124,22 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="is a symbolic link; remove it"):
         locked(tmp_path).__enter__()
     assert (tmp_path / "precious").read_text() == "precious"
-    assert is_locked(tmp_path) is False
+    other = tmp_path / "other"
+    other.mkdir()
+    with locked(other) as lock:
+        (tmp_path / ".lock").unlink()
+        (tmp_path / ".lock").symlink_to(lock.path)
+        assert is_locked(tmp_path) is False
+
+
+def test_a_child_does_not_inherit_a_lock(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        [descriptor] = [
+            int(name)
+            for name in os.listdir("/proc/self/fd")  # noqa: PTH208
+            if os.path.realpath(f"/proc/self/fd/{name}").endswith("/.lock")
+        ]
+        assert not os.get_inheritable(descriptor)
 
 
 def test_a_folder_that_is_not_there_is_an_error_of_the_system(tmp_path: Path) -> None:
