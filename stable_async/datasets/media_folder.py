@@ -49,7 +49,7 @@ class MediaFolder(DataSetWriter):
         """Write `files` of one kind."""
         super().__init__(target, split, kind, is_only=is_only)
         self._files = files
-        self.config_has_features = kind.feature is not None
+        self.config_has_features: bool = kind.feature is not None
 
     @property
     def data_files(self) -> Sequence[str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Runner"]
 
-logger = logging.getLogger("stable_async")
+logger: logging.Logger = logging.getLogger("stable_async")
 
 READ_AHEAD = 256
 # Disk space reserved for ledger and metadata, and for each image in flight before the first one has
