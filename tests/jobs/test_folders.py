@@ -297,5 +297,5 @@ def test_a_pattern_chooses_parquet_files(tmp_path: Path) -> None:
     for name in ("train-0", "train-1", "test-0"):
         rows = [{"bytes": image[0] + name.encode(), "path": f"{name}.png"}]
         parquet.write_table(pa.table({"image": pa.array(rows, kind)}), tmp_path / f"{name}.parquet")
-    rows = read(tmp_path / "train-*.parquet")
-    assert [row.metadata["image_path"] for row in rows] == ["train-0.png", "train-1.png"]
+    found = read(tmp_path / "train-*.parquet")
+    assert [row.metadata["image_path"] for row in found] == ["train-0.png", "train-1.png"]
