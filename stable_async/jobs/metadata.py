@@ -50,7 +50,6 @@ class MetadataFile:
 
     def __init__(self, path: Path, ledger: Ledger) -> None:
         """Update the file, and open it for appending."""
-        self._path = path
         self._ledger = ledger
         self._number = self._checksum = 0
         if mark := find_mark(path, ledger):
