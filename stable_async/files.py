@@ -34,6 +34,7 @@ TEMPORARY_SUFFIX = ".part"
 MOST_THREADS = 40
 MOST_NAME = 200
 MOST_PIECES = 256  # per call; systems accept 1,024
+NOT_OPEN = -1
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,13 +73,6 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         raise
 
 
-def _write_some(descriptor: int, pieces: Sequence[memoryview]) -> int:
-    """Write some of `pieces`, from the first on, and return the number of bytes."""
-    if hasattr(os, "writev"):
-        return os.writev(descriptor, pieces)
-    return os.write(descriptor, pieces[0])
-
-
 class Sink(Protocol[KeptT]):
     """A place to store bytes: whole once `commit` has returned, or not at all."""
 
@@ -113,7 +107,7 @@ class AtomicFile:
         token = f"{owner}-" if owner else ""
         temporary = f".{name}.{token}{getrandbits(64):016x}{TEMPORARY_SUFFIX}"
         self._temporary = os.path.join(folder, temporary)
-        self._descriptor: int | None = None
+        self._descriptor = NOT_OPEN
         self._synced = False
 
     def write(self, chunks: Iterable[bytes]) -> None:
@@ -122,14 +116,18 @@ class AtomicFile:
         Raises:
             OSError: The folder is missing or not writable, or the disk is full.
         """
-        descriptor = self._open()
+        if self._descriptor == NOT_OPEN:
+            self._open()
         # As few calls as possible: each releases the interpreter lock and must reacquire it.
         pieces: Iterator[memoryview] = map(memoryview, filter(None, chunks))
         while views := list(islice(pieces, MOST_PIECES)):
             self._synced = False
             while views:
                 try:
-                    written = _write_some(descriptor, views)
+                    if hasattr(os, "writev"):
+                        written = os.writev(self._descriptor, views)
+                    else:
+                        written = os.write(self._descriptor, views[0])
                 except OSError as error:
                     raise self._naming_target(error) from None
                 while views and written >= len(views[0]):
@@ -140,7 +138,7 @@ class AtomicFile:
     def begin_sync(self) -> None:
         """Start writing what was appended so far to the disk, without waiting."""
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._open(), 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def written(self, size: int) -> bytes:
         """Return the first `size` bytes that were written.
@@ -159,9 +157,8 @@ class AtomicFile:
         Raises:
             OSError: The disk failed or is full.
         """
-        descriptor = self._open()
         try:
-            os.fsync(descriptor)
+            os.fsync(self._descriptor)
         except OSError as error:
             raise self._naming_target(error) from None
         self._synced = True
@@ -172,10 +169,10 @@ class AtomicFile:
         Raises:
             OSError: As for `write`.
         """
-        if last:
+        if last or self._descriptor == NOT_OPEN:  # an empty file is one, too
             self.write(last)
         if not self._synced:
-            self.sync()  # creates the file if it is empty
+            self.sync()
         self._close()
         try:
             os.replace(self._temporary, self.path)
@@ -193,18 +190,16 @@ class AtomicFile:
         """Return an error that names `path`, instead of the temporary file or no file at all."""
         return OSError(error.errno, error.strerror, self.path)
 
-    def _open(self) -> int:
-        if self._descriptor is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-            try:
-                self._descriptor = os.open(self._temporary, flags, 0o666)
-            except OSError as error:
-                raise self._naming_target(error) from None
-        return self._descriptor
+    def _open(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        try:
+            self._descriptor = os.open(self._temporary, flags, 0o666)
+        except OSError as error:
+            raise self._naming_target(error) from None
 
     def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
+        descriptor, self._descriptor = self._descriptor, NOT_OPEN
+        if descriptor != NOT_OPEN:
             os.close(descriptor)
 
 

@@ -87,9 +87,8 @@ class JobFolder:
         """Add a prompt and its image."""
         row = self._prompt(prompt, identity, service, parameters or {}, metadata)
         data = png(row.position) if data is None else data
-        mark = ".filtered" if filtered else ""
-        stem = f"images/{file_stem(row.position, row.id)}{mark}"
-        name = file_name or stem + file_suffix(content_type)
+        suffix = file_suffix(content_type, filtered=filtered)
+        name = file_name or f"images/{file_stem(row.position, row.id)}{suffix}"
         if file_name is None:
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)

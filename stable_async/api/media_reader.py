@@ -45,6 +45,7 @@ class MediaReader(Generic[MediaT]):
         recognised: Whether the first bytes have come, and are those of a result.
         seed: The result's seed; with JSON known at the end only.
         finish_reason: The result's finish reason; with JSON known at the end only.
+        request_id: The answer's `x-request-id`.
     """
 
     def __init__(self, kind: type[MediaT], answer: Answer) -> None:
@@ -56,6 +57,7 @@ class MediaReader(Generic[MediaT]):
         self.recognised: bool = False
         self.seed = parse_seed(answer.headers.get("seed"))
         self.finish_reason = self._word(answer.headers.get("finish-reason"))
+        self.request_id = answer.request_id
         self._page = bytearray()  # what came before the result was recognised
         self._data = bytearray()  # the first bytes of what may be the result
         self._json: Base64Field | None = None
@@ -75,11 +77,6 @@ class MediaReader(Generic[MediaT]):
     def known_at_end(self) -> bool:
         """Whether seed and finish reason are known at the end only, as with JSON."""
         return self._json is not None
-
-    @property
-    def request_id(self) -> str | None:
-        """The answer's `x-request-id`."""
-        return self._answer.request_id
 
     def feed(self, chunk: bytes) -> bytes:
         """Read the next piece of the body, and return the bytes of the result in it.
@@ -132,7 +129,7 @@ class MediaReader(Generic[MediaT]):
         if not self.recognised:
             raise self._unreadable()
         cut = not self._framed and self._end is not None and not self._end.is_whole()
-        if cut or self._is_part():
+        if cut or (self._answer.status == PARTIAL_CONTENT and self._is_part()):
             raise self._answer.unreadable(f"a part of {_ARTICLE[self._kind]}")
 
     def result(self, data: bytes, credits: float | None) -> MediaT:  # noqa: A002 - the API's word
@@ -204,11 +201,11 @@ class MediaReader(Generic[MediaT]):
         return self._word(fields.get("finish_reason") or fields.get("finishReason"))
 
     def _is_part(self) -> bool:
-        """Return whether the answer says that it is a part, as 206 may."""
+        """Return whether an answer of status 206 says that it is a part, as it may."""
         ranged = re.fullmatch(
             r"bytes (\d{1,12})-(\d{1,12})/(\d{1,12})", self._answer.headers.get("Content-Range", "")
         )
-        if self._answer.status != PARTIAL_CONTENT or ranged is None:
+        if ranged is None:
             return False
         first, last, size = map(int, ranged.groups())
         return first > 0 or last + 1 < size

@@ -34,7 +34,7 @@ class FolderLock:
     def __init__(self, path: Path, descriptor: int) -> None:
         """Describe the open file of a lock."""
         self.path = path
-        self._identity = _identity(os.fstat(descriptor))
+        self._status = os.fstat(descriptor)
 
     def check(self) -> None:
         """Check that this lock still keeps other processes out.
@@ -43,7 +43,7 @@ class FolderLock:
             JobError: Its file was removed or replaced, so that another run may be working here.
         """
         try:
-            held = _identity(os.lstat(self.path)) == self._identity
+            held = os.path.samestat(os.lstat(self.path), self._status)
         except OSError:
             held = False
         if not held:
@@ -122,7 +122,3 @@ def _is_lock(descriptor: int) -> bool:
 
 def _write_name(descriptor: int, name: str) -> None:
     os.pwrite(descriptor, name.encode()[: NAME_LENGTH - 1].ljust(NAME_LENGTH - 1) + b"\n", 0)
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino

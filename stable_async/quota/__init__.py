@@ -5,7 +5,7 @@ waste.
 from stable_async.config import Quota
 from stable_async.quota.fair_queue import Priority
 from stable_async.quota.homes.base import QuotaHome, Waiters
-from stable_async.quota.homes.process import ProcessHome
+from stable_async.quota.homes.local import ProcessHome
 from stable_async.quota.limiter import Permit, QuotaLimiter, QuotaStatistics
 from stable_async.quota.rule import Rule, RuleState
 from stable_async.quota.shared import KeyQuota, SharedQuota, quota_of

@@ -55,8 +55,9 @@ class Dispatcher:
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float  # set with the timer
-        # When to ask the home again; infinity while the home or the burst limit will call.
-        self._earliest = -inf
+        # When to ask the home again; infinity while nobody waits, or the home or the burst limit
+        # will call.
+        self._earliest = inf
         self._kicked = False
         self._longest_wait = 0.0
         self._lag: LoopLag | None = None
@@ -185,7 +186,7 @@ class Dispatcher:
 
     def kick(self) -> None:
         """Check the queue again, once per iteration of the loop however many changes there are."""
-        if self.queue and not self._kicked:
+        if not self._kicked and self.queue:
             self._kicked = True
             self.loop.call_soon(self._dispatch)
 
@@ -198,7 +199,7 @@ class Dispatcher:
 
     def waiting(self, priority: Priority) -> int:
         """Return how many calls of `priority` wait now."""
-        return self.queue.count(priority)
+        return self.queue.waiting[priority]
 
     def gone(self) -> bool:
         """Return whether the event loop was closed, so that nobody waits here any more."""
@@ -216,7 +217,7 @@ class Dispatcher:
         """Grant slots to all calls whose turn has come, and set the timer for the next one."""
         self._kicked = False
         now = self.now()
-        earliest = -inf
+        earliest = inf
         while (waiter := self.queue.head()) is not None:
             if waiter.future.done():
                 self.queue.remove(waiter)
@@ -230,7 +231,7 @@ class Dispatcher:
                     break
                 # While interactive requests wait here, a bulk one whose turn it is takes its
                 # guaranteed part, and need not leave room for those of other processes.
-                slot = self.home.reserve(now, bulk=not self.queue.count("interactive"))
+                slot = self.home.reserve(now, bulk=not self.queue.waiting["interactive"])
             except StabilityError as error:
                 # The home can no longer be read.
                 self.queue.remove(waiter)
@@ -284,7 +285,7 @@ class Dispatcher:
 
     def _must_not_wait(self, waiter: Waiter, now: float, max_waiting: float) -> bool:
         """Return whether too many interactive calls wait already."""
-        if waiter.priority != "interactive" or self.queue.count("interactive") <= max_waiting:
+        if waiter.priority != "interactive" or self.queue.waiting["interactive"] <= max_waiting:
             return False
         if self._earliest < inf or (self._burst is not None and not self._burst.ready()):
             return True
@@ -326,7 +327,7 @@ class Dispatcher:
                 return
             self._timer.cancel()
             self._timer = None
-        if self.queue and when < inf:
+        if when < inf:
             # Not the timer's own `when()`: uvloop has none for a time that has passed.
             self._timer, self._timer_at = self.loop.call_at(when, self._on_timer), when
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from stable_async.config import Quota
 from stable_async.errors import ConfigurationError, WrongEventLoopError
 from stable_async.quota.dispatcher import Dispatcher
-from stable_async.quota.homes.process import ProcessHome
+from stable_async.quota.homes.local import ProcessHome
 from stable_async.quota.state import Snapshot
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class QuotaLimiter:
         return QuotaStatistics(
             **asdict(dispatcher.home.snapshot(now)),
             waiting=len(dispatcher.queue),
-            waiting_bulk=dispatcher.queue.count("bulk"),
+            waiting_bulk=dispatcher.queue.waiting["bulk"],
             earliest_next=max(dispatcher.home.earliest(now) - now, 0.0),
             granted=dispatcher.granted,
             longest_wait=dispatcher.longest_wait(),

@@ -22,7 +22,7 @@ from stable_async.config import Quota, Secret
 from stable_async.errors import ConfigurationError
 from stable_async.extras import install_command
 from stable_async.quota.homes.file import FORMAT, FileHome
-from stable_async.quota.homes.process import ProcessHome
+from stable_async.quota.homes.local import ProcessHome
 from stable_async.quota.state import terms_of
 
 if TYPE_CHECKING:

@@ -81,6 +81,7 @@ LONGEST_PENALTY = 3600.0
 FORGET = 600.0
 
 
+@dataclass(eq=False, slots=True)
 class Slot:
     """One place in the window, as its holder sees it.
 
@@ -89,12 +90,8 @@ class Slot:
         left: When its request left, seconds; `None` while the slot is open.
     """
 
-    __slots__ = ("left", "number")
-
-    def __init__(self, number: int) -> None:
-        """Create an open slot."""
-        self.number: int = number
-        self.left: float | None = None
+    number: int
+    left: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +383,12 @@ class QuotaState:
         Priorities are ignored. A time at or before `now` means at once.
         """
         self._use_share()
-        return max(self._rule.earliest(self.now, ahead), self._even(ahead))
+        now, interval = self.now, self._interval
+        when = self._rule.earliest(now, ahead)
+        if self._probe_due:
+            start = max(now, self._penalty_until)
+            return max(when, start + PROBE + (ahead - 1) * interval if ahead else start)
+        return max(when, self._next + ahead * interval if self._next > now else self._next)
 
     def snapshot(self) -> Snapshot:
         """Return the figures as of `now`."""
@@ -466,7 +468,8 @@ class QuotaState:
     # ---- inside
 
     def _note(self, process: str, now: float) -> _Process:
-        self.advance(now)
+        """Advance to `now`, at which a process makes an entry, and return the process."""
+        self.now = max(self.now, now)
         found = self._processes.get(process)
         if found is None:
             found = self._processes[process] = _Process(self.now)
@@ -477,14 +480,6 @@ class QuotaState:
         for name, process in list(self._processes.items()):
             if not process.open and process.seen < self.now - FORGET:
                 del self._processes[name]
-
-    def _even(self, ahead: int) -> float:
-        """Return when the even flow and the penalty allow a request, like `earliest`."""
-        now = self.now
-        if self._probe_due:
-            start = max(now, self._penalty_until)
-            return start + PROBE + (ahead - 1) * self._interval if ahead else start
-        return self._next + ahead * self._interval if self._next > now else self._next
 
     def _others_wait(self, process: str, now: float, *, bulk: bool) -> bool:
         return len(self._processes) > 1 and any(

@@ -12,7 +12,7 @@ from stable_async.api.verdict import judge_broken_connection
 from stable_async.errors import APITimeoutError
 from stable_async.transport.error_mapping import harmless_cause, translate
 from stable_async.transport.time_limits import TimeLimit
-from stable_async.transport.unpacking import unpacker_of
+from stable_async.transport.unpacking import Unpacker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
     from stable_async.api.answers import Answer
-    from stable_async.transport.unpacking import Unpacker
 
 __all__ = ["read_body"]
 
@@ -50,8 +49,11 @@ def read_body(
         InvalidResponseError: The body has a content encoding that was not asked for.
     """
     chunks = _as_sent(response, answer, stall_limit, ends_at)
-    unpacker = unpacker_of(answer)
-    return chunks if unpacker is None else _unpacked(chunks, unpacker)
+    # Identity is asked for, since images do not compress; some proxies compress all the same.
+    encoding = answer.headers.get("Content-Encoding", "").strip().lower()
+    if encoding in {"", "identity"}:
+        return chunks
+    return _unpacked(chunks, Unpacker(answer, encoding))
 
 
 async def _unpacked(

@@ -88,7 +88,7 @@ class Call:
         self._expires = None if options.deadline is None else self._clock() + options.deadline
         self._asked = request.asked
         self._method = request.operation.method
-        self._url = session.url(request)
+        self._url = session.base_url + request.path
         self._headers = session.headers(request, options)
         self._form = body_of(request)
         if self._form is not None:
@@ -113,7 +113,7 @@ class Call:
                     self._session.retrying, self._attempt, error, self._options.attempts
                 )
         except BaseException as error:
-            await self._close(error)
+            await self.__aexit__(type(error), error, error.__traceback__)
             raise
         return self
 
@@ -124,7 +124,12 @@ class Call:
         traceback: TracebackType | None,
     ) -> None:
         """Close the response and the files of the request."""
-        await self._close(error)
+        if self._response is not None:
+            self._response.close()
+        if self._telemetry is not None:
+            self._telemetry.ended(error)
+        if self._form is not None:
+            await self._form.close()
 
     def chunks(self) -> AsyncGenerator[bytes, None]:
         """Return the body as it arrives.
@@ -158,14 +163,6 @@ class Call:
             if not is_json(body):  # else only the end of the answer is missing
                 raise
         return replace(self.head, body=bytes(body))
-
-    async def _close(self, error: BaseException | None) -> None:
-        if self._response is not None:
-            self._response.close()
-        if self._telemetry is not None:
-            self._telemetry.ended(error)
-        if self._form is not None:
-            await self._form.close()
 
     async def _attempt(self) -> None:
         self._attempts += 1
@@ -248,7 +245,8 @@ class Call:
                 raise ExpiredPermitError from None
             if isinstance(body, MultipartPayload) and body.failure is not None:
                 raise body.failure from body.failure.__cause__
-            broken = translate(error, sent=trace is None or trace.sent, asked=self._asked)
+            sent = trace is None or trace.sent_at is not None
+            broken = translate(error, sent=sent, asked=self._asked)
             broken.attempts = self._attempts
             raise broken from harmless_cause(error)
         if self._options.on_response is not None:

@@ -171,9 +171,11 @@ def _callback(value: object) -> object:
 
 
 def _observer(value: object) -> object:
-    if callable(getattr(value, "leaving", None)) and callable(getattr(value, "refused", None)):
+    if value is None or (
+        callable(getattr(value, "leaving", None)) and callable(getattr(value, "refused", None))
+    ):
         return value
-    raise UnfitError("an object with the methods of AttemptObserver")
+    raise UnfitError("an object with the methods of AttemptObserver, or None")
 
 
 def _attempts(value: object) -> int:
@@ -190,7 +192,7 @@ _RULES: dict[str, tuple[str, Callable[[object], object]]] = {
     "extra_headers": ("extra_headers", or_none(_headers)),
     "raise_on_filtered": ("raise_on_filtered", flag),
     "on_response": ("on_response", or_none(_callback)),
-    "observer": ("observer", or_none(_observer)),
+    "observer": ("observer", _observer),
     "on_disconnect": ("on_disconnect", choice("cut", "finish")),
     "on_finished": ("on_finished", or_none(_callback)),
 }

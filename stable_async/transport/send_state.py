@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["AttemptTrace", "ExpiredPermitError", "SendState", "trace_attempts"]
 
 
+@dataclass(eq=False, slots=True)
 class SendState:
     """Whether the request of a call was sent, so that it may be billed.
 
@@ -23,12 +25,8 @@ class SendState:
         abandoned: Nobody waits for the call any more, so that it must not be sent (again).
     """
 
-    __slots__ = ("abandoned", "sent")
-
-    def __init__(self) -> None:
-        """Start with a request that was not sent."""
-        self.sent: bool = False
-        self.abandoned: bool = False
+    sent: bool = False
+    abandoned: bool = False
 
 
 class ExpiredPermitError(Exception):
@@ -41,9 +39,11 @@ class AttemptTrace:
     Attributes:
         permit: The permit of this attempt.
         expired: The permit was no longer valid when the request was about to leave.
+        sent_at: When the request's headers were handed to the connection, seconds of the event
+            loop's clock; `None` before.
     """
 
-    __slots__ = ("_clock", "_connecting", "_sent_at", "_state", "expired", "permit")
+    __slots__ = ("_clock", "_connecting", "_state", "expired", "permit", "sent_at")
 
     def __init__(self, permit: Permit, state: SendState) -> None:
         """Trace the attempt of `permit`; `state` is that of its call."""
@@ -51,17 +51,12 @@ class AttemptTrace:
         self._clock = asyncio.get_running_loop().time
         self.permit: Permit = permit
         self.expired: bool = False
+        self.sent_at: float | None = None
         self._connecting = 0.0
-        self._sent_at: float | None = None
-
-    @property
-    def sent(self) -> bool:
-        """Whether the request's headers were handed to the connection."""
-        return self._sent_at is not None
 
     def since_sent(self) -> float:
         """Return the seconds since the headers were sent; 0 if they were not."""
-        return 0.0 if self._sent_at is None else self._clock() - self._sent_at
+        return 0.0 if self.sent_at is None else self._clock() - self.sent_at
 
     def mark_sent(self) -> None:
         """Mark the permit as sent, right before the first bytes go to the connection.
@@ -75,7 +70,7 @@ class AttemptTrace:
             self.expired = True
             raise ExpiredPermitError
         self._state.sent = True
-        self._sent_at = self._clock()
+        self.sent_at = self._clock()
 
     def connecting(self) -> None:
         """Note that a connection is being set up."""
@@ -110,7 +105,7 @@ def trace_attempts(limiter: QuotaLimiter) -> aiohttp.TraceConfig:
         # With a body the headers are held back until its first piece, which may be one iteration of
         # the event loop later.
         trace: AttemptTrace = context.trace_request_ctx
-        if not trace.sent:
+        if trace.sent_at is None:
             trace.mark_sent()
 
     async def on_create_start(

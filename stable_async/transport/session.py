@@ -156,10 +156,6 @@ class Session:
             )
         return self._pool
 
-    def url(self, request: Request[object]) -> str:
-        """Return the full URL of a request."""
-        return self.base_url + request.path
-
     def headers(self, request: Request[object], options: Options) -> dict[str, str]:
         """Return the headers of a request, without those of its body."""
         operation = request.operation

@@ -81,7 +81,7 @@ class MediaStream(Generic[MediaT]):
     @property
     def filtered(self) -> bool:
         """Whether the content filter blurred the result; with JSON known when all was read."""
-        return self.finish_reason == CONTENT_FILTERED
+        return self._reader.finish_reason == CONTENT_FILTERED
 
     @property
     def known_at_end(self) -> bool:
@@ -208,8 +208,7 @@ class MediaStream(Generic[MediaT]):
         gathered = _Gathered()
         try:
             async for chunk in self:
-                gathered.add(chunk)
-                if gathered.is_enough():
+                if gathered.add(chunk):
                     await sink.write(gathered.chunks)
                     gathered.clear()
             # The sink alone has them now, and may drop them once they are copied elsewhere.
@@ -231,9 +230,14 @@ class _Gathered:
         self.chunks: list[bytes] = []
         self._size = 0
 
-    def add(self, chunk: bytes) -> None:
+    def add(self, chunk: bytes) -> bool:
+        """Add a chunk, and return whether all of them are to be written now."""
         self.chunks.append(chunk)
-        self._count(len(chunk))
+        self._size += len(chunk)
+        with _Gathered._lock:
+            _Gathered.everything += len(chunk)
+        enough = WRITE_SIZE if _Gathered.everything <= GATHERED_AT_MOST else PIECE
+        return self._size >= enough
 
     def take(self) -> list[bytes]:
         """Return the chunks without keeping them; they count until `clear`."""
@@ -241,15 +245,6 @@ class _Gathered:
         return chunks
 
     def clear(self) -> None:
-        self.chunks = []
-        self._count(-self._size)
-
-    def is_enough(self) -> bool:
-        """Return whether it is to be written now."""
-        enough = WRITE_SIZE if _Gathered.everything <= GATHERED_AT_MOST else PIECE
-        return self._size >= enough
-
-    def _count(self, size: int) -> None:
-        self._size += size
         with _Gathered._lock:
-            _Gathered.everything += size
+            _Gathered.everything -= self._size
+        self.chunks, self._size = [], 0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from stable_async.api.answers import Answer
 
-__all__ = ["Unpacker", "unpacker_of"]
+__all__ = ["Unpacker"]
 
 # No result is larger; a decompressed answer could be, by far.
 MAX_UNPACKED = 256 * 1024 * 1024
@@ -111,12 +111,3 @@ class Unpacker:
             if piece:
                 yield piece
             chunk = self._zlib.unused_data or self._zlib.unconsumed_tail
-
-
-def unpacker_of(answer: Answer) -> Unpacker | None:
-    """Return the decompressor for `answer`; `None` if it is not labelled as compressed.
-
-    Identity is asked for, since images do not compress; some proxies compress all the same.
-    """
-    encoding = answer.headers.get("Content-Encoding", "").strip().lower()
-    return None if encoding in {"", "identity"} else Unpacker(answer, encoding)

@@ -110,12 +110,12 @@ def test_all_leave_once_and_bulk_requests_have_their_floor(
             waiting.remove(left)
             if left.priority == "bulk":
                 passed_over = 0
-            elif queue.count("bulk"):
+            elif queue.waiting["bulk"]:
                 passed_over += 1
                 assert passed_over < BULK_TURN
         bulk = [one for one in waiting if one.priority == "bulk"]
-        assert (len(queue), queue.count("bulk")) == (len(waiting), len(bulk))
-        assert queue.count("interactive") == len(waiting) - len(bulk)
+        assert (len(queue), queue.waiting["bulk"]) == (len(waiting), len(bulk))
+        assert queue.waiting["interactive"] == len(waiting) - len(bulk)
         assert queue.oldest() == (waiting[0].since if waiting else None)
 
 

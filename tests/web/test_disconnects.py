@@ -318,7 +318,7 @@ async def test_what_was_abandoned_does_not_leave_a_turn_of_the_loop_later() -> N
         state.abandoned = True
         with pytest.raises(ExpiredPermitError):
             trace.mark_sent()
-        assert not trace.sent
+        assert trace.sent_at is None
         assert not state.sent
         permit.release()
     assert limiter.statistics().in_window == 0

@@ -1,4 +1,4 @@
-"""A home on this machine: the base of the homes in memory and in a file.
+"""Homes on this machine: the base of all of them, and the one in the memory of a process.
 
 Several event loops of one process share one `Store`, each through a `LocalHome` of its own. The
 state treats each of them as a process: it joins, sends heartbeats, and expires when silent.
@@ -9,24 +9,23 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import threading
 from functools import cache
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from stable_async.errors import ConfigurationError
-from stable_async.quota.homes.replica import WAITED, YIELDED, Entry
-from stable_async.quota.state import Slot, dump_terms, terms_of
+from stable_async.quota.homes.replica import WAITED, YIELDED, Entry, apply
+from stable_async.quota.state import QuotaState, Slot, dump_terms, terms_of
 
 if TYPE_CHECKING:
-    import threading
-
     from stable_async.config import Quota
     from stable_async.quota.homes.base import Waiters
     from stable_async.quota.homes.replica import Kind
-    from stable_async.quota.state import QuotaState, Snapshot
+    from stable_async.quota.state import Snapshot
 
-__all__ = ["LocalHome", "Store"]
+__all__ = ["LocalHome", "ProcessHome", "Store"]
 
 logger: logging.Logger = logging.getLogger("stable_async.quota")
 
@@ -286,6 +285,62 @@ class LocalHome:
         for home in self._store.homes:
             if home is not self and home.waiters is not None:
                 home.waiters.wake()
+
+
+class ProcessHome(LocalHome):
+    """A quota home in memory, for one event loop or for all of this process."""
+
+    def __init__(self, quota: Quota, *, name: str | None = None) -> None:
+        """Prepare an empty quota or, with `name`, the one of that name in this process."""
+        super().__init__(_Memory(quota) if name is None else _named(name, quota), quota)
+
+
+class _Memory:
+    """A store in memory."""
+
+    def __init__(self, quota: Quota) -> None:
+        self.lock = threading.RLock()
+        self.homes: list[LocalHome] = []
+        self.state = QuotaState(quota)
+
+    def acquire(self, home: LocalHome) -> None:
+        self.homes.append(home)
+
+    def drop(self, home: LocalHome) -> None:
+        self.homes.remove(home)
+
+    def catch_up(self, now: float) -> QuotaState:
+        self.state.advance(now)
+        return self.state
+
+    def view(self, now: float) -> QuotaState:
+        return self.catch_up(now)
+
+    def enter(self, entry: Entry, due: float | None = None) -> bool:
+        return apply(self.state, entry, due)
+
+    def clock(self) -> float:
+        # Whatever stops this process stops all users of the store, so that no time is ever late.
+        return -inf
+
+
+_stores: dict[str, _Memory] = {}
+_stores_lock = threading.Lock()
+
+
+def _named(name: str, quota: Quota) -> _Memory:
+    with _stores_lock:
+        return _stores.setdefault(name, _Memory(quota))
+
+
+def _forget_stores() -> None:
+    global _stores, _stores_lock
+    _stores, _stores_lock = {}, threading.Lock()
+
+
+# A forked process counts separately, and a lock may be held by a thread that it does not have.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_stores)
 
 
 @cache
