@@ -105,7 +105,13 @@ class Attempt:
         try:
             result = await self._make()
             if self._claimed or self._accepted or result.state != "waiting":
-                await self._settle(result)
+                claims = self._context.images.claims
+                if claims is not None and result.state != "in flight":
+                    claims.settle(self._stem, result)
+                settle = partial(Ledger.settle, row=self._row, result=result)
+                await self._context.ledger.do(settle)
+                if claims is not None:
+                    await claims.forget(self._stem)
             charge = result.charge
             return result
         except RowClaimedError as error:
@@ -117,15 +123,6 @@ class Attempt:
             return None
         finally:
             self._settle_price(charge)
-
-    async def _settle(self, result: Result) -> None:
-        claims = self._context.images.claims
-        if claims is not None and result.state != "in flight":
-            claims.settle(self._stem, result)
-        settle = partial(Ledger.settle, row=self._row, result=result)
-        await self._context.ledger.do(settle)
-        if claims is not None:
-            await claims.forget(self._stem)
 
     async def _take_over(self, facts: RowFacts) -> Result:
         """Record what the bucket knows of a row that this ledger, an older copy, did not know."""
@@ -293,15 +290,11 @@ class Attempt:
 
     def _claim(self) -> Awaitable[None]:
         """Claim the row in the ledger and, where images are in a bucket, there."""
-        context, row = self._context, self._row
-        departures = context.departures.take(before=int(time.time()))
-
-        def claim(ledger: Ledger) -> None:
-            ledger.claim(row)
-            if departures:
-                ledger.count_departures(departures)
-
-        noting, claims = context.ledger.do(claim), context.images.claims
+        context = self._context
+        if departures := context.departures.take(before=int(time.time())):
+            context.ledger.post(partial(Ledger.count_departures, seconds=departures))
+        noting = context.ledger.do(partial(Ledger.claim, row=self._row))
+        claims = context.images.claims
         return noting if claims is None else self._claim_in_bucket(noting, claims)
 
     async def _claim_in_bucket(self, noting: Awaitable[None], claims: Claims) -> None:

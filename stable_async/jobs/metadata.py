@@ -99,10 +99,9 @@ class MetadataFile:
         lines = []
         for _, row, image in fresh:
             lines.append(metadata_line(row, image))
-            lines += [
-                metadata_line(replace(row, id=other.id, metadata=other.metadata), image)
-                for other in others.get(row.position, ())
-            ]
+            for other in others.get(row.position, ()):
+                alike = replace(row, id=other.id, metadata=other.metadata)
+                lines.append(metadata_line(alike, image))
         return "".join(lines).encode()
 
     def _write(self, data: bytes) -> None:

@@ -240,21 +240,17 @@ class Dispatcher:
             if not isinstance(slot, Slot):
                 earliest = slot
                 break
-            self._grant(waiter, slot, now)
+            if self._burst is not None:
+                self._burst.take()
+            self.queue.pop(waiter.priority)
+            self.granted += 1
+            self._longest_wait = max(self._longest_wait, now - waiter.since)
+            waiter.future.set_result(slot)
+            if self._lag is not None:
+                self._lag.watch(now)
         self._earliest = earliest
         self._expire(now)
         self._set_timer()
-
-    def _grant(self, waiter: Waiter, slot: Slot, now: float) -> None:
-        """Serve the head of the queue."""
-        if self._burst is not None:
-            self._burst.take()
-        self.queue.pop(waiter.priority)
-        self.granted += 1
-        self._longest_wait = max(self._longest_wait, now - waiter.since)
-        waiter.future.set_result(slot)
-        if self._lag is not None:
-            self._lag.watch(now)
 
     def _remove(self, waiter: Waiter) -> None:
         self.queue.remove(waiter)

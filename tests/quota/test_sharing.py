@@ -20,7 +20,7 @@ from stable_async import ConfigurationError, Quota, SharedQuota, StabilityClient
 from stable_async.errors import QuotaTimeoutError, WrongEventLoopError
 from stable_async.quota import KeyQuota, ProcessHome, QuotaLimiter, Slot, quota_of, shared
 from stable_async.quota.dispatcher import clock_of
-from stable_async.quota.homes import local, process
+from stable_async.quota.homes import local
 from stable_async.quota.homes.file import FileHome
 from stable_async.sandbox import Sandbox
 
@@ -46,7 +46,7 @@ def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """No file can be had, as in a container whose file system is read-only."""
     monkeypatch.setattr(shared, "_folder", lambda: None)
     shared._warn_once.cache_clear()
-    monkeypatch.setattr(process, "_stores", {})
+    monkeypatch.setattr(local, "_stores", {})
 
 
 def counted(key: str, url: str) -> Snapshot:

@@ -133,7 +133,7 @@ class _FileStore:
     def catch_up(self, now: float) -> QuotaState:
         if not self._alone:
             try:
-                self._catch_up()
+                self._catch_up(self._opened())
             except FAILURES as error:
                 self._continue_alone(error)
         state = self._replica.state
@@ -151,7 +151,14 @@ class _FileStore:
         outcome = None
         if not self._alone:
             try:
-                outcome = self._enter(entry)
+                text = json.dumps(entry)
+                while outcome is None:  # it is not in the state if the file was replaced meanwhile
+                    log = self._opened()
+                    log.append(text)
+                    log = self._catch_up(log)
+                    outcome = self._replica.outcome(entry.process, entry.number)
+                if log.size > ROTATE_AT:
+                    self._rotate()
             except FAILURES as error:
                 self._continue_alone(error)
         if outcome is None:
@@ -160,18 +167,6 @@ class _FileStore:
         if outcome and entry.kind == "reserve":
             self._granted.append((entry.process, entry.number, entry.time))
         return bool(outcome)
-
-    def _enter(self, entry: Entry) -> bool:
-        text = json.dumps(entry)
-        outcome = None
-        # It is not in the state if the file was replaced meanwhile.
-        while outcome is None:
-            self._opened().append(text)
-            log = self._catch_up()
-            outcome = self._replica.outcome(entry.process, entry.number)
-        if log.size > ROTATE_AT:
-            self._rotate()
-        return outcome
 
     # ---- reading
 
@@ -190,10 +185,9 @@ class _FileStore:
         if log is not None:
             log.close()
 
-    def _catch_up(self) -> AppendLog:
+    def _catch_up(self, log: AppendLog) -> AppendLog:
         """Apply new entries, and follow the state to the file that it is in now; return that."""
         while True:
-            log = self._opened()
             # In this order: everybody reads what was appended while the file was in its place, no
             # matter who replaces the file.
             in_place = log.is_at(self._path)
@@ -206,28 +200,29 @@ class _FileStore:
                 self._enter_lost()
             else:
                 return log
+            log = self._opened()
 
     def _apply_new(self, log: AppendLog) -> str:
         """Apply new entries; return the name of the next file if this one is sealed."""
         lines, self._unread = self._unread + log.read(), []
+        now = self.clock()
         for text in lines:
             if text.startswith(SEAL):
                 return text.removeprefix(SEAL).strip()
-            if not text.startswith(MAGIC):
-                self._apply(Entry(*json.loads(text)))
+            if text.startswith(MAGIC):
+                continue
+            entry = Entry(*json.loads(text))
+            if entry.time <= now + AHEAD:
+                self._replica.apply(entry)
+            elif not self._warned_of_time:
+                self._warned_of_time = True
+                logger.warning(
+                    "the shared quota's file %s has an entry %.3g s ahead of this machine's clock; "
+                    "such entries are ignored",
+                    self._path,
+                    entry.time - now,
+                )
         return ""
-
-    def _apply(self, entry: Entry) -> None:
-        if entry.time <= self.clock() + AHEAD:
-            self._replica.apply(entry)
-        elif not self._warned_of_time:
-            self._warned_of_time = True
-            logger.warning(
-                "the shared quota's file %s has an entry %.3g s ahead of this machine's clock; "
-                "such entries are ignored",
-                self._path,
-                entry.time - self.clock(),
-            )
 
     def _begin(self, log: AppendLog, replica: Replica) -> AppendLog:
         """Continue in `log`, starting it with the state of `replica` if nobody has.

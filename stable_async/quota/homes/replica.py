@@ -131,8 +131,6 @@ class Replica:
         if entry.number > self.number(entry.process):
             outcome = apply(self.state, entry)
             self._last[entry.process] = _Last(entry.number, outcome, self.state.now)
-            # Lazily computed values are thus computed at the same point by all.
-            self.state.earliest()
 
     def number(self, process: str) -> int:
         """Return the number of the last entry of a process; 0 if there is none."""
