@@ -141,11 +141,12 @@ def cpu() -> float:
 
 
 def peak_memory() -> float:
-    """Return the peak of this process, MiB; `ru_maxrss` counts what its parent had at the fork."""
-    (line,) = (
-        line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
-    )
-    return int(line.split()[1]) / 1024
+    """Return the peak memory of this process, MiB, since it began its program; Linux only.
+
+    `ru_maxrss` would also count what the process that started it had at that moment.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def do(what: str, prompts: Path, folder: Path, url: str) -> None:

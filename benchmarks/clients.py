@@ -11,12 +11,13 @@ import argparse
 import asyncio
 import json
 import os
-import resource
 import tempfile
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+from benchmarks.checking import peak_memory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -210,12 +211,12 @@ async def measure(client: str, task: str, url: str, count: int) -> dict[str, flo
             if task != "upload":  # warm connections and caches; uploads are measured for memory
                 await asyncio.gather(*[worker() for _ in range(at_a_time)])
             numbers = iter(range(count))
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            before = peak_memory()
             cpu, wall = time.process_time(), time.perf_counter()
             await asyncio.gather(*[worker() for _ in range(at_a_time)])
             cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"cpu": cpu / count, "wall": wall / count, "memory": grown * 1024}
+            grown = peak_memory() - before
+    return {"cpu": cpu / count, "wall": wall / count, "memory": grown * 1024 * 1024}
 
 
 def main() -> None:

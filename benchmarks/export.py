@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -22,6 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from benchmarks.checking import peak_memory
 from stable_async.datasets import ExportFormat, export_job
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.plan import Plan
@@ -147,8 +147,7 @@ def measure(how: str, job: Path, kind: ExportFormat) -> dict[str, float]:
     else:
         by_hand(job, target, kind, checked=how == "checked")
     seconds = time.perf_counter() - started
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": seconds, "memory": memory}
+    return {"seconds": seconds, "memory": peak_memory()}
 
 
 def run(how: str, job: Path, kind: str) -> dict[str, float]:

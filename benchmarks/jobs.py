@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.answering import answering_server
+from benchmarks.checking import peak_memory
 
 if TYPE_CHECKING:
     from stable_async.jobs import Summary
@@ -118,13 +119,15 @@ def do(what: str, url: str, prompts: Path, folder: Path) -> None:
         "seconds": time.perf_counter() - began,
         "start": (STARTED or [began])[0] - began,
         "cpu": usage.ru_utime + usage.ru_stime,
-        "memory": usage.ru_maxrss / 1024,
+        "memory": peak_memory(),
     }
     print(json.dumps(figures))
 
 
 def mark_done(folder: Path, left: int) -> None:
-    """Prepare a job of which only the last rows are left."""
+    """Prepare a job of which only the last rows are left; the others have one image file."""
+    (folder / "images").mkdir(exist_ok=True)
+    (folder / "images" / "x.png").touch()
     with sqlite3.connect(folder / "job.sqlite") as ledger:
         (last,) = ledger.execute("SELECT max(position) FROM rows").fetchone()
         ledger.execute(
