@@ -45,24 +45,37 @@ class Trace:
         self._at = threading.local()
 
     def start(self) -> None:
-        """Count from now on, in this thread and in those that start later."""
-        threading.setprofile(self._event)
-        sys.setprofile(self._event)
+        """Count from now on, in this thread and in those that an earlier trace or this one has seen
+        start.
+        """
+        _counting.append(self)
+        threading.setprofile(_event)
+        sys.setprofile(_event)
 
     def stop(self) -> None:
         """Stop counting."""
         sys.setprofile(None)
         threading.setprofile(None)
+        _counting.remove(self)
 
-    def _event(self, frame: FrameType, event: str, argument: object) -> None:
-        path = frame.f_code.co_filename
-        if event != "call" or not path.startswith(PACKAGE):
-            return
+    def count(self, path: str) -> None:
+        """Count a call of a function in the file at `path`."""
         self.calls[path[len(PACKAGE) + 1 :]] += 1
         if getattr(self._at, "path", path) != path:
             self.switches += 1
         self._at.path = path
         self.threads.add(threading.current_thread().name)
+
+
+# The trace that counts now. The threads of an executor outlive a trace, and keep this function.
+_counting: list[Trace] = []
+
+
+def _event(frame: FrameType, event: str, argument: object) -> None:
+    path = frame.f_code.co_filename
+    if event == "call" and path.startswith(PACKAGE):
+        for trace in _counting:
+            trace.count(path)
 
 
 def traced(url: str, rows: int, room: Path, *, shared: bool = False) -> Trace:
@@ -81,7 +94,9 @@ def traced(url: str, rows: int, room: Path, *, shared: bool = False) -> Trace:
     write_prompts(prompts, rows)
     trace = Trace()
     terms = Quota(requests=100_000)
-    quota = SharedQuota.file(room / "quota", terms) if shared else replace(terms, scope="client")
+    # A file of its own: entries of an earlier run would be read, too.
+    file = room / f"quota-{rows}"
+    quota = SharedQuota.file(file, terms) if shared else replace(terms, scope="client")
 
     async def main() -> None:
         settings = JobSettings(folder=room / str(rows), max_in_flight=1)
