@@ -15,7 +15,7 @@ from stable_async.api.base64_json import decode_base64
 from stable_async.api.envelope import read_envelope
 from stable_async.api.media_types import sniff
 from stable_async.api.pages import describe, page_title
-from stable_async.api.parsing import parse_json, parse_seed
+from stable_async.api.parsing import parse_json
 from stable_async.api.texts import clean
 from stable_async.api.verdict import FAILED_REASON, judge, judge_failed, judge_unreadable, rule_of
 from stable_async.errors import APIStatusError, InvalidResponseError
@@ -34,6 +34,7 @@ __all__ = [
     "read_error",
     "read_generation_id",
     "read_json",
+    "read_seed",
 ]
 
 ContentT = TypeVar("ContentT")
@@ -41,6 +42,7 @@ ContentT = TypeVar("ContentT")
 logger: logging.Logger = logging.getLogger("stable_async")
 
 MAX_MESSAGES = 20
+MOST_SEED_DIGITS = 10
 # No answer may stop a client for good, or make it retry in a tight loop.
 MIN_RETRY_AFTER = 1.0
 MAX_RETRY_AFTER = 3600.0
@@ -204,10 +206,25 @@ def _v1_image(answer: Answer, data: bytes, seed: object, reason: object) -> Imag
     return Image(
         data=data,
         content_type=sniff(data),
-        seed=parse_seed(seed),
+        seed=read_seed(seed),
         finish_reason=clean(reason, limit=100, key=answer.key) if isinstance(reason, str) else None,
         request_id=answer.request_id,
     )
+
+
+def read_seed(seed: object) -> int | None:
+    """Return the seed in a header or in JSON; `None` if there is none."""
+    match seed:
+        case str() if seed.isascii() and seed.isdigit() and len(seed) <= MOST_SEED_DIGITS:
+            return int(seed)
+        case float() if seed.is_integer():
+            return int(seed)
+        case bool():
+            return None
+        case int():
+            return seed
+        case _:
+            return None
 
 
 def read_error(

@@ -6,10 +6,10 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from stable_async.api.answers import read_seed
 from stable_async.api.base64_json import Base64Field, other_fields
 from stable_async.api.media_types import ENOUGH, FileEnd, sniff
 from stable_async.api.pages import describe
-from stable_async.api.parsing import parse_seed
 from stable_async.api.texts import clean
 from stable_async.media import CONTENT_FILTERED, Audio, Image, Media, Model3D
 
@@ -55,7 +55,7 @@ class MediaReader(Generic[MediaT]):
         self._answer = answer
         self.content_type: str = ""
         self.recognised: bool = False
-        self.seed = parse_seed(answer.headers.get("seed"))
+        self.seed = read_seed(answer.headers.get("seed"))
         self.finish_reason = self._word(answer.headers.get("finish-reason"))
         self.request_id = answer.request_id
         self._page = bytearray()  # what came before the result was recognised
@@ -120,7 +120,7 @@ class MediaReader(Generic[MediaT]):
                 fields = self._json.finish()
             except ValueError:
                 raise self._unreadable() from None
-            if (seed := parse_seed(fields.get("seed"))) is not None:
+            if (seed := read_seed(fields.get("seed"))) is not None:
                 self.seed = seed
             # v1 writes it in its own way.
             reason = fields.get("finish_reason") or fields.get("finishReason")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import cast
 
-__all__ = ["is_json", "parse_json", "parse_seed"]
+__all__ = ["is_json", "parse_json"]
 
-MOST_DIGITS = 10
 _BLANK = "\ufeff \t\r\n"  # among them the byte order mark
 
 
@@ -33,18 +32,3 @@ def is_json(data: bytes | bytearray) -> bool:
         return isinstance(parse_json(data), dict | list)
     except ValueError:
         return False
-
-
-def parse_seed(seed: object) -> int | None:
-    """Return the seed in a header or in JSON; `None` if there is none."""
-    match seed:
-        case str() if seed.isascii() and seed.isdigit() and len(seed) <= MOST_DIGITS:
-            return int(seed)
-        case float() if seed.is_integer():
-            return int(seed)
-        case bool():
-            return None
-        case int():
-            return seed
-        case _:
-            return None

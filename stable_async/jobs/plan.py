@@ -87,18 +87,16 @@ class Positions:
     """Assigns positions to new rows: their place in the file, if it is free.
 
     A row thus has the same file name whichever machine makes it, and whatever was made before.
+
+    Attributes:
+        last: The highest position that is taken.
     """
 
     def __init__(self, shard: Shard, last: int) -> None:
         """Begin with the `last` position that is taken."""
         self._shard = shard
-        self._last = last
+        self.last = last
         self._taken: dict[int, str | None] = {}
-
-    @property
-    def last(self) -> int:
-        """The highest position that is taken."""
-        return self._last
 
     def begin(self, taken: Mapping[int, str | None]) -> None:
         """Begin a batch of rows whose places are `taken` by these ids; `None` means a replaced row.
@@ -117,9 +115,9 @@ class Positions:
     def take(self, place: int) -> int:
         """Return the position of a new row."""
         if place <= 0 or place in self._taken:
-            place = self._shard.next_position(self._last)
+            place = self._shard.next_position(self.last)
         self._taken[place] = None
-        self._last = max(self._last, place)
+        self.last = max(self.last, place)
         return place
 
 
