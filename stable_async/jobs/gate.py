@@ -97,7 +97,7 @@ class Gate:
         if self._probe is who:  # it has probed, and was refused
             self.end_probe(who)
             await asyncio.sleep(0)  # another row probes next: this one alone may be blocked
-        while not self.lets_pass(who):
+        while self._outage_began is not None:
             if self._probe is None:
                 self._probe = who
                 await asyncio.sleep(min(self._wait, self._left()))
