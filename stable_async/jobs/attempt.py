@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stable_async.jobs.gate import Gate
     from stable_async.jobs.ledger_writer import LedgerWriter
     from stable_async.jobs.lock import FolderLock
-    from stable_async.jobs.progress import Departures, Progress
+    from stable_async.jobs.progress import Progress
     from stable_async.jobs.row import ChargeState, Row
     from stable_async.jobs.storage.base import ImageWriter
     from stable_async.jobs.storage.claims import Claims
@@ -51,7 +51,6 @@ class RunContext:
         budget: Limits what they may cost.
         gate: Decides whether they may leave.
         progress: Updated with every attempt.
-        departures: Counts the requests that leave.
         lock: The lock of the job's folder.
         folder: The folder that input files of rows are relative to.
         max_in_flight: The most rows in progress at a time.
@@ -63,7 +62,6 @@ class RunContext:
     budget: Budget
     gate: Gate
     progress: Progress
-    departures: Departures
     lock: FolderLock
     folder: Path
     max_in_flight: int
@@ -286,12 +284,11 @@ class Attempt:
         self.sent_at = time.time()
         self._left_at = asyncio.get_running_loop().time()
         context.progress.left(self._left_at)
-        context.departures.count(requests=1)
 
     def _claim(self) -> Awaitable[None]:
         """Claim the row in the ledger and, where images are in a bucket, there."""
         context = self._context
-        if departures := context.departures.take(before=int(time.time())):
+        if departures := context.progress.take_departures(before=int(time.time())):
             context.ledger.post(partial(Ledger.count_departures, seconds=departures))
         noting = context.ledger.do(partial(Ledger.claim, row=self._row))
         claims = context.images.claims
@@ -322,14 +319,12 @@ class Attempt:
             if not error.maybe_billed:
                 self._release()
         if isinstance(error, RateLimitError):
-            context.progress.rate_limited += 1
-            context.departures.count(rate_limited=1)
+            context.progress.count(rate_limited=1)
 
     def _not_sent(self) -> None:
         """Record that no connection was made after all."""
         if self._away:
-            self._context.progress.requests -= 1
-            self._context.departures.count(requests=-1)
+            self._context.progress.count(requests=-1)
         self._landed()
         self._context.gate.hold(self._scope)
 

@@ -21,7 +21,7 @@ from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.ledger_writer import LedgerWriter
 from stable_async.jobs.open_files import raise_file_limit
 from stable_async.jobs.opening import open_job
-from stable_async.jobs.progress import Departures, Left, Progress, Summary
+from stable_async.jobs.progress import Left, Progress, Summary
 from stable_async.jobs.recovery import close_ledger
 from stable_async.jobs.runner import Runner
 from stable_async.quota.shared import RedisQuota
@@ -172,7 +172,6 @@ class Job:
                 budget=budget,
                 gate=gate,
                 progress=progress,
-                departures=Departures(),
                 lock=opened.lock,
                 folder=opened.folder,
                 max_in_flight=settings.max_in_flight,

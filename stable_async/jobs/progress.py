@@ -12,7 +12,7 @@ from stable_async.jobs.budget import Bill
 if TYPE_CHECKING:
     from stable_async.jobs.row import Result
 
-__all__ = ["Departures", "Ending", "Left", "Progress", "Summary"]
+__all__ = ["Ending", "Left", "Progress", "Summary"]
 
 Ending = Literal["complete", "incomplete", "budget", "stopped", "interrupted"]
 
@@ -124,6 +124,8 @@ class Progress:
     outage: str | None = None
     _departures: deque[float] = field(default_factory=deque)
     _results: deque[float] = field(default_factory=deque)
+    # Requests and 429 answers by second since 1970, until `take_departures` returns them.
+    _by_second: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def without_image(self) -> int:
@@ -137,11 +139,27 @@ class Progress:
 
     def left(self, now: float) -> None:
         """Count a request that leaves."""
-        self.requests += 1
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         _recent(self._departures, now, RATE_WINDOW)
         self._departures.append(now)
+        self.count(requests=1)
+
+    def count(self, *, requests: int = 0, rate_limited: int = 0) -> None:
+        """Count requests that leave in this second, or have not left after all, and 429 answers."""
+        self.requests += requests
+        self.rate_limited += rate_limited
+        second = int(time.time())
+        before = self._by_second.get(second, (0, 0))
+        self._by_second[second] = (before[0] + requests, before[1] + rate_limited)
+
+    def take_departures(self, before: int | None = None) -> dict[int, tuple[int, int]]:
+        """Return, once, requests and 429 answers of the seconds before one, or of all."""
+        taken = {}
+        for second in list(self._by_second):
+            if before is None or second < before:
+                taken[second] = self._by_second.pop(second)
+        return taken
 
     def settle(self, result: Result, now: float) -> None:
         """Count the result of an attempt."""
@@ -173,27 +191,6 @@ class Progress:
         if not results:
             return None
         return (self.total - self.settled) * min(FORECAST_WINDOW, now - self.started) / results
-
-
-class Departures:
-    """Counts requests that leave, and 429 answers, by second since 1970."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, tuple[int, int]] = {}
-
-    def count(self, *, requests: int = 0, rate_limited: int = 0) -> None:
-        """Count a request that left, or was refused, in this second."""
-        second = int(time.time())
-        before = self._seconds.get(second, (0, 0))
-        self._seconds[second] = (before[0] + requests, before[1] + rate_limited)
-
-    def take(self, before: int | None = None) -> dict[int, tuple[int, int]]:
-        """Return, once, the counts of all seconds before one, or of all."""
-        taken = {}
-        for second in list(self._seconds):
-            if before is None or second < before:
-                taken[second] = self._seconds.pop(second)
-        return taken
 
 
 def _recent(times: deque[float], now: float, window: float) -> int:

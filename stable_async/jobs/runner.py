@@ -96,7 +96,7 @@ class Runner:
                 await self._make_all()
             if self._at_end:
                 break
-        seconds = context.departures.take()
+        seconds = progress.take_departures()
         await ledger.do(partial(Ledger.count_departures, seconds=seconds))
 
     @property

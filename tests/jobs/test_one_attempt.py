@@ -28,7 +28,7 @@ from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.ledger_writer import LedgerWriter
 from stable_async.jobs.lock import locked
 from stable_async.jobs.metadata import MetadataFile
-from stable_async.jobs.progress import Departures, Progress
+from stable_async.jobs.progress import Progress
 from stable_async.jobs.row import Result
 from stable_async.jobs.storage.bucket import BucketStore
 from stable_async.jobs.storage.claims import Claims, RowClaimedError
@@ -137,7 +137,7 @@ class Bench:
     @property
     def left(self) -> int:
         """Requests that left, as they will be counted in the ledger."""
-        return sum(requests for requests, _ in self.context.departures.take().values())
+        return sum(requests for requests, _ in self.context.progress.take_departures().values())
 
 
 @asynccontextmanager
@@ -164,7 +164,6 @@ async def opened(
                     budget=Budget(None),
                     gate=gate,
                     progress=progress,
-                    departures=Departures(),
                     lock=lock,
                     folder=tmp_path,
                     max_in_flight=4,
@@ -680,7 +679,7 @@ async def test_a_stop_waits_for_a_generation_that_was_accepted(bench: Bench) -> 
 async def test_a_probe_ends_with_its_attempt(bench: Bench) -> None:
     await bench.run(["leave", ("refuse", s := status(429, "again")), s])
     assert bench.progress.rate_limited == 1
-    [(requests, limited)] = bench.context.departures.take().values()
+    [(requests, limited)] = bench.context.progress.take_departures().values()
     assert (requests, limited) == (1, 1)
     await bench.run(["leave", ("refuse", AGAIN), AGAIN])
     assert bench.progress.rate_limited == 1
@@ -696,7 +695,7 @@ async def test_departures_reach_the_ledger_with_a_later_claim(
     second[0] = 101.5
     await bench.run(["leave", ("refuse", AGAIN), AGAIN])
     assert bench.stored.departures() == [(100, 1, 0)]
-    assert bench.context.departures.take() == {101: (1, 0)}
+    assert bench.context.progress.take_departures() == {101: (1, 0)}
 
 
 # A bucket.
@@ -725,7 +724,7 @@ async def test_a_claim_that_the_bucket_does_not_take_stops_the_job(
 async def test_a_claim_that_only_the_bucket_took_is_no_claim(
     in_bucket: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise LedgerError("broken")
 
     monkeypatch.setattr(Ledger, "claim", broken)

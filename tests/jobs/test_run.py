@@ -712,7 +712,7 @@ async def test_a_seed_is_the_same_wherever_and_whenever_a_row_is_made(bench: Ben
     assert derive_seed("x", 1, 0) != derive_seed("x", 1, 1) != derive_seed("x", 2, 0)
 
 
-@pytest.mark.parametrize("where", ["progress.Departures.count", "row_image.make_request"])
+@pytest.mark.parametrize("where", ["progress.Progress.count", "row_image.make_request"])
 async def test_a_bug_or_a_callback_that_raises_leaves_no_row_in_flight(
     bench: Bench, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -773,7 +773,7 @@ async def test_a_time_out_that_is_not_ours_is_no_word_that_nothing_left(
 
     path = bench.write("a")
     with monkeypatch.context() as patch:
-        patch.setattr("stable_async.jobs.progress.Departures.count", fail)
+        patch.setattr("stable_async.jobs.progress.Progress.count", fail)
         summary = await bench.run(path)
     assert (summary.ending, summary.in_doubt) == ("stopped", 1)
     assert (await bench.run(path)).requests == 0
