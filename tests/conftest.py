@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -34,13 +35,15 @@ settings.load_profile("suite")
 
 @pytest.fixture(autouse=True, scope="session")
 def nothing_from_the_shell() -> None:
-    """What tests start has signals and umask as in a new terminal, whoever started the tests."""
+    """Signals, umask and standard input are as in a new terminal, whoever started the tests."""
     for ignorable in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         if signal.getsignal(ignorable) is signal.SIG_IGN:
             # The tests go on ignoring it. A program that they start does not inherit a handler.
             signal.signal(ignorable, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o022)
+    if sys.__stdin__ is None:  # it was closed; pytest has opened the descriptor
+        sys.__stdin__ = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115
 
 
 @pytest.fixture(autouse=True)
