@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from stable_async.api.base import MediaRequest
 from stable_async.api.services import SERVICES, Service
+from stable_async.api.texts import is_blank
 from stable_async.cli.connection import Connection, open_client
 from stable_async.cli.exit_status import UsageError
 from stable_async.cli.output_file import OutputFile, OutputOption
@@ -117,6 +118,10 @@ async def _generate(
         request = model(**given)
     except InvalidRequestError as error:
         raise UsageError(str(error)) from None
+    for name, value in given.items():
+        # As in a job: invisible characters buy an arbitrary image.
+        if name.endswith("prompt") and isinstance(value, str) and value and is_blank(value):
+            raise UsageError(f"{name}: blank; write one")
     await output.check()
     async with open_client(connection) as client:
         return await output.keep(await client.send(request))

@@ -193,6 +193,16 @@ async def test_generate_writes_an_image_of_the_sandbox(command: Command, tmp_pat
     assert (tmp_path / "fox.webp").read_bytes()[8:12] == b"WEBP"
 
 
+@pytest.mark.parametrize("prompt", [" ", "\u200b", "\u3164 "])
+def test_generate_buys_no_image_of_a_blank_prompt(
+    prompt: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "fox.png"
+    assert run(["generate", "core", prompt, "-o", str(output), "--sandbox"]) == 2
+    assert "prompt: blank; write one" in capsys.readouterr().err
+    assert not output.exists()
+
+
 async def test_run_with_a_sandbox_of_its_own_needs_no_key(command: Command, tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(
         '{"prompt": "a fox"}\n{"prompt": "a sandbox:filtered fox", "service": "sd3"}\n'
