@@ -57,7 +57,7 @@ class Dispatcher:
         self._timer_at: float  # set with the timer
         # When to ask the home again; infinity while nobody waits, or the home or the burst limit
         # will call.
-        self._earliest = inf
+        self._earliest: float
         self._kicked = False
         self._longest_wait = 0.0
         self._lag: LoopLag | None = None
@@ -104,9 +104,6 @@ class Dispatcher:
                 return
             if self._identity is not None:
                 _shared.pop((self._identity, id(self.loop)), None)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if self._burst is not None:
             self._burst.close()
         if self._lag is not None:
@@ -116,7 +113,8 @@ class Dispatcher:
             await self.home.aclose()
         finally:
             if not self.loop.is_closed():
-                self._dispatch()  # waiting calls still learn that the home is closed
+                # Waiting calls still learn that the home is closed, and the timer ends.
+                self._dispatch()
 
     def limit_burst(self, burst: int, rate: float) -> None:
         """Let at most `burst` requests leave at once, and `rate` per second after them.

@@ -389,6 +389,26 @@ def test_of_two_that_replace_the_file_at_once_both_go_on_in_one(
     assert caplog.text == ""
 
 
+def test_those_who_follow_make_no_next_file(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow one would put it in the place of the one that everybody uses."""
+    open_ = AppendLog.open
+
+    def checked(file_: Path, magic: bytes, *, create: bool = True) -> AppendLog:
+        existed = file_.exists()
+        log = open_(file_, magic, create=create)
+        assert existed or file_.name not in path.with_name("kept").read_text()
+        return log
+
+    with homes(path, clock, 3) as (one, *others):
+        path.with_name("kept").hardlink_to(path)
+        store(one)._rotate()
+        monkeypatch.setattr(AppendLog, "open", checked)
+        for other in others:
+            leave(other, clock)
+
+
 def seal(one: FileHome, path: Path) -> Path:
     """Seal the file as a process does that is killed before it goes on; return the next file."""
     successor = path.with_name("quota.next")
@@ -420,10 +440,58 @@ def test_a_next_file_that_was_removed_is_made_anew(path: Path, clock: Clock) -> 
         assert new.snapshot(clock.now).in_window == 2
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_sealed_file_that_another_one_has_replaced_is_left(
-    path: Path, clock: Clock, there: bool
+def test_two_that_follow_a_sealed_file_at_once_go_on_in_one_that_has_begun(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rename = Path.rename
+    with homes(path, clock, 2) as (one, other):
+
+        def late(successor: Path, target: Path) -> Path:
+            monkeypatch.setattr(Path, "rename", rename)
+            # Who opens it in its place must find the state in it.
+            assert successor.stat().st_size
+            leave(other, clock)
+            return rename(successor, target)
+
+        leave(one, clock)
+        seal(one, path)
+        monkeypatch.setattr(Path, "rename", late)
+        assert one.snapshot(clock.now).in_window == other.snapshot(clock.now).in_window == 2
+        assert names(path) == ["quota"]
+
+
+def test_a_change_that_cannot_be_written_is_an_error(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(log: AppendLog, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    with homes(path, clock, 1) as (one,):
+        slot = take(one, clock)
+        with monkeypatch.context() as changed:
+            changed.setattr(AppendLog, "append", full)
+            with pytest.raises(ConfigurationError, match="No space left"):
+                one.reserve(clock.now)
+            with pytest.raises(ConfigurationError, match="No space left"):
+                one.mark_sent(slot, clock.now)
+        assert one.mark_sent(slot, clock.now)
+        assert one.snapshot(clock.now).in_window == 1
+
+
+@pytest.mark.parametrize("there", ["", "at first", "still"])
+def test_a_sealed_file_that_another_one_has_replaced_is_left(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    open_ = AppendLog.open
+
+    def removed_then(file_: Path, magic: bytes, *, create: bool = True) -> AppendLog:
+        log = open_(file_, magic, create=create)
+        if file_.name == "quota.next" and not create:
+            file_.unlink()
+        return log
+
+    if there == "at first":
+        monkeypatch.setattr(AppendLog, "open", removed_then)
     with homes(path, clock, 1) as (one,):
         leave(one, clock)
         successor = seal(one, path)

@@ -276,7 +276,8 @@ class _FileStore:
         """Continue in the file that follows this one.
 
         Its beginning is the same, no matter which process writes it. Its own name is removed before
-        anything is appended, so that it replaces only its predecessor, and only once.
+        anything is appended, so that it replaces only its predecessor, and only once. If nobody can
+        continue in it, the sealed file is no longer in its place, and the caller notices that.
         """
         successor = self._path.with_name(name)
         sealed = self._opened()
@@ -287,19 +288,15 @@ class _FileStore:
             if sealed.is_at(self._path) and not sealed.cut:
                 # Not in its place: it was removed, and nobody can continue in it.
                 self._path.unlink(missing_ok=True)
-            self._put_back()
             return
         if in_place:
             self._begin(log, self._replica)
             with suppress(FileNotFoundError):
                 successor.rename(self._path)
-        elif log.is_at(self._path):
-            self._begin(log, self._replica)
         else:
             # Its predecessor was removed, and another file has been put there.
             log.close()
             successor.unlink(missing_ok=True)
-            self._put_back()
 
     def _put_back(self) -> None:
         """Continue in the file that is in place; if it is missing or truncated, replace it."""
@@ -359,7 +356,6 @@ class _FileStore:
             failure.__cause__ = error
         if not self._fallback:
             raise failure
-        self._close()
         self._alone = True
         logger.warning(
             "%s; until it can be used again this process counts its own requests only", failure
