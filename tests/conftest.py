@@ -43,7 +43,7 @@ def nothing_from_the_shell() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o022)
     if sys.__stdin__ is None:  # it was closed; pytest has opened the descriptor
-        sys.__stdin__ = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115
+        sys.__stdin__ = Path(os.devnull).open(encoding="utf-8")  # type: ignore[misc]  # noqa: SIM115
 
 
 @pytest.fixture(autouse=True)
