@@ -61,6 +61,9 @@ class Balancer:
 def bound_socket() -> socket.socket:
     """Return a socket with a port that nobody else can take before a worker listens on it."""
     bound = socket.socket()
+    # Its connections inherit it. Uvicorn takes a descriptor for a Unix socket and would not set it,
+    # so that each answer of several pieces took 40 ms longer.
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     bound.bind((HOST, 0))
     return bound
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from examples.web_cluster import bound_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,8 +35,7 @@ def example(
         "STABILITY_BASE_URL": sandbox_url,
         "STABILITY_SHARED_QUOTA": quota_path,
     }
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
+    with bound_socket() as bound:
         descriptor = bound.fileno()
         command = {
             "cluster": ["-m", "examples.web_cluster", "0"],
