@@ -171,6 +171,15 @@ async def test_a_deadline_leaves_time_for_the_pace() -> None:
 
 
 @virtual_time
+async def test_a_deadline_that_passes_before_the_pace_allows_a_call_is_told_then() -> None:
+    limiter = QuotaLimiter(Quota(10, 10.0, burst=1))
+    await send(limiter, 1)
+    with pytest.raises(QuotaTimeoutError):
+        await limiter.acquire(deadline=0.5)
+    assert clock() == pytest.approx(1000.5, abs=0.01)
+
+
+@virtual_time
 async def test_an_error_says_in_how_many_seconds_it_could_be_served() -> None:
     limiter = QuotaLimiter(QUOTA)
     await send(limiter, 10)
