@@ -217,7 +217,7 @@ def summary_lines(summary: Summary, left: Left, *, kind: MediaKind = IMAGE) -> I
         (summary.again, "to be retried"),
         (summary.filtered, "filtered"),
         (summary.in_doubt, "in doubt"),
-        (summary.missing, "with their files missing"),
+        (summary.missing, "without " + ("its file" if summary.missing == 1 else "their files")),
     ):
         if number:
             made.append(f"{number:,} {what}")

@@ -41,6 +41,8 @@ def test_one_is_one() -> None:
         "1 image made",
         "3 credits spent, 1 request, 1 s",
     ]
+    [missing, *_] = summary_lines(replace(WHOLE, missing=1), Left())
+    assert missing == "1 image made, 1 without its file"
     two = replace(WHOLE, done=2, credits=1.0, spent=1.0, requests=2)
     assert list(summary_lines(two, Left(), kind=AUDIO)) == [
         "2 audio files made",
