@@ -42,7 +42,7 @@ class Part(NamedTuple):
     result: str
 
 
-# They take about 3, 450, 180 and 400 seconds of CPU.
+# They take about 3, 450, 340 and 400 seconds of CPU.
 PARTS = {
     "exchanges": Part(
         compare_exchanges,
