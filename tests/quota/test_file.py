@@ -995,7 +995,6 @@ def test_what_a_lost_file_knew_counts_if_it_left_within_three_windows(
         clock.now += ago
         os.truncate(path, 0)
         assert one.snapshot(clock.now).in_window == counted
-        assert not file._kept
 
 
 @pytest.mark.parametrize("line", ["not json", "[1, 2]", '{"a": 1}', f"{file.MAGIC} []"])

@@ -309,6 +309,7 @@ def test_what_left_without_the_file_counts_when_it_can_be_used_again(
     later = FileHome(path, quota, fallback=True)
     later.open_now()
     assert isinstance(later.reserve(time.monotonic()), float)
+    assert later._store not in file._kept, "what the file has is held no longer"
     later.close_now()
 
 
