@@ -82,8 +82,8 @@ VOWELS = frozenset("aeiouy")
 ORDINARY = frozenset(
     {
         *("ask", "audi", "dawn", "don", "let", "lift", "loft", "made", "mage", "mod", "modal"),
-        *("musk", "ode", "own", "reset", "schedule", "second", "see", "stale", "stole", "stop"),
-        *("sued", "with"),
+        *("masked", "musk", "ode", "own", "reset", "rights", "schedule", "second", "see", "stale"),
+        *("stole", "stop", "sued", "with"),
     }
 )
 # Columns in which data sets have text that may serve as prompts, the likeliest first.
@@ -460,14 +460,14 @@ def _meant_by(name: str, known: Collection[str]) -> Iterator[str]:
         known: The parameters of the service.
     """
     yield from (target for target in MEANT.get(name, ()) if target in known)
-    if len(name) < SHORTEST - 1 or name in ORDINARY:
+    if len(name) < SHORTEST - 1 or name in ORDINARY or name in ALL_FIELDS - set(known):
         return
     for target in sorted(known):
         word = target.replace("_", "")
-        if _is_typo(name, word) or name == word + "s":
+        if len(word) >= SHORTEST and (name in {word, word + "s"} or _is_typo(name, word)):
             yield target
     for other, targets in MEANT.items():
-        if _is_typo(name, other):
+        if len(other) >= SHORTEST and _is_typo(name, other):
             yield from (target for target in targets if target in known)
 
 
@@ -475,8 +475,6 @@ def _is_typo(name: str, word: str) -> bool:
     """Return whether a name is a word with one typing error: two letters swapped, one missing or
     doubled, or a vowel for another.
     """
-    if len(word) < SHORTEST:
-        return False
     wrong = next(
         (place for place, (a, b) in enumerate(zip(name, word, strict=False)) if a != b), -1
     )

@@ -26,8 +26,9 @@ __all__ = ["SANDBOX", "JobOptions", "changed_error", "find_differences"]
 SANDBOX = "sandbox"
 """The server of jobs whose images were made by a sandbox."""
 
-# Their key in the ledger.
+# Their key in the ledger, and the one that jobs from before 2026-11-26 have.
 NAME = "options"
+OLD_NAME = "begun"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,7 @@ class JobOptions:
         """Return the options that the job of a ledger was started with; `None` if they are not
         known.
         """
-        text = ledger.get(NAME)
+        text = ledger.get(NAME) or ledger.get(OLD_NAME)
         return cls.parse(json.loads(text)) if isinstance(text, str) else None
 
     @classmethod

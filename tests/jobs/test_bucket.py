@@ -530,6 +530,21 @@ def test_a_job_goes_on_where_its_images_are(
     assert len([*(tmp_path / "images").rglob("*.png")]) == 2
 
 
+def test_the_record_of_an_earlier_version_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs.module("PIL")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("a fox\na hare\n")
+    words = ["run", "p.txt", "--out", "out", "--sandbox", "--images", f"file://{tmp_path}/images"]
+    assert run([*words, "--limit", "1"]) == 0
+    record = tmp_path / "images" / "stable-async-job.json"
+    record.write_text(record.read_text().replace('"options":', '"begun":'))
+    execute(tmp_path / "out" / "job.sqlite", "UPDATE job SET name = 'begun' WHERE name = 'options'")
+    assert run(["run", "--out", "out", "--json"]) == 0
+    assert '"done": 1, "skipped": 1' in capsys.readouterr().out
+
+
 # What stands where an image belongs.
 
 

@@ -231,6 +231,20 @@ async def test_images_of_the_sandbox_never_count_as_real(bench: Bench) -> None:
     assert len(bench.shop.asked) == 1
 
 
+@pytest.mark.parametrize("server", [None, "sandbox"])
+async def test_options_are_known_under_their_earlier_name(bench: Bench, server: str | None) -> None:
+    """Otherwise a forgotten `--set` buys the job of an earlier version again."""
+    path = bench.write("a")
+    await bench.run(path, PromptRules(set={"aspect_ratio": "16:9"}), server=server)
+    execute(bench.out / "job.sqlite", "UPDATE job SET name = 'begun' WHERE name = 'options'")
+    with pytest.raises(JobChangedError, match="other options" if server is None else "sandbox"):
+        await bench.run(path)
+    found = read_options(bench.out)
+    assert found is not None
+    assert found[0].set == {"aspect_ratio": "16:9"}
+    assert len(bench.shop.asked) == 1
+
+
 async def test_a_job_continues_as_it_was_started(bench: Bench) -> None:
     path = bench.write("a", {"id": "x", "prompt": "b"})
     rules = PromptRules(set={"aspect_ratio": "16:9"}, vary={"seed": ("1", "2")})

@@ -667,8 +667,8 @@ def kind_of(column: str, service: str) -> tuple[str, str | None]:
 @pytest.mark.parametrize(
     ("meant", "slips"),
     [
-        ("seed", "sead sede sed seeed esed eed seeds SEDE"),
-        ("prompt", "promt prmopt rpompt prompt_s Promppt"),
+        ("seed", "sead sede sed seeed esed eed seeds SEDE seed_ _seed Se-ed"),
+        ("prompt", "promt prmopt rpompt prompt_s Promppt prompt_"),
         ("style_preset", "stile styel styl preet"),
         ("aspect_ratio", "asepct ratoi aspet_ratio aspect_ration apsect-ratio"),
         ("negative_prompt", "negatve negativ_prompt negative_promt"),
@@ -691,10 +691,19 @@ def test_words_that_are_names_of_columns_elsewhere_stay_possible(service: str) -
         "night bright town weight value words styles sizes photos Prompt_NSFW image_nsfw user_name "
         "timestamp Category Challenge Note similarity hash punsafe pwatermark aesthetic caption "
         "source tags label split title artist year url language rating author subject theme camera "
-        "Titel Bild Notiz Sprache modele tema semilla sample_id time place scene state status"
+        "Titel Bild Notiz Sprache modele tema semilla sample_id time place scene state status ids "
+        "rights masked"
     )
     kinds = {word: kind_of(word, service)[0] for word in text.split()}
     assert kinds == dict.fromkeys(kinds, "kept")
+
+
+@pytest.mark.parametrize(
+    ("column", "service"),
+    [("prompt", "replace-background-and-relight"), ("mode", "text-to-audio")],
+)
+def test_a_parameter_of_another_service_is_no_slip(column: str, service: str) -> None:
+    assert kind_of(column, service) == ("suspicious", None)
 
 
 def test_texts_that_parquet_has_as_bytes_are_read(tmp_path: Path) -> None:

@@ -50,7 +50,10 @@ def read_record(objects: Objects) -> JobRecord | None:
     match found:
         case None:
             return None
-        case {"id": str(identity), "shards": int(shards), "options": dict(options)}:
+        case (
+            {"id": str(identity), "shards": int(shards), "options": dict(options)}
+            | {"id": str(identity), "shards": int(shards), "begun": dict(options)}  # an older one
+        ):
             return JobRecord(identity, shards, options)
         case _:
             raise StorageError(f"{objects.name(JOB_NAME)} is not the record of a job")
@@ -60,7 +63,6 @@ def write_record(objects: Objects, record: JobRecord, *, replaces: bool = False)
     """Store a record, and return the one that is stored then.
 
     Unless it `replaces` an existing one, the first of two concurrent parts wins.
-
     """
     data = to_json(
         {"schema": SCHEMA, "id": record.id, "shards": record.shards, "options": record.options}
