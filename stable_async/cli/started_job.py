@@ -34,7 +34,6 @@ def started_job(out: Path | None, options: PromptOptions, images: str | None = N
 
     Only `limit` and `sample` of the options apply, and `shard` if the folder is lost.
 
-
     Raises:
         UsageError: There is no job, or other options are given.
     """

@@ -58,7 +58,6 @@ def find_near_duplicates(
 
     The file `known` has the hashes of earlier exports by SHA-256, and is updated.
 
-
     Raises:
         JobError: ImageHash is not installed.
     """

@@ -161,7 +161,7 @@ class Gate:
         return is_last and self._answered and self._outage_began is not None and not self._left()
 
     def refused(self, error: StabilityError) -> None:
-        """Record an error of those that make an outage (`failures.is_outage`)."""
+        """Record an error of those that make an outage (`outcomes.is_outage`)."""
         now = self._clock()
         if not self._refusals:
             self._first_refusal = now

@@ -59,7 +59,6 @@ def locked(folder: Path, doing: str = "works on this job") -> Iterator[FolderLoc
 
     The message to another process says what this one is `doing`.
 
-
     Raises:
         JobLockedError: Another process holds it; the message names it.
         JobError: The lock is a link, or a file of another program.

@@ -30,7 +30,6 @@ def requeue(
 
     `missing` returns which image files are gone.
 
-
     Yields:
         What is made again and its price, in whole sentences.
     """

@@ -29,7 +29,6 @@ def read_records(
 
     Without a delimiter it is that of a `sep=` line, else the one that fits the header best.
 
-
     Raises:
         UnreadableError: The file is not CSV.
     """

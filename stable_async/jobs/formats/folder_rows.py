@@ -118,7 +118,6 @@ def read_folder(files: FolderFiles, rules: ColumnRules, notes: list[str]) -> Row
 
     `notes` receives a line that says which files are left out.
 
-
     Raises:
         UnreadableError: There are no such files, or the service takes no files.
     """
