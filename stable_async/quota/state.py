@@ -408,7 +408,6 @@ class QuotaState:
     def dump(self) -> Dump:
         """Return everything as JSON values, without processes not seen for long."""
         self._forget()
-        self.earliest()  # what is computed when it is needed, so that equal states look equal
         return {
             "now": self.now,
             "terms": dump_terms(self.terms),

@@ -27,7 +27,7 @@ from stable_async.quota import ProcessHome, QuotaLimiter, Slot
 from stable_async.quota.homes import file, local
 from stable_async.quota.homes.append_log import AppendLog
 from stable_async.quota.homes.file import FileHome
-from stable_async.quota.homes.replica import Entry, Replica
+from stable_async.quota.homes.replica import WAITED, YIELDED, Entry, Replica
 from stable_async.quota.state import LEASE, LONGEST_PENALTY
 from stable_async.sandbox import Sandbox
 from tests.quota import reference
@@ -1179,3 +1179,27 @@ async def test_a_client_whose_permit_has_expired_asks_for_another(path: Path, up
         assert len(sandbox.log) == 1
     others.close_now()
     assert attempts == 2
+
+
+# All processes must come to the same state: one that counts a request less lets one too many leave.
+
+
+def test_when_a_process_asks_does_not_change_which_slots_it_knows() -> None:
+    """Its share was cut, and grows back; what bound it is forgotten while another request waits."""
+    quota = Quota(requests=3, window=1.0, jitter=0.3)
+    asking, silent = Replica(quota), Replica(quota)
+    for entry in (
+        Entry("one", 1, "penalise", 0.0, value=30.0),
+        Entry("one", 2, "penalise", 16.0, value=30.0),
+        Entry("two", 4, "mark_sent", 59.2, slot=3),  # which has expired
+        Entry("one", 5, "departed", 60.4, value=3),
+        Entry("two", 6, "reserve", 62.9, value=WAITED),
+        Entry("two", 7, "reserve", 62.9, value=YIELDED, bulk=True),
+    ):
+        asking.apply(entry)
+        silent.apply(entry)
+        asking.state.due("one", entry.time)
+        assert asking.outcome(entry.process, entry.number) is silent.outcome(
+            entry.process, entry.number
+        )
+    assert asking.dump() == silent.dump()

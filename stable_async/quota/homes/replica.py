@@ -131,6 +131,9 @@ class Replica:
         if entry.number > self.number(entry.process):
             outcome = apply(self.state, entry)
             self._last[entry.process] = _Last(entry.number, outcome, self.state.now)
+            # What a state computes lazily depends on when it is computed: here, so that all
+            # replicas agree on every slot.
+            self.state.earliest()
 
     def number(self, process: str) -> int:
         """Return the number of the last entry of a process; 0 if there is none."""
