@@ -56,9 +56,14 @@ class Run(NamedTuple):
 
 
 class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports one module from a tree instead of from its file."""
+    """Imports one module from a tree instead of from its file.
+
+    Attributes:
+        imported: Whether it did.
+    """
 
     def __init__(self, path: Path, tree: ast.Module) -> None:
+        self.imported = False
         self._path = str(path)
         self._code = compile(tree, self._path, "exec", dont_inherit=True)
 
@@ -71,6 +76,7 @@ class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
+        self.imported = True
         exec(self._code, module.__dict__)
 
 
@@ -149,8 +155,8 @@ def _pytest(tests: Sequence[str], folder: Path, *plugins: object, timeout: int =
     options = ["-x", "-q", "--tb=line", f"--timeout={timeout}", f"--basetemp={folder / 'files'}"]
     for plugin in ("cacheprovider", "xdist", "randomly"):
         options += ["-p", f"no:{plugin}"]
-    # What this process has imported before: a plugin of tests cannot be rewritten any more.
-    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    # Rewriting assertions, pytest would import the modules of an installed package by itself.
+    options.append("--assert=plain")
     try:
         return int(pytest.main([*options, *tests], [_Steady(), *plugins]))
     except Warning:
@@ -211,7 +217,9 @@ def start(
         limit = int(5 + seconds)  # they were traced then, which is slower
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         mutant.apply()
-        sys.meta_path.insert(0, _Changed(path, tree))
-        return _pytest(tests, folder)
+        changed = _Changed(path, tree)
+        sys.meta_path.insert(0, changed)
+        status = _pytest(tests, folder)
+        return status if changed.imported else 70
 
     return _fork(work, folder)
