@@ -517,14 +517,19 @@ async def test_a_job_keeps_its_images_in_one_place(bench: Bench, bucket: str) ->
         await bench.run(path, images=bucket)
 
 
+def make_one_of_two(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the first of two rows in the sandbox, with images in a bucket in `folder`."""
+    needs.module("PIL")
+    monkeypatch.chdir(folder)
+    (folder / "p.txt").write_text("a fox\na hare\n")
+    words = ["run", "p.txt", "--out", "out", "--sandbox", "--images", f"file://{folder}/images"]
+    assert run([*words, "--limit", "1"]) == 0
+
+
 def test_a_job_goes_on_where_its_images_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    needs.module("PIL")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "p.txt").write_text("a fox\na hare\n")
-    words = ["run", "p.txt", "--out", "out", "--sandbox", "--images", f"file://{tmp_path}/images"]
-    assert run([*words, "--limit", "1"]) == 0
+    make_one_of_two(tmp_path, monkeypatch)
     assert run(["run", "--out", "out", "--json"]) == 0
     assert '"done": 1, "skipped": 1' in capsys.readouterr().out
     assert len([*(tmp_path / "images").rglob("*.png")]) == 2
@@ -533,11 +538,7 @@ def test_a_job_goes_on_where_its_images_are(
 def test_the_record_of_an_earlier_version_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    needs.module("PIL")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "p.txt").write_text("a fox\na hare\n")
-    words = ["run", "p.txt", "--out", "out", "--sandbox", "--images", f"file://{tmp_path}/images"]
-    assert run([*words, "--limit", "1"]) == 0
+    make_one_of_two(tmp_path, monkeypatch)
     record = tmp_path / "images" / "stable-async-job.json"
     record.write_text(record.read_text().replace('"options":', '"begun":'))
     execute(tmp_path / "out" / "job.sqlite", "UPDATE job SET name = 'begun' WHERE name = 'options'")
