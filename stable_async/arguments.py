@@ -61,24 +61,20 @@ class UnfitError(ValueError):
     """A value breaks a rule; the text says what is allowed."""
 
 
-def _number(allowed: str, accepts: Callable[[float], bool]) -> Callable[[object], float]:
+def _number(allowed: str, *, or_zero: bool) -> Callable[[object], float]:
     def rule(value: object) -> float:
         if not isinstance(value, bool) and isinstance(value, Real) and isfinite(value):
             number = float(value)
-            if accepts(number):
+            if number > 0 or (or_zero and number == 0):
                 return number
         raise UnfitError(allowed)
 
     return rule
 
 
-seconds: Callable[[object], float] = _number(
-    "a number of seconds, 0 or more", lambda number: number >= 0
-)
-positive_seconds: Callable[[object], float] = _number(
-    "a number of seconds above 0", lambda number: number > 0
-)
-non_negative: Callable[[object], float] = _number("a number, 0 or more", lambda number: number >= 0)
+seconds: Callable[[object], float] = _number("a number of seconds, 0 or more", or_zero=True)
+positive_seconds: Callable[[object], float] = _number("a number of seconds above 0", or_zero=False)
+non_negative: Callable[[object], float] = _number("a number, 0 or more", or_zero=True)
 
 
 def at_least(least: int) -> Callable[[object], int]:
@@ -169,8 +165,7 @@ def checked_setting(name: str, value: object, rule: Callable[[object], T]) -> T:
     try:
         return rule(value)
     except UnfitError as error:
-        shown = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
-        raise ConfigurationError(f"{name} is {shown[:80]}; allowed: {error}") from None
+        raise _setting_error(name, value, error) from None
 
 
 def check_fields(
@@ -182,8 +177,16 @@ def check_fields(
         ConfigurationError: A field breaks its rule; the message names it with `prefix`.
     """
     for name, rule in rules.items():
-        value = checked_setting(prefix + name, getattr(settings, name), rule)
-        object.__setattr__(settings, name, value)
+        value = getattr(settings, name)
+        try:
+            object.__setattr__(settings, name, rule(value))
+        except UnfitError as error:
+            raise _setting_error(prefix + name, value, error) from None
+
+
+def _setting_error(name: str, value: object, error: UnfitError) -> ConfigurationError:
+    shown = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+    return ConfigurationError(f"{name} is {shown[:80]}; allowed: {error}")
 
 
 def unknown_word(word: str, known: Collection[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from stable_async.arguments import (
@@ -21,6 +21,9 @@ from stable_async.arguments import (
 )
 from stable_async.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = ["API_KEY_VARIABLE", "BASE_URL_VARIABLE", "Quota", "RetryPolicy", "Timeouts"]
 
 API_KEY_VARIABLE = "STABILITY_API_KEY"
@@ -33,6 +36,25 @@ DEFAULT_BASE_URL = "https://api.stability.ai"
 DOCUMENTED_REQUESTS = 150
 DOCUMENTED_WINDOW = 10.0
 DOCUMENTED_PENALTY = 60.0
+
+_QUOTA_RULES: dict[str, Callable[[object], object]] = {
+    "requests": at_least(1),
+    "window": positive_seconds,
+    "penalty": seconds,
+    "jitter": seconds,
+    "adaptive": flag,
+    "burst": or_none(at_least(1)),
+    "scope": choice("key", "client"),
+}
+_RETRY_RULES: dict[str, Callable[[object], object]] = {
+    "attempts": at_least(1),
+    "initial_backoff": seconds,
+    "max_backoff": seconds,
+}
+_RETRIES = at_least(0)
+_TIMEOUT_RULES = dict.fromkeys(
+    ("connect", "first_byte", "between_bytes", "total"), or_none(positive_seconds)
+)
 
 
 @checked_keywords
@@ -66,19 +88,7 @@ class Quota:
 
     def __post_init__(self) -> None:
         """Reject values that would mean no limit, or no progress."""
-        check_fields(
-            self,
-            {
-                "requests": at_least(1),
-                "window": positive_seconds,
-                "penalty": seconds,
-                "jitter": seconds,
-                "adaptive": flag,
-                "burst": or_none(at_least(1)),
-                "scope": choice("key", "client"),
-            },
-            "Quota.",
-        )
+        check_fields(self, _QUOTA_RULES, "Quota.")
         if self.jitter > self.window:
             raise ConfigurationError(f"Quota.jitter is {self.jitter}; allowed: 0 to {self.window}")
         if self.burst is not None and self.burst > self.requests:
@@ -107,8 +117,7 @@ class RetryPolicy:
     max_backoff: float = 30.0
 
     def __post_init__(self) -> None:
-        rules = {"attempts": at_least(1), "initial_backoff": seconds, "max_backoff": seconds}
-        check_fields(self, rules, "RetryPolicy.")
+        check_fields(self, _RETRY_RULES, "RetryPolicy.")
 
     @classmethod
     def of(cls, value: object) -> RetryPolicy:
@@ -120,7 +129,7 @@ class RetryPolicy:
         if isinstance(value, RetryPolicy):
             return value
         try:
-            return cls(attempts=at_least(0)(value) + 1)
+            return cls(attempts=_RETRIES(value) + 1)
         except UnfitError as error:
             raise UnfitError(f"a RetryPolicy, or the number of retries ({error})") from None
 
@@ -148,9 +157,7 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         """Reject zero: it would look like a limit and mean none."""
-        limit = or_none(positive_seconds)
-        limits = ("connect", "first_byte", "between_bytes", "total")
-        check_fields(self, dict.fromkeys(limits, limit), "Timeouts.")
+        check_fields(self, _TIMEOUT_RULES, "Timeouts.")
 
     @classmethod
     def of(cls, value: object) -> Timeouts:
