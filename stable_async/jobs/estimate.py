@@ -204,7 +204,7 @@ def estimate_run(
                 now = replace(before, server=server or before.server)
                 if prompts is not None:
                     now = JobOptions.of(prompts, rules, server=now.server)
-                if differences := find_differences(ledger, now, settings):
+                if differences := find_differences(ledger, before, now, settings):
                     raise changed_error(settings.folder, differences, *ledger.price_after(last))
             missing = partial(_missing, ledger, settings, rules)
             notes += requeue(ledger, settings, rules.shard, missing)

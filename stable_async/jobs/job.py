@@ -29,6 +29,7 @@ from stable_async.wording import amount, count
 
 if TYPE_CHECKING:
     from stable_async.client import StabilityClient
+    from stable_async.jobs.budget import Bill
     from stable_async.jobs.errors import RowProblem
     from stable_async.jobs.estimate import Estimate
     from stable_async.jobs.intake import Intake
@@ -150,8 +151,7 @@ class Job:
         budget = self._budget(client, opened)
         spent_before = opened.bill.spent
         progress.total, progress.skipped = opened.counts.total, opened.counts.done
-        self._settle(opened.counts)
-        progress.bill = budget.bill
+        self._settle(opened.counts, opened.bill)
         gate = Gate(
             progress,
             address=client.base_url,
@@ -193,16 +193,7 @@ class Job:
             try:
                 await runner.run()
                 await self._finish(files)
-                self.refused = await writer.do(partial(Ledger.refused, limit=REFUSED_LISTED))
-                outstanding = await writer.do(Ledger.outstanding)
-                self.left = Left(
-                    sum(rows for _, _, rows, _ in outstanding),
-                    sum(price or 0.0 for *_, price in outstanding),
-                    self._budget_parts,
-                )
-                await writer.do(self._write_failures)
-                self._settle(await writer.do(Ledger.counts))
-                progress.bill = await writer.do(Ledger.bill)
+                await writer.do(self._settle_all)
                 await budget.aclose()
             except JobError as error:
                 gate.stop(error)
@@ -245,9 +236,25 @@ class Job:
             error=None if error is None else str(error),
         )
 
-    def _settle(self, counts: Counts) -> None:
-        """Count rows without a good image as the ledger does."""
+    def _settle_all(self, ledger: Ledger) -> None:
+        """Write the failures, and say how the run leaves the job; in the thread of the ledger."""
+        try:
+            write_failures(self._settings.folder, ledger)
+        except OSError as error:
+            self.notes.append(f"{FAILURES_NAME} could not be written: {error.strerror or error}")
+        self.refused = ledger.refused(limit=REFUSED_LISTED)
+        outstanding = ledger.outstanding()
+        self.left = Left(
+            sum([rows for _, _, rows, _ in outstanding]),
+            sum([price or 0.0 for *_, price in outstanding]),
+            self._budget_parts,
+        )
+        self._settle(ledger.counts(), ledger.bill())
+
+    def _settle(self, counts: Counts, bill: Bill) -> None:
+        """Count rows without a good image, and charges, as the ledger does."""
         progress = self.progress
+        progress.bill = bill
         progress.filtered, progress.failed = counts.filtered, counts.failed
         progress.again, progress.in_doubt = counts.again, counts.in_doubt
 
@@ -270,12 +277,6 @@ class Job:
                 f"missing: {self.progress.missing:,} of the image files, such as {first}; "
                 f"--remake-missing makes these again, for {count(price, 'credit')}"
             )
-
-    def _write_failures(self, ledger: Ledger) -> None:
-        try:
-            write_failures(self._settings.folder, ledger)
-        except OSError as error:
-            self.notes.append(f"{FAILURES_NAME} could not be written: {error.strerror or error}")
 
     async def _finish(self, files: asyncio.Task[None]) -> None:
         """Wait for the check of the files, unless the user has interrupted twice."""

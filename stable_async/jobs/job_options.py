@@ -142,7 +142,9 @@ class JobOptions:
         )
 
 
-def find_differences(ledger: Ledger, now: JobOptions, settings: JobSettings) -> list[str]:
+def find_differences(
+    ledger: Ledger, before: JobOptions | None, now: JobOptions, settings: JobSettings
+) -> list[str]:
     """Return the differences between the options of a job and of a run that must refuse them.
 
     There are none before anything is paid, and where the settings accept them.
@@ -150,7 +152,6 @@ def find_differences(ledger: Ledger, now: JobOptions, settings: JobSettings) -> 
     Raises:
         JobChangedError: Only one of the two uses a sandbox.
     """
-    before = JobOptions.load(ledger)
     if before is None or not ledger.has_charges():
         return []
     found = before.differences(now)

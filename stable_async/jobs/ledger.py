@@ -165,6 +165,9 @@ IMAGE_COLUMNS = (
     "position, file_name, content_type, bytes, sha256, width, height, seed, finish_reason, "
     "request_id, credits, sent_at, finished_at"
 )
+# The same where both tables are joined under these names.
+ROWS_AS_P = "p." + ROW_COLUMNS.replace(", ", ", p.")
+IMAGES_AS_I = "i." + IMAGE_COLUMNS.replace(", ", ", i.")
 _ALL_FACTS = attrgetter(*(name.strip() for name in IMAGE_COLUMNS.split(",")))
 # A row that has cost something, or may have, is not made again unless the user says so.
 PAID = (
@@ -264,9 +267,8 @@ class Ledger:
         )
 
     def _recognise(self, path: Path) -> None:
-        application, version = (
-            self._one(f"PRAGMA {name}") for name in ("application_id", "user_version")
-        )
+        application = self._one("PRAGMA application_id")
+        version = self._one("PRAGMA user_version")
         ours = _tables_of(self._db) >= _expected_tables()
         if application != APPLICATION_ID and not ours:
             raise LedgerError(f"{path} is not a ledger of stable-async")
@@ -373,7 +375,8 @@ class Ledger:
         prices: dict[tuple[str, str | None], float | None] = {}
         # Some at a time: SQLite sorts what it groups, in memory.
         last = 0
-        while (first := self._next_position(last)) is not None:
+        next_position = "SELECT min(position) FROM rows WHERE position > ?"
+        while (first := self._one(next_position, last)) is not None:
             last = first + GROUPED
             for service, model, number, price in self._db.execute(
                 "SELECT service, json_extract(parameters, '$.model') AS model, count(*), "
@@ -386,10 +389,6 @@ class Ledger:
                 before = prices.get((service, model))
                 prices[service, model] = before if price is None else (before or 0.0) + price
         return [(*kind, number, prices[kind]) for kind, number in numbers.most_common()]
-
-    def _next_position(self, after: int) -> int | None:
-        first: int | None = self._one("SELECT min(position) FROM rows WHERE position > ?", after)
-        return first
 
     def count_gone(self) -> int:
         """Count the rows that have or may have a result and are not in the prompt file."""
@@ -888,7 +887,7 @@ class Ledger:
     def images(self, after: int = 0, *, only_listed: bool = False) -> Iterator[StoredImageRow]:
         """Return images with their numbers and rows, in order of arrival."""
         rows = self._db.execute(
-            f"SELECT number, {_of('p', ROW_COLUMNS)}, {_of('i', IMAGE_COLUMNS)} "  # noqa: S608
+            f"SELECT number, {ROWS_AS_P}, {IMAGES_AS_I} "  # noqa: S608
             "FROM images AS i JOIN rows AS p USING (position) "
             "WHERE number > ? AND p.id IS NOT NULL AND (p.listed OR NOT ?) ORDER BY number",
             (after, only_listed),
@@ -1225,7 +1224,7 @@ def _tables_of(db: sqlite3.Connection) -> frozenset[tuple[str, str, str]]:
     """Return type, name and definition of each table without comments, which do not matter."""
     found = db.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
     return frozenset(
-        (type_, name, " ".join(re.sub("--.*", "", sql).split())) for type_, name, sql in found
+        [(type_, name, " ".join(re.sub("--.*", "", sql).split())) for type_, name, sql in found]
     )
 
 
@@ -1274,7 +1273,3 @@ def _storable(value: object) -> object:
     if isinstance(value, int) and not -INT64_LIMIT <= value < INT64_LIMIT:
         return None
     return value
-
-
-def _of(table: str, columns: str) -> str:
-    return ", ".join(f"{table}.{name.strip()}" for name in columns.split(","))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from stable_async.jobs.budget import Bill
     from stable_async.jobs.estimate import Estimate
     from stable_async.jobs.kinds import MediaKind
-    from stable_async.jobs.ledger import Counts, Ledger
+    from stable_async.jobs.ledger import Counts
     from stable_async.jobs.lock import FolderLock
     from stable_async.jobs.prompt_file import PromptFile
     from stable_async.jobs.rules import PromptRules
@@ -51,33 +51,6 @@ if TYPE_CHECKING:
     from stable_async.jobs.storage.base import Store
 
 __all__ = ["OpenJob", "open_job"]
-
-
-@dataclass(frozen=True, slots=True)
-class OpenJob:
-    """A job that is ready to run.
-
-    Attributes:
-        lock: The lock of its folder.
-        ledger: Has every row, unless the prompt file is read during the run.
-        metadata: Up to date.
-        store: Checked to be writable.
-        intake: Reads the prompt file; `None` if the run works from the ledger.
-        counts: Rows by state at the start of the run.
-        bill: Charges at the start of the run.
-        folder: The folder that input files of rows are relative to.
-        id: Id that the parts of the job share; `None` if no bucket has its record.
-    """
-
-    lock: FolderLock
-    ledger: Ledger
-    metadata: MetadataFile
-    store: Store
-    intake: Intake | None
-    counts: Counts
-    bill: Bill
-    folder: Path
-    id: str | None
 
 
 def open_job(
@@ -118,33 +91,22 @@ def open_job(
             if prompts.has_inputs_inside:
                 prompts.keep_inputs(folder)
             options = JobOptions.of(prompts, rules, server=server)
-        opening = _Opening(stack, settings, rules, options, notes)
-        options = options or opening.earlier_options(server)
-        opening.plan(prompts, rules, options, on_rows)
-        opening.requeue()
-        if opening.intake is not None and prompts is not None and settings.check:
-            changed = opening.intake.report.changed
+        job = OpenJob(stack, lock, settings, rules, options, notes)
+        job.plan(prompts, options or job.earlier_options(server), on_rows)
+        job.requeue()
+        if job.intake is not None and prompts is not None and settings.check:
             on_start(
                 describe(
-                    opening.ledger,
+                    job.ledger,
                     prompts.columns,
-                    changed=changed,
+                    changed=job.intake.report.changed,
                     resends=settings.resend_doubtful,
                 )
             )
-        metadata = MetadataFile(folder / METADATA_NAME, opening.ledger)
-        stack.callback(metadata.close)
-        return OpenJob(
-            lock,
-            opening.ledger,
-            metadata,
-            opening.store,
-            opening.intake,
-            opening.ledger.counts(),
-            opening.ledger.bill(),
-            Path(options.folder),
-            opening.id,
-        )
+        job.metadata = MetadataFile(folder / METADATA_NAME, job.ledger)
+        stack.callback(job.metadata.close)
+        job.counts, job.bill = job.ledger.counts(), job.ledger.bill()
+        return job
     except OSError as error:
         where = error.filename or folder
         raise StorageError(f"{where}: {error.strerror or error}") from error
@@ -157,12 +119,29 @@ def open_job(
         ) from error
 
 
-class _Opening:
-    """The steps of opening a job, in order."""
+class OpenJob:
+    """A job that `open_job` has made ready to run.
+
+    Attributes:
+        lock: The lock of its folder.
+        ledger: Has every row, unless the prompt file is read during the run.
+        metadata: Up to date.
+        store: Checked to be writable.
+        intake: Reads the prompt file; `None` if the run works from the ledger.
+        counts: Rows by state at the start of the run.
+        bill: Charges at the start of the run.
+        folder: The folder that input files of rows are relative to.
+    """
+
+    metadata: MetadataFile
+    counts: Counts
+    bill: Bill
+    folder: Path
 
     def __init__(
         self,
         stack: ExitStack,
+        lock: FolderLock,
         settings: JobSettings,
         rules: PromptRules,
         options: JobOptions | None,
@@ -172,25 +151,26 @@ class _Opening:
         folder = settings.folder
         self._stack = stack
         self._settings = settings
+        self._rules = rules
         self._notes = notes
-        self.intake: Intake | None = None
         self._record: JobRecord | None = None
-        shard = self._shard = rules.shard
+        self.lock = lock
+        self.intake: Intake | None = None
         self.store = self._open_store(kind_of_service(rules.service))
-        self.ledger, rebuilt = open_ledger(folder, self.store, shard)
+        self.ledger, rebuilt = open_ledger(folder, self.store, rules.shard)
         stack.callback(self.ledger.close)
         self._check_images_url()
-        self._check_record(shard, options)
+        self._check_record(rules.shard, options)
         self.store.probe()
         if rebuilt:
             notes.append(rebuilt)
-        elif is_outdated(self.ledger, folder, self.store, shard):
+        elif is_outdated(self.ledger, folder, self.store, rules.shard):
             with self.ledger.transaction():
-                restored = restore(self.ledger, folder, self.store, shard)
+                restored = restore(self.ledger, folder, self.store, rules.shard)
                 self.ledger.set(prompts=None)  # the prompt file is to be compared again
             if restored:
                 notes.append(f"the ledger is an older copy: {restored} were found")
-        self.ledger.set(**{RUN: self.store.begin_run(shard)})
+        self.ledger.set(**{RUN: self.store.begin_run(rules.shard)})
         with self.ledger.transaction():
             repaired = repair(self.ledger, self.store)
         if repaired.adopted:
@@ -203,7 +183,7 @@ class _Opening:
 
     @property
     def id(self) -> str | None:
-        """Id of the job in the bucket of its images."""
+        """Id that the parts of the job share; `None` if no bucket has its record."""
         return None if self._record is None else self._record.id
 
     def _open_store(self, kind: MediaKind) -> Store:
@@ -277,14 +257,14 @@ class _Opening:
     def plan(
         self,
         prompts: PromptFile | None,
-        rules: PromptRules,
         options: JobOptions,
         on_rows: Callable[[int], None],
     ) -> None:
         """Read the prompt file into the ledger, unless the job was started with other options."""
-        ledger, settings = self.ledger, self._settings
+        ledger, settings, rules = self.ledger, self._settings, self._rules
+        self.folder = Path(options.folder)
         before = JobOptions.load(ledger)
-        differences = find_differences(ledger, options, settings)
+        differences = find_differences(ledger, before, options, settings)
         if prompts is None or not settings.check:
             if differences:
                 raise changed_error(settings.folder, differences)
@@ -312,7 +292,7 @@ class _Opening:
         """Queue earlier rows that this run makes again, and report the price."""
         ledger, settings = self.ledger, self._settings
         with ledger.transaction():
-            self._notes += requeue(ledger, settings, self._shard, self.store.missing)
+            self._notes += requeue(ledger, settings, self._rules.shard, self.store.missing)
         with ledger.transaction():
             retire_replaced(ledger, self.store)
         in_doubt = ledger.counts().in_doubt
