@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from stable_async.api.services import SERVICES, fields_of_all, service_name
-from stable_async.jobs.formats.base import UnreadableError
+from stable_async.jobs.errors import UnreadableError
 from stable_async.jobs.row import FACTS
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ __all__ = [
     "PromptFileError",
     "RowProblem",
     "StorageError",
+    "UnreadableError",
     "storage_errors",
 ]
 
@@ -70,6 +71,20 @@ def storage_errors(where: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(f"{where}: {error.strerror or error}") from error
+
+
+class UnreadableError(Exception):
+    """A prompt file as a whole cannot be read; `PromptFile` raises `PromptFileError` for it.
+
+    Attributes:
+        row: The row; 0 means the whole file.
+        what: The problem, and what to do.
+    """
+
+    def __init__(self, row: int, what: str) -> None:
+        super().__init__(what)
+        self.row = row
+        self.what = what
 
 
 @dataclass(frozen=True, slots=True)

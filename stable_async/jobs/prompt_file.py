@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from stable_async.arguments import checked_keywords, checked_setting, path_like
 from stable_async.jobs.columns import ColumnReport, ColumnRules, folded
-from stable_async.jobs.errors import PromptFileError, RowProblem
-from stable_async.jobs.formats.base import UnreadableError
+from stable_async.jobs.errors import PromptFileError, RowProblem, UnreadableError
 from stable_async.jobs.formats.dataset_rows import (
     metadata_tables,
     parquet_files,

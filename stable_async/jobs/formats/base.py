@@ -8,7 +8,7 @@ from stable_async.api.texts import is_blank
 from stable_async.jobs.errors import RowProblem
 from stable_async.jobs.row import Row
 
-__all__ = ["Lines", "Rows", "UnreadableError", "blank_problem"]
+__all__ = ["Lines", "Rows", "blank_problem"]
 
 Rows = Iterator[Row | RowProblem]
 Lines = Iterator[tuple[int, str]]
@@ -16,20 +16,6 @@ Lines = Iterator[tuple[int, str]]
 
 # Fields that mean nothing when they are blank.
 TEXTS = ("prompt", "search_prompt", "select_prompt")
-
-
-class UnreadableError(Exception):
-    """The file as a whole cannot be used.
-
-    Attributes:
-        row: The row; 0 means the whole file.
-        what: The problem, and what to do.
-    """
-
-    def __init__(self, row: int, what: str) -> None:
-        super().__init__(what)
-        self.row = row
-        self.what = what
 
 
 def blank_problem(row: Row) -> RowProblem | None:

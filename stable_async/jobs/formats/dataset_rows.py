@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stable_async.jobs.columns import ColumnReport, ColumnRules, folded
-from stable_async.jobs.errors import RowProblem
-from stable_async.jobs.formats.base import UnreadableError
+from stable_async.jobs.errors import RowProblem, UnreadableError
 from stable_async.jobs.formats.decoding import TextFile, unpacked
 from stable_async.jobs.formats.delimited import read_records
 from stable_async.jobs.formats.folder_rows import input_field, is_own

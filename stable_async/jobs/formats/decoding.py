@@ -10,7 +10,7 @@ import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from stable_async.jobs.formats.base import UnreadableError
+from stable_async.jobs.errors import UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

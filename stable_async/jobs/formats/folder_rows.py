@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stable_async.jobs.columns import ColumnError, ColumnRules
-from stable_async.jobs.formats.base import UnreadableError
+from stable_async.jobs.errors import UnreadableError
 from stable_async.jobs.row import MAX_ID, Row
 
 if TYPE_CHECKING:

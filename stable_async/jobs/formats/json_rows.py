@@ -15,8 +15,8 @@ from stable_async.jobs.columns import (
     is_parameter,
     own_name,
 )
-from stable_async.jobs.errors import RowProblem
-from stable_async.jobs.formats.base import UnreadableError, blank_problem
+from stable_async.jobs.errors import RowProblem, UnreadableError
+from stable_async.jobs.formats.base import blank_problem
 from stable_async.jobs.formats.decoding import MAX_LINE
 from stable_async.jobs.formats.foreign import accepted
 from stable_async.jobs.formats.table import checked_columns, row_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from stable_async.extras import install_command
 from stable_async.jobs.columns import ColumnReport, ColumnRules, Target, folded, own_name
-from stable_async.jobs.formats.base import UnreadableError
+from stable_async.jobs.errors import UnreadableError
 from stable_async.jobs.formats.foreign import accepted
 from stable_async.jobs.formats.table import checked_columns, row_of
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from stable_async.jobs.errors import RowProblem
-from stable_async.jobs.formats.base import UnreadableError
+from stable_async.jobs.errors import RowProblem, UnreadableError
 from stable_async.jobs.formats.foreign import ADVICE, accepted
 from stable_async.jobs.row import Row
 

@@ -16,8 +16,8 @@ from stable_async.jobs.columns import (
     folded,
     suspicion_message,
 )
-from stable_async.jobs.errors import RowProblem
-from stable_async.jobs.formats.base import TEXTS, UnreadableError
+from stable_async.jobs.errors import RowProblem, UnreadableError
+from stable_async.jobs.formats.base import TEXTS
 from stable_async.jobs.formats.foreign import accepted
 from stable_async.jobs.row import Row
 from stable_async.wording import count
