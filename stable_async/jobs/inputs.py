@@ -40,7 +40,11 @@ class InputFiles:
 
     def add_to_content(self, rows: Sequence[Row]) -> None:
         """Add the digests of the input files of rows to their contents."""
-        named = [(row, names) for row in rows if (names := list(_files_of(row)))]
+        named = [
+            (row, names)
+            for row in rows
+            if SERVICES[row.service].model.file_parts and (names := list(_files_of(row)))
+        ]
         if not named:
             return
         digests = self._digests({name for _, names in named for name in names})

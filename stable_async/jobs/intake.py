@@ -10,11 +10,11 @@ import json
 from collections import Counter
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from hashlib import blake2b, file_digest
 from typing import TYPE_CHECKING
 
 from stable_async.api.services import SERVICES, service_name
-from stable_async.jobs.checker import Checker
 from stable_async.jobs.errors import PromptFileError, RowProblem
 from stable_async.jobs.inputs import InputFiles
 from stable_async.jobs.plan import (
@@ -29,6 +29,7 @@ from stable_async.jobs.plan import (
 )
 from stable_async.jobs.read_ahead import Batches, ReadAhead
 from stable_async.jobs.row import Row
+from stable_async.jobs.rules import Checker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Mapping, Sequence
@@ -87,12 +88,11 @@ class Intake:
             problems = [unknown]
         if problems:
             raise PromptFileError("options", problems)
-        self._needs_prices = needs_prices
         self._ledger = ledger
         self._prompts = prompts
         self._rules = rules
         self._replace_changed = replace_changed
-        self._checker = Checker(rules.price)
+        self._checker = Checker(rules, needs_prices=needs_prices)
         # Files embedded in the prompt file are named by their content.
         self._inputs = (
             None
@@ -238,8 +238,9 @@ class Intake:
         rows = [row for row in found if isinstance(row, Row)]
         problems = [problem for problem in found if isinstance(problem, RowProblem)]
         # A derived seed is unique to its row, and rows without ids that repeat are found below.
+        named = [row for row in rows if row.id]
         self._may_repeat = self._may_repeat or any(
-            row.id and ("seed" in row.fields or row.service in SEEDLESS) for row in rows
+            "seed" in row.fields or row.service in SEEDLESS for row in named
         )
         if self._inputs is not None:
             self._inputs.add_to_content(rows)
@@ -258,19 +259,13 @@ class Intake:
         plan = plan_rows(
             rows,
             known,
-            self._check,
+            partial(self._checker.check, folder=self._prompts.folder),
             positions=positions,
             replace_changed=self._replace_changed,
         )
         ledger.apply(plan)
         self.report.count(plan)
         return sorted(problems + plan.problems, key=lambda problem: problem.row)
-
-    def _check(self, row: Row) -> list[RowProblem]:
-        unknown = self._rules.price_problem(row.service) if self._needs_prices else None
-        if unknown is not None:
-            return [replace(unknown, row=row.number)]
-        return self._checker.check(row, self._prompts.folder)
 
     def _known(self, ids: Collection[str]) -> dict[str, Known]:
         """Return what is known of ids; those of rows in other parts count as seen."""

@@ -90,33 +90,31 @@ class Positions:
 
     Attributes:
         last: The highest position that is taken.
+        moved: Id of the row that had a place in a file of several parts, by place. A row that moves
+            may change its part, and be bought again by another machine.
     """
 
     def __init__(self, shard: Shard, last: int) -> None:
         """Begin with the `last` position that is taken."""
         self._shard = shard
         self.last = last
-        self._taken: dict[int, str | None] = {}
+        self.moved: dict[int, str] = {}
+        self._taken: set[int] = set()
 
     def begin(self, taken: Mapping[int, str | None]) -> None:
         """Begin a batch of rows whose places are `taken` by these ids; `None` means a replaced row.
 
         What earlier batches have taken is in the ledger by now.
         """
-        self._taken = dict(taken)
-
-    def moved(self, place: int) -> str | None:
-        """Return the id of the row that had a place in a file of several parts; `None` if none had.
-
-        A row that moves may change its part, and be bought again by another machine.
-        """
-        return self._taken.get(place) if self._shard.count > 1 else None
+        self._taken = set(taken)
+        if self._shard.count > 1:
+            self.moved = {place: row for place, row in taken.items() if row is not None}
 
     def take(self, place: int) -> int:
         """Return the position of a new row."""
         if place <= 0 or place in self._taken:
             place = self._shard.next_position(self.last)
-        self._taken[place] = None
+        self._taken.add(place)
         self.last = max(self.last, place)
         return place
 
@@ -155,7 +153,7 @@ def name_rows(rows: Iterable[Row]) -> list[Row]:
     """Name rows without an id by their content, and return them."""
     unnamed = [row for row in rows if not row.id]
     for row in unnamed:
-        row.id = _derived_id(row)
+        row.id = row.content.hex()[:16]
     return unnamed
 
 
@@ -172,7 +170,7 @@ def repeated(rows: Iterable[Row], unnamed: Iterable[Row], known: Mapping[str, Kn
 
 
 def number_repeats(rows: Iterable[Row], before: Mapping[bytes, int]) -> None:
-    """Name rows by how often their content occurred before.
+    """Add to the ids of rows named by their content how often it occurred before.
 
     A row that is inserted or moved thus leaves the ids of all others unchanged.
     """
@@ -180,7 +178,7 @@ def number_repeats(rows: Iterable[Row], before: Mapping[bytes, int]) -> None:
     for row in rows:
         number = counts[row.content] = counts.get(row.content, 0) + 1
         row.copy = number + 1
-        row.id = f"{_derived_id(row)}-{row.copy}"
+        row.id = f"{row.id}-{row.copy}"
 
 
 def taken_by(row: Row, first: int) -> str:
@@ -262,7 +260,7 @@ def _decide(
             plan.update.append(row)
             return []
         plan.replaced.append(there.position)
-    elif (other := positions.moved(row.position)) is not None:
+    elif (other := positions.moved.get(row.position)) is not None:
         return [_moved(row, other)]
     row.position = positions.take(row.position)
     plan.add.append(row)
@@ -289,10 +287,6 @@ def _remake_with(row: Row, seed: int | None) -> int | None:
     """Return the number of the remake that has this seed; `None` if none is found."""
     numbers = range(1, MOST_REMAKES + 1)
     return next((one for one in numbers if derive_seed(row.id, row.copy, one) == seed), None)
-
-
-def _derived_id(row: Row) -> str:
-    return row.content.hex()[:16]
 
 
 def _moved(row: Row, other: str) -> RowProblem:

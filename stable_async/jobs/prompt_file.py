@@ -182,7 +182,8 @@ class PromptFile:
         self.notes.clear()
         with self._translated():
             if self._files is None and self.format != "parquet":
-                yield from self._text()
+                with self._text() as text:
+                    yield from self._rows_of(text)
             else:
                 yield from self._with_inputs()
 
@@ -237,7 +238,8 @@ class PromptFile:
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)
 
-    def _text(self) -> Rows:
+    @contextmanager
+    def _text(self) -> Iterator[TextFile]:
         # A file object of our own for standard input: a thread may still be reading when the
         # interpreter exits and closes its own.
         standard = self._source == STDIN
@@ -246,7 +248,7 @@ class PromptFile:
             open(source, "rb", closefd=not standard) as file,
             TextFile(unpacked(file), self.encoding) as text,
         ):
-            yield from self._rows_of(text)
+            yield text
 
     def _rows_of(self, text: TextFile) -> Rows:
         rules, columns = self.rules, self.columns

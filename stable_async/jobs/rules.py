@@ -1,17 +1,19 @@
-"""How rows of a prompt file become requests: expanded, named, checked."""
+"""How rows of a prompt file become requests: expanded, checked, completed."""
 
 from __future__ import annotations
 
 import json
 import os
 import reprlib
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
 from hashlib import blake2b
 from itertools import product
 from math import inf
 from typing import TYPE_CHECKING, cast
 
+from stable_async.api.base import limits_of
+from stable_async.api.fields import MAX_SEED
 from stable_async.api.file_limits import FileHead
 from stable_async.api.services import SERVICES, UNPRICED, service_name
 from stable_async.errors import InvalidRequestError
@@ -28,10 +30,13 @@ if TYPE_CHECKING:
     from stable_async.jobs.ledger import Ledger
     from stable_async.media import Media
 
-__all__ = ["PromptRules", "check", "make_request"]
+__all__ = ["Checker", "PromptRules", "check", "make_request"]
 
 # Enough to show the size of nearly every image; more is read where it is not.
 HEAD_SIZE = 4096
+# Maximum shapes in memory; beyond that the cache is emptied and starts again.
+MOST_SHAPES = 1_000
+SEED_DIGITS = len(str(MAX_SEED))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +88,7 @@ class PromptRules:
         if self.price is not None and self.price != before:
             ledger.reprice(UNPRICED, self.price)
 
-    def expand(self, row: Row) -> Iterator[Row | RowProblem]:
+    def expand(self, row: Row) -> list[Row | RowProblem]:
         """Return one row for each image that a row of the file asks for."""
         fields = {**row.fields, **self.set}
         given_id = fields.pop("id", None)
@@ -91,25 +96,28 @@ class PromptRules:
         if problem is None and given_id is not None:
             problem = _id_problem(given_id)
         if problem is not None:
-            yield RowProblem(row.number, problem)
-            return
+            return [RowProblem(row.number, problem)]
         identity = "" if given_id is None else str(given_id)
+        found: list[Row | RowProblem] = []
         try:
             if row.metadata:
                 to_json(row.metadata).encode()
-            if not self.vary:
-                yield _named(row, service, fields, identity)
-                return
             for values in product(*self.vary.values()):
-                variant = dict(zip(self.vary, values, strict=True))
-                choice = ",".join(f"{name}={value}" for name, value in variant.items())
-                own_id = identity and f"{identity}[{choice}]"
-                own = Row(row.number, {}, row.metadata)
-                yield _named(own, service, {**fields, **variant}, own_id)
+                own_fields, own_id = fields, identity
+                if values:
+                    variant = dict(zip(self.vary, values, strict=True))
+                    choice = ",".join(f"{name}={value}" for name, value in variant.items())
+                    own_fields, own_id = {**fields, **variant}, identity and f"{identity}[{choice}]"
+                own_id.encode()
+                if isinstance(prompts := own_fields.get("text_prompts"), str):
+                    own_fields["text_prompts"] = _parsed(prompts)
+                content = _digest(service, own_fields)
+                found.append(Row(row.number, own_fields, row.metadata, service, own_id, content))
         except ValueError as error:
             unreadable = isinstance(error, UnicodeEncodeError)
             what = "not valid UTF-8" if unreadable else _infinite(row.metadata)
-            yield RowProblem(row.number, what)
+            found.append(RowProblem(row.number, what))
+        return found
 
 
 def check(row: Row, folder: Path, price: float | None = None) -> list[RowProblem]:
@@ -145,6 +153,109 @@ def check(row: Row, folder: Path, price: float | None = None) -> list[RowProblem
     return []
 
 
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What rows have in common that differ only in texts and seeds.
+
+    Attributes:
+        fields: As the API takes them, in the order of the row; the texts are those of one row.
+        texts: Names of the fields to be replaced by those of each row.
+        price: Credits; `None` where no source states them.
+        has_seed: Whether the service takes a seed.
+    """
+
+    fields: dict[str, object]
+    texts: tuple[str, ...]
+    price: float | None
+    has_seed: bool
+
+
+class Checker:
+    """Checks the rows of a job as `check` does, and completes them. Each shape is checked once."""
+
+    def __init__(self, rules: PromptRules, *, needs_prices: bool) -> None:
+        """Start without shapes; `needs_prices` refuses rows whose price is not known."""
+        self._rules = rules
+        self._needs_prices = needs_prices
+        self._shapes: dict[tuple[object, ...], _Shape] = {}
+
+    def check(self, row: Row, folder: Path) -> list[RowProblem]:
+        """Check a row that `PromptRules.expand` returned, and complete it unless it has problems.
+
+        Returns:
+            All problems of the row.
+        """
+        fields, free = row.fields, _free_fields(row.service)
+        key: list[object] = [row.service]
+        seed = 0
+        for name, value in fields.items():
+            if (allowed := free.get(name)) is None or value is None:
+                key += (name, value.__class__, value)  # True equals 1, and is no number
+                continue
+            if name == "seed":
+                size = seed = _plain_seed(value)
+            else:
+                size = len(value) if isinstance(value, str) else -1
+            if size not in allowed:
+                return self._check_alone(row, folder)
+            key.append(name)
+        try:
+            shape = self._shapes.get(shared := tuple(key))
+        except TypeError:  # a list, say
+            return self._check_alone(row, folder)
+        if shape is None:
+            return self._learn(row, folder, shared)
+        row.fields = shape.fields.copy()
+        for name in shape.texts:
+            row.fields[name] = fields[name]
+        if shape.has_seed:
+            row.seed = seed or derive_seed(row.id, row.copy, row.remake)
+        row.price = shape.price
+        return []
+
+    def _check_alone(self, row: Row, folder: Path) -> list[RowProblem]:
+        unknown = self._rules.price_problem(row.service) if self._needs_prices else None
+        if unknown is not None:
+            return [replace(unknown, row=row.number)]
+        return check(row, folder, self._rules.price)
+
+    def _learn(self, row: Row, folder: Path, shared: tuple[object, ...]) -> list[RowProblem]:
+        model = SERVICES[row.service].model
+        has_files = not model.file_parts.keys().isdisjoint(row.fields)
+        problems = self._check_alone(row, folder)
+        if not problems and not has_files:  # every file must be checked
+            if len(self._shapes) == MOST_SHAPES:
+                self._shapes.clear()
+            texts = tuple(name for name in _free_fields(row.service) if name in row.fields)
+            has_seed = "seed" in model.model_fields
+            self._shapes[shared] = _Shape(row.fields, texts, row.price, has_seed)
+        return problems
+
+
+@cache
+def _free_fields(service: str) -> Mapping[str, range]:
+    """Return the lengths of the texts of a service that are allowed, and its seeds, by field.
+
+    No rule between fields reads them.
+    """
+    found: dict[str, range] = {}
+    for name, info in SERVICES[service].model.model_fields.items():
+        limits = limits_of(info)
+        if name == "seed":
+            found[name] = range(MAX_SEED + 1)
+        elif name.endswith("prompt") and limits.longest is not None:
+            found[name] = range(limits.shortest or 0, limits.longest + 1)
+    return found
+
+
+def _plain_seed(value: object) -> int:
+    """Return a seed; -1 for a value that the model decides about."""
+    if isinstance(value, str):
+        plain = value.isdecimal() and value.isascii() and value[0] != "0"
+        return int(value) if plain and len(value) <= SEED_DIGITS else -1
+    return value if type(value) is int else -1
+
+
 def make_request(service: str, fields: Mapping[str, object], folder: Path) -> MediaRequest[Media]:
     """Return the request of a row, whose files are paths relative to `folder`.
 
@@ -157,20 +268,6 @@ def make_request(service: str, fields: Mapping[str, object], folder: Path) -> Me
         if isinstance(path := given.get(name), str):
             given[name] = folder / path
     return model(**given)
-
-
-def _named(row: Row, service: str, fields: dict[str, object], identity: str) -> Row:
-    """Fill in what a row asks for.
-
-    Raises:
-        UnicodeEncodeError: A text is not valid UTF-8.
-    """
-    identity.encode()
-    if isinstance(prompts := fields.get("text_prompts"), str):
-        fields["text_prompts"] = _parsed(prompts)
-    row.content = _digest(service, fields)
-    row.service, row.fields, row.id = service, fields, identity
-    return row
 
 
 @lru_cache

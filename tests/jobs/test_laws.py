@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 
 from stable_async.jobs import PromptFile, PromptFileError
 from stable_async.jobs.budget import Budget
-from stable_async.jobs.checker import Checker
 from stable_async.jobs.intake import Intake
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.plan import Plan
 from stable_async.jobs.row import Result, Row, fields_to_json, to_json
-from stable_async.jobs.rules import PromptRules, check
+from stable_async.jobs.rules import Checker, PromptRules, check
 from stable_async.jobs.storage.base import file_stem, parse_stem
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ SOME_FIELDS = {
 def test_rows_that_are_checked_together_are_checked_as_each_alone(
     service: str, rows: list[dict[str, object]]
 ) -> None:
-    checker = Checker()
+    checker = Checker(PromptRules(), needs_prices=False)
     for number, fields in enumerate(rows):
         # Rows that share a shape, and rows that do not.
         for prompt in (fields.get("prompt", "a"), "b"):

@@ -55,8 +55,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 # Shared by all lines: `json.loads` creates a decoder for every call that has options.
-DECODER = json.JSONDecoder(parse_constant=_refuse)
-STRICT = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_unique)
+DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_unique)
 
 
 def read_json(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Rows:
@@ -99,10 +98,10 @@ def _read_lines(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Row
         if not line or line.isspace():
             continue
         try:
-            fields = _decoded(line)
-            # Differs if a key occurs twice, or the line is written in an unusual way.
-            if line.count('":') != _count_keys(fields):
-                STRICT.decode(line)
+            # `decode` looks for white space on both sides first, which nearly no line has.
+            fields, end = DECODER.raw_decode(line) if line[0] == "{" else (None, 0)
+            if end != len(line):
+                fields = DECODER.decode(line)
         except (ValueError, RecursionError) as error:
             what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             place = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
@@ -112,22 +111,6 @@ def _read_lines(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Row
             yield RowProblem(number, f"not a JSON object; allowed: {EXAMPLE}")
             continue
         yield lines.row(number, cast("dict[str, object]", fields))
-
-
-def _decoded(line: str) -> object:
-    # `decode` looks for white space on both sides first, which nearly no line has.
-    if line[0] == "{":
-        value, end = DECODER.raw_decode(line)
-        if end == len(line):
-            return value
-    return DECODER.decode(line)
-
-
-def _count_keys(value: object) -> int:
-    """Return the number of keys of an object and of the objects in it."""
-    if not isinstance(value, dict):
-        return 0
-    return len(value) + sum(len(one) for one in value.values() if one.__class__ is dict)
 
 
 class _Lines:
@@ -249,7 +232,7 @@ class _Array:
         self._number += 1
         while True:
             try:
-                value, self._place = STRICT.raw_decode(self._buffer, self._place)
+                value, self._place = DECODER.raw_decode(self._buffer, self._place)
             except json.JSONDecodeError as error:
                 # The rest of it may be in the next piece.
                 if len(self._buffer) - self._place > MAX_LINE or not self._more():
