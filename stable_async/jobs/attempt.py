@@ -20,12 +20,12 @@ from stable_async.jobs.storage.base import file_stem
 from stable_async.jobs.storage.claims import RowClaimedError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from stable_async.client import StabilityClient
     from stable_async.errors import APIStatusError
-    from stable_async.jobs.budget import Budget
+    from stable_async.jobs.budget import Budget, DiskSpace
     from stable_async.jobs.gate import Gate
     from stable_async.jobs.ledger_writer import LedgerWriter
     from stable_async.jobs.lock import FolderLock
@@ -49,22 +49,26 @@ class RunContext:
         ledger: The ledger that has the rows.
         images: Stores their images.
         budget: Limits what they may cost.
+        disk: Limits how many may start.
         gate: Decides whether they may leave.
         progress: Updated with every attempt.
         lock: The lock of the job's folder.
         folder: The folder that input files of rows are relative to.
         max_in_flight: The most rows in progress at a time.
+        on_result: Called with each row and the result of its attempt.
     """
 
     client: StabilityClient
     ledger: LedgerWriter
     images: ImageWriter
     budget: Budget
+    disk: DiskSpace
     gate: Gate
     progress: Progress
     lock: FolderLock
     folder: Path
     max_in_flight: int
+    on_result: Callable[[Row, Result], None]
 
 
 class _HeldError(Exception):
@@ -78,7 +82,7 @@ class Attempt:
     """
 
     def __init__(self, context: RunContext, row: Row) -> None:
-        """Prepare; the price of `row` is reserved, unless its generation was accepted before."""
+        """Prepare; `row` has its space and, unless its generation was accepted, its price."""
         self._context = context
         self._row = row
         self._claimed = False
@@ -99,28 +103,37 @@ class Attempt:
 
     async def run(self) -> Result | None:
         """Make the image, and return the result; `None` if the ledger is broken."""
+        context, row = self._context, self._row
         charge: ChargeState = "in doubt"  # what could not be recorded may have cost something
+        size = 0
         try:
             result = await self._make()
             if self._claimed or self._accepted or result.state != "waiting":
-                claims = self._context.images.claims
+                claims = context.images.claims
                 if claims is not None and result.state != "in flight":
                     claims.settle(self._stem, result)
-                settle = partial(Ledger.settle, row=self._row, result=result)
-                await self._context.ledger.do(settle)
+                await context.ledger.do(partial(Ledger.settle, row=row, result=result))
                 if claims is not None:
                     await claims.forget(self._stem)
             charge = result.charge
-            return result
+            if result.image is not None:
+                size = result.image.bytes
         except RowClaimedError as error:
             result = await self._take_over(error.facts)
             charge = result.charge
-            return result
         except JobError as error:
-            self._context.gate.stop(error)
+            context.gate.stop(error)
             return None
         finally:
-            self._settle_price(charge)
+            if self._reserved:
+                context.budget.settle(row.price or 0.0, charge)
+            context.disk.release(size)
+        context.progress.settle(result, asyncio.get_running_loop().time())
+        try:
+            context.on_result(row, result)
+        except Exception:  # other rows are in flight, and paid for
+            logger.exception("a callback for results has failed")
+        return result
 
     async def _take_over(self, facts: RowFacts) -> Result:
         """Record what the bucket knows of a row that this ledger, an older copy, did not know."""
@@ -143,7 +156,7 @@ class Attempt:
                     while True:
                         await gate.wait(self)
                         try:
-                            return await make_image(
+                            result = await make_image(
                                 context.client, context.images, context.folder, self._row, self
                             )
                         except _HeldError:
@@ -151,6 +164,9 @@ class Attempt:
                         except StabilityError as error:
                             if not self._is_tried_again(error):
                                 raise
+                        else:
+                            gate.answered(self._left_at)
+                            return result
                 finally:
                     gate.let_go(self._scope)  # it cannot be rescheduled once it has ended
         except RowClaimedError:
@@ -249,18 +265,15 @@ class Attempt:
         """Record the id of a generation: it is paid for."""
         context = self._context
         self._accepted = True
-        context.gate.answered(self._left_at)
-        self._left_at = None  # polls for its result leave later
         claims = context.images.claims
         if claims is not None:
             claims.accept(self._stem, generation_id)
         accept = partial(Ledger.accept, row=self._row, generation_id=generation_id)
         await context.ledger.do(accept)
-        self._settle_price("spent")
-
-    def answered(self) -> None:
-        """Record that a whole result has arrived."""
-        self._context.gate.answered(self._left_at)
+        self._reserved = False
+        context.budget.settle(self._row.price or 0.0, "spent")
+        context.gate.answered(self._left_at)
+        self._left_at = None  # polls for its result leave later
 
     async def leaving(self) -> None:
         """Record in the ledger that a request is about to leave; it may leave once this returns."""
@@ -273,7 +286,9 @@ class Attempt:
         if not self._claimed and not self._accepted:
             context.lock.check()
             self._claimed = True
-            await self._claim()
+            noting = context.ledger.do(partial(Ledger.claim, row=self._row))
+            claims = context.images.claims
+            await (noting if claims is None else self._claim_in_bucket(noting, claims))
             if gate.stopping:
                 raise StoppedError
         # From here on the request may be charged, so its result is fetched whatever happens.
@@ -283,16 +298,8 @@ class Attempt:
         self._away = True
         self.sent_at = time.time()
         self._left_at = asyncio.get_running_loop().time()
-        context.progress.left(self._left_at)
-
-    def _claim(self) -> Awaitable[None]:
-        """Claim the row in the ledger and, where images are in a bucket, there."""
-        context = self._context
-        if departures := context.progress.take_departures(before=int(time.time())):
+        if departures := context.progress.left(self._left_at):
             context.ledger.post(partial(Ledger.count_departures, seconds=departures))
-        noting = context.ledger.do(partial(Ledger.claim, row=self._row))
-        claims = context.images.claims
-        return noting if claims is None else self._claim_in_bucket(noting, claims)
 
     async def _claim_in_bucket(self, noting: Awaitable[None], claims: Claims) -> None:
         """Claim the row in the bucket while the ledger records its claim."""
@@ -342,8 +349,3 @@ class Attempt:
         if self._away:
             self._away = False
             self._context.progress.in_flight -= 1
-
-    def _settle_price(self, charge: ChargeState) -> None:
-        if self._reserved:
-            self._reserved = False
-            self._context.budget.settle(self._row.price or 0.0, charge)

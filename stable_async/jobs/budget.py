@@ -1,4 +1,4 @@
-"""Credits that a job may spend: reserved before a request leaves, settled after."""
+"""What a job may use, reserved before a request leaves: credits, and space on the disk."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ from sys import float_info
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stable_async.jobs.row import ChargeState
 
-__all__ = ["Bill", "Budget", "BudgetHome"]
+__all__ = ["Bill", "Budget", "BudgetHome", "DiskSpace"]
 
 # Prices have at most two decimals; the error of a sum of floats is far below this.
 TOLERANCE = 1e-6
+# Disk space reserved for ledger and metadata, and for each image in flight before the first one has
+# arrived, bytes.
+DISK_MARGIN = 4 * 1024 * 1024
+ASSUMED_IMAGE = 4 * 1024 * 1024
+# The most rows that start before the disk is looked at again.
+DISK_LOOKS = 32
 
 
 @dataclass(slots=True)
@@ -76,6 +84,7 @@ class Budget:
             share: Maximum that this part may spend once `shared` is lost.
         """
         self.limit = limit
+        self._limit = inf if limit is None else limit + TOLERANCE
         self._shared = shared
         self._share = share
         self.bill: Bill = bill or Bill()
@@ -111,18 +120,13 @@ class Budget:
             finally:
                 await self._shared.aclose()
 
-    @property
-    def _limit(self) -> float:
-        limit = inf if self.limit is None else self.limit + TOLERANCE
-        if self._shared is not None and self._shared.lost and self._share is not None:
-            limit = min(limit, self._share + TOLERANCE)
-        return limit
-
     async def _fits_all(self, shared: BudgetHome, price: float) -> bool:
         if self.limit is None:
             return True
         total = self.bill.total
         fits = await shared.hold(total + price, self.limit + TOLERANCE, total)
+        if shared.lost and self._share is not None:
+            self._limit = min(self._limit, self._share + TOLERANCE)
         return fits and self.bill.total + price <= self._limit
 
     def settle(self, price: float, charge: ChargeState) -> None:
@@ -136,3 +140,45 @@ class Budget:
         elif charge == "in doubt":
             bill.in_doubt += price
         self._settled.set()
+
+
+class DiskSpace:
+    """Lets only as many rows start as there is space for on the disk."""
+
+    def __init__(self, free: Callable[[], int | None]) -> None:
+        """Use `free`, which returns the bytes that are free for images; `None` if not known."""
+        self._free = free
+        self._places = 0
+        self._in_use = 0
+        self._largest = 0
+        self._landed = asyncio.Event()
+
+    async def reserve(self) -> bool:
+        """Reserve space for the image of a row, and return whether there is any.
+
+        This may wait for rows in flight.
+        """
+        while not self._places:
+            self._places = self._count_places()
+            if not self._places:
+                if not self._in_use:
+                    return False
+                self._landed.clear()
+                await self._landed.wait()
+        self._places -= 1
+        self._in_use += 1
+        return True
+
+    def release(self, size: int) -> None:
+        """Release the space of a row whose image has `size` bytes; 0 if it has none."""
+        self._in_use -= 1
+        self._largest = max(self._largest, size)
+        self._landed.set()
+
+    def _count_places(self) -> int:
+        """Return how many more rows may start before the disk is looked at again."""
+        free = self._free()
+        if free is None:
+            return DISK_LOOKS
+        images = (free - DISK_MARGIN) // (self._largest or ASSUMED_IMAGE)
+        return min(max(images - self._in_use, 0), DISK_LOOKS)

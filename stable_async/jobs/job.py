@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stable_async.errors import ConfigurationError, StabilityError
 from stable_async.files import in_thread
 from stable_async.jobs.attempt import RunContext
-from stable_async.jobs.budget import Budget
+from stable_async.jobs.budget import Budget, DiskSpace
 from stable_async.jobs.errors import JobError
 from stable_async.jobs.events import JobEvents
 from stable_async.jobs.failure_file import FAILURES_NAME, write_failures
@@ -170,22 +170,21 @@ class Job:
                 ledger=writer,
                 images=images,
                 budget=budget,
+                disk=DiskSpace(store.free_space),
                 gate=gate,
                 progress=progress,
                 lock=opened.lock,
                 folder=opened.folder,
                 max_in_flight=settings.max_in_flight,
+                on_result=self.events.settled,
             )
             runner = Runner(
                 context,
-                free_space=store.free_space,
-                max_in_flight=settings.max_in_flight,
                 passes=settings.passes,
                 resend_doubtful=settings.resend_doubtful,
                 read_more=None
                 if settings.check or opened.intake is None
                 else partial(self._read_more, opened.intake, writer),
-                on_result=self.events.settled,
             )
             if not gate.stopping:
                 progress.phase = "running"

@@ -323,9 +323,6 @@ class _Attempt:
         self._accepted = True
         self._claims.accept(self._stem, generation_id)
 
-    def answered(self) -> None:
-        """Do nothing."""
-
 
 def _known(facts: RowFacts) -> Made:
     charge = facts.charges[-1].state if facts.charges else "returned"

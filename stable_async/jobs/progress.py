@@ -124,7 +124,7 @@ class Progress:
     outage: str | None = None
     _departures: deque[float] = field(default_factory=deque)
     _results: deque[float] = field(default_factory=deque)
-    # Requests and 429 answers by second since 1970, until `take_departures` returns them.
+    # Requests and 429 answers by second since 1970, until they are returned.
     _by_second: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     @property
@@ -137,13 +137,19 @@ class Progress:
         """The number of rows that are settled."""
         return self.done + self.skipped + self.without_image
 
-    def left(self, now: float) -> None:
-        """Count a request that leaves."""
+    def left(self, now: float) -> dict[int, tuple[int, int]]:
+        """Count a request that leaves.
+
+        Returns:
+            Once a second, what `take_departures` returns, of the seconds that are over.
+        """
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         _recent(self._departures, now, RATE_WINDOW)
         self._departures.append(now)
+        over = {} if int(time.time()) in self._by_second else self.take_departures()
         self.count(requests=1)
+        return over
 
     def count(self, *, requests: int = 0, rate_limited: int = 0) -> None:
         """Count requests that leave in this second, or have not left after all, and 429 answers."""
@@ -153,12 +159,9 @@ class Progress:
         before = self._by_second.get(second, (0, 0))
         self._by_second[second] = (before[0] + requests, before[1] + rate_limited)
 
-    def take_departures(self, before: int | None = None) -> dict[int, tuple[int, int]]:
-        """Return, once, requests and 429 answers of the seconds before one, or of all."""
-        taken = {}
-        for second in list(self._by_second):
-            if before is None or second < before:
-                taken[second] = self._by_second.pop(second)
+    def take_departures(self) -> dict[int, tuple[int, int]]:
+        """Return, once, the requests and 429 answers of every second since 1970 that had any."""
+        taken, self._by_second = self._by_second, {}
         return taken
 
     def settle(self, result: Result, now: float) -> None:

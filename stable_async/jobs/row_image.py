@@ -35,9 +35,6 @@ class RowObserver(AttemptObserver, Protocol):
     async def accepted(self, generation_id: str) -> None:
         """Called when an asynchronous operation was accepted, and so is paid for."""
 
-    def answered(self) -> None:
-        """Called when the whole image has arrived."""
-
 
 async def make_image(
     client: StabilityClient, images: ImageWriter, folder: Path, row: Row, observer: RowObserver
@@ -81,5 +78,4 @@ async def make_image(
         except OSError as error:
             why = f"an image cannot be stored: {error.strerror or error}"
             raise StorageError(why, spooled=isinstance(error, SpooledError)) from error
-    observer.answered()
     return Result("filtered" if filtered else "done", "spent", image)

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stable_async.jobs.budget import TOLERANCE, Bill, Budget
+from stable_async.jobs.budget import (
+    ASSUMED_IMAGE,
+    DISK_LOOKS,
+    DISK_MARGIN,
+    TOLERANCE,
+    Bill,
+    Budget,
+    DiskSpace,
+)
 
 PRICES = st.sampled_from([0.1, 0.2, 3.0, 6.5])
 
@@ -160,3 +168,44 @@ async def test_the_loss_of_a_shared_budget_is_noticed_while_it_is_asked() -> Non
     budget = Budget(10.0, Bill(spent=3.0), shared=Losing(), share=4.0)
     assert not await budget.reserve(2.0)
     assert await budget.reserve(1.0)
+
+
+# Space on the disk.
+
+
+async def test_rows_start_as_long_as_there_is_space_for_their_images() -> None:
+    free = DISK_MARGIN + 2 * ASSUMED_IMAGE
+    disk = DiskSpace(lambda: free)
+    assert [await disk.reserve() for _ in range(2)] == [True, True]
+    third = asyncio.ensure_future(disk.reserve())
+    await asyncio.sleep(0)
+    assert not third.done(), "the disk does not show yet what is in flight"
+    disk.release(0)
+    assert await third
+    # From the first image on, the largest one counts; the disk has become fuller.
+    free = DISK_MARGIN + 1_999
+    disk.release(1_000)
+    disk.release(10)
+    assert await disk.reserve()
+    fifth = asyncio.ensure_future(disk.reserve())
+    await asyncio.sleep(0)
+    assert not fifth.done()
+    free = DISK_MARGIN + 999
+    disk.release(0)
+    assert not await fifth, "nothing is in flight that could make place"
+    free = 0
+    assert not await disk.reserve()
+
+
+async def test_the_disk_is_looked_at_once_for_many_rows() -> None:
+    for free in (None, 10**15):
+        looks: list[int] = []
+
+        def look(free: int | None = free, looks: list[int] = looks) -> int | None:
+            looks.append(1)
+            return free
+
+        disk = DiskSpace(look)
+        for _ in range(2 * DISK_LOOKS):
+            assert await disk.reserve()
+        assert len(looks) == 2

@@ -26,7 +26,7 @@ from stable_async.jobs import (
     JobSettings,
     PromptRules,
     StorageError,
-    runner,
+    budget,
 )
 from stable_async.jobs.budget import Budget
 from stable_async.jobs.errors import LedgerError
@@ -562,9 +562,9 @@ async def test_room_is_kept_for_images_that_are_on_their_way(
 ) -> None:
     """The disk does not show them yet."""
     size = len(shop_image("p", "10"))
-    monkeypatch.setattr(runner, "ASSUMED_IMAGE", size)
+    monkeypatch.setattr(budget, "ASSUMED_IMAGE", size)
     monkeypatch.setattr(
-        folder_store.FolderStore, "free_space", lambda _: runner.DISK_MARGIN + 3 * size
+        folder_store.FolderStore, "free_space", lambda _: budget.DISK_MARGIN + 3 * size
     )
     bench.shop.latency = 0.01
     path = bench.write(*({"prompt": "p", "seed": seed} for seed in range(10, 30)))

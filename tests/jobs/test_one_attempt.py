@@ -21,7 +21,7 @@ from stable_async.errors import (
 )
 from stable_async.jobs import attempt
 from stable_async.jobs.attempt import Attempt, RunContext
-from stable_async.jobs.budget import Bill, Budget
+from stable_async.jobs.budget import Bill, Budget, DiskSpace
 from stable_async.jobs.errors import JobError, LedgerError, StorageError
 from stable_async.jobs.gate import REFUSALS, REFUSALS_OF_A_ROW, Gate, StoppedError
 from stable_async.jobs.ledger import Ledger
@@ -89,8 +89,6 @@ class Bench:
             match step:
                 case "leave":
                     await observer.leaving()
-                case "answer":
-                    observer.answered()
                 case ("refuse", APIStatusError() as error):
                     observer.refused(error)
                 case ("accept", str(identity)):
@@ -137,7 +135,9 @@ class Bench:
     @property
     def left(self) -> int:
         """Requests that left, as they will be counted in the ledger."""
-        return sum(requests for requests, _ in self.context.progress.take_departures().values())
+        counted = [requests for _, requests, _ in self.stored.departures()]
+        open_ones = self.context.progress.take_departures().values()
+        return sum(counted) + sum(requests for requests, _ in open_ones)
 
 
 @asynccontextmanager
@@ -162,11 +162,13 @@ async def opened(
                     ledger=writer,
                     images=to,
                     budget=Budget(None),
+                    disk=DiskSpace(lambda: None),
                     gate=gate,
                     progress=progress,
                     lock=lock,
                     folder=tmp_path,
                     max_in_flight=4,
+                    on_result=lambda row, result: None,
                 )
                 bench = Bench(context, stored, row)
                 monkeypatch.setattr(attempt, "make_image", bench.make)
@@ -209,7 +211,7 @@ DOUBTFUL_REFUSAL = status(500, "doubt", billed="maybe")
 @pytest.mark.parametrize(
     ("steps", "state", "charges", "reason", "bill"),
     [
-        (["leave", "answer"], "done", ["spent"], None, Bill(spent=3)),
+        (["leave"], "done", ["spent"], None, Bill(spent=3)),
         (["leave", ("refuse", FINAL), FINAL], "failed", ["returned"], "400", Bill()),
         (["leave", ("refuse", AGAIN), AGAIN], "again", ["returned"], "500", Bill()),
         (["leave", DOUBT], "in doubt", ["in doubt"], "connection broke", Bill(in_doubt=3)),
@@ -349,7 +351,7 @@ async def test_a_generation_of_an_earlier_run_is_fetched_and_costs_nothing_more(
     bench: Bench,
 ) -> None:
     bench.row.generation_id = "g"
-    result = await bench.run(["leave", ("refuse", AGAIN), "leave", "answer"])
+    result = await bench.run(["leave", ("refuse", AGAIN), "leave"])
     assert result is not None
     assert bench.state() == ("done", [])
     assert bench.context.budget.bill == Bill()
@@ -457,8 +459,8 @@ async def test_an_answer_ends_an_outage(open_bench: Opening) -> None:
             bench.gate.refused(REFUSED)
         await asyncio.sleep(1)
         states, look = noting(lambda: bench.progress.outage)
-        await bench.run(["leave", look, "answer", look])
-        assert states == [str(REFUSED), None]
+        await bench.run(["leave", look])
+        assert [*states, bench.progress.outage] == [str(REFUSED), None]
 
 
 @virtual_network_time
@@ -500,8 +502,8 @@ async def test_a_look_says_more_of_the_network_than_the_submission(open_bench: O
             for _ in range(REFUSALS):
                 bench.gate.refused(REFUSED)
 
-        await bench.run(["leave", ("accept", "g"), 1.0, break_off, look, "answer", look])
-        assert states == [str(REFUSED), None]
+        await bench.run(["leave", ("accept", "g"), 1.0, break_off, look])
+        assert [*states, bench.progress.outage] == [str(REFUSED), None]
 
 
 @virtual_network_time
@@ -579,13 +581,13 @@ async def test_a_claim_is_made_before_the_first_request_alone(bench: Bench) -> N
         seen.append(bench.state())
         times.append(bench.observer.sent_at)
 
-    await bench.run([look, "leave", look, "leave", look, "answer"])
+    await bench.run([look, "leave", look, "leave", look])
     assert seen == [("waiting", []), *[("in flight", ["reserved"])] * 2]
     assert [time is None for time in times] == [True, False, False]
 
 
 async def test_a_permit_that_expired_leaves_one_request_in_flight(bench: Bench) -> None:
-    await bench.run(["leave", "leave", "answer"])
+    await bench.run(["leave", "leave"])
     assert (bench.progress.requests, bench.progress.peak_in_flight) == (2, 1)
 
 

@@ -42,9 +42,6 @@ class Noted:
     async def accepted(self, generation_id: str) -> None:
         self.steps.append(f"accepted {generation_id}")
 
-    def answered(self) -> None:
-        self.steps.append("answered")
-
 
 async def make(bench: Bench, row: Row, *, url: str | None = None) -> tuple[Result, list[str]]:
     noted = Noted()
@@ -62,7 +59,7 @@ async def test_an_image_comes_with_all_that_is_known_of_it(
     row = new_row(1, "a", seed=seed)
     result, steps = await make(bench, row)
     assert (result.state, result.charge) == ("filtered" if filtered else "done", "spent")
-    assert steps == ["leaving", "answered"]
+    assert steps == ["leaving"]
     assert bench.shop.forms[0].get("seed") == (None if seed is None else "9")
     assert result.image is not None
     image = result.image
@@ -115,10 +112,10 @@ async def test_a_generation_is_submitted_once(bench: Bench) -> None:
     identity = row.generation_id
     assert identity is not None
     assert result.state == "done"
-    assert steps == ["leaving", f"accepted {identity}", "answered"]
+    assert steps == ["leaving", f"accepted {identity}"]
     assert bench.shop.sold.total() == 1
     result, steps = await make(bench, row)
-    assert (result.state, steps) == ("done", ["answered"]), "it is only fetched"
+    assert (result.state, steps) == ("done", []), "it is only fetched"
     assert bench.shop.sold.total() == 1
     row.generation_id = "0" * 64
     with pytest.raises(NotFoundError):

@@ -742,7 +742,7 @@ async def test_a_generation_is_fetched_later_though_something_raised_when_it_was
     (bench.folder / "fox.png").write_bytes(sample_image())
     path = bench.write({"service": "upscale-creative", "prompt": "a", "image": "fox.png"})
     with monkeypatch.context() as patch:
-        patch.setattr("stable_async.jobs.attempt.Attempt.answered", fail)
+        patch.setattr("stable_async.jobs.gate.Gate.answered", fail)
         summary = await bench.run(path)
     price = summary.spent
     assert (summary.ending, summary.in_doubt) == ("stopped", 0)
