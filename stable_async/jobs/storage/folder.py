@@ -60,14 +60,8 @@ class FolderStore:
 
     def probe(self) -> None:
         self._images.mkdir(exist_ok=True)
-        file = AtomicFile(self._images / PROBE)
-        try:
-            file.write([b"probe"])
-            file.commit()
-            (self._images / PROBE).unlink()
-            sync_folder(self._images)
-        finally:
-            file.discard()
+        write_atomically(self._images / PROBE, [b"probe"]).unlink()
+        sync_folder(self._images)
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[_FolderWriter]:
