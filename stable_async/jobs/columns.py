@@ -7,6 +7,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
+from shlex import quote
 from typing import TYPE_CHECKING, Literal
 
 from stable_async.api.services import SERVICES, fields_of_all, service_name
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVERYTHING",
+    "NUMBERS",
     "ROW_KEYS",
+    "WHOLE_NUMBERS",
     "ColumnError",
     "ColumnReport",
     "ColumnRules",
@@ -35,6 +38,20 @@ __all__ = [
 ]
 
 ALL_FIELDS = fields_of_all()
+
+
+def _fields_of(kinds: str) -> frozenset[str]:
+    """Return the fields of all services whose values are of these kinds."""
+    return frozenset(
+        name
+        for service in SERVICES.values()
+        for name, info in service.model.model_fields.items()
+        if re.search(rf"\b(?:{kinds})\b", str(info.annotation))
+    )
+
+
+NUMBERS = _fields_of("int|float")
+WHOLE_NUMBERS = _fields_of("int")
 # Keys of a row that are not fields of the API.
 ROW_KEYS = frozenset({"id", "service"})
 # `--keep '*'`: every column that is not a parameter.
@@ -495,4 +512,4 @@ def own_name(name: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return text if re.fullmatch(r"[\w=.-]+", text) else f"'{text}'"
+    return text if re.fullmatch(r"[\w=.-]+", text) else quote(text)

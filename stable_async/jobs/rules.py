@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import reprlib
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
@@ -17,6 +18,7 @@ from stable_async.api.fields import MAX_SEED
 from stable_async.api.file_limits import FileHead
 from stable_async.api.services import SERVICES, UNPRICED, service_name
 from stable_async.errors import InvalidRequestError
+from stable_async.jobs.columns import NUMBERS
 from stable_async.jobs.errors import RowProblem
 from stable_async.jobs.kinds import kind_of_service
 from stable_async.jobs.row import MAX_ID, Row, derive_seed, to_json
@@ -34,6 +36,8 @@ __all__ = ["Checker", "PromptRules", "check", "make_request"]
 
 # Enough to show the size of nearly every image; more is read where it is not.
 HEAD_SIZE = 4096
+# How nearly all numbers are written.
+PLAIN = re.compile(r"0|[1-9][0-9]*")
 # Maximum shapes in memory; beyond that the cache is emptied and starts again.
 MOST_SHAPES = 1_000
 SEED_DIGITS = len(str(MAX_SEED))
@@ -323,8 +327,14 @@ def _digest(service: str, fields: Mapping[str, object]) -> bytes:
     parts = [service]
     for name in sorted(fields):
         value = fields[name]
-        if value is not None:
-            parts += (name, value if isinstance(value, str) else _wire_text(value))
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            value = _wire_text(value)
+        elif name in NUMBERS and not PLAIN.fullmatch(value):
+            value = _plain(value)
+        if name != "seed" or value != "0":  # 0 is the same as no seed
+            parts += (name, value)
     return blake2b("\x1f".join(parts).encode(), digest_size=16).digest()
 
 
@@ -333,6 +343,17 @@ def _parsed(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
+        return text
+
+
+def _plain(text: str) -> str:
+    """Return a number as JSON has it.
+
+    Programs that read a table and save it write `7.0` for `7`, and it is the same row.
+    """
+    try:
+        return _wire_text(float(text))
+    except ValueError:
         return text
 
 

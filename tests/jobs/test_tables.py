@@ -263,6 +263,16 @@ READ = {
     "empty lines before the header": Table(
         "p.csv", b"\n,,\nprompt,seed,\na fox,7,\n", [{"prompt": "a fox", "seed": "7"}]
     ),
+    "by hand, spaces after commas": Table(
+        "p.csv",
+        b'seed, "prompt"\n7, "a fox, red"\n8, a hare\n , \n',
+        [{"seed": "7", "prompt": "a fox, red"}, {"seed": "8", "prompt": "a hare"}],
+    ),
+    "a thumbnail in a column": Table(
+        "p.csv",
+        b"prompt,thumbnail\na fox," + b"A" * 200_000 + b"\n",
+        [{"prompt": "a fox", "thumbnail": "A" * 200_000}],
+    ),
     "hugging face, to_json": Table(
         "p.jsonl",
         b'{"prompt":"a fox","seed":7}\n',
@@ -369,6 +379,26 @@ REFUSED = {
     "xls named csv": ("p.csv", b"\xd0\xcf\x11\xe0\xa1\xb1", ["save the sheet as CSV"]),
     "parquet named csv": ("p.csv", b"PAR1\x15\x04", ["--format parquet"]),
     "zstd": ("p.csv", b"\x28\xb5\x2f\xfd\x24", ["zstd", "gzip"]),
+    "mysql, quotes with backslashes": (
+        "p.csv",
+        b'"prompt"\n"a \\"red\\" fox"\n',
+        ["row 2: not valid CSV: text after the end of a quoted cell", '""'],
+    ),
+    "a quote that is never closed": (
+        "p.csv",
+        b'prompt,seed\n"a fox,7\na hare,8\n',
+        ["row 2: not valid CSV: a quote is opened and never closed"],
+    ),
+    "a quote that is never closed in a long file": (
+        "p.csv",
+        b'prompt,seed\n"a fox,7\n' + b"a hare,8\n" * 130_000,
+        ["row 2: not valid CSV: a cell is longer than 1,048,576 characters"],
+    ),
+    "names in quotes of another kind": (
+        "p.csv",
+        b"'prompt'\n'a fox'\n",
+        ["the columns are: 'prompt'", """--prompt-column ''"'"'prompt'"'"''"""],
+    ),
     "cells of several lines between tabs": (
         "p.tsv",
         b'seed\tprompt\n7\t"two\nlines"\n',
@@ -772,6 +802,8 @@ def test_weighted_prompts_that_say_nothing_or_have_no_number_are_refused(
         ("\n<!DOCTYPE html>\n<html>\n", "a web page"),
         ('<?xml version="1.0"?>\n<a/>\n', "a web page"),
         ("version https://git-lfs.github.com/spec/v1\nsize 12345\n", "git lfs pull"),
+        ("['a fox', 'a kite']\n", "Python"),
+        ('prompts = [\n    "a fox",\n]\n', "Python"),
     ],
 )
 def test_a_txt_of_another_format_is_refused_as_a_whole(
@@ -802,6 +834,68 @@ def test_what_programs_write_for_no_text_is_not_bought(tmp_path: Path, cell: str
     assert f"prompt is {cell!r}: no text" in row.text
     path.write_text(f"prompt,negative_prompt\na {cell},nan\na fox,None\n")
     assert read(path) == [{"prompt": f"a {cell}"}, {"prompt": "a fox"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines", "footers"),
+    [
+        ("prompt | seed\n-------+-----\n a fox |    7\n(1 row)\n", [2], [4]),
+        ("| prompt | seed |\n|:-----|---:|\n| a fox | 7 |\n", [2], []),
+        ("prompt;seed\na fox;7\n***;\n", [3], []),
+    ],
+)
+def test_lines_and_footers_of_printed_tables_are_not_bought(
+    tmp_path: Path, text: str, lines: list[int], footers: list[int]
+) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text(text)
+    rows = list(PromptFile(path).rows())
+    [row] = (row for row in rows if isinstance(row, Row))
+    assert str(row.fields["prompt"]).rstrip() == "a fox"
+    problems = {row.row: row.text for row in rows if isinstance(row, RowProblem)}
+    assert list(problems) == lines + footers
+    assert all("a line, and no text" in problems[number] for number in lines)
+    assert all("no text, but what programs write" in problems[number] for number in footers)
+
+
+@pytest.mark.parametrize("cell", ["4,000", "1,234", "-1,000"])
+def test_a_whole_number_with_a_comma_before_three_digits_may_be_thousands(
+    tmp_path: Path, cell: str
+) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text(f"prompt;seed;cfg_scale\na fox;{cell};4,500\n")
+    [row] = PromptFile(path, rules=ColumnRules(service="sd3")).rows()
+    assert isinstance(row, Row)
+    assert row.fields["cfg_scale"] == "4.500", "cannot be thousands"
+    row.service = "sd3"
+    [problem] = check_row(row)
+    assert problem.startswith(f"seed: given {cell!r}; allowed: a whole number")
+
+
+@pytest.mark.parametrize(
+    ("seed", "scale"), [("7", "4.5"), ("7.0", "4.50"), ("007", "04.5"), (7.0, 4.5), (7, "4.5")]
+)
+def test_a_row_is_the_same_however_its_numbers_are_written(seed: object, scale: object) -> None:
+    """So a table that another program has saved again is not bought again."""
+    rules = PromptRules(service="sd3")
+    fields: dict[str, object] = {"prompt": "7.0", "seed": seed, "cfg_scale": scale}
+    [row] = rules.expand(Row(1, fields))
+    [plain] = rules.expand(Row(1, {"prompt": "7.0", "seed": 7, "cfg_scale": 4.5}))
+    [other] = rules.expand(Row(1, {"prompt": "7", "seed": 7, "cfg_scale": 4.5}))
+    assert isinstance(row, Row)
+    assert isinstance(plain, Row)
+    assert isinstance(other, Row)
+    assert row.content == plain.content
+    assert row.content != other.content, "a prompt is a text"
+
+
+@pytest.mark.parametrize("seed", [0, "0", 0.0, "0.0", None])
+def test_a_seed_of_0_is_no_seed(seed: object) -> None:
+    [row] = PromptRules().expand(Row(1, {"prompt": "a fox", "seed": seed}))
+    [without] = PromptRules().expand(Row(1, {"prompt": "a fox"}))
+    assert isinstance(row, Row)
+    assert isinstance(without, Row)
+    assert row.content == without.content
 
 
 def test_an_empty_table_is_called_empty(tmp_path: Path) -> None:

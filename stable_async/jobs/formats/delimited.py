@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from stable_async.jobs.errors import UnreadableError
+from stable_async.jobs.formats.decoding import MAX_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,12 @@ DELIMITERS = (",", ";", "\t", "|")
 SEP_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 # A longer line is not a header.
 HEADER_LINES = 50
+# What is wrong, by a part of the message of `csv`.
+BROKEN = {
+    "expected after": 'text after the end of a quoted cell; write a quote in such a cell as ""',
+    "unexpected end": "a quote is opened and never closed",
+    "field limit": f"a cell is longer than {MAX_LINE:,} characters; is a quote never closed?",
+}
 
 
 def read_records(
@@ -46,8 +53,13 @@ def read_records(
         elif "\n".join(header).count('"') % 2 == 0 or len(header) == HEADER_LINES:
             break
     delimiter = delimiter or _delimiter("\n".join(header), is_known)
+    if csv.field_size_limit() < MAX_LINE:
+        csv.field_size_limit(MAX_LINE)  # of the whole process; below that of a line otherwise
     records = csv.reader(
-        (line + "\n" for some in (header, texts) for line in some), strict=True, delimiter=delimiter
+        (line + "\n" for some in (header, texts) for line in some),
+        strict=True,
+        delimiter=delimiter,
+        skipinitialspace=True,
     )
     try:
         for cells in records:
@@ -55,7 +67,8 @@ def read_records(
             if any(cells):
                 yield number, cells
     except csv.Error as error:
-        raise UnreadableError(number + 1, f"not valid CSV: {error}") from None
+        what = next((what for part, what in BROKEN.items() if part in str(error)), str(error))
+        raise UnreadableError(number + 1, f"not valid CSV: {what}") from None
 
 
 def _delimiter(header: str, is_known: Callable[[str], bool]) -> str:
@@ -63,7 +76,8 @@ def _delimiter(header: str, is_known: Callable[[str], bool]) -> str:
 
     def sense(delimiter: str) -> tuple[int, int]:
         try:
-            cells = next(csv.reader(header.splitlines(keepends=True), delimiter=delimiter), [])
+            lines = header.splitlines(keepends=True)
+            cells = next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), [])
         except csv.Error:
             return 0, 0
         return sum(map(is_known, cells)), len(cells)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from typing import TYPE_CHECKING
 
 from stable_async.jobs.columns import ALL_FIELDS, is_text
@@ -28,10 +29,16 @@ FOREIGN_INSIDE = (
     (re.compile(r"(?:^|(?<=\s))—[a-z]+(?=\s+\d)"), "a parameter of another program"),
     (re.compile(r"<(?:lora|lyco|hypernet):", re.IGNORECASE), "a model of another program"),
 )
-# What spreadsheets write for a formula that failed, in any language, and libraries for no value.
-NO_TEXT = re.compile(r"#[A-ZÀ-Þ/0-9]{2,12}[!?]|#N/A|#NV|Err:\d{3}|<NA>|NULL|NaN|nan|None|\\N")
+# What spreadsheets write for a formula that failed, in any language, libraries for no value, and
+# psql at the end.
+NO_TEXT = re.compile(
+    r"#[A-ZÀ-Þ/0-9]{2,12}[!?]|#N/A|#NV|Err:\d{3}|<NA>|NULL|NaN|nan|None|\\N|\(\d+ rows?\)"
+)
 # The longest of them.
 SHORT = 16
+# A line below a header, as in the tables of Markdown and psql.
+RULE = re.compile(r"[-=+_*~|: ]+")
+RULE_SIGNS = frozenset("-=+_*~|: ")
 # Fields that are written by hand.
 TEXTS = tuple(sorted(name for name in ALL_FIELDS if is_text(name) and name != "text_prompts"))
 # One of them begins what the patterns of `FOREIGN` find.
@@ -54,6 +61,8 @@ def accepted(row: Row) -> Row | RowProblem:
 def _foreign(text: str) -> str | None:
     if len(text) < SHORT and NO_TEXT.fullmatch(text.strip()):
         return f"is {text.strip()!r}: no text, but what programs write where there is none"
+    if text[0] in RULE_SIGNS and RULE.fullmatch(text):
+        return f"is {reprlib.repr(text)}: a line, and no text"
     if text[0] in FIRST_CHARACTERS:
         for pattern, what in FOREIGN:
             if found := pattern.match(text):

@@ -20,6 +20,7 @@ __all__ = ["read_prompt_lines"]
 OTHER_FORMATS = (
     (re.compile(r'\{\s*"'), "JSON Lines? Then --format jsonl"),
     (re.compile(r'\[\s*(?:["{]|$)'), "JSON? Then --format json"),
+    (re.compile(r"\w+ ?= ?\[|\['"), "Python, not prompts"),
     (re.compile(r"\{\\rtf"), "a rich text document: save it as plain text"),
     (re.compile(r"<(?:!doctype|html|\?xml|svg)\b", re.IGNORECASE), "a web page, not prompts"),
     (re.compile(r"version https://git-lfs\."), "a pointer of Git LFS: fetch it with git lfs pull"),

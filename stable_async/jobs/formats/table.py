@@ -6,8 +6,9 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from stable_async.api.services import SERVICES
 from stable_async.jobs.columns import (
+    NUMBERS,
+    WHOLE_NUMBERS,
     ColumnError,
     ColumnReport,
     ColumnRules,
@@ -32,6 +33,8 @@ __all__ = ["SuspiciousColumnsError", "checked_columns", "read_table", "row_of"]
 # What R, SQL shells and spreadsheets write for a missing value; free text may contain it.
 MISSING = frozenset(("#N/A", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "\\N", "nan", "null"))
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+# Four thousand in English, and four in German: refused where only one of them is meant.
+THOUSANDS = re.compile(r",\d{3}$")
 
 
 class SuspiciousColumnsError(UnreadableError):
@@ -131,13 +134,6 @@ def _value(target: Target, cell: str) -> str | None:
     if cell in MISSING:
         return None
     if "," in cell and target.name in NUMBERS and DECIMAL_COMMA.fullmatch(cell):
-        return cell.replace(",", ".")
+        is_grouped = target.name in WHOLE_NUMBERS and THOUSANDS.search(cell)
+        return cell if is_grouped else cell.replace(",", ".")
     return cell
-
-
-NUMBERS = frozenset(
-    name
-    for service in SERVICES.values()
-    for name, info in service.model.model_fields.items()
-    if re.search(r"\b(?:int|float)\b", str(info.annotation))
-)
