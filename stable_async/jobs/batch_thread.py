@@ -11,7 +11,6 @@ from stable_async.files import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
 __all__ = ["BatchThread"]
 
@@ -46,12 +45,7 @@ class BatchThread(Generic[ItemT, ResultT]):
         self._thread.start()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         """Process what is waiting, and end the thread."""
         self._queue.put(None)
         await in_thread(self._thread.join)

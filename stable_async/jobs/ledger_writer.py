@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stable_async.files import in_thread
 from stable_async.jobs.batch_thread import BatchThread
 from stable_async.jobs.errors import JobError, LedgerError, StorageError
+from stable_async.jobs.ledger import Ledger
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from stable_async.jobs.ledger import Ledger
     from stable_async.jobs.metadata import MetadataFile
 
 __all__ = ["LedgerWriter"]
@@ -24,7 +25,7 @@ T = TypeVar("T")
 MARK_EVERY = 1_000
 
 
-class LedgerWriter:
+class LedgerWriter(BatchThread[Callable[[Ledger], Any], Any]):
     """Changes the ledger from one event loop; an async context manager.
 
     Changes that arrive while others are being written are committed together. After a commit its
@@ -33,37 +34,35 @@ class LedgerWriter:
 
     def __init__(self, ledger: Ledger, metadata: MetadataFile) -> None:
         """Use `ledger` and `metadata`, which nobody else may use meanwhile."""
+        super().__init__(self._commit, name="ledger")
         self._ledger = ledger
         self._metadata = metadata
-        self._thread = BatchThread(self._commit, name="ledger")
         self._failure: JobError | None = None
-
-    async def __aenter__(self) -> Self:
-        await self._thread.__aenter__()
-        return self
 
     async def __aexit__(self, *error: object) -> None:
         """Write what is waiting, and end the thread."""
-        await self._thread.__aexit__(None, None, None)
+        await super().__aexit__(*error)
         await in_thread(self._mark)
 
-    def do(self, change: Callable[[Ledger], T]) -> asyncio.Future[T]:
-        """Call `change` with the ledger, and return its result once that is on the disk.
+    if TYPE_CHECKING:
 
-        The change is made even if the caller is cancelled meanwhile.
+        def do(self, item: Callable[[Ledger], T]) -> asyncio.Future[T]:
+            """Call `item` with the ledger, and return its result once that is on the disk.
 
-        Raises:
-            JobError: The ledger or `metadata.jsonl` cannot be written; no further change is made.
-            Exception: What `change` raises; it is then rolled back.
-        """
-        return cast("asyncio.Future[T]", self._thread.do(change))
+            The change is made even if the caller is cancelled meanwhile.
+
+            Raises:
+                JobError: The ledger or `metadata.jsonl` cannot be written; no further change is
+                    made.
+                Exception: What `item` raises; it is then rolled back.
+            """
 
     def post(self, change: Callable[[Ledger], object]) -> None:
         """Make a change before all later ones, without waiting for it.
 
         If it fails, all later changes fail too.
         """
-        self._thread.do(change).add_done_callback(_retrieve)
+        self.do(change).add_done_callback(_retrieve)
 
     def _commit(self, changes: Sequence[Callable[[Ledger], Any]]) -> list[Any]:
         if self._failure is not None:

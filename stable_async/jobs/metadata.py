@@ -9,13 +9,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from stable_async.files import state_of, write_atomically
-from stable_async.jobs.row import metadata_line
+from stable_async.jobs.row import metadata_of, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from stable_async.jobs.ledger import Ledger, StoredImageRow
+    from stable_async.jobs.row import Row
 
 __all__ = ["Mark", "MetadataFile", "find_mark"]
 
@@ -51,6 +52,7 @@ class MetadataFile:
     def __init__(self, path: Path, ledger: Ledger) -> None:
         """Update the file, and open it for appending."""
         self._ledger = ledger
+        self._has_duplicates = ledger.count_duplicates() > 0  # no run adds any
         self._number = self._checksum = 0
         if mark := find_mark(path, ledger):
             _, self._number, self._checksum = mark
@@ -95,14 +97,16 @@ class MetadataFile:
 
     def _lines(self, fresh: Sequence[StoredImageRow]) -> bytes:
         """Return the lines of images, and of the rows that repeat theirs."""
-        others = self._ledger.duplicates([row.position for _, row, _ in fresh])
-        lines = []
+        others: dict[int, list[Row]] = {}
+        if self._has_duplicates:
+            others = self._ledger.duplicates([row.position for _, row, _ in fresh])
+        text = ""
         for _, row, image in fresh:
-            lines.append(metadata_line(row, image))
+            text += to_json(metadata_of(row, image)) + "\n"
             for other in others.get(row.position, ()):
                 alike = replace(row, id=other.id, metadata=other.metadata)
-                lines.append(metadata_line(alike, image))
-        return "".join(lines).encode()
+                text += to_json(metadata_of(alike, image)) + "\n"
+        return text.encode()
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)

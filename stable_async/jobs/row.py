@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, cast
 
-import pydantic_core
-
 from stable_async.api.fields import MAX_SEED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from stable_async.api.v1 import TextPrompt
 
@@ -26,8 +24,6 @@ __all__ = [
     "Row",
     "State",
     "derive_seed",
-    "fields_to_json",
-    "metadata_line",
     "metadata_of",
     "text_of",
     "to_json",
@@ -195,28 +191,8 @@ def text_of(fields: Mapping[str, object]) -> str | None:
     return ", ".join(one["text"] for one in prompts if one.get("weight", 1) > 0) or None
 
 
-def metadata_line(row: Row, image: ImageFacts) -> str:
-    """Return the line of `metadata.jsonl` for an image, including the line break."""
-    return to_json(metadata_of(row, image)) + "\n"
-
-
-def fields_to_json(fields: Mapping[str, object]) -> str:
-    """Return the same as `to_json` for fields of the API that were checked, in a tenth of the time.
-
-    Raises:
-        ValueError: A value is not of a type that checked fields have.
-    """
-    return pydantic_core.to_json(fields).decode()
-
-
-def to_json(value: object) -> str:
-    """Return compact JSON, without escaping letters of any language.
-
-    Raises:
-        ValueError: A number is not finite.
-    """
-    return _ENCODER.encode(value)
-
-
-# Shared by all values: `json.dumps` creates an encoder for every call that has options.
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False)
+# Writes compact JSON, without escaping letters of any language; a number that is not finite is a
+# `ValueError`. Shared by all values: `json.dumps` creates an encoder for every call with options.
+to_json: Callable[[object], str] = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False
+).encode

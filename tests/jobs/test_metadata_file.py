@@ -11,7 +11,7 @@ import pytest
 
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.metadata import Mark, MetadataFile, find_mark
-from stable_async.jobs.row import metadata_line
+from stable_async.jobs.row import metadata_of, to_json
 from tests.jobs.test_ledger import add, image_of, make, new_row
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def expected(count: int) -> str:
-    return "".join(metadata_line(row, image_of(row)) for row in ROWS[:count])
+    return "".join(to_json(metadata_of(row, image_of(row))) + "\n" for row in ROWS[:count])
 
 
 def marked(path: Path, ledger: Ledger) -> MetadataFile:
