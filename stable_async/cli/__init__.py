@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 
 from stable_async.extras import install_command
 
@@ -11,6 +12,10 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command of `sys.argv`, and exit with its status."""
+    for stream in (sys.stdout, sys.stderr):
+        # Prompts and paths have letters that the encoding of a terminal may lack. JSON is ASCII.
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         from stable_async.cli.app import run
     except ModuleNotFoundError as error:

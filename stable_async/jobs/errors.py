@@ -94,14 +94,21 @@ class RowProblem:
     Attributes:
         row: Number of the row, as a text editor or a spreadsheet shows it; 0 means the whole file.
         text: The field, the problem and what is allowed.
+        files: The input files of the row, by their names; those of a folder have no other number.
     """
 
     row: int
     text: str
+    files: str = ""
+
+    @property
+    def place(self) -> str:
+        """The number of the row, and its files."""
+        return f"{self.row} ({self.files})" if self.files else str(self.row)
 
     def __str__(self) -> str:
         """Return `row 3: ...`."""
-        return f"row {self.row}: {self.text}" if self.row else self.text
+        return f"row {self.place}: {self.text}" if self.row else self.text
 
 
 class PromptFileError(JobError):
@@ -128,15 +135,15 @@ class PromptFileError(JobError):
 
 def _grouped(problems: Sequence[RowProblem]) -> list[str]:
     """Return one line for each problem; a problem of several rows is reported once."""
-    rows: dict[str, list[int]] = {}
+    alike: dict[str, list[RowProblem]] = {}
     for problem in problems:
-        rows.setdefault(problem.text, []).append(problem.row)
-    return [_line(text, numbers) for text, numbers in rows.items()]
+        alike.setdefault(problem.text, []).append(problem)
+    return [_line(some) for some in alike.values()]
 
 
-def _line(text: str, rows: Sequence[int]) -> str:
-    if len(rows) == 1:
-        return str(RowProblem(rows[0], text))
-    named = ", ".join(map(str, rows[:NAMED_ROWS]))
-    more = f" and {len(rows) - NAMED_ROWS:,} more" if len(rows) > NAMED_ROWS else ""
-    return f"rows {named}{more}: {text}"
+def _line(alike: Sequence[RowProblem]) -> str:
+    if len(alike) == 1:
+        return str(alike[0])
+    named = ", ".join(problem.place for problem in alike[:NAMED_ROWS])
+    more = f" and {len(alike) - NAMED_ROWS:,} more" if len(alike) > NAMED_ROWS else ""
+    return f"rows {named}{more}: {alike[0].text}"

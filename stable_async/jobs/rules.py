@@ -17,6 +17,7 @@ from stable_async.api.base import limits_of
 from stable_async.api.fields import MAX_SEED
 from stable_async.api.file_limits import FileHead
 from stable_async.api.services import SERVICES, UNPRICED, service_name
+from stable_async.api.texts import clean
 from stable_async.errors import InvalidRequestError
 from stable_async.jobs.columns import NUMBERS
 from stable_async.jobs.errors import RowProblem
@@ -135,7 +136,8 @@ def check(row: Row, folder: Path, price: float | None = None) -> list[RowProblem
     Returns:
         All problems of the row.
     """
-    has_files = not SERVICES[row.service].model.file_parts.keys().isdisjoint(row.fields)
+    file_fields = [name for name in SERVICES[row.service].model.file_parts if name in row.fields]
+    has_files = bool(file_fields)
     problems = list(_missing_files(row, folder)) if has_files else []
     try:
         request = make_request(row.service, row.fields, folder)
@@ -144,7 +146,8 @@ def check(row: Row, folder: Path, price: float | None = None) -> list[RowProblem
     except InvalidRequestError as error:
         problems += map(str, error.problems)
     if problems:
-        return [RowProblem(row.number, problem) for problem in problems]
+        files = clean(", ".join(str(row.fields[name]) for name in file_fields))
+        return [RowProblem(row.number, problem, files) for problem in problems]
     row.fields = {
         name: row.fields[name] if name in request.file_parts else value
         for name in row.fields

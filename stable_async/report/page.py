@@ -80,7 +80,7 @@ def _page(view: JobView, to: Path, most_rows: int) -> Iterator[bytes]:
             case "POLICY" | "STYLE" | "SCRIPT":
                 yield fixed[text].encode()
             case "FACTS":
-                yield _json(_facts(view)).encode()
+                yield _json(_facts(view))
             case "ROWS":
                 yield from _rows(view, to, most_rows)
             case _:
@@ -150,7 +150,7 @@ def _rows(view: JobView, to: Path, most: int) -> Iterator[bytes]:
                 alike.first(number, sha256, thumbnail),
             ]  # fmt: skip
             before = now
-            yield (separator + _json(values)).encode()
+            yield separator.encode() + _json(values)
             separator = ",\n"
             number += 1
     yield b"[]" if separator == "[" else b"]"
@@ -175,10 +175,11 @@ class _Alike:
         return first
 
 
-def _json(value: object) -> str:
+def _json(value: object) -> bytes:
     """Return JSON that is safe in a script element: nothing in it ends the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c")
+    # The name of a folder may be no UTF-8.
+    return text.replace("<", "\\u003c").encode(errors="backslashreplace")
 
 
 def _shown(value: object) -> str:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import pytest
 from cyclopts import App
 
 from stable_async.cli.app import COMMANDS, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -37,3 +42,19 @@ def test_printing_the_list_imports_no_command(option: str) -> None:
     assert not {"aiohttp", "pydantic", "stable_async.client", "stable_async.jobs"} & set(
         ended.stderr.split()
     )
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_letters_that_the_terminal_lacks_are_printed_as_escapes(
+    tmp_path: Path, encoding: str
+) -> None:
+    path = tmp_path / "größe.csv"
+    path.write_text("prompt\nein Größe 灯台 🦊\n", "utf-8")
+    ended = subprocess.run(
+        [sys.executable, "-c", "from stable_async.cli import main; main()", "estimate", path],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    text = "ein Größe 灯台 🦊".encode(encoding, "backslashreplace")
+    assert text in ended.stdout

@@ -217,6 +217,21 @@ def test_a_folder_of_parquet_files_is_a_data_set(tmp_path: Path) -> None:
         read(saved)
 
 
+def test_problems_of_files_name_them(tmp_path: Path) -> None:
+    """The row of a file in a folder is a number that nothing else shows."""
+    photos = tmp_path / "photos"
+    make(photos, "a.png")
+    (photos / "tiny\x1b[31m.png").write_bytes(png_header(8, 8))
+    for name in ("c.png", "d.png"):
+        (photos / name).write_text("no image " * 20)
+    rules = PromptRules(service="remove-background")
+    with pytest.raises(PromptFileError) as caught:
+        estimate_run(PromptFile(photos, rules=CUT_OUT), rules, JobSettings(folder=tmp_path / "job"))
+    text = str(caught.value)
+    assert "rows 2 (c.png), 3 (d.png): image: given another kind of file" in text
+    assert "row 4 (tiny .png): image: given 8 x 8 pixels" in text
+
+
 async def test_an_input_that_changed_is_noticed(bench: Bench) -> None:
     photos = bench.folder / "photos"
     make(photos, "a.png", "b.png")

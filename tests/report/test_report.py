@@ -131,6 +131,12 @@ def test_links_survive_strange_names(tmp_path: Path) -> None:
     assert row["file"] == "images/0000/a%20%22b%22%3F%23%25%3C%C3%A9%3E.png"
 
 
+def test_a_folder_whose_name_is_no_utf8_has_a_report(tmp_path: Path) -> None:
+    with JobFolder(tmp_path / "j\udcff") as job:
+        job.add()
+        assert report(job).facts["title"] == "j\udcff"
+
+
 def test_the_page_refers_to_nothing_outside(tmp_path: Path) -> None:
     with JobFolder(tmp_path / "job") as job:
         job.add("a lighthouse")
