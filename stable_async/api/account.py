@@ -12,6 +12,7 @@ from pydantic import Field
 
 from stable_async.api.answers import Answer, read_as
 from stable_async.api.base import Operation, WholeRequest
+from stable_async.api.verdict import Asked
 
 __all__ = ["Account", "AccountBalance", "AccountDetails", "Balance", "Organization"]
 
@@ -57,6 +58,7 @@ class Balance:
 class AccountDetails(WholeRequest[Account]):
     """The account of the key: its id, address and organizations. Free."""
 
+    asked: ClassVar[Asked] = "read"
     operation: ClassVar[Operation] = Operation(
         id="v1_user_account",
         path="/v1/user/account",
@@ -73,6 +75,7 @@ class AccountDetails(WholeRequest[Account]):
 class AccountBalance(WholeRequest[Balance]):
     """The credits of the account, or of the organization that the client names. Free."""
 
+    asked: ClassVar[Asked] = "read"
     operation: ClassVar[Operation] = Operation(
         id="v1_user_balance",
         path="/v1/user/balance",

@@ -22,13 +22,14 @@ from typing import (
 from urllib.parse import quote
 
 from annotated_types import Ge, Le, MaxLen, MinLen, MultipleOf
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
 from pydantic import ValidationError as PydanticValidationError
 from pydantic_core import PydanticCustomError, core_schema
 from typing_extensions import is_typeddict
 
 from stable_async.api.file_input import FileInput, FilePart, holds_pixels
 from stable_async.api.file_limits import FileHead
+from stable_async.api.verdict import Asked
 from stable_async.arguments import unknown_word
 from stable_async.errors import FieldProblem, InvalidRequestError
 from stable_async.media import Image, Media
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails, InitErrorDetails
 
     from stable_async.api.answers import Answer
-    from stable_async.api.verdict import Asked
 
 __all__ = [
     "MAX_REQUEST_BYTES",
@@ -163,6 +163,9 @@ class Request(BaseModel, Generic[ResultT]):
     One field per field of the API, with the API's name and limits. `None` means "not given": the
     field is left out and the API's own default holds.
 
+    Attributes:
+        asked: What it asks for: something that costs (`submit`), or something that is free.
+
     Raises:
         InvalidRequestError: A field or a rule between fields is broken; every problem is listed.
     """
@@ -175,6 +178,7 @@ class Request(BaseModel, Generic[ResultT]):
         protected_namespaces=(),
     )
 
+    asked: ClassVar[Asked] = "submit"
     file_parts: ClassVar[Mapping[str, FilePart]] = {}
     path_fields: ClassVar[frozenset[str]] = frozenset()
     body_fields: ClassVar[tuple[str, ...]] = ()
@@ -227,31 +231,30 @@ class Request(BaseModel, Generic[ResultT]):
             for name, value in mine.items()
         )
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _refuse_coerced(cls, data: object) -> object:
-        """Refuse bytes and truth values, of which pydantic would make texts and numbers."""
+    def _check(cls, data: object, check_fields: ModelWrapValidatorHandler[Self]) -> Self:
+        """Refuse what pydantic would coerce, and check the rules between fields."""
+        problems: list[FieldProblem] = []
         if isinstance(data, dict) and not COERCED.isdisjoint(map(type, data.values())):
-            wrong = [
-                FieldProblem(name, _given(name, value), "a number" if _counts(field) else "a text")
-                for name, value in data.items()
-                if value.__class__ in COERCED
-                and (field := cls.model_fields.get(name)) is not None
-                and name not in cls.file_parts
-            ]
-            if wrong:
-                raise PydanticValidationError.from_exception_data(
-                    cls.__name__, [_rule_error(problem) for problem in wrong]
-                )
-        return data
+            problems += cls._coerced(data)
+        if not problems:
+            request = check_fields(data)
+            problems += request.broken_rules()
+            if not problems:
+                return request
+        raise PydanticValidationError.from_exception_data(
+            cls.__name__, [_rule_error(problem) for problem in problems]
+        )
 
-    @model_validator(mode="after")
-    def _check_rules(self) -> Self:
-        if broken := list(self.broken_rules()):
-            raise PydanticValidationError.from_exception_data(
-                type(self).__name__, [_rule_error(problem) for problem in broken]
-            )
-        return self
+    @classmethod
+    def _coerced(cls, data: Mapping[str, object]) -> Iterator[FieldProblem]:
+        """Yield bytes and truth values, of which pydantic would make texts and numbers."""
+        for name, value in data.items():
+            field = cls.model_fields.get(name)
+            if value.__class__ in COERCED and field is not None and name not in cls.file_parts:
+                allowed = "a number" if _counts(field) else "a text"
+                yield FieldProblem(name, _given(name, value), allowed)
 
     def broken_rules(self) -> Iterator[FieldProblem]:
         """Yield the rules between fields that this request breaks."""
@@ -272,11 +275,6 @@ class Request(BaseModel, Generic[ResultT]):
     def credits(self) -> float | None:
         """List price, credits (1 credit is 0.01 US dollar); `None` where no source states one."""
         return self.operation.credits
-
-    @property
-    def asked(self) -> Asked:
-        """What the request asks for: something that costs, or something that is free."""
-        return "submit" if self.operation.method == "POST" else "read"
 
     @property
     def path(self) -> str:
@@ -300,8 +298,8 @@ class Request(BaseModel, Generic[ResultT]):
         texts = []
         for name, value in self.fields().items():
             match value:
-                case str():
-                    texts.append((name, value))
+                case str() | int():
+                    texts.append((name, str(value)))
                 case [*items]:
                     for index, item in enumerate(items):
                         for key, part in cast("Mapping[str, object]", item).items():
@@ -360,17 +358,15 @@ class ResultRequest(MediaRequest[MediaT]):
     wherever the same key is used.
 
     Attributes:
+        asked: A look: the generation was paid for when it was submitted.
         id: The generation: any text, as the API returned it.
         paid: List price of the submission, credits, where it is known; not sent.
     """
 
+    asked: ClassVar[Asked] = "look"
+
     id: Annotated[str, PathPart(any_text=True)]
     paid: float | None = None
-
-    @property
-    def asked(self) -> Asked:
-        """A look: the generation was paid for when it was submitted."""
-        return "look"
 
 
 def _text(value: object) -> str:

@@ -19,6 +19,7 @@ from stable_async.api.base import Operation, PathPart, Request, ResultT, WholeRe
 from stable_async.api.fields import StylePreset, UnitInterval
 from stable_async.api.file_input import FileInput, FilePart
 from stable_async.api.file_limits import FileHead
+from stable_async.api.verdict import Asked
 from stable_async.errors import FieldProblem
 from stable_async.image_header import read_image_header
 from stable_async.media import Image
@@ -414,6 +415,7 @@ class _Engines:
 class V1Engines(WholeRequest[list[Engine]]):
     """The engines that the key, or the organization that the client names, may use. Free."""
 
+    asked: ClassVar[Asked] = "read"
     operation: ClassVar[Operation] = Operation(
         id="v1_engines_list",
         path="/v1/engines/list",

@@ -53,6 +53,13 @@ def test_every_operation_of_the_facts_has_a_model_and_no_model_another_one() -> 
 
 
 @pytest.mark.parametrize("model", MODEL_CLASSES, ids=lambda model: model.__name__)
+def test_what_is_posted_is_paid_for_and_the_rest_is_free(model: type[Any]) -> None:
+    free = "look" if issubclass(model, ResultRequest) else "read"
+    for operation in operations_of(model):
+        assert model.asked == ("submit" if operation.method == "POST" else free)
+
+
+@pytest.mark.parametrize("model", MODEL_CLASSES, ids=lambda model: model.__name__)
 def test_a_model_has_the_fields_of_its_operations_and_no_other(model: type[Any]) -> None:
     facts = [operations()[operation.id] for operation in operations_of(model)]
     fields = {fact["name"]: fact for operation in facts for fact in operation["fields"]}
