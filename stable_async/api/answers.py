@@ -92,11 +92,9 @@ class Answer:
             what = f"an error, {envelope.name}: {messages}"
         return self._invalid(what, judge_unreadable(envelope, self.asked))
 
-    def failed(self, reason: str | None) -> InvalidResponseError | None:
-        """Return the error for a result whose finish reason says that it failed, if it does."""
-        if reason != FAILED_REASON:
-            return None
-        what = f"a generation that failed (finish reason {reason})"
+    def failed(self) -> InvalidResponseError:
+        """Return the error for a result whose finish reason is `FAILED_REASON`."""
+        what = f"a generation that failed (finish reason {FAILED_REASON})"
         return self._invalid(what, judge_failed(self.asked))
 
     def _invalid(self, what: str, verdict: Verdict) -> InvalidResponseError:
@@ -167,8 +165,8 @@ def read_artifacts(answer: Answer) -> list[Image]:
     """
     if sniff(answer.body).startswith("image/"):
         seed, reason = answer.headers.get("seed"), answer.headers.get("finish-reason")
-        if (error := answer.failed(reason)) is not None:
-            raise error
+        if reason == FAILED_REASON:
+            raise answer.failed()
         return [_v1_image(answer, answer.body, seed, reason)]
     content = read_json(answer)
     # The documents have a bare list, the official samples read it from a key.
@@ -189,8 +187,8 @@ def read_artifacts(answer: Answer) -> list[Image]:
         else:
             failed.append(clean(str(reason), limit=50, key=answer.key))
     if not images:
-        if failed and (error := answer.failed(failed[0])) is not None:
-            raise error
+        if failed[:1] == [FAILED_REASON]:
+            raise answer.failed()
         raise answer.unreadable(f"no image (finish reasons: {', '.join(failed[:10]) or 'none'})")
     if failed:
         logger.warning(

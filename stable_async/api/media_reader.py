@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from stable_async.api.answers import read_seed
 from stable_async.api.base64_json import Base64Field, other_fields
-from stable_async.api.media_types import ENOUGH, FileEnd, sniff
+from stable_async.api.media_types import ENOUGH, TAIL, FileEnd, sniff
 from stable_async.api.pages import describe
 from stable_async.api.texts import clean
+from stable_async.api.verdict import FAILED_REASON
 from stable_async.media import CONTENT_FILTERED, Audio, Image, Media, Model3D
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class MediaReader(Generic[MediaT]):
     Attributes:
         content_type: Media type of the result; empty until it is `recognised`.
         recognised: Whether the first bytes have come, and are those of a result.
+        known_at_end: Whether seed and finish reason are known at the end only, as with JSON.
         seed: The result's seed; with JSON known at the end only.
         finish_reason: The result's finish reason; with JSON known at the end only.
         request_id: The answer's `x-request-id`.
@@ -55,15 +57,15 @@ class MediaReader(Generic[MediaT]):
         self._answer = answer
         self.content_type: str = ""
         self.recognised: bool = False
+        self.known_at_end: bool = False
         self.seed = read_seed(answer.headers.get("seed"))
         self.finish_reason = self._word(answer.headers.get("finish-reason"))
         self.request_id = answer.request_id
         self._page = bytearray()  # what came before the result was recognised
         self._data = bytearray()  # the first bytes of what may be the result
         self._json: Base64Field | None = None
-        # A body that ends with its connection may have been cut anywhere.
-        self._framed = "Content-Length" in answer.headers or "Transfer-Encoding" in answer.headers
-        self._end: FileEnd | None = None
+        self._head = self._tail = b""  # of the result
+        self._size = 0
 
     @property
     def content_length(self) -> int | None:
@@ -73,11 +75,6 @@ class MediaReader(Generic[MediaT]):
         as_it_is = self._json is None and "Content-Encoding" not in headers
         return int(length) if as_it_is and length.isascii() and length.isdigit() else None
 
-    @property
-    def known_at_end(self) -> bool:
-        """Whether seed and finish reason are known at the end only, as with JSON."""
-        return self._json is not None
-
     def feed(self, chunk: bytes) -> bytes:
         """Read the next piece of the body, and return the bytes of the result in it.
 
@@ -86,28 +83,22 @@ class MediaReader(Generic[MediaT]):
         Raises:
             InvalidResponseError: It is not a result of this kind.
         """
-        if self.recognised:
-            data = chunk if self._json is None else self._decoded(self._json, chunk)
-            if self._end is not None:
-                self._end.feed(data)
-            return data
-        if len(self._page) <= MAX_PAGE:
-            self._page += chunk
-        if self._json is None:
-            text = self._page.lstrip(WHITESPACE)
-            if not text.startswith((b"{", b"[")):
-                return self._recognise(self._page)
-            self._json = Base64Field(self._names)
-            chunk = bytes(text)
-        self._data += self._decoded(self._json, chunk)
-        return self._recognise(self._data)
+        if not self.recognised:
+            data = self._recognise(chunk)
+        elif self._json is None:
+            data = chunk
+        else:
+            data = self._decoded(self._json, chunk)
+        self._tail = (self._tail + data[-TAIL:])[-TAIL:]
+        self._size += len(data)
+        return data
 
     @property
     def has_all(self) -> bool:
         """Whether the whole result has been fed, as far as its format shows."""
         if self._json is not None:
             return self.recognised and self._json.closed
-        return self._end is not None and self._end.is_exact()
+        return self.recognised and self._end().is_exact()
 
     def finish(self) -> None:
         """Check the result at the end of the body.
@@ -125,10 +116,14 @@ class MediaReader(Generic[MediaT]):
             # v1 writes it in its own way.
             reason = fields.get("finish_reason") or fields.get("finishReason")
             self.finish_reason = self._word(reason) or self.finish_reason
-            self._refuse_failed()
+            if self.finish_reason == FAILED_REASON:
+                raise self._answer.failed()
         if not self.recognised:
             raise self._unreadable()
-        cut = not self._framed and self._end is not None and not self._end.is_whole()
+        headers = self._answer.headers
+        # A body that ends with its connection may have been cut anywhere.
+        framed = "Content-Length" in headers or "Transfer-Encoding" in headers
+        cut = not framed and not self._end().is_whole()
         if cut or (self._answer.status == PARTIAL_CONTENT and self._is_part()):
             raise self._answer.unreadable(f"a part of {_ARTICLE[self._kind]}")
 
@@ -143,16 +138,28 @@ class MediaReader(Generic[MediaT]):
             credits=credits,
         )
 
-    def _recognise(self, held: bytearray) -> bytes:
+    def _recognise(self, chunk: bytes) -> bytes:
         """Return the first bytes of the result once they show what it is."""
+        if len(self._page) <= MAX_PAGE:
+            self._page += chunk
+        held = self._page
+        if self._json is None:
+            text = self._page.lstrip(WHITESPACE)
+            if text.startswith((b"{", b"[")):
+                self._json, self.known_at_end = Base64Field(self._names), True
+                chunk = bytes(text)
+        if self._json is not None:
+            self._data += self._decoded(self._json, chunk)
+            held = self._data
         if len(held) < ENOUGH:
             return b""
         media_type = sniff(held)
         if media_type.startswith(self._family):
             self.content_type, self.recognised = media_type, True
-            self._refuse_failed()
+            if self.finish_reason == FAILED_REASON:
+                raise self._answer.failed()
             data = bytes(held)
-            self._end = FileEnd(media_type, data)
+            self._head = data[:ENOUGH]
             self._data, self._page = bytearray(), bytearray()
             return data
         # A page is read further for its title, or for the API's envelope.
@@ -160,9 +167,8 @@ class MediaReader(Generic[MediaT]):
             raise self._unreadable()
         return b""
 
-    def _refuse_failed(self) -> None:
-        if (error := self._answer.failed(self.finish_reason)) is not None:
-            raise error
+    def _end(self) -> FileEnd:
+        return FileEnd(self.content_type, self._head, self._tail, self._size)
 
     def _decoded(self, json: Base64Field, chunk: bytes) -> bytes:
         try:
@@ -175,8 +181,8 @@ class MediaReader(Generic[MediaT]):
             return self._answer.unreadable(f"a part of {_ARTICLE[self._kind]}, in base64")
         held = bytes(self._page)
         if reason := self._failure():
-            if (error := self._answer.failed(reason)) is not None:
-                return error
+            if reason == FAILED_REASON:
+                return self._answer.failed()
             said = f"no {self._family.rstrip('/')} (finish reason {reason})"
             return replace(self._answer, body=held).unreadable(said)
         what = (

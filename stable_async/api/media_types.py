@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["ENOUGH", "UNKNOWN", "FileEnd", "is_packed", "is_readable", "is_text", "sniff"]
+from dataclasses import dataclass
+
+__all__ = ["ENOUGH", "TAIL", "UNKNOWN", "FileEnd", "is_packed", "is_readable", "is_text", "sniff"]
 
 # This many bytes identify every format below.
 ENOUGH = 16
@@ -55,50 +57,50 @@ def is_readable(head: bytes) -> bool:
     return sniff(head) != UNKNOWN or is_text(head)
 
 
+@dataclass(frozen=True, slots=True)
 class FileEnd:
-    """Shows whether a file that arrives in pieces is complete, as far as its format states it."""
+    """What shows whether a file is complete, as far as its format states it.
 
-    def __init__(self, media_type: str, data: bytes) -> None:
-        """Begin with the first bytes, `ENOUGH` or more; `media_type` is what `sniff` returned."""
-        self._media_type = media_type
-        self._head = data[:ENOUGH]
-        self._tail = b""
-        self._size = 0
-        self.feed(data)
+    Attributes:
+        media_type: What `sniff` returned.
+        head: Its first `ENOUGH` bytes.
+        tail: The last `TAIL` bytes that have come.
+        size: How many bytes have come.
+    """
 
-    def feed(self, data: bytes) -> None:
-        """Take the next piece into account."""
-        self._tail = (self._tail + data[-TAIL:])[-TAIL:]
-        self._size += len(data)
+    media_type: str
+    head: bytes
+    tail: bytes
+    size: int
 
     def is_whole(self) -> bool:
         """Return whether the file is complete; stray bytes may follow."""
-        match self._media_type:
+        match self.media_type:
             case "image/png":
-                return PNG_END in self._tail
+                return PNG_END in self.tail
             case "image/jpeg":
-                return JPEG_END in self._tail
+                return JPEG_END in self.tail
             case "image/webp" | "model/gltf-binary":
-                return self._size >= self._stated_size()
+                return self.size >= self._stated_size()
             case _:
                 return True  # audio is written as it is made, without its length
 
     def is_exact(self) -> bool:
         """Return whether the file ends exactly where its format says; of audio, only WAV does."""
-        match self._media_type:
+        match self.media_type:
             case "image/png":
-                return self._tail.endswith(PNG_END)
+                return self.tail.endswith(PNG_END)
             case "image/jpeg":
-                return self._tail.endswith(JPEG_END)
+                return self.tail.endswith(JPEG_END)
             case "image/webp" | "audio/wav" | "model/gltf-binary":
-                return self._size == self._stated_size()
+                return self.size == self._stated_size()
             case _:
                 return False
 
     def _stated_size(self) -> int:
-        if self._media_type == "model/gltf-binary":
-            return int.from_bytes(self._head[8:12], "little")
-        return int.from_bytes(self._head[4:8], "little") + 8  # RIFF
+        if self.media_type == "model/gltf-binary":
+            return int.from_bytes(self.head[8:12], "little")
+        return int.from_bytes(self.head[4:8], "little") + 8  # RIFF
 
 
 def is_text(data: bytes) -> bool:
