@@ -26,6 +26,7 @@ from stable_async.concurrency import map_as_completed
 from stable_async.config import (
     Quota,
     RetryPolicy,
+    Secret,
     Timeouts,
     resolve_api_key,
     resolve_base_url,
@@ -42,12 +43,13 @@ from stable_async.media import Media
 from stable_async.quota import QuotaLimiter, SharedQuota, quota_of
 from stable_async.transport import operation
 from stable_async.transport.connections import connector_of, resolve_tls
-from stable_async.transport.finishing import Finishing
+from stable_async.transport.finishing import Finishing, FinishingStream
 from stable_async.transport.options import Options, read_options
 from stable_async.transport.polling import POLL_INTERVAL, RESULT_TIMEOUT, Polling
 from stable_async.transport.proxies import resolve_proxy
 from stable_async.transport.send_state import SendState
 from stable_async.transport.session import Session
+from stable_async.transport.telemetry import GuardedTelemetry
 
 if TYPE_CHECKING:
     import os
@@ -207,7 +209,7 @@ class StabilityClient(Groups):
             self._limiter = QuotaLimiter(kept, max_waiting=max_waiting)
             self._shared_quota = kept if isinstance(kept, SharedQuota) else None
         self._session = Session(
-            api_key=key,
+            key=Secret(key),
             base_url=url,
             limiter=self._limiter,
             retry=checked_setting("retry", retry, RetryPolicy.of),
@@ -215,7 +217,7 @@ class StabilityClient(Groups):
                 resolve_poll_interval(poll_interval, POLL_INTERVAL),
                 limit=checked_setting("result_timeout", result_timeout, or_none(seconds)),
             ),
-            headers={
+            fixed_headers={
                 "User-Agent": f"stable_async/{__version__}",
                 **{name: text for name, text in identification.items() if text},
             },
@@ -227,11 +229,11 @@ class StabilityClient(Groups):
                 "Priority",
                 checked_setting("priority", priority, choice("interactive", "bulk")),
             ),
-            telemetry=telemetry,
+            telemetry=GuardedTelemetry(telemetry) if telemetry is not None else None,
             user_id=_USER_IDS[checked_setting("tenant_ids", tenant_ids, choice(*_USER_IDS))],
             log_prompts=checked_setting("log_prompts", log_prompts, flag),
             proxy=resolve_proxy(url, proxy),
-            tls=resolve_tls(ssl, environment=url.startswith("https:")),
+            tls=resolve_tls(ssl, environment=url.startswith("https:")) or True,
             connector=connector_of(session) if session is not None else None,
         )
 
@@ -317,22 +319,17 @@ class StabilityClient(Groups):
             InvalidResponseError: The response is not what the operation returns.
             ContentFilteredError: Only with `raise_on_filtered`.
         """
-        return await self._send(request, self._read(request, options))
+        return await self._sending(request, self._read(request, options))
 
-    async def _send(self, request: Request[ResultT], options: Options) -> ResultT:
+    def _sending(
+        self, request: Request[ResultT], options: Options
+    ) -> Coroutine[object, object, ResultT]:
+        """Return the coroutine that sends a request, with what its options add to it."""
         state = SendState()
         sending = operation.send(self._session, request, options, state)
-        result = await self._finish(sending, state, options)
-        if options.raise_on_filtered and _is_filtered(result):
-            raise ContentFilteredError(result)
-        return result
-
-    def _finish(
-        self, sending: Coroutine[object, object, ResultT], state: SendState, options: Options
-    ) -> Coroutine[object, object, ResultT]:
-        """Return `sending`, which continues without its caller if the options say so."""
-        keep = options.keep
-        return sending if keep is None else self._finishing.send(sending, state, keep)
+        if (keep := options.keep) is not None:
+            sending = self._finishing.send(sending, state, keep)
+        return _unfiltered(sending) if options.raise_on_filtered else sending
 
     def stream(
         self, request: MediaRequest[MediaT], **options: Unpack[CallOptions[MediaT]]
@@ -346,9 +343,10 @@ class StabilityClient(Groups):
         """
         checked = self._read(request, options, MediaRequest)
         state = SendState()
-        opening = operation.stream(self._session, request, checked, state)
-        keep = checked.keep
-        return opening if keep is None else self._finishing.stream(opening, state, keep)
+        if (keep := checked.keep) is None:
+            return operation.stream(self._session, request, checked, state)
+        opening = operation.stream(self._session, request, checked, state, FinishingStream)
+        return self._finishing.stream(opening, state, keep)
 
     async def submit(
         self, request: MediaRequest[MediaT], **options: Unpack[CallOptions[ResultRequest[MediaT]]]
@@ -365,7 +363,9 @@ class StabilityClient(Groups):
         checked = self._read(request, options, MediaRequest)
         state = SendState()
         submitting = operation.submit(self._session, request, checked, state)
-        return await self._finish(submitting, state, checked)
+        if (keep := checked.keep) is not None:
+            submitting = self._finishing.send(submitting, state, keep)
+        return await submitting
 
     async def poll(
         self, request: ResultRequest[MediaT], **options: Unpack[CallOptions[MediaT]]
@@ -414,8 +414,9 @@ class StabilityClient(Groups):
     ) -> AsyncGenerator[Outcome[ResultT], None]:
         async def outcome(request: Request[ResultT]) -> Outcome[ResultT]:
             try:
-                check_request(request)
-                return Success(request, await self._send(request, options))
+                if not isinstance(request, Request):
+                    raise _wrong_kind(request, Request)
+                return Success(request, await self._sending(request, options))
             except StabilityError as error:
                 return Failure(request, error)
 
@@ -430,7 +431,8 @@ class StabilityClient(Groups):
         kind: type[Request[object]] = Request,
     ) -> Options:
         """Return the options of a call, after checking that its request is a `kind`."""
-        check_request(request, kind)
+        if not isinstance(request, kind):
+            raise _wrong_kind(request, kind)
         if not given:
             return self._options
         return read_options(
@@ -438,15 +440,9 @@ class StabilityClient(Groups):
         )
 
 
-def check_request(request: object, kind: type[Request[object]] = Request) -> None:
-    """Check that a call was passed a request.
-
-    Raises:
-        InvalidRequestError: It is not a request of that kind.
-    """
-    if not isinstance(request, kind):
-        given = f"given a value of type {type(request).__name__}"
-        raise InvalidRequestError(type(request).__name__, [FieldProblem("", given, _KINDS[kind])])
+def _wrong_kind(given: object, kind: type[Request[object]]) -> InvalidRequestError:
+    problem = FieldProblem("", f"given a value of type {type(given).__name__}", _KINDS[kind])
+    return InvalidRequestError(type(given).__name__, [problem])
 
 
 _KINDS: dict[type[Request[object]], str] = {
@@ -454,6 +450,14 @@ _KINDS: dict[type[Request[object]], str] = {
     MediaRequest: "a request for one image, audio or model",
     ResultRequest: "a ResultRequest, as `submit` returns it",
 }
+
+
+async def _unfiltered(sending: Coroutine[object, object, ResultT]) -> ResultT:
+    """Return the result of `sending`, unless the content filter blurred it."""
+    result = await sending
+    if _is_filtered(result):
+        raise ContentFilteredError(result)
+    return result
 
 
 def _is_filtered(result: object) -> bool:

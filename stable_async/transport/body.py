@@ -1,9 +1,8 @@
-"""The body of an answer as it arrives: within its time limits, decompressed if need be."""
+"""The body of an answer as it arrives, within its time limits."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -12,7 +11,6 @@ from stable_async.api.verdict import judge_broken_connection
 from stable_async.errors import APITimeoutError
 from stable_async.transport.error_mapping import harmless_cause, translate
 from stable_async.transport.time_limits import TimeLimit
-from stable_async.transport.unpacking import Unpacker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -28,14 +26,14 @@ __all__ = ["read_body"]
 LEAST_PROGRESS = 16 * 1024
 
 
-def read_body(
+async def read_body(
     response: ClientResponse,
     answer: Answer,
     *,
     stall_limit: float | None,
     ends_at: float | None = None,
 ) -> AsyncGenerator[bytes, None]:
-    """Return the body of an answer as it arrives.
+    """Yield the body of an answer as it was sent.
 
     Args:
         response: The response.
@@ -44,33 +42,9 @@ def read_body(
         ends_at: When the whole body must have come, in the time of the event loop.
 
     Raises:
-        APIConnectionError: The connection broke before the end, or compressed data is cut off.
+        APIConnectionError: The connection broke before the end.
         APITimeoutError: A limit expired.
-        InvalidResponseError: The body has a content encoding that was not asked for.
     """
-    chunks = _as_sent(response, answer, stall_limit, ends_at)
-    # Identity is asked for, since images do not compress; some proxies compress all the same.
-    encoding = answer.headers.get("Content-Encoding", "").strip().lower()
-    if encoding in {"", "identity"}:
-        return chunks
-    return _unpacked(chunks, Unpacker(answer, encoding))
-
-
-async def _unpacked(
-    packed: AsyncGenerator[bytes, None], unpacker: Unpacker
-) -> AsyncGenerator[bytes, None]:
-    async with aclosing(packed) as chunks:
-        async for chunk in chunks:
-            for piece in unpacker.feed(chunk):
-                yield piece
-    for piece in unpacker.finish():
-        yield piece
-
-
-async def _as_sent(
-    response: ClientResponse, answer: Answer, stall_limit: float | None, ends_at: float | None
-) -> AsyncGenerator[bytes, None]:
-    """Yield the body as it was sent."""
     content = response.content
     clock = asyncio.get_running_loop().time
     left, progress = stall_limit, 0

@@ -28,13 +28,14 @@ from stable_async.transport.options import ResponseHead
 from stable_async.transport.retry import try_again
 from stable_async.transport.send_state import AttemptTrace, ExpiredPermitError, SendState
 from stable_async.transport.time_limits import TimeLimit, client_timeout
+from stable_async.transport.unpacking import unpacked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from types import TracebackType
 
     from stable_async.api.base import Request
-    from stable_async.quota import Permit, QuotaLimiter
+    from stable_async.quota import Permit
     from stable_async.transport.options import Options
     from stable_async.transport.session import Session
     from stable_async.transport.telemetry import CallTelemetry
@@ -61,6 +62,7 @@ class Call:
 
     Attributes:
         head: The response without its body; set when the call is entered.
+        chunks: Its body as it arrives, from `read_body` and `unpacked`; set with `head`.
 
     Raises:
         InvalidRequestError: A file of the request is missing, empty or too large.
@@ -86,17 +88,17 @@ class Call:
         self._limits = options.timeouts
         self._priority = options.priority or session.priority
         self._expires = None if options.deadline is None else self._clock() + options.deadline
-        self._asked = request.asked
         self._method = request.operation.method
         self._url = session.base_url + request.path
         self._headers = session.headers(request, options)
-        self._form = body_of(request)
-        if self._form is not None:
-            self._headers["Content-Type"] = self._form.content_type
+        self._body: bytes | MultipartForm | None = None
+        if self._method == "POST":
+            self._body, self._headers["Content-Type"] = body_of(request)
         self._attempts = 0
         self._ends_at: float | None = None
         self._response: aiohttp.ClientResponse | None = None
         self.head: Answer
+        self.chunks: AsyncGenerator[bytes, None]
         self._telemetry: CallTelemetry | None = None
         if session.telemetry is not None:
             self._telemetry = session.telemetry.call(request, self._url, self._priority)
@@ -104,8 +106,8 @@ class Call:
     async def __aenter__(self) -> Self:
         """Send the request and wait for the head of its response."""
         try:
-            if self._form is not None:
-                await self._form.open()
+            if isinstance(self._body, MultipartForm):
+                await self._body.open()
             try:
                 await self._attempt()
             except APIStatusError as error:
@@ -128,33 +130,19 @@ class Call:
             self._response.close()
         if self._telemetry is not None:
             self._telemetry.ended(error)
-        if self._form is not None:
-            await self._form.close()
-
-    def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Return the body as it arrives.
-
-        Raises:
-            APIConnectionError, APITimeoutError, InvalidResponseError: As for `read_body`.
-        """
-        assert self._response is not None  # noqa: S101 - the call was entered
-        return read_body(
-            self._response,
-            self.head,
-            stall_limit=self._limits.between_bytes,
-            ends_at=self._ends_at,
-        )
+        if isinstance(self._body, MultipartForm):
+            await self._body.close()
 
     async def read(self, limit: int = MAX_WHOLE) -> Answer:
         """Return the response with its whole body, up to `limit` bytes.
 
         Raises:
-            APIConnectionError, APITimeoutError, InvalidResponseError: As for `read_body`, or the
+            APIConnectionError, APITimeoutError, InvalidResponseError: As for `chunks`, or the
                 body is larger.
         """
         body = bytearray()
         try:
-            async with aclosing(self.chunks()) as chunks:
+            async with aclosing(self.chunks) as chunks:
                 async for chunk in chunks:
                     body += chunk
                     if len(body) > limit:
@@ -165,28 +153,45 @@ class Call:
         return replace(self.head, body=bytes(body))
 
     async def _attempt(self) -> None:
+        """Make one attempt, and notify observer, telemetry and log."""
         self._attempts += 1
         while True:
-            if self._state.abandoned:
-                raise asyncio.CancelledError
             began = self._clock()
-            if self._attempts > 1 and self._expires is not None and began >= self._expires:
-                message = f"the deadline passed before attempt {self._attempts}"
-                raise QuotaTimeoutError(message, retry_after=0.0)
-            permit = await self._permit()
+            permit = await self._permit(began)
+            left_at = self._clock()
             try:
-                return await self._send(permit, self._clock() - began)
-            except ExpiredPermitError:
+                if self._telemetry is not None:
+                    self._telemetry.leaving(self._attempts - 1, left_at - began)
+                if self._options.observer is not None:
+                    await self._options.observer.leaving()
+                await self._exchange(permit)
+                if self.head.status not in SUCCESS:
+                    raise await self._refusal(permit)
+            except BaseException as error:
+                self._failed(error, began, left_at)
+                if not isinstance(error, ExpiredPermitError):
+                    raise
                 logger.warning("this process was stopped: asking for another permit")
+            else:
+                if self._telemetry is not None:
+                    self._telemetry.answered(self.head.status, self.head.headers)
+                if logger.isEnabledFor(logging.DEBUG):
+                    self._log(str(self.head.status), began, left_at)
+                return
             finally:
                 if permit is not None:
                     permit.release()  # returns the slot if the request was not sent
 
-    async def _permit(self) -> Permit | None:
+    async def _permit(self, now: float) -> Permit | None:
         """Wait for the quota; return `None` when it is switched off."""
+        if self._state.abandoned:
+            raise asyncio.CancelledError
+        if self._attempts > 1 and self._expires is not None and now >= self._expires:
+            message = f"the deadline passed before attempt {self._attempts}"
+            raise QuotaTimeoutError(message, retry_after=0.0)
         if self._session.limiter is None:
             return None
-        deadline = None if self._expires is None else max(self._expires - self._clock(), 0.0)
+        deadline = None if self._expires is None else max(self._expires - now, 0.0)
         permit = await self._session.limiter.acquire(
             priority=self._priority, deadline=deadline, tenant=self._options.tenant
         )
@@ -195,37 +200,19 @@ class Call:
             raise ConfigurationError("the client was closed while this call waited")
         return permit
 
-    async def _send(self, permit: Permit | None, waited: float) -> None:
-        """Make one attempt, and notify telemetry and log."""
-        if self._telemetry is not None:
-            self._telemetry.leaving(self._attempts - 1, waited)
-        sent_at = self._clock()
-        try:
-            if self._options.observer is not None:
-                await self._options.observer.leaving()
-            await self._exchange(permit)
-            if self.head.status not in SUCCESS:
-                raise await self._refusal(permit)
-        except BaseException as error:
-            if isinstance(error, APIStatusError) and not error.maybe_billed:
-                self._state.sent = False
-            if self._telemetry is not None:
-                self._telemetry.failed(error)
-            if isinstance(error, StabilityError):
-                self._log(type(error).__name__, waited, self._clock() - sent_at)
-            raise
-        if self._telemetry is not None:
-            self._telemetry.answered(self.head.status, self.head.headers)
-        self._log(str(self.head.status), waited, self._clock() - sent_at)
-
     async def _exchange(self, permit: Permit | None) -> None:
         """Write the request and read the head of its response."""
-        if self._limits.total is not None:
-            self._ends_at = self._clock() + self._limits.total
+        limits, proxy, limiter = self._limits, self._session.proxy, self._session.limiter
+        if limits.total is not None:
+            self._ends_at = self._clock() + limits.total
         trace = AttemptTrace(permit, self._state) if permit is not None else None
         if trace is None:
             self._state.sent = True
-        body = self._form.payload(self._limits.between_bytes) if self._form is not None else None
+        body = (
+            MultipartPayload(self._body, limits.between_bytes)
+            if isinstance(self._body, MultipartForm)
+            else self._body
+        )
         try:
             async with self._time_limit(body):
                 response = await self._pool.request(
@@ -234,10 +221,10 @@ class Call:
                     data=body,
                     headers=self._headers,
                     allow_redirects=False,  # the key goes to no other host
-                    timeout=client_timeout(self._limits),
+                    timeout=client_timeout(limits),
                     trace_request_ctx=trace,
-                    proxy=self._session.proxy,
-                    proxy_headers=self._session.proxy_headers,
+                    proxy=proxy.url if proxy is not None else None,
+                    proxy_headers=proxy.headers if proxy is not None else None,
                     ssl=self._session.tls,
                 )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -246,15 +233,24 @@ class Call:
             if isinstance(body, MultipartPayload) and body.failure is not None:
                 raise body.failure from body.failure.__cause__
             sent = trace is None or trace.sent_at is not None
-            broken = translate(error, sent=sent, asked=self._asked)
+            broken = translate(error, sent=sent, asked=self._request.asked)
             broken.attempts = self._attempts
             raise broken from harmless_cause(error)
+        self._response = response
+        self.head = Answer(
+            response.status, response.headers, b"", self._request.asked, self._session.key
+        )
+        self.chunks = read_body(
+            response, self.head, stall_limit=limits.between_bytes, ends_at=self._ends_at
+        )
+        if "Content-Encoding" in response.headers:
+            self.chunks = unpacked(self.chunks, self.head)
         if self._options.on_response is not None:
             self._tell(self._options.on_response, response)
-        if trace is not None and self._session.limiter is not None:
-            self._observe(self._session.limiter, response, trace)
-        self._response = response
-        self.head = Answer(response.status, response.headers, b"", self._asked, self._session.key)
+        # Refusals of text requests are as quick as polls: nothing was computed or uploaded.
+        quick = body is None or (isinstance(body, bytes) and 400 <= response.status < 500)
+        if quick and limiter is not None and trace is not None and trace.sent_at is not None:
+            limiter.observe(self._clock() - trace.sent_at)
 
     @staticmethod
     def _tell(
@@ -284,15 +280,6 @@ class Call:
         body.on_written = on_written
         return limit
 
-    def _observe(
-        self, limiter: QuotaLimiter, response: aiohttp.ClientResponse, trace: AttemptTrace
-    ) -> None:
-        """Report to the limiter how long a cheap request took."""
-        # Refusals of text requests are as quick as polls: nothing was computed or uploaded.
-        refused = 400 <= response.status < 500 and not any(self._request.files())
-        if refused or self._method == "GET":
-            limiter.observe(trace.since_sent())
-
     async def _refusal(self, permit: Permit | None) -> APIStatusError:
         """Return the error of the response; a body that breaks off or never ends is cut."""
         body = bytearray()
@@ -300,7 +287,7 @@ class Call:
         patience = PENALTY_BODY_LIMIT if self.head.status == TOO_MANY_REQUESTS else None
         try:
             async with asyncio.timeout(patience):
-                async with aclosing(self.chunks()) as chunks:
+                async with aclosing(self.chunks) as chunks:
                     async for chunk in chunks:
                         body += chunk
                         if len(body) > MAX_ERROR_BODY:
@@ -310,9 +297,8 @@ class Call:
         finally:
             if self._response is not None:
                 self._response.close()  # which also ends an upload in progress
-        size = None
-        if isinstance(self._form, MultipartForm) and self._form.size is not None:
-            size = SentSize(self._form.size, self._request.operation.max_bytes)
+        sent = self._body.size if isinstance(self._body, MultipartForm) else len(self._body or b"")
+        size = SentSize(sent, self._request.operation.max_bytes) if sent else None
         refusal = read_error(
             replace(self.head, body=bytes(body)),
             attempts=self._attempts,
@@ -325,16 +311,23 @@ class Call:
             self._options.observer.refused(refusal)
         return refusal
 
-    def _log(self, outcome: str, waited: float, seconds: float) -> None:
-        if not logger.isEnabledFor(logging.DEBUG):
-            return
+    def _failed(self, error: BaseException, began: float, left_at: float) -> None:
+        """Record that an attempt has failed."""
+        if isinstance(error, APIStatusError) and not error.maybe_billed:
+            self._state.sent = False
+        if self._telemetry is not None:
+            self._telemetry.failed(error)
+        if isinstance(error, StabilityError):
+            self._log(type(error).__name__, began, left_at)
+
+    def _log(self, outcome: str, began: float, left_at: float) -> None:
         logger.debug(
             "%s: %s in %.3f s, attempt %d, waited %.3f s for the quota%s",
             self._request.operation.id,
             outcome,
-            seconds,
+            self._clock() - left_at,
             self._attempts,
-            waited,
+            left_at - began,
             f", prompt {getattr(self._request, 'prompt', None)!r}"
             if self._session.log_prompts
             else "",

@@ -114,7 +114,7 @@ class Finishing:
         state: SendState,
         keep: Keep,
     ) -> AsyncIterator[MediaStream[MediaT]]:
-        """Return the stream that `opening` opens.
+        """Return the stream that `opening` opens, a `FinishingStream`.
 
         A stream that is closed before its end, after its request was sent, is read on, and `keep`
         receives its result.
@@ -123,8 +123,8 @@ class Finishing:
         streams: list[FinishingStream[MediaT]] = []
 
         async def pump() -> MediaT:
-            async with opening as source:
-                stream = cast("FinishingStream[MediaT]", source.of_kind(FinishingStream))
+            async with opening as opened_stream:
+                stream = cast("FinishingStream[MediaT]", opened_stream)
                 streams.append(stream)
                 return await stream.pump(opened)
 

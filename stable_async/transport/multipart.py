@@ -1,4 +1,4 @@
-"""Multipart bodies, streamed from their sources; each attempt sends the same bytes."""
+"""Bodies of requests: text is encoded, files are streamed; each attempt sends the same bytes."""
 
 from __future__ import annotations
 
@@ -24,42 +24,32 @@ if TYPE_CHECKING:
     from stable_async.api.base import Request
     from stable_async.transport.file_sources import Source
 
-__all__ = ["JsonBody", "MultipartForm", "MultipartPayload", "body_of"]
+__all__ = ["MultipartForm", "MultipartPayload", "body_of"]
 
 # How much of each file is read to determine its format. The first size is nearly always enough, but
 # a JPEG may begin with a long profile or preview.
 HEAD_SIZES = (128 * 1024, 1024 * 1024)
 
 
-def body_of(request: Request[object]) -> MultipartForm | JsonBody | None:
-    """Return the body of a request; `None` if it has none."""
-    if request.operation.method == "GET":
-        return None
-    return JsonBody(request) if request.operation.body == "json" else MultipartForm(request)
+def body_of(request: Request[object]) -> tuple[bytes | MultipartForm, str]:
+    """Return the body of a POST request, bytes unless it has files, and its content type.
 
-
-class JsonBody:
-    """The JSON body of one request.
-
-    Attributes:
-        content_type: The header.
+    Raises:
+        InvalidRequestError: The texts are larger than the API accepts.
     """
-
-    content_type = "application/json"
-
-    def __init__(self, request: Request[object]) -> None:
-        """Encode the fields."""
-        self._body = request.json_body()
-
-    async def open(self) -> None:
-        """Do nothing."""
-
-    def payload(self, stall_limit: float | None) -> bytes:
-        """Return the body for one attempt."""
-        return self._body
-
-    async def close(self) -> None:
-        """Do nothing."""
+    if request.operation.body == "json":
+        return request.json_body(), "application/json"
+    boundary = f"{getrandbits(128):032x}"  # need not be secret, must not occur in a file
+    texts = ""
+    for name, text in request.texts():
+        texts += f"--{boundary}\r\n{_disposition(name)}\r\n\r\n{text}\r\n"
+    content_type = f"multipart/form-data; boundary={boundary}"
+    if request.file_parts and any(request.files()):
+        return MultipartForm(request, boundary, texts.encode()), content_type
+    body = f"{texts}--{boundary}--\r\n".encode()
+    if len(body) > request.operation.max_bytes:
+        raise _too_large(request, f"given {len(body)} bytes")
+    return body, content_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,26 +60,21 @@ class _FilePart:
 
 
 class MultipartForm:
-    """The multipart/form-data body of one request, for any number of attempts.
+    """The multipart/form-data body of a request with files, for any number of attempts.
 
     Attributes:
-        content_type: The header, with the boundary; the same for each attempt.
         size: Length of the body, bytes; `None` if a source does not know its own.
     """
 
-    def __init__(self, request: Request[object]) -> None:
-        """Encode the text fields; `open` opens the files."""
+    def __init__(self, request: Request[object], boundary: str, texts: bytes) -> None:
+        """Send `texts`, encoded, before the files of `request`, which `open` opens."""
         self._request = request
         self._limit = request.operation.max_bytes
-        self._boundary = f"{getrandbits(128):032x}"  # need not be secret, must not occur in a file
-        self.content_type: str = f"multipart/form-data; boundary={self._boundary}"
-        texts = ""
-        for name, text in request.texts():
-            texts += f"--{self._boundary}\r\n{_disposition(name)}\r\n\r\n{text}\r\n"
-        self._texts = texts.encode()
-        self._closing = f"--{self._boundary}--\r\n".encode()
+        self._boundary = boundary
+        self._texts = texts
+        self._closing = f"--{boundary}--\r\n".encode()
         self._parts: list[_FilePart] = []
-        self.size: int | None = len(self._texts) + len(self._closing)
+        self.size: int | None = len(texts) + len(self._closing)
         # A cancelled attempt may still be closing its sources when the next one begins.
         self._sending = asyncio.Lock()
 
@@ -117,10 +102,9 @@ class MultipartForm:
                 self.size += len(head) + source.size + len(b"\r\n")
             else:
                 self.size = None
-        if self._parts:
-            await self._check_content()
+        await self._check_content()
         if self.size is not None and self.size > self._limit:
-            raise self._too_large(f"given {self.size} bytes")
+            raise _too_large(self._request, f"given {self.size} bytes")
 
     async def _check_content(self) -> None:
         for size in HEAD_SIZES:
@@ -146,12 +130,6 @@ class MultipartForm:
             raise self._refused(part.name, "given 0 bytes", allowed)
         return FileHead(bytes(data), complete=len(data) < size, size=part.source.size)
 
-    def payload(self, stall_limit: float | None) -> bytes | MultipartPayload:
-        """Return the body for one attempt; sending each piece may take `stall_limit` seconds."""
-        if not self._parts:
-            return self._texts + self._closing
-        return MultipartPayload(self, stall_limit)
-
     async def chunks(self) -> AsyncGenerator[bytes | memoryview, None]:
         """Yield the body piece by piece.
 
@@ -170,7 +148,7 @@ class MultipartForm:
                     async for chunk in chunks:
                         read += len(chunk)
                         if read > left:
-                            raise self._too_large(f"given more than {self._limit} bytes")
+                            raise _too_large(self._request, f"given more than {self._limit} bytes")
                         yield chunk
                 left -= read
                 if part.source.size is None and read == 0:
@@ -192,10 +170,9 @@ class MultipartForm:
 
     async def close(self) -> None:
         """Close the sources once no attempt uses them."""
-        if self._parts:
-            async with self._sending:
-                for part in self._parts:
-                    await part.source.close()
+        async with self._sending:
+            for part in self._parts:
+                await part.source.close()
 
     def _unreadable(self, field: str, error: Exception) -> InvalidRequestError:
         if isinstance(error, UnfitSourceError):
@@ -203,9 +180,6 @@ class MultipartForm:
         # The text of another library's error may contain anything.
         reason = getattr(error, "strerror", None) or f"reading it raised {type(error).__name__}"
         return self._refused(field, reason, "a readable file")
-
-    def _too_large(self, given: str) -> InvalidRequestError:
-        return self._refused("", given, f"up to {self._limit} bytes for the whole request")
 
     def _refused(self, field: str, given: str, allowed: str) -> InvalidRequestError:
         problem = FieldProblem(field, given, allowed)
@@ -222,7 +196,7 @@ class MultipartPayload(Payload):
 
     def __init__(self, form: MultipartForm, stall_limit: float | None) -> None:
         """Send `form`; sending each piece may take `stall_limit` seconds."""
-        super().__init__(form, content_type=form.content_type)
+        super().__init__(form)
         self._size = form.size
         self._form = form
         self._stall_limit = stall_limit
@@ -248,6 +222,11 @@ class MultipartPayload(Payload):
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Raise `TypeError`: the body is never whole in memory."""
         raise TypeError("a multipart body is not held in memory")
+
+
+def _too_large(request: Request[object], given: str) -> InvalidRequestError:
+    allowed = f"up to {request.operation.max_bytes} bytes for the whole request"
+    return InvalidRequestError(type(request).__name__, [FieldProblem("", given, allowed)])
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from stable_async.api.answers import read_generation_id
 from stable_async.api.base import MediaRequest, ResultRequest, WholeRequest
-from stable_async.api.media_reader import MediaReader
 from stable_async.errors import FieldProblem, InvalidRequestError
 from stable_async.media import Media
 from stable_async.transport.call import Call
@@ -50,26 +49,30 @@ async def send(
         found = await _wait(session, request, options)
     else:
         async with Call(session, request, options, state) as call:
-            found = await _media_stream(request, call).read()
+            found = await MediaStream(request, call).read()
     return cast("ResultT", found)
 
 
 @asynccontextmanager
 async def stream(
-    session: Session, request: MediaRequest[MediaT], options: Options, state: SendState
+    session: Session,
+    request: MediaRequest[MediaT],
+    options: Options,
+    state: SendState,
+    kind: type[MediaStream[MediaT]] = MediaStream,
 ) -> AsyncIterator[MediaStream[MediaT]]:
-    """Send a request and return its result as a stream."""
+    """Send a request and return its result as a stream, of the class `kind`."""
     asynchronous = request.operation.result is not None
     if not asynchronous and not isinstance(request, ResultRequest):
         async with Call(session, request, options, state) as call:
-            yield await _media_stream(request, call).start()
+            yield await kind(request, call).start()
         return
     async with AsyncExitStack() as stack:
         if asynchronous:
             request = await submit(session, request, options, state)
             stack.enter_context(reported_when_cancelled(request.id))
         generation = cast("ResultRequest[MediaT]", request)
-        open_if_finished = partial(_open_if_finished, stack, session, generation, options)
+        open_if_finished = partial(_open_if_finished, stack, session, generation, options, kind)
         yield await session.polling.until_found(generation.id, open_if_finished)
 
 
@@ -117,7 +120,7 @@ async def _read_if_finished(
     async with _look(session, request, options) as call:
         if call.head.status == STILL_RUNNING:
             return None
-        return await _media_stream(request, call).read()
+        return await MediaStream(request, call).read()
 
 
 async def _open_if_finished(
@@ -125,21 +128,12 @@ async def _open_if_finished(
     session: Session,
     request: ResultRequest[MediaT],
     options: Options,
+    kind: type[MediaStream[MediaT]],
 ) -> MediaStream[MediaT] | None:
     async with AsyncExitStack() as looking:
         call = await looking.enter_async_context(_look(session, request, options))
         if call.head.status == STILL_RUNNING:
             return None
-        opened = await _media_stream(request, call).start()
+        opened = await kind(request, call).start()
         stack.push_async_exit(looking.pop_all())
         return opened
-
-
-def _media_stream(request: MediaRequest[MediaT], call: Call) -> MediaStream[MediaT]:
-    generation = request if isinstance(request, ResultRequest) else None
-    return MediaStream(
-        call.chunks(),
-        MediaReader(cast("type[MediaT]", request.media), call.head),
-        credits=request.credits if generation is None else generation.paid,
-        generation_id=None if generation is None else generation.id,
-    )

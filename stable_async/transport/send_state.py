@@ -33,30 +33,24 @@ class ExpiredPermitError(Exception):
     """A permit expired: its process was stopped for too long, and others reused its slot."""
 
 
+@dataclass(eq=False, slots=True)
 class AttemptTrace:
     """One attempt with a permit, as aiohttp's trace signals report it.
 
     Attributes:
         permit: The permit of this attempt.
+        state: That of its call, which is kept up to date.
         expired: The permit was no longer valid when the request was about to leave.
         sent_at: When the request's headers were handed to the connection, seconds of the event
             loop's clock; `None` before.
+        connecting_at: When a connection for it began to be set up.
     """
 
-    __slots__ = ("_clock", "_connecting", "_state", "expired", "permit", "sent_at")
-
-    def __init__(self, permit: Permit, state: SendState) -> None:
-        """Trace the attempt of `permit`; `state` is that of its call."""
-        self._state = state
-        self._clock = asyncio.get_running_loop().time
-        self.permit: Permit = permit
-        self.expired: bool = False
-        self.sent_at: float | None = None
-        self._connecting = 0.0
-
-    def since_sent(self) -> float:
-        """Return the seconds since the headers were sent; 0 if they were not."""
-        return 0.0 if self.sent_at is None else self._clock() - self.sent_at
+    permit: Permit
+    state: SendState
+    expired: bool = False
+    sent_at: float | None = None
+    connecting_at: float = 0.0
 
     def mark_sent(self) -> None:
         """Mark the permit as sent, right before the first bytes go to the connection.
@@ -66,19 +60,11 @@ class AttemptTrace:
         """
         # aiohttp writes in a task of its own, which may run once more after its call was cancelled:
         # an abandoned request must not be sent then.
-        if self._state.abandoned or not self.permit.mark_sent():
+        if self.state.abandoned or not self.permit.mark_sent():
             self.expired = True
             raise ExpiredPermitError
-        self._state.sent = True
-        self.sent_at = self._clock()
-
-    def connecting(self) -> None:
-        """Note that a connection is being set up."""
-        self._connecting = self._clock()
-
-    def connected(self) -> float:
-        """Return the seconds that the connection took."""
-        return self._clock() - self._connecting
+        self.state.sent = True
+        self.sent_at = asyncio.get_running_loop().time()
 
     def __deepcopy__(self, memo: object) -> AttemptTrace:
         """Return itself: aioresponses, in users' tests, copies the arguments of each call."""
@@ -114,7 +100,7 @@ def trace_attempts(limiter: QuotaLimiter) -> aiohttp.TraceConfig:
         params: aiohttp.TraceConnectionCreateStartParams,
     ) -> None:
         trace: AttemptTrace = context.trace_request_ctx
-        trace.connecting()
+        trace.connecting_at = asyncio.get_running_loop().time()
 
     async def on_create_end(
         session: aiohttp.ClientSession,
@@ -122,7 +108,8 @@ def trace_attempts(limiter: QuotaLimiter) -> aiohttp.TraceConfig:
         params: aiohttp.TraceConnectionCreateEndParams,
     ) -> None:
         trace: AttemptTrace = context.trace_request_ctx
-        limiter.observe(trace.connected(), set_up=True)
+        now = asyncio.get_running_loop().time()
+        limiter.observe(now - trace.connecting_at, set_up=True)
 
     config = aiohttp.TraceConfig()
     config.on_request_headers_sent.append(on_headers_sent)

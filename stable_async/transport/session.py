@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -12,10 +13,9 @@ from stable_async.errors import ConfigurationError, WrongEventLoopError
 from stable_async.transport.connections import make_connector
 from stable_async.transport.retry import make_retrying
 from stable_async.transport.send_state import trace_attempts
-from stable_async.transport.telemetry import GuardedTelemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from ssl import SSLContext
 
     from tenacity import AsyncRetrying
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stable_async.transport.options import Options
     from stable_async.transport.polling import Polling
     from stable_async.transport.proxies import Proxy
-    from stable_async.transport.telemetry import Telemetry
+    from stable_async.transport.telemetry import GuardedTelemetry
 
 __all__ = ["Session"]
 
@@ -37,73 +37,56 @@ MAX_FIELD = 256 * 1024
 MAX_FIELDS = 2_000
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Session:
     """Connections of one key to one base URL, with the settings that hold for every call.
 
     Attributes:
         key: The API key.
+        base_url: Address of the API, with any path prefix.
         limiter: The quota that every attempt needs a permit from; `None` when it is switched off.
-        retrying: The loop of attempts.
+        retry: How 429 and 500 responses are retried.
         polling: Spaces the looks at running generations.
+        fixed_headers: Headers of every request.
+        accept: The form of results, where an operation offers it.
+        organization: Sent to the operations that take it.
         priority: The priority of calls that name none.
         telemetry: Receives events of every call; `None` when it is off.
         user_id: Returns the id to send for a tenant; `None` sends none.
         log_prompts: Whether prompts are logged with each request.
         proxy: The proxy to the API; `None` if there is none.
-        proxy_headers: Headers for the proxy.
         tls: The context for TLS; True is that of the connector.
+        connector: That of a caller's session, which is never closed here.
+        retrying: The loop of attempts.
     """
 
-    def __init__(
-        self,
-        *,
-        api_key: str,
-        base_url: str,
-        limiter: QuotaLimiter | None,
-        retry: RetryPolicy,
-        polling: Polling,
-        headers: Mapping[str, str],
-        accept: str | None = None,
-        organization: str | None = None,
-        priority: Priority = "interactive",
-        telemetry: Telemetry | None = None,
-        user_id: Callable[[str], str] | None = None,
-        log_prompts: bool = False,
-        proxy: Proxy | None = None,
-        tls: SSLContext | None = None,
-        connector: aiohttp.BaseConnector | None = None,
-    ) -> None:
-        """Take the settings; `open` creates the pool.
+    key: Secret
+    base_url: str
+    limiter: QuotaLimiter | None
+    retry: RetryPolicy
+    polling: Polling
+    fixed_headers: dict[str, str]
+    accept: str | None
+    organization: str | None
+    priority: Priority
+    telemetry: GuardedTelemetry | None
+    user_id: Callable[[str], str] | None
+    log_prompts: bool
+    proxy: Proxy | None
+    tls: SSLContext | bool
+    connector: aiohttp.BaseConnector | None
 
-        `headers` go with every request; `accept` and `organization` with the operations that take
-        them. `connector` is that of a caller's session, which is never closed here.
-        """
-        self.key: Secret = Secret(api_key)
-        self.limiter = limiter
-        self.retrying: AsyncRetrying = make_retrying(retry, self._wait_after_penalty)
-        self.polling = polling
-        self.priority = priority
-        self.telemetry: GuardedTelemetry | None = (
-            None if telemetry is None else GuardedTelemetry(telemetry)
-        )
-        self.user_id = user_id
-        self.log_prompts = log_prompts
-        self.base_url = base_url
-        self.proxy: str | None = proxy.url if proxy is not None else None
-        self.proxy_headers: dict[str, str] | None = proxy.headers if proxy is not None else None
-        self.tls = tls if tls is not None else True
-        self._connector = connector
+    def __post_init__(self) -> None:
+        """Complete the settings; `open` creates the pool."""
+        self.retrying: AsyncRetrying = make_retrying(self.retry, self._wait_after_penalty)
         # With each request and not in the pool: aiohttp would send a pool's headers to the proxy.
-        self._headers = {
-            **headers,
+        self.fixed_headers |= {
             # Images do not compress, and a decompressed one would not match its Content-Length.
             "Accept-Encoding": "identity",
-            "Authorization": Secret(f"Bearer {api_key}"),
+            "Authorization": Secret(f"Bearer {self.key}"),
         }
-        if proxy is not None and base_url.startswith("http:"):
-            self._headers |= proxy.headers  # without TLS there is no CONNECT to carry them
-        self._accept = accept
-        self._organization = organization
+        if self.proxy is not None and self.base_url.startswith("http:"):
+            self.fixed_headers |= self.proxy.headers  # without TLS no CONNECT carries them
         self._pool: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -112,7 +95,7 @@ class Session:
         if self._pool is not None:
             raise ConfigurationError("the client is open already")
         loop = _running_loop()
-        theirs = self._connector
+        theirs = self.connector
         if theirs is not None and theirs.closed:
             raise ConfigurationError("session is closed; allowed: an open aiohttp.ClientSession")
         if getattr(theirs, "_loop", loop) is not loop:
@@ -160,10 +143,10 @@ class Session:
         """Return the headers of a request, without those of its body."""
         operation = request.operation
         offered = operation.accept
-        accept = self._accept if self._accept in offered else offered[0] if offered else "*/*"
-        headers = {**self._headers, "Accept": accept or "*/*"}
-        if self._organization is not None and operation.organization:
-            headers["Organization"] = self._organization
+        accept = self.accept if self.accept in offered else offered[0] if offered else "*/*"
+        headers = {**self.fixed_headers, "Accept": accept or "*/*"}
+        if self.organization is not None and operation.organization:
+            headers["Organization"] = self.organization
         if self.user_id is not None and options.tenant is not None:
             headers["stability-client-user-id"] = self.user_id(options.tenant)
         if options.extra_headers:

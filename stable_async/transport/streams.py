@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from io import BytesIO
 from threading import Lock
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
+from stable_async.api.base import MediaRequest, ResultRequest
+from stable_async.api.media_reader import MediaReader
 from stable_async.errors import APIConnectionError, StabilityError
 from stable_async.files import FileSink
 from stable_async.media import CONTENT_FILTERED, Media, warn_of_other_format
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from stable_async.api.media_reader import MediaReader
     from stable_async.files import Sink
+    from stable_async.transport.call import Call
 
 __all__ = ["MediaStream"]
 
@@ -37,31 +39,32 @@ class MediaStream(Generic[MediaT]):
     """The result of one request, read once: iterate over it, `read` it, or `save` it.
 
     Attributes:
+        content_type: Media type of the result, such as `image/png`.
+        seed: The result's seed; with `accept="application/json"` known only when all was read.
+        finish_reason: `SUCCESS` or `CONTENT_FILTERED`; with JSON known only when all was read.
+        known_at_end: Whether seed and finish reason are known only when all was read, as with JSON.
+        request_id: The answer's `x-request-id`.
         credits: List price of what was asked for.
         generation_id: What `client.results.get` takes to fetch the result again; `None` for
             synchronous operations.
     """
 
-    def __init__(
-        self,
-        chunks: AsyncGenerator[bytes, None],
-        reader: MediaReader[MediaT],
-        *,
-        credits: float | None,  # noqa: A002 - the API's word
-        generation_id: str | None,
-    ) -> None:
-        """Stream the body `chunks`; made by `StabilityClient.stream`."""
+    def __init__(self, request: MediaRequest[MediaT], call: Call) -> None:
+        """Stream the answer to `call`, which sent `request`; made by `StabilityClient.stream`."""
+        reader = MediaReader(cast("type[MediaT]", request.media), call.head)
         self._reader = reader
-        self._body = chunks
+        self._body = call.chunks
         self._first: list[bytes] = []
         self._begun = False
-        self.credits = credits
-        self.generation_id = generation_id
-
-    @property
-    def content_type(self) -> str:
-        """Media type of the result, such as `image/png`."""
-        return self._reader.content_type
+        self.content_type: str = ""  # recognised by `start`
+        self.seed = reader.seed
+        self.finish_reason = reader.finish_reason
+        self.known_at_end: bool = False
+        self.request_id = reader.request_id
+        self.credits: float | None = request.credits
+        self.generation_id: str | None = None
+        if isinstance(request, ResultRequest):
+            self.credits, self.generation_id = request.paid, request.id
 
     @property
     def content_length(self) -> int | None:
@@ -69,37 +72,9 @@ class MediaStream(Generic[MediaT]):
         return self._reader.content_length
 
     @property
-    def seed(self) -> int | None:
-        """The result's seed; with `accept="application/json"` known only when all was read."""
-        return self._reader.seed
-
-    @property
-    def finish_reason(self) -> str | None:
-        """`SUCCESS` or `CONTENT_FILTERED`; with JSON known only when all was read."""
-        return self._reader.finish_reason
-
-    @property
     def filtered(self) -> bool:
         """Whether the content filter blurred the result; with JSON known when all was read."""
-        return self._reader.finish_reason == CONTENT_FILTERED
-
-    @property
-    def known_at_end(self) -> bool:
-        """Whether seed and finish reason are known only when all was read, as with JSON."""
-        return self._reader.known_at_end
-
-    @property
-    def request_id(self) -> str | None:
-        """The answer's `x-request-id`."""
-        return self._reader.request_id
-
-    def of_kind(self, kind: type[MediaStream[MediaT]]) -> MediaStream[MediaT]:
-        """Return the same result as a stream of another kind, to be read instead of this one."""
-        stream = kind(
-            self._body, self._reader, credits=self.credits, generation_id=self.generation_id
-        )
-        stream._first = self._first  # noqa: SLF001 - of this class
-        return stream
+        return self.finish_reason == CONTENT_FILTERED
 
     async def start(self) -> Self:
         """Read until the result is recognised by its first bytes.
@@ -118,6 +93,8 @@ class MediaStream(Generic[MediaT]):
         except StabilityError as error:
             self._attach_generation(error)
             raise
+        self.content_type = self._reader.content_type
+        self.known_at_end = self._reader.known_at_end
         return self
 
     @property
@@ -157,6 +134,7 @@ class MediaStream(Generic[MediaT]):
                 if not self._reader.has_all:  # else only the end of the answer is missing
                     raise
             self._reader.finish()
+            self.seed, self.finish_reason = self._reader.seed, self._reader.finish_reason
         except StabilityError as error:
             self._attach_generation(error)
             raise
@@ -205,46 +183,34 @@ class MediaStream(Generic[MediaT]):
             APIConnectionError, APITimeoutError, InvalidResponseError: As for iterating. `sink`
                 is then discarded, as it is after errors of its own.
         """
-        gathered = _Gathered()
+        gathered: list[bytes] = []
+        size = 0
         try:
             async for chunk in self:
-                if gathered.add(chunk):
-                    await sink.write(gathered.chunks)
-                    gathered.clear()
-            # The sink alone has them now, and may drop them once they are copied elsewhere.
-            return await sink.commit(gathered.take())
+                gathered.append(chunk)
+                size += len(chunk)
+                crowded = _count_gathered(len(chunk)) > GATHERED_AT_MOST
+                if size >= (PIECE if crowded else WRITE_SIZE):
+                    await sink.write(gathered)
+                    _count_gathered(-size)
+                    gathered, size = [], 0
+            storing = sink.commit(gathered)
+            gathered = []  # the sink alone has them now: it may drop them once they are copied
+            return await storing
         except BaseException:
             await sink.discard()
             raise
         finally:
-            gathered.clear()
+            _count_gathered(-size)
 
 
-class _Gathered:
-    """What one stream has gathered; counts what all of them have."""
+_counting = Lock()
+_gathered = 0
 
-    everything = 0
-    _lock = Lock()
 
-    def __init__(self) -> None:
-        self.chunks: list[bytes] = []
-        self._size = 0
-
-    def add(self, chunk: bytes) -> bool:
-        """Add a chunk, and return whether all of them are to be written now."""
-        self.chunks.append(chunk)
-        self._size += len(chunk)
-        with _Gathered._lock:
-            _Gathered.everything += len(chunk)
-        enough = WRITE_SIZE if _Gathered.everything <= GATHERED_AT_MOST else PIECE
-        return self._size >= enough
-
-    def take(self) -> list[bytes]:
-        """Return the chunks without keeping them; they count until `clear`."""
-        chunks, self.chunks = self.chunks, []
-        return chunks
-
-    def clear(self) -> None:
-        with _Gathered._lock:
-            _Gathered.everything -= self._size
-        self.chunks, self._size = [], 0
+def _count_gathered(size: int) -> int:
+    """Add to what all streams of this process have gathered, and return it, bytes."""
+    global _gathered
+    with _counting:
+        _gathered += size
+        return _gathered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from stable_async.api.media_types import ENOUGH, is_packed, is_readable
@@ -10,11 +11,11 @@ from stable_async.api.verdict import judge_broken_connection
 from stable_async.errors import APIConnectionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncGenerator, Iterator
 
     from stable_async.api.answers import Answer
 
-__all__ = ["Unpacker"]
+__all__ = ["unpacked"]
 
 # No result is larger; a decompressed answer could be, by far.
 MAX_UNPACKED = 256 * 1024 * 1024
@@ -26,7 +27,31 @@ WITH_HEADER = 32 + zlib.MAX_WBITS
 BARE = -zlib.MAX_WBITS
 
 
-class Unpacker:
+def unpacked(body: AsyncGenerator[bytes, None], answer: Answer) -> AsyncGenerator[bytes, None]:
+    """Return the body of an answer without its content encoding, if it has one.
+
+    Identity is asked for, since images do not compress; some proxies compress all the same.
+
+    Raises:
+        APIConnectionError: The compressed data is cut off.
+        InvalidResponseError: The encoding was not asked for, or the body cannot be decompressed.
+    """
+    encoding = answer.headers.get("Content-Encoding", "").strip().lower()
+    return body if encoding in {"", "identity"} else _unpack(body, _Unpacker(answer, encoding))
+
+
+async def _unpack(
+    packed: AsyncGenerator[bytes, None], unpacker: _Unpacker
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(packed) as chunks:
+        async for chunk in chunks:
+            for piece in unpacker.feed(chunk):
+                yield piece
+    for piece in unpacker.finish():
+        yield piece
+
+
+class _Unpacker:
     """Decompresses gzip or deflate, and never more than `MAX_UNPACKED` bytes.
 
     The first bytes decide: an image that is labelled as compressed is passed on unchanged.

@@ -15,7 +15,7 @@ from stable_async import (
     V1Masking,
     V1Upscale,
 )
-from stable_async.transport.multipart import HEAD_SIZES, body_of
+from stable_async.transport.multipart import HEAD_SIZES, MultipartForm, body_of
 from tests.samples import mp3, png_header, sample_image, wav
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 
 async def opened(request: Request[Any]) -> None:
-    body = body_of(request)
-    assert body is not None
+    body, _ = body_of(request)
+    assert isinstance(body, MultipartForm)
     try:
         await body.open()
     finally:

@@ -21,7 +21,7 @@ from stable_async.api import (
 )
 from stable_async.api.base import Request
 from stable_async.errors import InvalidRequestError
-from stable_async.transport.multipart import body_of
+from stable_async.transport.multipart import MultipartForm, body_of
 from tests.conformance.facts import ABSENT, operations, smallest
 from tests.operations_table import operations_of
 
@@ -126,11 +126,13 @@ class Harness:
     async def _client(self, operation: str, values: Values) -> InvalidRequestError | None:
         try:
             request = build(operation, values)
-            if (body := body_of(request)) is not None:
-                try:
-                    await body.open()
-                finally:
-                    await body.close()
+            if request.operation.method == "POST":
+                body, _ = body_of(request)
+                if isinstance(body, MultipartForm):
+                    try:
+                        await body.open()
+                    finally:
+                        await body.close()
         except InvalidRequestError as error:
             return error
         if request.operation.id != operation:

@@ -19,7 +19,7 @@ from stable_async import (
     ServerError,
     StabilityClient,
 )
-from stable_async.transport.multipart import MultipartForm
+from stable_async.transport.multipart import MultipartForm, body_of
 from stable_async.transport.retry import is_retryable, make_retrying
 from tests.errors_of import api_error, edge_error
 from tests.raw_server import answer, raw_server
@@ -300,10 +300,17 @@ async def test_a_file_that_is_shorter_than_it_said_is_refused_and_not_sent_again
     assert server.bodies == []
 
 
+async def opened_form() -> MultipartForm:
+    request = GenerateUltra(prompt="x", image=from_where_it_stands(), strength=0.5)
+    form, _ = body_of(request)
+    assert isinstance(form, MultipartForm)
+    await form.open()
+    return form
+
+
 async def test_two_sendings_of_one_form_take_turns() -> None:
     """As when a cancelled attempt still reads the file that the next one begins to send."""
-    form = MultipartForm(GenerateUltra(prompt="x", image=from_where_it_stands(), strength=0.5))
-    await form.open()
+    form = await opened_form()
 
     async def send() -> bytes:
         return b"".join([bytes(chunk) async for chunk in form.chunks()])
@@ -324,8 +331,7 @@ async def test_two_sendings_of_one_form_take_turns() -> None:
 async def test_a_form_closes_its_files_only_when_no_attempt_reads_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    form = MultipartForm(GenerateUltra(prompt="x", image=from_where_it_stands(), strength=0.5))
-    await form.open()
+    form = await opened_form()
     closed: list[bool] = []
     [part] = form._parts
 

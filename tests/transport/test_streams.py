@@ -9,17 +9,17 @@ import json
 import threading
 import tracemalloc
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stable_async import GenerateCore, GenerateUltra, Image, StabilityClient
+from stable_async import GenerateCore, GenerateUltra, StabilityClient
 from stable_async.api.answers import Answer
 from stable_async.api.base64_json import Base64Field
-from stable_async.api.media_reader import MediaReader
 from stable_async.transport import streams
 from stable_async.transport.streams import MediaStream
 from tests.raw_server import answer, raw_server
@@ -28,6 +28,8 @@ from tests.samples import PNG_HEAD, png
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from pathlib import Path
+
+    from stable_async.transport.call import Call
 
 from tests.raw_server import Connection
 
@@ -124,11 +126,9 @@ class Tally:
 async def writes_of(parts: int, together: asyncio.Barrier) -> int:
     """Stream an image into a sink, and return in how many pieces it was written before its end."""
     sink = Tally()
-    answer = Answer(200, {"Content-Length": str(parts * PART)})
-    reader = MediaReader(Image, answer)
-    body = sink.image(parts, together)
-    stream = MediaStream(body, reader, credits=None, generation_id=None)
-    return await stream.save_to(sink)
+    head = Answer(200, {"Content-Length": str(parts * PART)})
+    call = cast("Call", SimpleNamespace(head=head, chunks=sink.image(parts, together)))
+    return await MediaStream(GenerateCore(prompt="x"), call).save_to(sink)
 
 
 async def test_many_images_on_their_way_to_a_disk_hold_a_bounded_amount(
