@@ -87,7 +87,7 @@ def run(
         retry: failed: also send rows that were refused for good; filtered: replace blurred images.
         resend_doubtful: Send rows again that may have been billed and have no image.
         remake_missing: Make images again whose files are gone.
-        change: Accept other options than the job was started with.
+        change: Accept other options than the job was started with, and other ids of its rows.
         replace_changed: Make images again whose row changed under the same id.
         events: Append one JSON line for each event to a file or a named pipe.
         dry_run: Show what the run would do and cost. Sends and writes nothing; needs no key.

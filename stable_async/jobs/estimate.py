@@ -194,6 +194,7 @@ def estimate_run(
                 prompts,
                 rules,
                 replace_changed=settings is not None and settings.replace_changed,
+                change=settings is not None and settings.change,
                 only_look=True,
                 needs_prices=needs_prices,
             )

@@ -30,6 +30,7 @@ from stable_async.jobs.plan import (
 from stable_async.jobs.read_ahead import Batches, ReadAhead
 from stable_async.jobs.row import Row
 from stable_async.jobs.rules import Checker
+from stable_async.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Mapping, Sequence
@@ -67,6 +68,7 @@ class Intake:
         rules: PromptRules,
         *,
         replace_changed: bool = False,
+        change: bool = False,
         only_look: bool = False,
         needs_prices: bool = True,
     ) -> None:
@@ -77,6 +79,7 @@ class Intake:
             prompts: The file.
             rules: How its rows become images.
             replace_changed: Remake paid rows whose content changed.
+            change: Make rows again that were made under other ids.
             only_look: Do not read input files that are not yet known.
             needs_prices: Refuse rows of unknown prices.
 
@@ -92,6 +95,7 @@ class Intake:
         self._prompts = prompts
         self._rules = rules
         self._replace_changed = replace_changed
+        self._change = change
         self._checker = Checker(rules, needs_prices=needs_prices)
         # Files embedded in the prompt file are named by their content.
         self._inputs = (
@@ -142,15 +146,15 @@ class Intake:
                 next(first, None)  # reads the columns
             return self.report
         self._begin(checked=True)
-        count = 0
+        found = 0
         try:
             while not self.exhausted:
                 rows = self.take()
                 problems = self._add(rows)
                 self._problem_count += len(problems)
                 self._problems += problems[: KEPT_PROBLEMS - len(self._problems)]
-                count += len(rows)
-                on_rows(count)
+                found += len(rows)
+                on_rows(found)
         finally:
             self.close()
         if self._problem_count:
@@ -161,11 +165,23 @@ class Intake:
         if self._may_repeat and not rules.allow_duplicates:
             self.report.duplicates = ledger.merge_duplicates()
             self.report.added -= self.report.duplicates
+        if self.report.added and not self._change:
+            self._refuse_other_ids(*ledger.repeats_of_gone())
         if rules.sample is not None:
             ledger.list_sample(rules.shard.share(rules.sample))
         self.report.gone = gone if rules.limit is None and rules.sample is None else 0
         ledger.set(prompts=fingerprint)
         return self.report
+
+    def _refuse_other_ids(self, rows: int, price: float) -> None:
+        """Refuse rows that were made under other ids, as when a column of ids is added."""
+        if rows:
+            what = (
+                f"{count(rows, 'row')} would be bought again, for {count(price, 'credit')}: what "
+                "they ask for was made under other ids, which are no longer in the file. Restore "
+                "the ids, or accept it with --change"
+            )
+            raise PromptFileError(self._prompts.name, [RowProblem(0, what)])
 
     def begin_unchecked(self) -> None:
         """Begin to read a file that is not checked first; continue with `take` and

@@ -401,6 +401,18 @@ class Ledger:
             )
         )
 
+    def repeats_of_gone(self) -> tuple[int, float]:
+        """Count the new rows with the content of rows that are gone and have or may have a result.
+
+        Returns:
+            Their number and price.
+        """
+        return self._db.execute(
+            "SELECT count(*), total(price) FROM rows WHERE listed AND state = 'waiting' "
+            "AND attempts = 0 AND content IN (SELECT content FROM rows WHERE listed = 0 "
+            "AND id IS NOT NULL AND state IN ('done', 'filtered', 'in doubt', 'in flight'))"
+        ).fetchone()  # type: ignore[no-any-return]
+
     def count_duplicates(self) -> int:
         """Count the rows of the prompt file that repeat an earlier one."""
         return int(self._one("SELECT count(*) FROM duplicates"))

@@ -272,7 +272,13 @@ class OpenJob:
                 self._store_options(options)
         if prompts is None:
             return
-        self.intake = Intake(ledger, prompts, rules, replace_changed=settings.replace_changed)
+        self.intake = Intake(
+            ledger,
+            prompts,
+            rules,
+            replace_changed=settings.replace_changed,
+            change=settings.change,
+        )
         self._stack.callback(self.intake.close)
         with ledger.transaction():
             if before is not None:

@@ -60,7 +60,7 @@ class JobSettings:
             `filtered`, which are made again with other seeds.
         resend_doubtful: Send rows again that may have been billed.
         remake_missing: Make images again whose files are gone.
-        change: Accept options other than those that the job was started with.
+        change: Accept options other than those that the job was started with, and other ids.
         server: Name of the server in the ledger; `None` means its address.
         replace_changed: Make rows again whose content changed under the same id.
         check: Check the whole prompt file before anything is sent.

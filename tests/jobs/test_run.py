@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stable_async import ConfigurationError, Quota
-from stable_async.jobs import JobError, JobLockedError, PromptFileError, PromptRules
+from stable_async.jobs import (
+    JobError,
+    JobLockedError,
+    JobSettings,
+    PromptFile,
+    PromptFileError,
+    PromptRules,
+)
+from stable_async.jobs.estimate import estimate_run
 from stable_async.jobs.events import JobEvents
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.lock import locked
@@ -490,6 +498,30 @@ async def test_changed_content_under_an_id_is_refused_unless_it_is_to_be_replace
     assert hashlib.sha256(kept.read_bytes()).hexdigest() == old["sha256"]
 
 
+async def test_rows_under_other_ids_are_not_bought_again_unless_that_is_accepted(
+    bench: Bench,
+) -> None:
+    """As after a column of ids was added."""
+    await bench.run(bench.write({"prompt": "a", "seed": 7}, "b"))
+    named: list[dict[str, object]] = [
+        {"id": "1", "prompt": "a", "seed": 7},
+        {"id": "2", "prompt": "b"},
+        {"id": "3", "prompt": "c"},
+    ]
+    path = bench.write(*named)
+    wrong = r"2 rows would be bought again, for 6 credits: .* under other ids.* --change"
+    with pytest.raises(PromptFileError, match=wrong):
+        estimate_run(PromptFile(path), PromptRules(), JobSettings(folder=bench.out))
+    with pytest.raises(PromptFileError, match=wrong):
+        await bench.run(path)
+    assert bench.shop.sold.total() == 2
+    summary = await bench.run(bench.write({"prompt": "a", "seed": 7}, "b", *named[1:]))
+    assert summary.done == 2, "a row beside the one that is there is another"
+    path = bench.write(*named)
+    assert (await bench.run(path, change=True)).done == 1
+    assert (await bench.run(path)).ending == "complete"
+
+
 async def test_a_row_that_was_refused_may_be_corrected_under_its_id(bench: Bench) -> None:
     bench.shop.script["bad"] = [400]
     await bench.run(bench.write({"id": "x", "prompt": "bad"}))
@@ -593,7 +625,7 @@ async def test_services_may_be_mixed_and_input_files_are_found_beside_the_prompt
 async def test_an_unfit_input_image_is_found_before_anything_is_sent(bench: Bench) -> None:
     (bench.folder / "small.png").write_bytes(sample_image(16, 16))
     path = bench.write("a", {"service": "upscale-fast", "image": "small.png"})
-    with pytest.raises(PromptFileError, match=r"row 2: image: given 16 x 16 pixels"):
+    with pytest.raises(PromptFileError, match=r"row 2 \(small\.png\): image: given 16 x 16 pixels"):
         await bench.run(path)
     assert bench.shop.asked == []
 
