@@ -26,7 +26,6 @@ from stable_async.jobs.errors import LedgerError
 from stable_async.jobs.plan import Known
 from stable_async.jobs.row import ImageFacts, KnownInput, Row, to_json
 from stable_async.jobs.storage.facts import Charge
-from stable_async.media import CONTENT_FILTERED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -937,7 +936,7 @@ class Ledger:
         """
         if self.has_image(image.position):
             return False
-        state = "filtered" if image.finish_reason == CONTENT_FILTERED else "done"
+        state = "filtered" if image.filtered else "done"
         row = (service, to_json(fields), to_json(metadata) if metadata else None)
         known = self._db.execute(
             "UPDATE rows SET state = ?, generation_id = NULL WHERE position = ? AND id = ? "

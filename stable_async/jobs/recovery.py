@@ -21,7 +21,6 @@ from stable_async.jobs.storage.base import content_type_of, file_stem, parse_ste
 from stable_async.jobs.storage.objects import Objects, folder_of
 from stable_async.jobs.storage.record import read_record
 from stable_async.jobs.storage.spool import SPOOLED
-from stable_async.media import CONTENT_FILTERED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from stable_async.jobs.row import ChargeState, Row
     from stable_async.jobs.shard import Shard
-    from stable_async.jobs.storage.base import Store, StoredImage
+    from stable_async.jobs.storage.base import Store
     from stable_async.jobs.storage.facts import RowFacts
 
 __all__ = [
@@ -49,7 +48,6 @@ __all__ = [
 
 LEDGER_NAME = "job.sqlite"
 METADATA_NAME = "metadata.jsonl"
-SUCCESS = "SUCCESS"
 # The key in the ledger for the token of its last run.
 RUN = "run"
 SQLITE_FILES = ("", "-wal", "-shm")
@@ -262,9 +260,8 @@ def restore(ledger: Ledger, folder: Path, store: Store, shard: Shard = WHOLE) ->
             restored.others += facts.state != "in doubt"
     for position, identity in store.images():
         if shard.has(position) and not ledger.has_image(position):
-            stored = store.find(file_stem(position, identity))
-            if stored is not None:
-                image = _facts(stored, position=position, seed=None, price=None)
+            image = store.find(position, identity)
+            if image is not None:
                 restored.images += ledger.restore(identity, "", {}, {}, image)
     return restored
 
@@ -291,8 +288,6 @@ def _restore_line(ledger: Ledger, line: dict[str, Any], position: int, size: int
         position=position,
         content_type=content_type_of(str(line.get("file_name"))),
         bytes=size,
-        sent_at=None,
-        finished_at=None,
         file_name=str(line.get("file_name")),
         sha256=str(line.get("sha256")),
         width=line.get("width"),
@@ -342,9 +337,9 @@ def repair(ledger: Ledger, store: Store) -> Repair:
         if facts is not None and facts.image is not None:
             ledger.adopt(facts)
             adopted += 1
-        elif (stored := store.find(stem)) is not None:
-            image = _facts(stored, position=row.position, seed=row.seed, price=row.price)
-            ledger.settle(row, Result("filtered" if stored.filtered else "done", "spent", image))
+        elif (image := store.find(row.position, row.id)) is not None:
+            image.seed, image.credits = row.seed, row.price
+            ledger.settle(row, Result("filtered" if image.filtered else "done", "spent", image))
             store.complete(stem, row, image)
             adopted += 1
         elif row.generation_id is not None:
@@ -372,10 +367,3 @@ def retire_replaced(ledger: Ledger, store: Store) -> None:
     """Move the images of replaced rows out of the way. Call it inside a transaction."""
     for position, file_name in ledger.replaced_images():
         ledger.rename_image(position, store.retire(file_name))
-
-
-def _facts(
-    stored: StoredImage, *, position: int, seed: int | None, price: float | None
-) -> ImageFacts:
-    reason = CONTENT_FILTERED if stored.filtered else SUCCESS
-    return stored.facts(position=position, seed=seed, finish_reason=reason, price=price)

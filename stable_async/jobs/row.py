@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, cast
 
 from stable_async.api.fields import MAX_SEED
+from stable_async.media import CONTENT_FILTERED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -109,23 +110,31 @@ class KnownInput:
     sha256: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ImageFacts:
-    """The facts of a stored image; see the table `images` of the ledger."""
+    """The facts of an image; see the table `images` of the ledger.
+
+    Those of its row and its answer are known first. Its store fills in those of its file.
+    """
 
     position: int
-    file_name: str
-    content_type: str
-    bytes: int
-    sha256: str
-    width: int | None
-    height: int | None
-    seed: int | None
-    finish_reason: str | None
-    request_id: str | None
-    credits: float | None
-    sent_at: float | None
-    finished_at: float | None
+    file_name: str = ""
+    content_type: str = ""
+    bytes: int = 0
+    sha256: str = ""
+    width: int | None = None
+    height: int | None = None
+    seed: int | None = None
+    finish_reason: str | None = None
+    request_id: str | None = None
+    credits: float | None = None
+    sent_at: float | None = None
+    finished_at: float | None = None
+
+    @property
+    def filtered(self) -> bool:
+        """Whether the content filter blurred it."""
+        return self.finish_reason == CONTENT_FILTERED
 
 
 @dataclass(frozen=True, slots=True)

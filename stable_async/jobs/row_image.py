@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Protocol, cast
 
 from stable_async.jobs.errors import StorageError
-from stable_async.jobs.row import Result
+from stable_async.jobs.row import ImageFacts, Result
 from stable_async.jobs.rules import make_request
 from stable_async.jobs.storage.base import SpooledError
 from stable_async.transport.options import AttemptObserver
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 
     from stable_async.api.base import MediaRequest
     from stable_async.client import StabilityClient
-    from stable_async.jobs.row import ImageFacts, Row
-    from stable_async.jobs.storage.base import ImageWriter, StoredImage
+    from stable_async.jobs.row import Row
+    from stable_async.jobs.storage.base import ImageWriter
     from stable_async.media import Media
 
 __all__ = ["RowObserver", "make_image"]
@@ -59,23 +58,19 @@ async def make_image(
     async with client.stream(request, observer=observer) as stream:
         if stream.known_at_end:
             await stream.hold()
-        filtered = stream.filtered
-
-        def facts(stored: StoredImage) -> ImageFacts:
-            return stored.facts(
-                position=row.position,
-                seed=row.seed if (seed := stream.seed) is None else seed,
-                finish_reason=stream.finish_reason,
-                price=row.price,
-                request_id=stream.request_id,
-                sent_at=observer.sent_at,
-                finished_at=time.time(),
-            )
-
-        sink = images.sink(row, stream.content_type, filtered=filtered, facts=facts)
+        seed = stream.seed
+        image = ImageFacts(
+            row.position,
+            content_type=stream.content_type,
+            seed=row.seed if seed is None else seed,
+            finish_reason=stream.finish_reason,
+            request_id=stream.request_id,
+            credits=row.price,
+            sent_at=observer.sent_at,
+        )
         try:
-            image = await stream.save_to(sink)
+            await stream.save_to(images.sink(row, image))
         except OSError as error:
             why = f"an image cannot be stored: {error.strerror or error}"
             raise StorageError(why, spooled=isinstance(error, SpooledError)) from error
-    return Result("filtered" if filtered else "done", "spent", image)
+    return Result("filtered" if image.filtered else "done", "spent", image)

@@ -27,7 +27,7 @@ from stable_async.jobs import JobError, StorageError
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.row import ImageFacts, Row
 from stable_async.jobs.storage import objects
-from stable_async.jobs.storage.base import StoredImage, file_stem
+from stable_async.jobs.storage.base import file_stem
 from stable_async.jobs.storage.bucket import BucketStore
 from stable_async.jobs.storage.objects import Objects, Version
 from tests import needs
@@ -335,9 +335,6 @@ async def test_an_image_is_held_once_while_it_is_stored(
         await connection.send(answer(image))
         await stored.wait()
 
-    def facts(found: StoredImage) -> ImageFacts:
-        return found.facts(position=1, seed=1, finish_reason="SUCCESS", price=3.0)
-
     store = BucketStore(Objects(tmp_path.as_uri()))
     async with (
         raw_server(serve) as url,
@@ -347,7 +344,7 @@ async def test_an_image_is_held_once_while_it_is_stored(
         row = Row(1, {"prompt": "a"}, service="core", id="x", position=1)
         await images.claims.claim(file_stem(1, "x"), row)
         monkeypatch.setattr(store.objects, "create", create)
-        sink = images.sink(row, "image/png", filtered=False, facts=facts)
+        sink = images.sink(row, ImageFacts(1, content_type="image/png"))
         tracemalloc.start()
         try:
             async with client.stream(GenerateCore(prompt="a")) as stream:

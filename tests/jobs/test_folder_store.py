@@ -14,16 +14,18 @@ import pytest
 
 from stable_async.files import AtomicFile
 from stable_async.jobs.kinds import AUDIO
+from stable_async.jobs.row import ImageFacts
 from stable_async.jobs.shard import WHOLE
-from stable_async.jobs.storage.base import HEAD_SIZE, SpooledError, StoredImage
+from stable_async.jobs.storage.base import HEAD_SIZE, SpooledError
 from stable_async.jobs.storage.folder import FolderStore
+from stable_async.media import CONTENT_FILTERED
 from tests.jobs.shop import shop_image
-from tests.jobs.test_ledger import image_of, new_row
+from tests.jobs.test_ledger import new_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stable_async.jobs.row import ImageFacts, Row
+    from stable_async.jobs.row import Row
     from stable_async.jobs.storage.folder import _FolderWriter
 
 IMAGE = shop_image("a", "1")
@@ -36,15 +38,10 @@ def store(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path)
 
 
-class Kept:
-    """The facts of images that were stored."""
-
-    def __init__(self) -> None:
-        self.stored: list[StoredImage] = []
-
-    def of(self, stored: StoredImage) -> ImageFacts:
-        self.stored.append(stored)
-        return image_of(ROWS[0], file_name=stored.file_name)
+def facts(row: Row, content_type: str = "image/png", *, filtered: bool = False) -> ImageFacts:
+    """Return what is known of an image before it is stored."""
+    reason = CONTENT_FILTERED if filtered else "SUCCESS"
+    return ImageFacts(row.position, content_type=content_type, finish_reason=reason)
 
 
 async def keep(
@@ -54,13 +51,12 @@ async def keep(
     last: Sequence[bytes] = (),
     content_type: str = "image/png",
     filtered: bool = False,
-) -> StoredImage:
-    kept = Kept()
-    sink = images.sink(row, content_type, filtered=filtered, facts=kept.of)
+) -> ImageFacts:
+    stored = facts(row, content_type, filtered=filtered)
+    sink = images.sink(row, stored)
     for chunk in chunks:
         await sink.write([chunk])
     await sink.commit(last)
-    [stored] = kept.stored
     return stored
 
 
@@ -87,7 +83,7 @@ async def test_an_image_is_found_as_it_was_stored(
     assert (stored.bytes, stored.sha256) == (len(IMAGE), sha256(IMAGE).hexdigest())
     assert (stored.width, stored.height, stored.filtered) == (65, 64, filtered)
     assert stored.content_type == content_type
-    found = store.find("0000/000001-a")
+    found = store.find(1, "a")
     assert found is not None
     assert (found.file_name, found.bytes, found.sha256) == (
         stored.file_name, stored.bytes, stored.sha256,
@@ -96,8 +92,8 @@ async def test_an_image_is_found_as_it_was_stored(
     assert found.content_type == "image/png", "by its bytes"
     assert store.size_of(stored.file_name) == len(IMAGE)
     assert [*store.images()] == [(1, "a")]
-    assert store.find("0000/000001") is None
-    assert store.find("0001/001000-a") is None
+    assert store.find(1, "b") is None
+    assert store.find(1000, "a") is None
 
 
 async def test_the_head_of_a_large_image_is_enough(store: FolderStore) -> None:
@@ -107,7 +103,7 @@ async def test_the_head_of_a_large_image_is_enough(store: FolderStore) -> None:
         stored = await keep(images, ROWS[0], *pieces)
     assert (stored.width, stored.bytes) == (65, len(data))
     assert stored.sha256 == sha256(data).hexdigest()
-    found = store.find("0000/000001-a")
+    found = store.find(1, "a")
     assert found is not None
     assert (found.sha256, found.bytes) == (stored.sha256, stored.bytes)
 
@@ -155,16 +151,12 @@ async def test_images_that_come_together_take_each_step_together(
     async with store.writing() as images:
         await keep(images, ROWS[0], IMAGE)
         steps = Steps(monkeypatch)
-        sinks = [
-            images.sink(row, "image/png", filtered=False, facts=Kept().of)
-            for row in (*ROWS[1:], new_row(1000, "d"))
-        ]
+        sinks = [images.sink(row, facts(row)) for row in (*ROWS[1:], new_row(1000, "d"))]
         for sink in sinks:
             await sink.write([IMAGE])
         assert steps.done == ["sync images", f"sync {tmp_path.name}"]
         steps.done.clear()
-        results = images._keep(sinks)
-        assert all(isinstance(result, StoredImage) for result in results)
+        assert images._keep(sinks) == [None] * 3
     names = ["000002-b", "000003-c", "001000-d"]
     expected = [f"{step} {name}" for step in ("begin", "sync", "rename") for name in names]
     assert steps.done[:9] == expected
@@ -176,7 +168,7 @@ async def test_an_image_that_is_discarded_leaves_no_trace(
 ) -> None:
     async with store.writing() as images:
         for chunks in ([], [IMAGE]):
-            sink = images.sink(ROWS[0], "image/png", filtered=False, facts=Kept().of)
+            sink = images.sink(ROWS[0], facts(ROWS[0]))
             for chunk in chunks:
                 await sink.write([chunk])
             steps = Steps(monkeypatch)
@@ -184,7 +176,7 @@ async def test_an_image_that_is_discarded_leaves_no_trace(
             assert steps.done == []
             assert not [*tmp_path.glob("images/*/*")]
             monkeypatch.undo()
-        sink = images.sink(ROWS[0], "image/png", filtered=False, facts=Kept().of)
+        sink = images.sink(ROWS[0], facts(ROWS[0]))
         await sink.commit([IMAGE])
         await sink.discard()
     assert [path.name for path in tmp_path.glob("images/*/*")] == ["000001-a.png"]
@@ -194,7 +186,7 @@ async def test_an_image_whose_caller_was_cancelled_is_discarded_after_it_was_sto
     store: FolderStore, tmp_path: Path
 ) -> None:
     async with store.writing() as images:
-        sink = images.sink(ROWS[0], "image/png", filtered=False, facts=Kept().of)
+        sink = images.sink(ROWS[0], facts(ROWS[0]))
         committing = asyncio.ensure_future(sink.commit([IMAGE]))
         await asyncio.sleep(0)
         committing.cancel()
@@ -221,7 +213,7 @@ async def test_one_image_that_cannot_be_stored_is_spooled_and_spoils_no_other(
     store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     async with store.writing() as images:
-        sinks = [images.sink(row, "image/png", filtered=False, facts=Kept().of) for row in ROWS]
+        sinks = [images.sink(row, facts(row)) for row in ROWS]
         for sink in sinks:
             await sink.write([IMAGE[:50]])
         with monkeypatch.context() as patch:
@@ -238,7 +230,7 @@ async def test_one_image_that_cannot_be_stored_is_spooled_and_spoils_no_other(
     assert stored == ["000001-a.png", "000003-c.png"]
     assert sorted(store.images()) == [(1, "a"), (2, "b"), (3, "c")]
     steps = Steps(monkeypatch)
-    found = store.find("0000/000002-b")
+    found = store.find(2, "b")
     assert found is not None
     assert found.file_name == NAMES[1]
     assert (tmp_path / NAMES[1]).read_bytes() == IMAGE
@@ -250,7 +242,7 @@ async def test_an_image_that_no_folder_takes_is_lost_with_its_first_error(
     store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with store.writing() as images:
-        sink = images.sink(ROWS[0], "image/png", filtered=False, facts=Kept().of)
+        sink = images.sink(ROWS[0], facts(ROWS[0]))
         await sink.write([IMAGE])
         refuse(monkeypatch, "sync", "")
 
@@ -279,7 +271,7 @@ async def test_a_spool_that_fails_as_well_is_continued_elsewhere(
             write(self, chunks)
 
         monkeypatch.setattr(AtomicFile, "write", fail)
-        sink = images.sink(ROWS[0], "image/png", filtered=False, facts=Kept().of)
+        sink = images.sink(ROWS[0], facts(ROWS[0]))
         await sink.write([IMAGE[:50]])
         full.append("/spooled/")
         await sink.write([IMAGE[50:90]])
@@ -288,7 +280,7 @@ async def test_a_spool_that_fails_as_well_is_continued_elsewhere(
         assert (elsewhere / "0000" / "000001-a.png").read_bytes() == IMAGE
         assert not [path for path in (tmp_path / "spooled").rglob("*") if path.is_file()]
         full.append("/elsewhere/")
-        sink = images.sink(ROWS[1], "image/png", filtered=False, facts=Kept().of)
+        sink = images.sink(ROWS[1], facts(ROWS[1]))
         with pytest.raises(OSError, match="No space left") as caught:
             await sink.write([IMAGE])
         assert not isinstance(caught.value, SpooledError)
@@ -305,7 +297,7 @@ async def test_folders_are_made_as_they_are_needed(tmp_path: Path) -> None:
         await keep(images, ROWS[0], IMAGE)
     shutil.rmtree(tmp_path / "new" / "job" / "images")
     put(tmp_path / "new" / "job" / "spooled", "0007/007000-x.png")
-    found = store.find("0007/007000-x")
+    found = store.find(7000, "x")
     assert found is not None
     assert found.file_name == "images/0007/007000-x.png"
 

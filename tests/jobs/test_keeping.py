@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from stable_async.jobs.batch_thread import BatchThread
 from stable_async.jobs.progress import Progress
 from stable_async.jobs.row import ImageFacts, Result, Row
-from stable_async.jobs.storage.base import StoredImage, file_stem
+from stable_async.jobs.storage.base import file_stem
 from stable_async.jobs.storage.folder import FolderStore
 from tests.samples import png
 
@@ -24,22 +24,8 @@ if TYPE_CHECKING:
 IMAGE = png(5_000)
 
 
-def facts(row: Row, stored: StoredImage) -> ImageFacts:
-    return ImageFacts(
-        position=row.position,
-        file_name=stored.file_name,
-        content_type=stored.content_type,
-        bytes=stored.bytes,
-        sha256=stored.sha256,
-        width=stored.width,
-        height=stored.height,
-        seed=row.seed,
-        finish_reason="SUCCESS",
-        request_id=None,
-        credits=None,
-        sent_at=None,
-        finished_at=None,
-    )
+def facts(row: Row) -> ImageFacts:
+    return ImageFacts(row.position, content_type="image/png", finish_reason="SUCCESS")
 
 
 async def test_one_image_that_cannot_be_kept_takes_no_other_along(tmp_path: Path) -> None:
@@ -47,9 +33,8 @@ async def test_one_image_that_cannot_be_kept_takes_no_other_along(tmp_path: Path
     (tmp_path / "images/0000/000002-b.png").mkdir(parents=True)
     async with store.writing() as images:
         rows = [Row(1, {}, id=name, position=position) for position, name in enumerate("abc", 1)]
-        sinks = [
-            images.sink(row, "image/png", filtered=False, facts=partial(facts, row)) for row in rows
-        ]
+        stored = [facts(row) for row in rows]
+        sinks = [images.sink(row, image) for row, image in zip(rows, stored, strict=True)]
         for sink in sinks:
             await sink.write([IMAGE[:2_000]])
         results = await asyncio.gather(
@@ -57,15 +42,12 @@ async def test_one_image_that_cannot_be_kept_takes_no_other_along(tmp_path: Path
         )
         assert isinstance(results[1], OSError)
         await sinks[1].discard()
-    for row, result in zip(rows, results, strict=True):
-        if isinstance(result, ImageFacts):
-            stem = file_stem(row.position, row.id)
-            assert result.file_name == f"images/{stem}.png"
-            assert result.sha256 == hashlib.sha256(IMAGE).hexdigest()
-            assert (tmp_path / result.file_name).read_bytes() == IMAGE
-            found = store.find(stem)
-            assert found is not None
-            assert facts(row, found) == result
+    assert (results[0], results[2]) == (None, None)
+    for row, image in ((rows[0], stored[0]), (rows[2], stored[2])):
+        assert image.file_name == f"images/{file_stem(row.position, row.id)}.png"
+        assert image.sha256 == hashlib.sha256(IMAGE).hexdigest()
+        assert (tmp_path / image.file_name).read_bytes() == IMAGE
+        assert store.find(row.position, row.id) == replace(image, finished_at=None)
     names = sorted(path.name for path in (tmp_path / "images/0000").iterdir())
     assert names == ["000001-a.png", "000002-b.png", "000003-c.png"]
 
@@ -75,7 +57,7 @@ async def test_an_image_that_was_discarded_leaves_nothing(tmp_path: Path) -> Non
     async with FolderStore(tmp_path).writing() as images:
         for position in range(20):
             row = Row(1, {}, id="x", position=position)
-            sink = images.sink(row, "image/png", filtered=False, facts=partial(facts, row))
+            sink = images.sink(row, facts(row))
             await sink.write([IMAGE[:2_000]])
             commit = asyncio.create_task(sink.commit([IMAGE[2_000:]]))
             for _ in range(position % 4):

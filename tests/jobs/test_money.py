@@ -49,7 +49,6 @@ from tests.needs import small_disk
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stable_async.jobs.storage.base import StoredImage
     from tests.jobs.conftest import Bench
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
@@ -129,10 +128,6 @@ async def test_an_image_that_cannot_be_stored_is_spooled_and_brought_in_later(
     assert not [*bench.out.glob("spooled/*/*")]
 
 
-def refuse_facts(stored: StoredImage) -> ImageFacts:
-    raise AssertionError(f"{stored.file_name} was not stored")
-
-
 async def test_a_large_image_is_spooled_whole_though_half_was_written_before(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +135,7 @@ async def test_a_large_image_is_spooled_whole_though_half_was_written_before(
     store.probe()
     async with store.writing() as images:
         row = Row(1, {}, id="a", position=1)
-        sink = images.sink(row, "image/png", filtered=False, facts=refuse_facts)
+        sink = images.sink(row, ImageFacts(1, content_type="image/png"))
         await sink.write([b"\x89PNG\r\n\x1a\n", b"first"])
         whole = AtomicFile.write
 
@@ -156,7 +151,7 @@ async def test_a_large_image_is_spooled_whole_though_half_was_written_before(
             await sink.commit([b"third"])
         await sink.discard()
     monkeypatch.undo()
-    found = store.find("0000/000001-a")
+    found = store.find(1, "a")
     assert found is not None
     data = (bench.folder / found.file_name).read_bytes()
     assert data == b"\x89PNG\r\n\x1a\nfirstsecondthird"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
+from stable_async.api.media_types import sniff
 from stable_async.image_header import read_image_header
 from stable_async.jobs.row import ImageFacts
-from stable_async.media import MEDIA_TYPES, SUFFIXES
+from stable_async.media import CONTENT_FILTERED, MEDIA_TYPES, SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -29,11 +29,12 @@ __all__ = [
     "ImageWriter",
     "SpooledError",
     "Store",
-    "StoredImage",
     "content_type_of",
-    "describe",
+    "dimensions",
+    "facts_of_file",
     "file_stem",
     "file_suffix",
+    "find_missing",
     "parse_stem",
     "parse_stems",
 ]
@@ -46,59 +47,9 @@ FILTERED = ".filtered"
 # lost.
 FILE_SUFFIXES = tuple(mark + suffix for mark in ("", FILTERED) for suffix in SUFFIXES.values())
 IRREVERSIBLE = "="
+SUCCESS = "SUCCESS"
 # Enough of an image to show its size: JPEG may have a color profile before it.
 HEAD_SIZE = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class StoredImage:
-    """A stored image, and the facts in its bytes.
-
-    Attributes:
-        file_name: A path relative to the job's folder, or a URL.
-        content_type: Media type.
-        bytes: Length.
-        sha256: Digest, hexadecimal.
-        width: Pixels; `None` if the header cannot be read.
-        height: Pixels.
-        filtered: Whether the content filter blurred it.
-    """
-
-    file_name: str
-    content_type: str
-    bytes: int
-    sha256: str
-    width: int | None
-    height: int | None
-    filtered: bool
-
-    def facts(
-        self,
-        *,
-        position: int,
-        seed: int | None,
-        finish_reason: str | None,
-        price: float | None,
-        request_id: str | None = None,
-        sent_at: float | None = None,
-        finished_at: float | None = None,
-    ) -> ImageFacts:
-        """Return the facts of the image, with what is known of its row and its request."""
-        return ImageFacts(
-            position=position,
-            file_name=self.file_name,
-            content_type=self.content_type,
-            bytes=self.bytes,
-            sha256=self.sha256,
-            width=self.width,
-            height=self.height,
-            seed=seed,
-            finish_reason=finish_reason,
-            request_id=request_id,
-            credits=price,
-            sent_at=sent_at,
-            finished_at=finished_at,
-        )
 
 
 class SpooledError(OSError):
@@ -114,17 +65,11 @@ class ImageWriter(Protocol):
     def claims(self) -> Claims | None:
         """The claims of rows besides the ledger; `None` where only the ledger has them."""
 
-    def sink(
-        self,
-        row: Row,
-        content_type: str,
-        *,
-        filtered: bool,
-        facts: Callable[[StoredImage], ImageFacts],
-    ) -> Sink[ImageFacts]:
-        """Return a sink that stores one image durably: a power cut loses nothing.
+    def sink(self, row: Row, image: ImageFacts) -> Sink[None]:
+        """Return a sink that stores the image of a row durably: a power cut loses nothing.
 
-        An image that cannot be stored is spooled, and `commit` raises `SpooledError`.
+        `commit` fills in the facts of its file, from `file_name` to `height`, and `finished_at`. An
+        image that cannot be stored is spooled, and `commit` raises `SpooledError`.
         """
 
 
@@ -155,8 +100,8 @@ class Store(Protocol):
     def missing(self, file_names: Iterable[str]) -> list[str]:
         """Return which of these images are missing."""
 
-    def find(self, stem: str) -> StoredImage | None:
-        """Return the image of a stem if there is one; a spooled one is moved to its place.
+    def find(self, position: int, identity: str) -> ImageFacts | None:
+        """Return the image of a row if there is one; a spooled one is moved to its place.
 
         Raises:
             OSError: It cannot be moved there.
@@ -210,7 +155,18 @@ def file_stem(position: int, identity: str) -> str:
     The position keeps folders small and names distinct on any disk; the id is for the reader, and
     identifies the image if the ledger is lost.
     """
-    return f"{position // FILES_PER_FOLDER:04d}/{position:06d}-{_escape(identity)}"
+    # The id is escaped reversibly unless it is very long.
+    name = re.sub(
+        r"[^A-Za-z0-9._-]",
+        lambda hit: "".join(f"={byte:02X}" for byte in hit[0].encode()),
+        identity,
+    )
+    if name.endswith(FILTERED):
+        name = f"{name.removesuffix(FILTERED)}=2E{FILTERED[1:]}"
+    if len(name) > MAX_NAME:
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        name = f"{name[: MAX_NAME - 20]}-{digest}{IRREVERSIBLE}"
+    return f"{position // FILES_PER_FOLDER:04d}/{position:06d}-{name}"
 
 
 def parse_stem(name: str) -> tuple[int, str | None] | None:
@@ -238,21 +194,6 @@ def parse_stems(names: Iterable[str]) -> Iterator[tuple[int, str]]:
                 yield position, identity
 
 
-def _escape(identity: str) -> str:
-    """Return an id as part of a file name, reversibly unless it is very long."""
-    name = re.sub(
-        r"[^A-Za-z0-9._-]",
-        lambda hit: "".join(f"={byte:02X}" for byte in hit[0].encode()),
-        identity,
-    )
-    if name.endswith(FILTERED):
-        name = f"{name.removesuffix(FILTERED)}=2E{FILTERED[1:]}"
-    if len(name) <= MAX_NAME:
-        return name
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    return f"{name[: MAX_NAME - 20]}-{digest}{IRREVERSIBLE}"
-
-
 def content_type_of(name: str) -> str:
     """Return the media type of an image by its name."""
     return MEDIA_TYPES.get(PurePosixPath(name).suffix, "image/png")
@@ -263,13 +204,42 @@ def file_suffix(content_type: str, *, filtered: bool = False) -> str:
     return (FILTERED if filtered else "") + SUFFIXES.get(content_type, ".png")
 
 
-def describe(
-    file_name: str, content_type: str, size: int, sha256: str, head: bytes, *, filtered: bool
-) -> StoredImage:
-    """Return the facts of a stored image; `head` is its beginning."""
+def dimensions(head: bytes) -> tuple[int | None, int | None]:
+    """Return width and height of an image, pixels; `None` if its beginning does not show them."""
     try:
-        image = read_image_header(head)
+        header = read_image_header(head)
     except EOFError:
-        image = None
-    width, height = (image.width, image.height) if image else (None, None)
-    return StoredImage(file_name, content_type, size, sha256, width, height, filtered)
+        header = None
+    return (header.width, header.height) if header else (None, None)
+
+
+def facts_of_file(position: int, file_name: str, size: int, sha256: str, head: bytes) -> ImageFacts:
+    """Return what a stored image and its name show; `head` is its beginning."""
+    image = ImageFacts(position, file_name, sniff(head), size, sha256, *dimensions(head))
+    is_filtered = file_name.rpartition(".")[0].endswith(FILTERED)
+    image.finish_reason = CONTENT_FILTERED if is_filtered else SUCCESS
+    return image
+
+
+def find_missing(
+    file_names: Iterable[str],
+    path_of: Callable[[str], str],
+    paths_in: Callable[[str], Iterable[str]],
+) -> list[str]:
+    """Return the names of images that are missing; each folder is listed once.
+
+    Args:
+        file_names: Names of images.
+        path_of: Returns the path of an image by its name.
+        paths_in: Returns the paths of all files in a folder.
+    """
+    listed: dict[str, frozenset[str]] = {}
+    missing = []
+    for name in file_names:
+        path = path_of(name)
+        folder = path.rpartition("/")[0]
+        if folder not in listed:
+            listed[folder] = frozenset(paths_in(folder))
+        if path not in listed[folder]:
+            missing.append(name)
+    return missing

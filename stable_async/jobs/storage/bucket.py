@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,12 @@ from stable_async.jobs.storage.base import (
     FILTERED,
     HEAD_SIZE,
     SpooledError,
-    StoredImage,
     content_type_of,
-    describe,
+    dimensions,
+    facts_of_file,
     file_stem,
     file_suffix,
+    find_missing,
     parse_stems,
 )
 from stable_async.jobs.storage.claims import Claims
@@ -72,18 +74,14 @@ class BucketStore:
         finally:
             await writer.claims.aclose()
 
-    def find(self, stem: str) -> StoredImage | None:
+    def find(self, position: int, identity: str) -> ImageFacts | None:
         for suffix in FILE_SUFFIXES:
-            data = self.objects.read_now(stem + suffix)
+            path = file_stem(position, identity) + suffix
+            data = self.objects.read_now(path)
             if data is not None:
-                return describe(
-                    self.objects.name(stem + suffix),
-                    sniff(data),
-                    len(data),
-                    hashlib.sha256(data).hexdigest(),
-                    data[:HEAD_SIZE],
-                    filtered=suffix.startswith(FILTERED),
-                )
+                digest = hashlib.sha256(data).hexdigest()
+                name = self.objects.name(path)
+                return facts_of_file(position, name, len(data), digest, data[:HEAD_SIZE])
         return None
 
     def facts(self, stems: Iterable[str]) -> Iterator[RowFacts | None]:
@@ -186,16 +184,10 @@ class BucketStore:
         pass
 
     def missing(self, file_names: Iterable[str]) -> list[str]:
-        listed: dict[str, frozenset[str]] = {}
-        missing = []
-        for name in file_names:
-            path = self.objects.path(name) or ""
-            folder = path.rpartition("/")[0]
-            if folder not in listed:
-                listed[folder] = frozenset(path for path, _ in self.objects.entries(folder))
-            if path not in listed[folder]:
-                missing.append(name)
-        return missing
+        def paths_in(folder: str) -> Iterator[str]:
+            return (path for path, _ in self.objects.entries(folder))
+
+        return find_missing(file_names, lambda name: self.objects.path(name) or "", paths_in)
 
     def upload_spooled(self) -> int:
         """Move what was spooled into the bucket, facts before images; count the images.
@@ -247,57 +239,34 @@ class _BucketWriter:
         self.claims = Claims(store.objects)
         self._store = store
 
-    def sink(
-        self,
-        row: Row,
-        content_type: str,
-        *,
-        filtered: bool,
-        facts: Callable[[StoredImage], ImageFacts],
-    ) -> Sink[ImageFacts]:
-        suffix = file_suffix(content_type, filtered=filtered)
-        return _ObjectSink(self._store, self.claims, row, suffix, content_type, facts)
+    def sink(self, row: Row, image: ImageFacts) -> Sink[None]:
+        return _ObjectSink(self._store, self.claims, row, image)
 
 
 class _ObjectSink:
     """Collects an image in memory, for a single put."""
 
-    def __init__(
-        self,
-        store: BucketStore,
-        claims: Claims,
-        row: Row,
-        suffix: str,
-        content_type: str,
-        facts: Callable[[StoredImage], ImageFacts],
-    ) -> None:
+    def __init__(self, store: BucketStore, claims: Claims, row: Row, image: ImageFacts) -> None:
         self._store = store
         self._claims = claims
         self._row = row
+        self._image = image
         self._stem = file_stem(row.position, row.id)
-        self._suffix = suffix
-        self._content_type = content_type
-        self._facts = facts
         self._chunks: list[bytes] = []
 
     async def write(self, chunks: Sequence[bytes]) -> None:
         self._chunks += chunks
 
-    async def commit(self, last: Sequence[bytes]) -> ImageFacts:
+    async def commit(self, last: Sequence[bytes]) -> None:
         data = b"".join([*self._chunks, *last])
         self._chunks, last = [], []  # or each image would be held twice while it is stored
-        digest = await in_thread(hashlib.sha256, data)
-        path = self._stem + self._suffix
-        image = self._facts(
-            describe(
-                self._store.objects.name(path),
-                self._content_type,
-                len(data),
-                digest.hexdigest(),
-                data[:HEAD_SIZE],
-                filtered=self._suffix.startswith(FILTERED),
-            )
-        )
+        image = self._image
+        path = self._stem + file_suffix(image.content_type, filtered=image.filtered)
+        image.file_name = self._store.objects.name(path)
+        image.bytes = len(data)
+        image.sha256 = (await in_thread(hashlib.sha256, data)).hexdigest()
+        image.width, image.height = dimensions(data[:HEAD_SIZE])
+        image.finished_at = time.time()
         facts: RowFacts | None = None
         try:
             facts = await self._claims.made(self._stem, self._row, image)
@@ -310,11 +279,10 @@ class _ObjectSink:
             await in_thread(self._store.spool, path, data)
             what = error.strerror if isinstance(error, OSError) else str(error)
             raise SpooledError(getattr(error, "errno", None), what) from error
-        return image
 
     async def _put(self, path: str, data: bytes) -> None:
         try:
-            await self._store.objects.create(path, data, self._content_type)
+            await self._store.objects.create(path, data, self._image.content_type)
         except FileExistsError:
             await in_thread(self._store.put_image, path, data)
 

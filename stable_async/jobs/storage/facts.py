@@ -15,7 +15,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from stable_async.jobs.errors import StorageError
 from stable_async.jobs.row import ChargeState, ImageFacts, Result, Row, State, to_json
-from stable_async.media import CONTENT_FILTERED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,11 +133,10 @@ class RowFacts:
 
     def made(self, image: ImageFacts) -> RowFacts:
         """Return the facts after the image arrived, which proves that it was paid for."""
-        filtered = image.finish_reason == CONTENT_FILTERED
         paid = tuple(replace(charge, state="spent") for charge in self.charges[-1:])
         return replace(
             self,
-            state="filtered" if filtered else "done",
+            state="filtered" if image.filtered else "done",
             charges=(*self.charges[:-1], *paid),
             image=image,
             reason=None,

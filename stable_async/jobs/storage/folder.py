@@ -6,24 +6,24 @@ import hashlib
 import os
 import secrets
 import shutil
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from stable_async.api.media_types import sniff
 from stable_async.files import AtomicFile, in_thread, sync_folder, write_atomically
 from stable_async.jobs.batch_thread import BatchThread
 from stable_async.jobs.kinds import IMAGE, MediaKind
 from stable_async.jobs.storage.base import (
     FILE_SUFFIXES,
-    FILTERED,
     HEAD_SIZE,
     SpooledError,
-    StoredImage,
-    describe,
+    dimensions,
+    facts_of_file,
     file_stem,
     file_suffix,
+    find_missing,
     parse_stems,
 )
 from stable_async.jobs.storage.owner import owner, remove_left_over
@@ -67,8 +67,7 @@ class FolderStore:
     async def writing(self) -> AsyncIterator[_FolderWriter]:
         self._images.mkdir(parents=True, exist_ok=True)
         with owner(self._images) as token:
-            writer = _FolderWriter(self._job, self._kind.folder, self._spool, token)
-            async with writer.thread:
+            async with _FolderWriter(self._job, self._kind.folder, self._spool, token) as writer:
                 yield writer
 
     def tidy(self) -> None:
@@ -76,41 +75,29 @@ class FolderStore:
         remove_left_over(self._images, [self._images, *folders])
 
     def missing(self, file_names: Iterable[str]) -> list[str]:
-        listed: dict[Path, frozenset[str]] = {}
-        missing = []
-        for name in file_names:
-            path = self._job / name
-            if path.parent not in listed:
-                try:
-                    listed[path.parent] = frozenset(os.listdir(path.parent))  # noqa: PTH208 - names alone are enough
-                except (FileNotFoundError, NotADirectoryError):
-                    listed[path.parent] = frozenset()
-            if path.name not in listed[path.parent]:
-                missing.append(name)
-        return missing
+        def paths_in(folder: str) -> list[str]:
+            try:
+                return [f"{folder}/{name}" for name in os.listdir(folder)]  # noqa: PTH208 - quicker
+            except (FileNotFoundError, NotADirectoryError):
+                return []
 
-    def find(self, stem: str) -> StoredImage | None:
-        for suffix in FILE_SUFFIXES:
-            if spooled := self._spool.find(stem + suffix):
-                self._bring_over(spooled, stem + suffix)
+        return find_missing(file_names, lambda name: f"{self._job}/{name}", paths_in)
+
+    def find(self, position: int, identity: str) -> ImageFacts | None:
         # Files with other suffixes, such as captions, may have been put beside it.
-        paths = (self._images / (stem + suffix) for suffix in FILE_SUFFIXES)
-        found = next((path for path in paths if path.is_file()), None)
+        names = [file_stem(position, identity) + suffix for suffix in FILE_SUFFIXES]
+        for name in names:
+            if spooled := self._spool.find(name):
+                self._bring_over(spooled, name)
+        found = next((path for name in names if (path := self._images / name).is_file()), None)
         if found is None:
             return None
         with found.open("rb") as file:
             head = file.read(HEAD_SIZE)
             file.seek(0)
-            digest = hashlib.file_digest(file, "sha256")
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.tell()
-        return describe(
-            found.relative_to(self._job).as_posix(),
-            sniff(head),
-            size,
-            digest.hexdigest(),
-            head,
-            filtered=found.stem.endswith(FILTERED),
-        )
+        return facts_of_file(position, found.relative_to(self._job).as_posix(), size, digest, head)
 
     def _bring_over(self, spooled: Path, name: str) -> None:
         """Move a spooled image to its place."""
@@ -168,62 +155,45 @@ class FolderStore:
         return min(shutil.disk_usage(folder).free for folder in folders)
 
 
-class _FolderWriter:
+class _FolderWriter(BatchThread["_Image", None]):
     """Stores images durably, many at a time: one thread is enough to saturate a disk."""
 
     claims: Claims | None = None
 
     def __init__(self, job: Path, name: str, spool: Spool, token: str) -> None:
-        self.thread = BatchThread(self._keep, name="images")
+        super().__init__(self._keep, name="images")
+        self.job = job
+        self.name = name
         self.spool = spool
         self.token = token
-        self._job = job
-        self._name = name
-        self._folders: set[str] = set()
+        self.folders: set[str] = set()
 
-    def sink(
-        self,
-        row: Row,
-        content_type: str,
-        *,
-        filtered: bool,
-        facts: Callable[[StoredImage], ImageFacts],
-    ) -> _Image:
-        suffix = file_suffix(content_type, filtered=filtered)
-        spooled = file_stem(row.position, row.id) + suffix
-        name = f"{self._name}/{spooled}"
-        path = f"{self._job}/{name}"
-        return _Image(self, path, name, spooled, content_type, facts, filtered=filtered)
+    def sink(self, row: Row, image: ImageFacts) -> _Image:
+        return _Image(self, row, image)
 
     def make_folder(self, folder: str) -> None:
         """Create a folder for images, durably."""
-        if folder not in self._folders:
-            path = Path(folder)
-            path.mkdir(parents=True, exist_ok=True)
-            sync_folder(path.parent)
-            sync_folder(self._job)
-            self._folders.add(folder)
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        sync_folder(path.parent)
+        sync_folder(self.job)
+        self.folders.add(folder)
 
-    def _keep(self, images: Sequence[_Image]) -> list[StoredImage | Exception | None]:
+    def _keep(self, images: Sequence[_Image]) -> list[Exception | None]:
         """Store images, unless they were discarded.
 
         Each step is done for all of them before the next: a file system that changes between two
         syncs must commit its journal at the second one as well, which takes most of the time.
         """
-        results: list[StoredImage | Exception | None] = [None] * len(images)
-        folders: set[str] = set()
+        results: list[Exception | None] = [None] * len(images)
         for step in (_Image.finish_writing, _Image.sync, _Image.keep):
             for index, image in enumerate(images):
-                if isinstance(results[index], Exception):
-                    continue
-                try:
-                    results[index] = stored = step(image)
-                except Exception as error:  # noqa: BLE001 - passed on to who waits for this image
-                    results[index] = error
-                else:
-                    if stored is not None:
-                        folders.add(image.folder)
-        for folder in folders:
+                if results[index] is None:
+                    try:
+                        step(image)
+                    except Exception as error:  # noqa: BLE001 - passed on to its caller
+                        results[index] = error
+        for folder in {image.folder for image in images if image.is_kept}:
             sync_folder(folder)
         for index, result in enumerate(results):
             if isinstance(result, OSError):
@@ -232,30 +202,25 @@ class _FolderWriter:
 
 
 class _Image:
-    """An image that is being written; the facts in its bytes are gathered on the way."""
+    """An image that is being written; the facts in its bytes are gathered on the way.
 
-    def __init__(
-        self,
-        writer: _FolderWriter,
-        path: str,
-        name: str,
-        spool_name: str,
-        content_type: str,
-        facts: Callable[[StoredImage], ImageFacts],
-        *,
-        filtered: bool,
-    ) -> None:
+    Attributes:
+        folder: Where it belongs.
+        is_kept: Whether it is there.
+    """
+
+    def __init__(self, writer: _FolderWriter, row: Row, image: ImageFacts) -> None:
+        suffix = file_suffix(image.content_type, filtered=image.filtered)
+        self._spool_name = file_stem(row.position, row.id) + suffix
+        image.file_name = f"{writer.name}/{self._spool_name}"
+        path = f"{writer.job}/{image.file_name}"
         self.folder = path.rpartition("/")[0]
+        self.is_kept = False
         self._writer = writer
-        self._name = name
-        self._spool_name = spool_name
-        self._failure: OSError | None = None
-        self._content_type = content_type
-        self._facts = facts
-        self._filtered = filtered
+        self._image = image
         self._file = AtomicFile(path, owner=writer.token)
+        self._failure: OSError | None = None
         self._digest = hashlib.sha256()
-        self._size = 0
         self._head = b""
         self._last: Sequence[bytes] = ()
         self._discarded = False
@@ -263,14 +228,14 @@ class _Image:
     async def write(self, chunks: Sequence[bytes]) -> None:
         await in_thread(self._write, chunks)
 
-    async def commit(self, last: Sequence[bytes]) -> ImageFacts:
+    async def commit(self, last: Sequence[bytes]) -> None:
         self._last = last
-        return self._facts(cast("StoredImage", await self._writer.thread.do(self)))
+        await self._writer.do(self)
 
     async def discard(self) -> None:
         # In the same thread, so as not to interfere with storing the image of a cancelled caller.
         self._discarded = True
-        await self._writer.thread.do(self)
+        await self._writer.do(self)
 
     # The steps, which block.
 
@@ -285,22 +250,19 @@ class _Image:
         if not self._discarded:
             self._file.sync()
 
-    def keep(self) -> StoredImage | None:
+    def keep(self) -> None:
         """Rename it to its final name, or remove it if it was discarded."""
         if self._discarded:
             self._file.discard()
-            return None
+            return
         self._file.commit()
         if self._failure is not None:
             raise SpooledError(self._failure.errno, self._failure.strerror) from self._failure
-        return describe(
-            self._name,
-            self._content_type,
-            self._size,
-            self._digest.hexdigest(),
-            self._head,
-            filtered=self._filtered,
-        )
+        self.is_kept = True
+        image = self._image
+        image.sha256 = self._digest.hexdigest()
+        image.width, image.height = dimensions(self._head)
+        image.finished_at = time.time()
 
     def divert(self, error: OSError) -> OSError:
         """Spool an image that could not be stored, and return the error to raise."""
@@ -315,20 +277,20 @@ class _Image:
 
     def _write(self, chunks: Sequence[bytes]) -> None:
         try:
-            if self._failure is None:
+            if self._failure is None and self.folder not in self._writer.folders:
                 self._writer.make_folder(self.folder)
             self._file.write(chunks)
         except OSError as error:
             self._spool(chunks, error)
         for chunk in chunks:
             self._digest.update(chunk)
-            self._size += len(chunk)
+            self._image.bytes += len(chunk)
             if len(self._head) < HEAD_SIZE:
                 self._head += chunk[: HEAD_SIZE - len(self._head)]
 
     def _spool(self, chunks: Sequence[bytes], error: OSError) -> None:
         """Continue in the spool, or elsewhere in it, with what was written so far."""
-        data = b"".join([self._file.written(self._size), *chunks])
+        data = b"".join([self._file.written(self._image.bytes), *chunks])
         file = self._writer.spool.open(self._spool_name, data)
         self._file.discard()
         self._file, self._failure = file, self._failure or error
