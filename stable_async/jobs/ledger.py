@@ -406,11 +406,12 @@ class Ledger:
         Returns:
             Their number and price.
         """
-        return self._db.execute(
+        found: tuple[int, float] = self._db.execute(
             "SELECT count(*), total(price) FROM rows WHERE listed AND state = 'waiting' "
             "AND attempts = 0 AND content IN (SELECT content FROM rows WHERE listed = 0 "
             "AND id IS NOT NULL AND state IN ('done', 'filtered', 'in doubt', 'in flight'))"
-        ).fetchone()  # type: ignore[no-any-return]
+        ).fetchone()
+        return found
 
     def count_duplicates(self) -> int:
         """Count the rows of the prompt file that repeat an earlier one."""
