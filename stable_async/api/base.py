@@ -201,7 +201,7 @@ class Request(BaseModel, Generic[ResultT]):
 
     if not TYPE_CHECKING:  # so that type checkers see one parameter per field
 
-        def __init__(self, **fields: object) -> None:
+        def __init__(self, /, **fields: object) -> None:
             """Check the fields; `model_validate` raises pydantic's `ValidationError` instead."""
             for name in self.file_parts:
                 # Only text that a program passes becomes a path: see `FilePart`.
