@@ -332,12 +332,11 @@ def _digest(service: str, fields: Mapping[str, object]) -> bytes:
         value = fields[name]
         if value is None:
             continue
-        if not isinstance(value, str):
-            value = _wire_text(value)
-        elif name in NUMBERS and not PLAIN.fullmatch(value):
-            value = _plain(value)
-        if name != "seed" or value != "0":  # 0 is the same as no seed
-            parts += (name, value)
+        text = value if isinstance(value, str) else _wire_text(value)
+        if name in NUMBERS and not PLAIN.fullmatch(text):
+            text = _plain(text)
+        if name != "seed" or text != "0":  # 0 is the same as no seed
+            parts += (name, text)
     return blake2b("\x1f".join(parts).encode(), digest_size=16).digest()
 
 

@@ -6,6 +6,7 @@ import gzip
 import json
 import tracemalloc
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -873,7 +874,15 @@ def test_a_whole_number_with_a_comma_before_three_digits_may_be_thousands(
 
 
 @pytest.mark.parametrize(
-    ("seed", "scale"), [("7", "4.5"), ("7.0", "4.50"), ("007", "04.5"), (7.0, 4.5), (7, "4.5")]
+    ("seed", "scale"),
+    [
+        ("7", "4.5"),
+        ("7.0", "4.50"),
+        ("007", "04.5"),
+        (7.0, 4.5),
+        (7, "4.5"),
+        (Decimal("7.00"), Decimal("4.50")),
+    ],
 )
 def test_a_row_is_the_same_however_its_numbers_are_written(seed: object, scale: object) -> None:
     """So a table that another program has saved again is not bought again."""

@@ -240,6 +240,16 @@ TABLES = {
         ),
         [{"prompt": TEXTS[0], "seed": 7, "tags": ["a"]}, {"prompt": TEXTS[1], "tags": []}],
     ),
+    "pyarrow, two columns of a name": Written(
+        "p.parquet",
+        lambda path: needs.module("pyarrow.parquet").write_table(
+            needs.module("pyarrow").Table.from_arrays(
+                [arrow()["prompt"]] * 3, ["prompt", "note", "note"]
+            ),
+            path,
+        ),
+        ("two columns are 'note'; the columns are: prompt, note, note",),
+    ),
     "pyarrow, feather": Written(
         "p.feather",
         lambda path: needs.module("pyarrow.feather").write_feather(arrow(), path),

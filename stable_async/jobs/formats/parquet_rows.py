@@ -160,6 +160,10 @@ def _library() -> tuple[Any, Any]:
 def _schema(schema: Any) -> _Schema:  # noqa: ANN401 - pyarrow has no types
     found = _Schema([], [], [], [])
     for name in schema.names:
+        if schema.names.count(name) > 1:  # pyarrow finds neither of them by its name
+            raise UnreadableError(
+                0, f"two columns are {name!r}; the columns are: {', '.join(schema.names)}"
+            )
         kind = schema.field(name).type
         if not _has_bytes(kind):
             found.plain.append(name)
