@@ -740,8 +740,8 @@ class Ledger:
             [_storable(_FACTS(image)) for image in images],
         )
         # SQLite numbers them one after the other.
-        last: int = self._one("SELECT max(number) FROM images")
-        return last - len(images) + 1
+        (last,) = self._db.execute("SELECT max(number) FROM images").fetchone()
+        return int(last) - len(images) + 1
 
     def _flush(self) -> None:
         """Write changes that are the same for many rows with one statement."""

@@ -20,6 +20,9 @@ Ending = Literal["complete", "incomplete", "budget", "stopped", "interrupted"]
 RATE_WINDOW = 10.0
 # The time left is estimated from the results of this many seconds.
 FORECAST_WINDOW = 60.0
+# The most departures and results whose times are in memory: more than any account allows in a
+# window.
+MOST_TIMES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +125,8 @@ class Progress:
     failures: Counter[str] = field(default_factory=Counter)
     missing: int = 0
     outage: str | None = None
-    _departures: deque[float] = field(default_factory=deque)
-    _results: deque[float] = field(default_factory=deque)
+    _departures: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_TIMES))
+    _results: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_TIMES))
     # Requests and 429 answers by second since 1970, until they are returned.
     _by_second: dict[int, tuple[int, int]] = field(default_factory=dict)
 
@@ -145,7 +148,6 @@ class Progress:
         """
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
-        _recent(self._departures, now, RATE_WINDOW)
         self._departures.append(now)
         over = {} if int(time.time()) in self._by_second else self.take_departures()
         self.count(requests=1)
@@ -181,7 +183,6 @@ class Progress:
                 return
         if result.reason is not None:
             self.failures[result.reason] += 1
-        _recent(self._results, now, FORECAST_WINDOW)
         self._results.append(now)
 
     def request_rate(self, now: float) -> float:
