@@ -22,7 +22,7 @@ def report(
 
     Args:
         sources: Folder of the job, folders of all its parts, or the URL of its images.
-        to: File to write; required for several folders or a bucket.
+        to: File to write, .html; required for several folders or a bucket.
     """
     if not sources:
         raise UsageError("report needs the folder of a job: DIR")

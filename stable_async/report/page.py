@@ -49,14 +49,17 @@ def write_report(*sources: str | Path, to: Path | None = None, most_rows: int = 
     Args:
         sources: The folder of the job, those of all its parts, or the URL of its images. The job
             may be running.
-        to: The file; `None` means `report.html` in the folder, if there is only one.
+        to: The file, `.html`; an existing one is replaced. `None` means `report.html` in the
+            folder, if there is only one.
         most_rows: Maximum rows in the contact sheet. The figures always cover all rows.
 
     Raises:
-        ConfigurationError: `to` is missing.
+        ConfigurationError: `to` is missing, or may be something else than a report.
         JobError: A source is not a job, or they are not parts of one job.
         OSError: The report cannot be written.
     """
+    if to is not None and to.suffix.lower() not in {".html", ".htm"}:
+        raise ConfigurationError(f"to is {str(to)!r}; allowed: a name that ends in .html")
     with reading_job(sources) as view:
         if to is None:
             if len(sources) != 1 or not view.folders:

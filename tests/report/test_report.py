@@ -131,6 +131,19 @@ def test_links_survive_strange_names(tmp_path: Path) -> None:
     assert row["file"] == "images/0000/a%20%22b%22%3F%23%25%3C%C3%A9%3E.png"
 
 
+@pytest.mark.parametrize("name", [LEDGER_NAME, "images/0000/000001-x.png", "no-suffix"])
+def test_a_report_replaces_nothing_but_reports(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with JobFolder(tmp_path / "job") as job:
+        job.add(file_name="images/0000/000001-x.png")
+    path = job.folder / name
+    before = path.read_bytes() if path.exists() else None
+    assert run(["report", str(job.folder), "--to", str(path)]) == 2
+    assert "allowed: a name that ends in .html" in " ".join(capsys.readouterr().err.split())
+    assert (path.read_bytes() if path.exists() else None) == before
+
+
 def test_a_folder_whose_name_is_no_utf8_has_a_report(tmp_path: Path) -> None:
     with JobFolder(tmp_path / "j\udcff") as job:
         job.add()
