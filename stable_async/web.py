@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Unpack
 import anyio
 
 from stable_async.api.services import SERVICES, service_name
+from stable_async.api.texts import is_blank
 from stable_async.config import DOCUMENTED_PENALTY
 from stable_async.errors import (
     APIConnectionError,
@@ -132,7 +133,8 @@ def request_from_json(content: object) -> MediaRequest[Media]:
     Files are refused: text would be taken for a path on this machine.
 
     Raises:
-        InvalidRequestError: It is not such an object, or breaks a documented rule.
+        InvalidRequestError: It is not such an object, breaks a documented rule, or its prompt is
+            blank.
     """
     if not isinstance(content, dict):
         raise InvalidRequestError("request", [FieldProblem("", "", "a JSON object")])
@@ -147,6 +149,12 @@ def request_from_json(content: object) -> MediaRequest[Media]:
     if files := sorted(model.file_parts.keys() & fields.keys()):
         raise InvalidRequestError(
             model.__name__, [FieldProblem(name, "a file", "no files here") for name in files]
+        )
+    prompt = fields.get("prompt")
+    if isinstance(prompt, str) and prompt and is_blank(prompt):
+        # The API may take it, and would be paid for an image of nothing.
+        raise InvalidRequestError(
+            model.__name__, [FieldProblem("prompt", "a blank text", "one that says something")]
         )
     return model(**{str(name): value for name, value in fields.items()})
 
