@@ -12,6 +12,9 @@ from stable_async.api.texts import clean
 __all__ = ["describe", "page_title"]
 
 MAX_TITLE = 200
+# Where servers put the message of an error, and how deep.
+MESSAGES = ("message", "error", "detail", "title", "errors", "msg")
+MOST_LEVELS = 4
 _TITLES = re.compile(rb"<(title|h1)\b[^>]*>(.*?)</\1\s*>", re.IGNORECASE | re.DOTALL)
 _INVISIBLE = re.compile(
     rb"<(script|style|head)\b.*?(?:</\1\s*>|$)|<!--.*?(?:-->|$)", re.IGNORECASE | re.DOTALL
@@ -60,7 +63,17 @@ def _json_title(text: bytes, key: str) -> str:
         content = parse_json(text)
     except ValueError:
         return ""
-    for name in ("message", "error", "detail", "title"):
-        if isinstance(content, dict) and isinstance(said := content.get(name), str):
-            return clean(said, limit=MAX_TITLE, key=key)
+    return clean(_message(content, MOST_LEVELS), limit=MAX_TITLE, key=key)
+
+
+def _message(content: object, levels: int) -> str:
+    """Return the message in JSON of another shape than the API's, such as `{"error": {...}}`."""
+    match content:
+        case str():
+            return content
+        case [first, *_] if levels:
+            return _message(first, levels - 1)
+        case dict() if levels:
+            found = (_message(content.get(name), levels - 1) for name in MESSAGES)
+            return next(filter(None, found), "")
     return ""
