@@ -44,13 +44,12 @@ async def send(
     if request.operation.result is not None:
         generation = await submit(session, request, options, state)
         with reported_when_cancelled(generation.id):
-            found = await _wait(session, generation, options)
-    elif isinstance(request, ResultRequest):
-        found = await _wait(session, request, options)
-    else:
-        async with Call(session, request, options, state) as call:
-            found = await MediaStream(request, call).read()
-    return cast("ResultT", found)
+            return cast("ResultT", await send(session, generation, options, state))
+    if isinstance(request, ResultRequest):
+        read = partial(_read_if_finished, session, request, options)
+        return cast("ResultT", await session.polling.until_found(request.id, read))
+    async with Call(session, request, options, state) as call:
+        return cast("ResultT", await MediaStream(request, call).read())
 
 
 @asynccontextmanager
@@ -62,18 +61,18 @@ async def stream(
     kind: type[MediaStream[MediaT]] = MediaStream,
 ) -> AsyncIterator[MediaStream[MediaT]]:
     """Send a request and return its result as a stream, of the class `kind`."""
-    asynchronous = request.operation.result is not None
-    if not asynchronous and not isinstance(request, ResultRequest):
+    if request.operation.result is not None:
+        generation = await submit(session, request, options, state)
+        with reported_when_cancelled(generation.id):
+            async with stream(session, generation, options, state, kind) as opened:
+                yield opened
+    elif isinstance(request, ResultRequest):
+        async with AsyncExitStack() as stack:
+            begin = partial(_open_if_finished, stack, session, request, options, kind)
+            yield await session.polling.until_found(request.id, begin)
+    else:
         async with Call(session, request, options, state) as call:
             yield await kind(request, call).start()
-        return
-    async with AsyncExitStack() as stack:
-        if asynchronous:
-            request = await submit(session, request, options, state)
-            stack.enter_context(reported_when_cancelled(request.id))
-        generation = cast("ResultRequest[MediaT]", request)
-        open_if_finished = partial(_open_if_finished, stack, session, generation, options, kind)
-        yield await session.polling.until_found(generation.id, open_if_finished)
 
 
 async def submit(
@@ -99,15 +98,8 @@ async def submit(
 
 async def look(session: Session, request: ResultRequest[MediaT], options: Options) -> MediaT | None:
     """Look once for the result of a generation; return `None` while it is running."""
-    return await session.polling.once(
-        request.id, partial(_read_if_finished, session, request, options)
-    )
-
-
-async def _wait(session: Session, request: ResultRequest[MediaT], options: Options) -> MediaT:
-    return await session.polling.until_found(
-        request.id, partial(_read_if_finished, session, request, options)
-    )
+    read = partial(_read_if_finished, session, request, options)
+    return await session.polling.once(request.id, read)
 
 
 def _look(session: Session, request: ResultRequest[Media], options: Options) -> Call:
