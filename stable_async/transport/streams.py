@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from io import BytesIO
-from threading import Lock
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
 from stable_async.api.base import MediaRequest, ResultRequest
@@ -29,10 +28,11 @@ KeptT = TypeVar("KeptT")
 # images are written, synced and renamed in a single hop.
 WRITE_SIZE = 2 * 1024 * 1024
 
-# Of all streams of this process together so much is gathered, bytes. Beyond it each hands on what
-# it has, from `PIECE` on.
+# All streams of this process together gather this much, bytes: each its share, but for `PIECE`.
 GATHERED_AT_MOST = 64 * 1024 * 1024
 PIECE = 64 * 1024
+# The streams that are being saved, in whatever thread.
+_saving: set[object] = set()
 
 
 class MediaStream(Generic[MediaT]):
@@ -185,14 +185,13 @@ class MediaStream(Generic[MediaT]):
         """
         gathered: list[bytes] = []
         size = 0
+        _saving.add(self)
         try:
             async for chunk in self:
                 gathered.append(chunk)
                 size += len(chunk)
-                crowded = _count_gathered(len(chunk)) > GATHERED_AT_MOST
-                if size >= (PIECE if crowded else WRITE_SIZE):
+                if size >= min(WRITE_SIZE, max(GATHERED_AT_MOST // len(_saving), PIECE)):
                     await sink.write(gathered)
-                    _count_gathered(-size)
                     gathered, size = [], 0
             storing = sink.commit(gathered)
             gathered = []  # the sink alone has them now: it may drop them once they are copied
@@ -201,16 +200,4 @@ class MediaStream(Generic[MediaT]):
             await sink.discard()
             raise
         finally:
-            _count_gathered(-size)
-
-
-_counting = Lock()
-_gathered = 0
-
-
-def _count_gathered(size: int) -> int:
-    """Add to what all streams of this process have gathered, and return it, bytes."""
-    global _gathered
-    with _counting:
-        _gathered += size
-        return _gathered
+            _saving.discard(self)
