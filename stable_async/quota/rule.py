@@ -55,20 +55,18 @@ class RuleState(NamedTuple):
     Attributes:
         sent: Departures so far.
         latest: Time of the latest departures.
-        before: Departures before `latest`.
         recent: `(time, departures before it)` of the last window.
         lines: `(boundary, departures up to it, slope)`.
     """
 
     sent: int
     latest: float
-    before: int
     recent: tuple[tuple[float, int], ...]
     lines: tuple[tuple[float, int, float], ...]
 
 
 class Rule:
-    """Computes when the next request may leave.
+    """Computes when the next request may leave. To ask changes nothing.
 
     Attributes:
         limit: Requests per window; may change, up to the `requests` the rule was made with.
@@ -96,7 +94,6 @@ class Rule:
         self._bin = window / BINS if requests > BINS else 0.0
         self._sent = 0
         self._latest = float("-inf")
-        self._before = 0
         self._recent: deque[_Departures] = deque()
         self._lines: deque[_Line] = deque()
         self._cached: tuple[int, float] | None = None
@@ -110,49 +107,46 @@ class Rule:
         """Return the time from which a request may leave, if none leaves before it.
 
         Args:
-            now: The time, seconds; never earlier than in an earlier call.
+            now: The time, seconds; not before the latest departure.
             ahead: How many others leave before it. The result is then a lower bound.
 
         Returns:
             A time at or before `now` means at once. While open slots alone fill the limit, the
             time is a lower bound as well: ask again when one of them is sent or released.
         """
-        self._advance(now, now)
         rounds, place = divmod(ahead + self.open, self.limit)
         interval = self._window + self.jitter
         place -= self.open
-        first = self._highest(place) + interval + MARGIN if place >= 0 else now
+        first = self._highest(now, place) + interval + MARGIN if place >= 0 else now
         return max(first, now) + rounds * interval if rounds else first
 
     def send(self, now: float, count: int = 1) -> None:
         """Count departures at `now`; times must not decrease."""
         self._cached = None
         if now > self._latest:
-            time = now + self._bin
-            self._advance(now, time)
-            before = self._sent
-            oldest = self._recent[0].before if self._recent else before
-            if oldest < before:
-                self._add_line(time, before, before - oldest)
-            self._recent.append(_Departures(time, before))
-            self._latest, self._before = time, before
+            time = self._latest = now + self._bin
+            recent, lines, before = self._recent, self._lines, self._sent
+            while recent and recent[0].time + self._window <= time:
+                oldest = recent.popleft()
+                self._add_line(oldest.time + self._window, before, before - oldest.before)
+            while lines and lines[0].boundary + self._memory + MARGIN <= now:
+                lines.popleft()
+            if recent:
+                self._add_line(time, before, before - recent[0].before)
+            recent.append(_Departures(time, before))
         self._sent += count
 
     def in_window(self, now: float) -> int:
         """Count the requests of the window that ends now, open slots included."""
-        self._advance(now, now)
-        oldest = self._recent[0].before if self._recent else self._sent
-        return self._sent - oldest + self.open
+        return self._sent - self._older(now) + self.open
 
     def state(self) -> RuleState:
         """Return everything remembered; the caller stores `limit`, `jitter` and `open`."""
-        return RuleState(
-            self._sent, self._latest, self._before, tuple(self._recent), tuple(self._lines)
-        )
+        return RuleState(self._sent, self._latest, tuple(self._recent), tuple(self._lines))
 
     def restore(self, state: RuleState) -> None:
         """Restore what another rule of the same quota remembered."""
-        self._sent, self._latest, self._before = state.sent, state.latest, state.before
+        self._sent, self._latest = state.sent, state.latest
         self._recent = deque(_Departures(*entry) for entry in state.recent)
         self._lines = deque(_Line(*entry) for entry in state.lines)
         self._cached = None
@@ -166,21 +160,21 @@ class Rule:
         terms. It is taken to have left at the end of each window before, `requests` at a time:
         as late and as many as the old terms allowed.
         """
-        self._advance(now, now)
         revised = Rule(requests, window, jitter, max_jitter=max_jitter)
         revised.open = self.open
-        older = self._recent[0].before if self._recent else self._sent
+        older = self._older(now)
         if now < self._latest + 2 * window + max_jitter:
             lumps = ceil((2 * window + max_jitter) / self._window)
             counts = [max(min(older - self._requests * i, self._requests), 0) for i in range(lumps)]
             for age in range(lumps, 0, -1):
                 if counts[age - 1]:
                     revised.send(min(now - age * self._window, self._latest), counts[age - 1])
-        for one, following in pairwise([*self._recent, _Departures(now, self._sent)]):
+        recent = [one for one in self._recent if one.before >= older]
+        for one, following in pairwise([*recent, _Departures(now, self._sent)]):
             revised.send(one.time, following.before - one.before)
         return revised
 
-    def _highest(self, ahead: int) -> float:
+    def _highest(self, now: float, ahead: int) -> float:
         """Return the highest line for the request after `ahead` others, without `W + D`."""
         index = self._sent + self.open + ahead + 1 - self.limit
         if not ahead and self._cached is not None and self._cached[0] == index:
@@ -198,30 +192,24 @@ class Rule:
         for time, before in self._recent:
             if before >= index:
                 break
-            if ahead:
-                # Less is known: those ahead may have left by then. The limit alone holds.
+            if ahead and time + window > now:
+                # Less is known: those ahead may leave before this boundary. The limit alone holds.
                 best = max(best, time)
                 continue
-            # A boundary still to come, just below `W` after these, binds only now that nothing
-            # that has left since then fits beside the new request.
+            # The boundary just below `W` after these. It binds only now that nothing that has left
+            # since then fits beside the new request.
             fall = window / (self._sent - before) * (self._sent - index)
             best = max(best, time + window - fall)
         if not ahead:
             self._cached = (index, best)
         return best
 
-    def _advance(self, now: float, end: float) -> None:
-        """Turn departures before the window that ends at `end` into lines; drop lines that no
-        longer bind at `now`.
-        """
-        while self._recent and self._recent[0].time + self._window <= end:
-            time, before = self._recent.popleft()
-            boundary = time + self._window
-            departed = self._sent if self._latest < boundary else self._before
-            self._add_line(boundary, departed, departed - before)
-        lines = self._lines
-        while lines and lines[0].boundary + self._memory + MARGIN <= now:
-            lines.popleft()
+    def _older(self, now: float) -> int:
+        """Return how many left before the window that ends now."""
+        for time, before in self._recent:
+            if time + self._window > now:
+                return before
+        return self._sent
 
     def _add_line(self, boundary: float, departed: int, previous: int) -> None:
         self._lines.append(_Line(boundary, departed, self._window / previous))

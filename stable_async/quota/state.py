@@ -135,7 +135,7 @@ class _Process:
 
 
 class QuotaState:
-    """All that is known about a quota, and when the next request may leave.
+    """All that is known about a quota, and when the next request may leave. To ask changes nothing.
 
     The rule says how many requests may leave. In addition, nothing leaves during a penalty, and
     after it one request goes first, alone. Requests that need not wait leave at once; those that
@@ -158,7 +158,6 @@ class QuotaState:
         self._jitter = JitterEstimator(quota.jitter, quota.window)
         self._rule = Rule(quota.requests, quota.window, quota.jitter, max_jitter=self._jitter.most)
         self._processes: dict[str, _Process] = {}
-        self._interval = (quota.window + quota.jitter) / quota.requests
         # When the next waiting request may leave.
         self._next = -inf
         # Of the last request that had waited: when it left, when it could have left, and whether it
@@ -179,17 +178,24 @@ class QuotaState:
         self._company_until = -inf
         self._passed_over = 0
         self._warned_of_jitter = False
+        self._use_rate()
 
-    def advance(self, now: float) -> None:
-        """Advance to `now`: queries are answered as of then. It never goes back."""
+    def advance(self, now: float) -> QuotaState:
+        """Advance to `now`, and return the state: queries are answered as of then. It never goes
+        back.
+        """
         self.now = max(self.now, now)
+        if self._share < 1.0:
+            self._use_rate()
+        return self
 
     # ---- processes
 
     def join(self, process: str, now: float, terms: Quota) -> None:
         """Add a process, or change its terms; the strictest terms of all apply."""
         self._note(process, now).terms = terms_of(terms)
-        self._forget()
+        for name in [name for name, one in self._processes.items() if self._is_forgotten(one)]:
+            del self._processes[name]
         self._use_terms()
 
     def leave(self, process: str, now: float) -> None:
@@ -382,7 +388,6 @@ class QuotaState:
 
         Priorities are ignored. A time at or before `now` means at once.
         """
-        self._use_share()
         now, interval = self.now, self._interval
         when = self._rule.earliest(now, ahead)
         if self._probe_due:
@@ -392,7 +397,6 @@ class QuotaState:
 
     def snapshot(self) -> Snapshot:
         """Return the figures as of `now`."""
-        self._use_share()
         return Snapshot(
             open=self._rule.open,
             in_window=self._rule.in_window(self.now),
@@ -407,12 +411,10 @@ class QuotaState:
 
     def dump(self) -> Dump:
         """Return everything as JSON values, without processes not seen for long."""
-        self._forget()
         return {
             "now": self.now,
             "terms": dump_terms(self.terms),
             "rule": self._rule.state(),
-            "limit": self._rule.limit,
             "jitter": self._jitter.dump(),
             "share": [self._share, self._share_since],
             "flow": [self._next, self._bulk_due, self._company_until, self._passed_over],
@@ -426,6 +428,7 @@ class QuotaState:
                     process.waits,
                 ]
                 for name, process in self._processes.items()
+                if not self._is_forgotten(process)
             },
         }
 
@@ -437,9 +440,8 @@ class QuotaState:
             LookupError, TypeError, ValueError: It is something else.
         """
         state = cls(load_terms(dump["terms"]))
-        state.now = _number(dump["now"])
+        state.now = cast("float", dump["now"])
         state._rule.restore(_rule_state(dump["rule"]))
-        state._rule.limit = cast("int", dump["limit"])
         state._jitter.load(cast("JitterDump", dump["jitter"]))
         state._share, state._share_since = cast("list[float]", dump["share"])
         state._next, state._bulk_due, state._company_until, state._passed_over = cast(
@@ -469,17 +471,16 @@ class QuotaState:
 
     def _note(self, process: str, now: float) -> _Process:
         """Advance to `now`, at which a process makes an entry, and return the process."""
-        self.now = max(self.now, now)
+        if now > self.now:
+            self.advance(now)
         found = self._processes.get(process)
         if found is None:
             found = self._processes[process] = _Process(self.now)
         found.seen = self.now
         return found
 
-    def _forget(self) -> None:
-        for name, process in list(self._processes.items()):
-            if not process.open and process.seen < self.now - FORGET:
-                del self._processes[name]
+    def _is_forgotten(self, process: _Process) -> bool:
+        return not process.open and process.seen < self.now - FORGET
 
     def _others_wait(self, process: str, now: float, *, bulk: bool) -> bool:
         return len(self._processes) > 1 and any(
@@ -499,6 +500,7 @@ class QuotaState:
             )
         self._share = max(self._share_now() * CUT, LEAST_SHARE)
         self._share_since = self._penalty_until
+        self._use_rate()
 
     def _use_jitter(self) -> None:
         self._rule.jitter = self._jitter.current
@@ -514,17 +516,13 @@ class QuotaState:
     def _share_now(self) -> float:
         return min(self._share + max(self.now - self._share_since, 0.0) * REGAINED, 1.0)
 
-    def _use_share(self) -> None:
-        if self._share == 1.0:
-            return
+    def _use_rate(self) -> None:
+        """Apply the share and the jitter allowance of now."""
         share = self._share_now()
-        if share == 1.0:
+        if share == 1.0 > self._share:
             self._share = 1.0
             logger.warning("no further refusal: using all of the quota again")
         self._rule.limit = max(int(self.terms.requests * share), 1)
-        self._use_rate()
-
-    def _use_rate(self) -> None:
         self._interval = (self.terms.window + self._rule.jitter) / self._rule.limit
 
     def _use_terms(self) -> None:
@@ -583,20 +581,13 @@ def load_terms(terms: object) -> Quota:
     return Quota(int(requests), window, penalty, jitter, bool(adaptive))
 
 
-def _number(value: object) -> float:
-    if not isinstance(value, (int, float)):
-        raise TypeError
-    return value
-
-
 def _rule_state(value: object) -> RuleState:
-    sent, latest, before, recent, lines = cast(
-        "tuple[int, float, int, list[list[float]], list[list[float]]]", value
+    sent, latest, recent, lines = cast(
+        "tuple[int, float, list[list[float]], list[list[float]]]", value
     )
     return RuleState(
         sent,
         latest,
-        before,
         cast("tuple[tuple[float, int], ...]", tuple(map(tuple, recent))),
         cast("tuple[tuple[float, int, float], ...]", tuple(map(tuple, lines))),
     )

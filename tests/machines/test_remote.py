@@ -381,6 +381,22 @@ async def test_closing_tells_what_was_sent_and_gives_back_what_was_not() -> None
 
 
 @virtual_time
+async def test_calls_that_wait_are_told_when_the_limiter_closes() -> None:
+    machines = await Machines.settled(Link(central(), 0.005))
+    (limiter,) = machines.limiters
+    left = await take(limiter, REQUESTS)
+    waiting = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(1)
+    await limiter.aclose()
+    with pytest.raises(ConfigurationError, match="was closed"):
+        await waiting
+    # It can be opened again, and remembers nothing of that.
+    await limiter.open()
+    assert (await take(limiter, 1))[0] > left[0] + WINDOW
+    await limiter.aclose()
+
+
+@virtual_time
 async def test_calls_that_can_be_served_at_once_do_not_count_as_waiting() -> None:
     """The home has not answered yet, but what it said last leaves room for them."""
     home = RemoteHome(QUOTA, Link(central(), 0.005))

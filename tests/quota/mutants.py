@@ -23,7 +23,6 @@ class _NoPhases(Rule):
     def earliest(self, now: float, ahead: int = 0) -> float:
         if self.open >= self.limit:
             return super().earliest(now, ahead)
-        self._advance(now, now)
         index = self._sent + self.open + 1 - self.limit
         times = [time for time, before in self._history if before < index]
         return max(times, default=-1.0) + self._window + self.jitter
@@ -69,48 +68,36 @@ class _ItselfForgotten(Rule):
         return super().earliest(now, ahead)
 
 
-class _KnowsDepartures(Rule):
-    """Correct; `_sending` says whether a line is added for a departure."""
-
-    _sending = False
-
-    def send(self, now: float, count: int = 1) -> None:
-        self._advance(now, now)
-        self._sending = True
-        super().send(now, count)
-        self._sending = False
-
-
-class _OnlyBelowDepartures(_KnowsDepartures):
+class _OnlyBelowDepartures(Rule):
     """No boundaries just below `W` after a departure, neither past nor to come."""
 
     def _add_line(self, boundary: float, departed: int, previous: int) -> None:
-        if self._sending:
+        if boundary == self._latest:
             super()._add_line(boundary, departed, previous)
 
-    def _highest(self, ahead: int) -> float:
+    def _highest(self, now: float, ahead: int) -> float:
         recent, self._recent = self._recent, type(self._recent)()
         try:
-            return super()._highest(ahead)
+            return super()._highest(now, ahead)
         finally:
             self._recent = recent
 
 
-class _OnlyAfterDepartures(_KnowsDepartures):
+class _OnlyAfterDepartures(Rule):
     """No boundaries just below a departure."""
 
     def _add_line(self, boundary: float, departed: int, previous: int) -> None:
-        if not self._sending:
+        if boundary < self._latest:
             super()._add_line(boundary, departed, previous)
 
 
 class _NothingToCome(Rule):
     """Boundaries still to come are left out."""
 
-    def _highest(self, ahead: int) -> float:
+    def _highest(self, now: float, ahead: int) -> float:
         recent, self._recent = self._recent, type(self._recent)()
         try:
-            return super()._highest(ahead)
+            return super()._highest(now, ahead)
         finally:
             self._recent = recent
 

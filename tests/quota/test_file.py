@@ -81,6 +81,12 @@ def store(one: FileHome) -> file._FileStore:
     return one._store
 
 
+def log_of(one: FileHome) -> AppendLog:
+    log = store(one)._log
+    assert log is not None
+    return log
+
+
 def take(one: FileHome, clock: Clock, *, bulk: bool = False) -> Slot:
     slot = one.reserve(clock.now, bulk=bulk)
     assert isinstance(slot, Slot)
@@ -301,7 +307,7 @@ class Office:
         one.penalise(self.clock.now, 1.0, None)
 
     def rotate(self, one: FileHome) -> None:
-        store(one)._rotate()
+        store(one)._rotate(log_of(one))
 
     def remove(self, one: FileHome) -> None:
         self.read_all()
@@ -376,13 +382,13 @@ def test_of_two_that_replace_the_file_at_once_both_go_on_in_one(
             """Append; before `one` seals the file, the other one is quicker."""
             if text.startswith(file.SEAL):
                 monkeypatch.setattr(AppendLog, "append", append)
-                store(other)._rotate()
+                store(other)._rotate(log_of(other))
                 leave(other, clock)
             append(log, text)
 
         leave(one, clock)
         monkeypatch.setattr(AppendLog, "append", late)
-        store(one)._rotate()
+        store(one)._rotate(log_of(one))
         leave(one, clock)
         assert one.snapshot(clock.now).in_window == other.snapshot(clock.now).in_window == 3
         assert names(path) == ["quota"]
@@ -403,7 +409,7 @@ def test_those_who_follow_make_no_next_file(
 
     with homes(path, clock, 3) as (one, *others):
         path.with_name("kept").hardlink_to(path)
-        store(one)._rotate()
+        store(one)._rotate(log_of(one))
         monkeypatch.setattr(AppendLog, "open", checked)
         for other in others:
             leave(other, clock)
@@ -413,7 +419,7 @@ def seal(one: FileHome, path: Path) -> Path:
     """Seal the file as a process does that is killed before it goes on; return the next file."""
     successor = path.with_name("quota.next")
     AppendLog.open(successor, file.MAGIC.encode()).close()
-    store(one)._opened().append(f"{file.SEAL} {successor.name}")
+    log_of(one).append(f"{file.SEAL} {successor.name}")
     return successor
 
 
@@ -513,15 +519,15 @@ def test_the_format_has_another_number_when_the_file_has_other_fields(
         leave(one, clock)
         kept = path.with_name("kept")
         kept.hardlink_to(path)
-        store(one)._rotate()
+        store(one)._rotate(log_of(one))
         lines = [line.rpartition(" ")[0] for line in kept.read_text().splitlines() if line]
         beginning = json.loads(lines[0].removeprefix(file.MAGIC))
         fields = [sorted(one) for one in (beginning, beginning["replica"])]
         state = beginning["replica"]["state"]
-        assert file.FORMAT == 2
+        assert file.FORMAT == 3
         assert fields == [["boot", "format", "replica"], ["last", "state"]]
         assert sorted(state) == [
-            "flow", "jitter", "limit", "now", "penalty", "processes", "rule", "share", "terms",
+            "flow", "jitter", "now", "penalty", "processes", "rule", "share", "terms",
             "turn",
         ]  # fmt: skip
         assert [len(json.loads(line)) for line in lines[1:-1]] == [10] * 3
@@ -541,7 +547,7 @@ def test_a_process_that_loses_the_last_slot_to_the_new_file_waits(
                 entered.append(text)
                 assert len(entered) < 10, "it does not see that the slot is gone"
                 if len(entered) == 1:
-                    store(other)._rotate()
+                    store(other)._rotate(log_of(other))
                     leave(other, clock)
             append(log, text)
 
@@ -626,7 +632,7 @@ def test_slots_are_taken_from_a_process_that_is_certain_to_be_dead(
         monkeypatch.setattr(local, "Path", lambda text: Path("/missing") / text.strip("/"))
         name = f"{pid}.{local._namespace()}.abcd"
     with homes(path, clock, 1) as (one,):
-        log = store(one)._opened()
+        log = log_of(one)
         strict = Entry(name, 1, "join", clock.now, terms=(2, 10.0, 60.0, 0.3, False))
         for entry in strict, *(Entry(name, number, "reserve", clock.now) for number in (2, 3)):
             log.append(json.dumps(entry))
@@ -965,7 +971,7 @@ def test_a_clock_that_was_set_back_means_a_reboot(
 ) -> None:
     with homes(path, clock, 1) as (one,):
         leave(one, clock)
-        store(one)._rotate()
+        store(one)._rotate(log_of(one))
     clock.now = 5.0
     with homes(path, clock, 1) as (one,):
         assert one.snapshot(clock.now).in_window == 0
@@ -1049,7 +1055,7 @@ def test_entries_that_no_clock_of_this_machine_can_have_made_are_ignored(
         hardly = Entry("1.2.3", 1, "reserve", clock.now + 1.5)
         penalty = Entry("1.2.3", 2, "penalise", clock.now, value=1e12)
         for entry in ahead, hardly, penalty:
-            store(one)._opened().append(json.dumps(entry))
+            log_of(one).append(json.dumps(entry))
         with caplog.at_level(logging.WARNING, "stable_async"):
             assert other.snapshot(clock.now).in_window == 1
         assert caplog.text.count("ahead of this machine's clock") == 1
@@ -1061,7 +1067,7 @@ def test_an_entry_that_is_there_twice_counts_once(path: Path, clock: Clock) -> N
     with homes(path, clock, 1) as (one,):
         entry = json.dumps(Entry("1.2.3", 1, "departed", clock.now, value=1))
         for _ in range(2):
-            store(one)._opened().append(entry)
+            log_of(one).append(entry)
         assert one.snapshot(clock.now).in_window == 1
 
 

@@ -49,6 +49,8 @@ def close(rule: Rule, what: str, now: float, sent: list[float]) -> None:
     jitter=st.sampled_from([0.0, 0.25, 1.0, 8.0]),
     share=st.sampled_from([1.0, 1.0, 0.5]),
 )
+# The fifth fits beside the others, though the window before was almost full.
+@example(events=[*[(0, "send")] * 3, (65, "send"), (0, "send")], requests=5, jitter=1.0, share=1.0)
 def test_the_earliest_time_is_allowed_and_no_earlier_one_is(
     events: list[tuple[int, str]], requests: int, jitter: float, share: float
 ) -> None:

@@ -123,9 +123,13 @@ class Play:
         self.sent.append(now)
 
     def look(self, now: float) -> list[object]:
+        """Return all that can be asked as of `now`."""
+        self.state.advance(now)
+        return self.ask(now)
+
+    def ask(self, now: float) -> list[object]:
         """Return all that can be asked."""
         state = self.state
-        state.advance(now)
         return [
             *(state.due(name, now, bulk=bulk) for name in "abc" for bulk in (False, True)),
             *(state.earliest(ahead) for ahead in (0, 1, 5, 30)),
@@ -155,6 +159,21 @@ def test_a_state_that_was_stored_goes_on_like_the_one_it_was_taken_from(
         assert restored.look(now) == original.look(now)
     again = QuotaState.load(json.loads(json.dumps(restored.state.dump())))
     assert again.dump() == restored.state.dump()
+
+
+@given(EVENTS, st.booleans())
+def test_to_ask_changes_nothing(events: list[tuple[int, str, str, bool]], adaptive: bool) -> None:
+    """Else processes of one file would come to other states when they ask at other times."""
+    asked, silent = (Play(Quota(8, 10.0, 20.0, 0.5, adaptive)) for _ in range(2))
+    now = START
+    for pause, *event in events:
+        now += pause / 8
+        for play in (asked, silent):
+            play.play(now, *event)  # type: ignore[arg-type]
+        asked.ask(now + 1.0)
+        asked.state.dump()
+        assert asked.answers == silent.answers
+    assert asked.state.dump() == silent.state.dump()
 
 
 @given(EVENTS)
@@ -269,7 +288,7 @@ def test_the_terms_of_the_last_process_go_on_to_hold() -> None:
     state.leave("a", START)
 
 
-@pytest.mark.parametrize(("window", "lease"), [(10.0, LEASE), (4.0, 2.0)])
+@pytest.mark.parametrize(("window", "lease"), [(30.0, LEASE), (4.0, 2.0)])
 def test_the_lease_is_at_most_half_a_window(window: float, lease: float) -> None:
     assert QuotaState(Quota(8, window)).lease == lease
     state = fresh(Quota(8, 2.0, adaptive=False))
@@ -312,6 +331,21 @@ def test_a_process_is_forgotten_after_ten_minutes_but_not_while_it_has_slots() -
     assert {*processes} == {"b", "d"}
 
 
+def test_the_terms_of_a_silent_process_hold_until_another_one_joins() -> None:
+    """Whether the state was stored meanwhile or not."""
+    states = fresh(), fresh()
+    for state in states:
+        state.join("b", START, Quota(3, 10.0))
+        state.join("c", START + 1.0, QUOTA)
+        state.heartbeat("c", START + FORGET + 0.5, bulk=False)
+    states[0].dump()
+    for state in states:
+        state.leave("a", START + FORGET + 0.5)
+        assert state.terms.requests == 3
+        state.join("d", START + FORGET + 0.5, QUOTA)
+        assert state.terms.requests == QUOTA.requests
+
+
 def test_departures_without_a_slot_count() -> None:
     state = fresh()
     idle = QuotaState(QUOTA)
@@ -330,9 +364,9 @@ def test_departures_without_a_slot_count() -> None:
 def test_a_slot_is_released_once() -> None:
     state = fresh()
     assert state.reserve("a", 1, START)
-    state.release("a", 1, START)
-    state.release("a", 1, START)
-    state.release("b", 7, START)
+    for process, number in (("a", 1), ("a", 1), ("b", 7)):
+        state.release(process, number, START)
+        assert state.snapshot().open == 0
     assert (state.snapshot().open, state.snapshot().in_window) == (0, 0)
     use_up(state)
 
@@ -536,11 +570,13 @@ def test_a_share_grows_back_a_hundredth_a_minute_and_never_below_the_least(
     assert "using all of the quota again" not in caplog.text
     state.advance(START + 60 + 25 * 60 + 1)
     assert (state.snapshot().share, state.snapshot().requests) == (1.0, 100)
+    now = START + 60 + 25 * 60 + 2
+    assert state.advance(now) is state
     assert caplog.text.count("using all of the quota again") == 1
-    now = state.now
     for _ in range(30):
         state.penalise(now)
         now += 60
+    assert caplog.text.count("another program may use the key") == 2
     assert state.snapshot().share == pytest.approx(LEAST_SHARE, abs=0.02)
     assert state.snapshot().requests >= 10
     tiny = fresh(Quota(1, 10.0, adaptive=False))

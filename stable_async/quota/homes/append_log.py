@@ -88,22 +88,22 @@ class AppendLog:
     def read(self) -> list[str]:
         """Return the lines not read here before, in order, without broken ones."""
         lines: list[str] = []
-        while data := self._read_more():
-            *complete, self._tail = (self._tail + data).split(b"\n")
-            lines += _checked(complete)
-        return lines
-
-    def _read_more(self) -> bytes:
-        """Return what follows; nothing at the end, and if the file was truncated."""
-        known = len(self._read_last)
-        data = os.pread(self._descriptor, READ_SIZE, self.size - known)
-        if not data.startswith(self._read_last):
-            self.cut = True
-        if self.cut:
-            return b""
-        self.size += len(data) - known
-        self._read_last = data[-OVERLAP:]
-        return data[known:]
+        while True:
+            known = len(self._read_last)
+            data = os.pread(self._descriptor, READ_SIZE, self.size - known)
+            if not data.startswith(self._read_last):
+                self.cut = True
+            if self.cut:
+                return lines
+            self.size += len(data) - known
+            self._read_last = data[-OVERLAP:]
+            *complete, self._tail = (self._tail + data[known:]).split(b"\n")
+            for line in complete:
+                text, _, checksum = line.rpartition(b" ")
+                if checksum == b"%08x" % crc32(text):
+                    lines.append(text.decode())
+            if len(data) < READ_SIZE:
+                return lines
 
     def is_at(self, path: Path) -> bool:
         """Return whether `path` names this file."""
@@ -134,13 +134,3 @@ class AppendLog:
 def _close(descriptor: int) -> None:
     with suppress(OSError):
         os.close(descriptor)
-
-
-def _checked(lines: list[bytes]) -> list[str]:
-    """Return the text of the lines that are whole."""
-    whole = []
-    for line in filter(None, lines):
-        data, _, checksum = line.rpartition(b" ")
-        if checksum == b"%08x" % crc32(data):
-            whole.append(data.decode())
-    return whole

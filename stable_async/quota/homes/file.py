@@ -35,7 +35,7 @@ __all__ = ["FileHome"]
 logger: logging.Logger = logging.getLogger("stable_async.quota")
 
 MAGIC = "stable_async shared quota"
-FORMAT = 2
+FORMAT = 3
 SEAL = "sealed"
 
 # A file longer than this, bytes, is continued in a new one that begins with the current state.
@@ -100,7 +100,6 @@ class _FileStore:
         self._replica = Replica(quota)
         self._log: AppendLog | None = None
         self._unread: list[str] = []
-        self._pid = 0
         # The slots granted to this process, and when; the latest last.
         self._granted: deque[tuple[str, int, float]] = deque(maxlen=REMEMBERED)
         # The file may lack some of them: it was replaced, or could not be used for a while.
@@ -133,19 +132,15 @@ class _FileStore:
     def catch_up(self, now: float) -> QuotaState:
         if not self._alone:
             try:
-                self._catch_up(self._opened())
+                self._catch_up()
             except FAILURES as error:
                 self._continue_alone(error)
         state = self._replica.state
-        if self._alone:
-            state.advance(now)
-        return state
+        return state.advance(now) if self._alone else state
 
     def view(self, now: float) -> QuotaState:
         # Not the state itself: it may change only by entries of the file, as in all processes.
-        view = Replica.load(self._replica.dump()).state
-        view.advance(now)
-        return view
+        return Replica.load(self._replica.dump()).state.advance(now)
 
     def enter(self, entry: Entry, due: float | None = None) -> bool:
         outcome = None
@@ -153,12 +148,12 @@ class _FileStore:
             try:
                 text = json.dumps(entry)
                 while outcome is None:  # it is not in the state if the file was replaced meanwhile
-                    log = self._opened()
+                    log = self._log or self._open()
                     log.append(text)
-                    log = self._catch_up(log)
+                    log = self._catch_up()
                     outcome = self._replica.outcome(entry.process, entry.number)
                 if log.size > ROTATE_AT:
-                    self._rotate()
+                    self._rotate(log)
             except FAILURES as error:
                 self._continue_alone(error)
         if outcome is None:
@@ -170,37 +165,31 @@ class _FileStore:
 
     # ---- reading
 
-    def _opened(self) -> AppendLog:
-        """Return the file of now; open or create it first, also after a fork."""
-        if self._log is None or self._pid != os.getpid():
-            if self._pid != os.getpid():
-                self._pid = os.getpid()
-                self._granted.clear()
-            log = AppendLog.open(self._path, MAGIC.encode())
-            return self._begin(log, Replica(self._quota))
-        return self._log
+    def _open(self) -> AppendLog:
+        """Open or create the file, and return it."""
+        return self._begin(AppendLog.open(self._path, MAGIC.encode()), Replica(self._quota))
 
     def _close(self) -> None:
         log, self._log = self._log, None
         if log is not None:
             log.close()
 
-    def _catch_up(self, log: AppendLog) -> AppendLog:
+    def _catch_up(self) -> AppendLog:
         """Apply new entries, and follow the state to the file that it is in now; return that."""
         while True:
+            log = self._log or self._open()
             # In this order: everybody reads what was appended while the file was in its place, no
             # matter who replaces the file.
             in_place = log.is_at(self._path)
             successor = self._apply_new(log)
             if successor:
-                self._follow(successor)
+                self._follow(log, successor)
             elif log.cut or not in_place:
-                self._put_back()
+                self._put_back(log)
             elif self._may_lack_slots:
-                self._enter_lost()
+                self._enter_lost(log)
             else:
                 return log
-            log = self._opened()
 
     def _apply_new(self, log: AppendLog) -> str:
         """Apply new entries; return the name of the next file if this one is sealed."""
@@ -251,7 +240,7 @@ class _FileStore:
         if not same_boot:
             self._unread = [line for line in lines if line.startswith(SEAL)]
             # The clock has restarted, and no process of that time is left.
-            self._rotate()
+            self._rotate(log)
         return self._log
 
     def _beginning(self, replica: Replica) -> str:
@@ -260,19 +249,18 @@ class _FileStore:
 
     # ---- replacing the file
 
-    def _rotate(self) -> None:
+    def _rotate(self, sealed: AppendLog) -> None:
         """Move everybody to a new file."""
         successor = self._beside()
         AppendLog.open(successor, MAGIC.encode()).close()
-        sealed = self._opened()
         sealed.append(f"{SEAL} {successor.name}")
         chosen = self._apply_new(sealed)
         if chosen != successor.name:
             successor.unlink(missing_ok=True)  # another process was faster
         if chosen:
-            self._follow(chosen)
+            self._follow(sealed, chosen)
 
-    def _follow(self, name: str) -> None:
+    def _follow(self, sealed: AppendLog, name: str) -> None:
         """Continue in the file that follows this one.
 
         Its beginning is the same, no matter which process writes it. Its own name is removed before
@@ -280,7 +268,6 @@ class _FileStore:
         continue in it, the sealed file is no longer in its place, and the caller notices that.
         """
         successor = self._path.with_name(name)
-        sealed = self._opened()
         in_place = sealed.is_at(self._path) and not sealed.cut
         try:
             log = AppendLog.open(successor, MAGIC.encode(), create=False)
@@ -298,13 +285,13 @@ class _FileStore:
             log.close()
             successor.unlink(missing_ok=True)
 
-    def _put_back(self) -> None:
+    def _put_back(self, lost: AppendLog) -> None:
         """Continue in the file that is in place; if it is missing or truncated, replace it."""
         temporary = self._beside()
         log = AppendLog.open(temporary, MAGIC.encode())
         try:
             log.append(self._beginning(self._replica))
-            self._opened().move_away(self._path, self._beside())
+            lost.move_away(self._path, self._beside())
             os.link(temporary, self._path)
             logger.warning(
                 "the shared quota's file %s was removed or truncated; it has been restored",
@@ -318,7 +305,7 @@ class _FileStore:
         self._begin(AppendLog.open(self._path, MAGIC.encode()), self._replica)
         self._may_lack_slots = True
 
-    def _enter_lost(self) -> None:
+    def _enter_lost(self, log: AppendLog) -> None:
         """Count the slots granted to this process that the file of now does not have."""
         self._may_lack_slots = False
         _kept.discard(self)
@@ -328,9 +315,9 @@ class _FileStore:
             for process, number, time in self._granted
         )
         if lost:
-            process = f"{self._pid}.0.{secrets.token_hex(4)}"
+            process = f"{os.getpid()}.0.{secrets.token_hex(4)}"
             entry = Entry(process, 1, "departed", self.clock(), value=lost)
-            self._opened().append(json.dumps(entry))
+            log.append(json.dumps(entry))
 
     def _beside(self) -> Path:
         return self._path.with_name(f"{self._path.name}.{secrets.token_hex(6)}")

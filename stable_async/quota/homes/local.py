@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import threading
-from functools import cache
+from functools import cache, partial
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -94,12 +94,12 @@ class LocalHome:
         self._quota = terms_of(quota)
         self._terms = self._quota
         self.waiters: Waiters | None = None
-        self._rename()
         self._number = 0
         # What the request at the head has waited for; see `Entry.value`.
         self._waited = 0.0
         self._heartbeat_at = -inf
-        self._closed = True
+        # The process that has it open; 0 if it is closed.
+        self._pid = 0
 
     async def open(self, waiters: Waiters | None = None) -> None:
         """Open the store and join its users; does nothing when it is open."""
@@ -108,13 +108,13 @@ class LocalHome:
     def open_now(self, waiters: Waiters | None = None) -> None:
         """Do what `open` does: nothing here needs an event loop."""
         with self._store.lock:
-            if self._closed:
+            if not self._pid:
                 for other in list(self._store.homes):
                     if other.waiters is not None and other.waiters.gone():
                         other.close_now()
                 self.waiters = waiters
                 self._store.acquire(self)
-                self._closed = False
+                self._rename()
                 self._join(self._store.clock())
 
     async def aclose(self) -> None:
@@ -124,14 +124,14 @@ class LocalHome:
     def close_now(self) -> None:
         """Do what `aclose` does."""
         with self._store.lock:
-            if not self._closed:
+            if self._pid:
                 try:
                     if self._store.state.has_joined(self._process, self._quota):
                         self._enter("leave", self._store.clock())
                 except ConfigurationError:
                     pass  # the others will notice that this process has ended
                 finally:
-                    self._closed = True
+                    self._pid = 0
                     self._store.drop(self)
                     self._wake_others()
 
@@ -157,7 +157,7 @@ class LocalHome:
     def mark_sent(self, slot: Slot, now: float) -> bool:
         """Count the request of an open slot as departing now, unless that is no longer allowed."""
         with self._store.lock:
-            if self._closed:
+            if not self._pid:
                 return False
             while self._enter("mark_sent", now, slot=slot.number):
                 slot.left = now
@@ -171,7 +171,7 @@ class LocalHome:
     def release(self, slot: Slot, now: float) -> None:
         """Take an open slot back: its request never left."""
         with self._store.lock:
-            if not self._closed:
+            if self._pid:
                 self._enter("release", now, slot=slot.number)
                 self._wake_others()
 
@@ -197,23 +197,22 @@ class LocalHome:
     def snapshot(self, now: float) -> Snapshot:
         """Return the figures of this moment, for all processes; when closed, as last seen."""
         with self._store.lock:
-            if not self._closed:
+            if self._pid:
                 self._read(now)
             return self._store.view(now).snapshot()
 
     def _read(self, now: float) -> QuotaState:
         """Return the state with the entries of all processes; the lock is held."""
-        self._check_open()
+        if self._pid != os.getpid():
+            self._check_open()
         state = self._store.catch_up(now)
-        if state.terms is not self._terms:
-            self._use_terms(state, now)
-        return self._store.state
+        return state if state.terms is self._terms else self._use_terms(state, now)
 
     def _check_open(self) -> None:
-        if self._closed:
+        """Fail if the home is closed; take another name after a fork."""
+        if not self._pid:
             raise ConfigurationError("the home of this quota was closed")
-        if self._pid != os.getpid():
-            self._rename()  # after a fork
+        self._rename()
 
     def _rename(self) -> None:
         self._pid = os.getpid()
@@ -222,8 +221,10 @@ class LocalHome:
     def _join(self, now: float) -> None:
         self._enter("join", now, terms=dump_terms(self._quota))
 
-    def _use_terms(self, state: QuotaState, now: float) -> None:
-        """Adopt other processes' terms, and remove processes that have ended with stricter ones."""
+    def _use_terms(self, state: QuotaState, now: float) -> QuotaState:
+        """Adopt other processes' terms, and remove processes that have ended with stricter ones;
+        return the state.
+        """
         for process in [name for name in state.stricter(self._process) if _is_dead(name)]:
             self._enter("leave", now, other=process)
         known, self._terms = self._terms, state.terms
@@ -236,6 +237,7 @@ class LocalHome:
                 self._quota.requests,
                 self._quota.window,
             )
+        return self._store.state
 
     def _wait(self, state: QuotaState, now: float, due: float, *, bulk: bool) -> float:
         """Note for what a request waits that may leave when `due`; return when to ask again."""
@@ -273,7 +275,8 @@ class LocalHome:
         terms: tuple[float, ...] | None = None,
         due: float | None = None,
     ) -> bool:
-        self._check_open()
+        if self._pid != os.getpid():
+            self._check_open()
         self._number += 1
         return self._store.enter(
             Entry(self._process, self._number, kind, now, slot, value, left, bulk, other, terms),
@@ -296,28 +299,20 @@ class ProcessHome(LocalHome):
 
 
 class _Memory:
-    """A store in memory."""
+    """A store in memory, where nobody else enters anything."""
 
     def __init__(self, quota: Quota) -> None:
         self.lock = threading.RLock()
         self.homes: list[LocalHome] = []
         self.state = QuotaState(quota)
+        self.catch_up = self.view = self.state.advance
+        self.enter = partial(apply, self.state)
 
     def acquire(self, home: LocalHome) -> None:
         self.homes.append(home)
 
     def drop(self, home: LocalHome) -> None:
         self.homes.remove(home)
-
-    def catch_up(self, now: float) -> QuotaState:
-        self.state.advance(now)
-        return self.state
-
-    def view(self, now: float) -> QuotaState:
-        return self.catch_up(now)
-
-    def enter(self, entry: Entry, due: float | None = None) -> bool:
-        return apply(self.state, entry, due)
 
     def clock(self) -> float:
         # Whatever stops this process stops all users of the store, so that no time is ever late.

@@ -184,6 +184,7 @@ class RemoteHome:
                 with suppress(UnreachableError, StabilityError):
                     await self._exchange((0, 0), leaving=True)
         finally:
+            self._error = self._error or ConfigurationError("the home of this quota was closed")
             await self._service.aclose()
 
     def reserve(self, now: float, *, bulk: bool = False) -> Slot | float:

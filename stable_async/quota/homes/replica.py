@@ -1,9 +1,9 @@
 """A quota state that several processes compute, each for itself, from the same entries. Pure.
 
 Every process applies every entry in the same order, and so all arrive at the same state: whether a
-request got its slot follows from the entries. Between two entries nothing changes, including the
-time: a query in between is answered as of the last entry, which is the safe side, since without new
-departures the rule only allows more as time passes.
+request got its slot follows from the entries. Queries change nothing, and between two entries the
+time stands still: a query is answered as of the last entry, which is the safe side, since without
+new departures the rule only allows more as time passes.
 """
 
 from __future__ import annotations
@@ -128,12 +128,10 @@ class Replica:
 
     def apply(self, entry: Entry) -> None:
         """Apply an entry, unless it has been applied before."""
-        if entry.number > self.number(entry.process):
+        last = self._last.get(entry.process)
+        if last is None or last.number < entry.number:
             outcome = apply(self.state, entry)
             self._last[entry.process] = _Last(entry.number, outcome, self.state.now)
-            # What a state computes lazily depends on when it is computed: here, so that all
-            # replicas agree on every slot.
-            self.state.earliest()
 
     def number(self, process: str) -> int:
         """Return the number of the last entry of a process; 0 if there is none."""
