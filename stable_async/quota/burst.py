@@ -38,7 +38,7 @@ class BurstLimit:
 
     def call(self) -> None:
         """Have `wake` called when a request may leave."""
-        if self._fetching is None or self._fetching.done():
+        if self._fetching is None:
             self._fetching = asyncio.get_running_loop().create_task(self._fetch())
 
     def take(self) -> None:
@@ -62,4 +62,5 @@ class BurstLimit:
     async def _fetch(self) -> None:
         await self._limiter.acquire()
         self._tokens += 1
+        self._fetching = None
         self._wake()

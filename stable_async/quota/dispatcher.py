@@ -21,6 +21,7 @@ from stable_async.quota.state import Slot
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stable_async.config import Quota
     from stable_async.quota.homes.base import QuotaHome
 
 __all__ = ["Dispatcher", "clock_of"]
@@ -49,7 +50,7 @@ class Dispatcher:
         self._identity: str | None = None
         self._users = 0
         self._opening = asyncio.Lock()
-        self._burst: BurstLimit | None = None
+        self._burst: BurstLimit  # that of the first limiter, until another one has a smaller one
         self._burst_size = inf
         self._deadlines: list[tuple[float, int, Waiter]] = []
         self._order = count()
@@ -67,6 +68,7 @@ class Dispatcher:
         cls,
         identity: str | None,
         home: Callable[[], QuotaHome],
+        quota: Quota,
         loop: asyncio.AbstractEventLoop,
     ) -> Dispatcher:
         """Return the dispatcher of this quota in this loop; `leave` undoes this, `open` opens it.
@@ -74,6 +76,7 @@ class Dispatcher:
         Args:
             identity: Identity of the quota; `None` if it is not shared.
             home: Returns the home, called for the first user of the quota in this loop.
+            quota: The quota according to this user. The smallest burst of all users holds.
             loop: The running event loop.
         """
         with _shared_lock:
@@ -87,7 +90,14 @@ class Dispatcher:
                     found_here._identity = identity
                     _shared[identity, id(loop)] = found_here
             found_here._users += 1
-            return found_here
+        burst = quota.burst or quota.requests
+        if burst < found_here._burst_size:
+            rate = quota.requests / quota.window
+            found_here._burst_size = burst
+            found_here._burst = BurstLimit(burst, rate, found_here._dispatch)
+        if quota.adaptive and found_here._lag is None:
+            found_here._lag = LoopLag(loop, found_here.now)
+        return found_here
 
     async def open(self) -> None:
         """Open the home; does nothing when it is open."""
@@ -104,11 +114,9 @@ class Dispatcher:
                 return
             if self._identity is not None:
                 _shared.pop((self._identity, id(self.loop)), None)
-        if self._burst is not None:
-            self._burst.close()
+        self._burst.close()
         if self._lag is not None:
             self._lag.close()
-            self._lag = None
         try:
             await self.home.aclose()
         finally:
@@ -116,30 +124,25 @@ class Dispatcher:
                 # Waiting calls still learn that the home is closed, and the timer ends.
                 self._dispatch()
 
-    def limit_burst(self, burst: int, rate: float) -> None:
-        """Let at most `burst` requests leave at once, and `rate` per second after them.
-
-        The smallest burst of all limiters that share the dispatcher holds.
-        """
-        if burst < self._burst_size:
-            self._burst_size = burst
-            self._burst = BurstLimit(burst, rate, self._dispatch)
-
-    def watch_lag(self) -> None:
-        """Notice how late the event loop is: delays will be measured."""
-        if self._lag is None:
-            self._lag = LoopLag(self.loop, self.now)
-
     async def acquire(
         self, priority: Priority, deadline: float | None, tenant: str | None, max_waiting: float
     ) -> Slot:
         """Return a slot when it is this call's turn; see `QuotaLimiter.acquire`."""
         now = self.now()
-        future: asyncio.Future[Slot] = self.loop.create_future()
-        expires = inf if deadline is None else now + deadline
-        waiter = Waiter(priority, tenant, now, expires, future)
+        expires = inf
         if deadline is not None:
-            self._check_deadline(waiter, now)
+            expires = now + deadline
+            earliest = self.home.earliest(now, self.queue.ahead(priority, tenant))
+            if earliest > max(expires, now):
+                raise _too_late(earliest - now)
+        if not self.queue.size:
+            slot = self._reserve(now, bulk=priority == "bulk")
+            if isinstance(slot, Slot):
+                if priority == "bulk":
+                    self.queue.passed_over = 0
+                return slot
+        future: asyncio.Future[Slot] = self.loop.create_future()
+        waiter = Waiter(priority, tenant, now, expires, future)
         self.queue.push(waiter)
         self._dispatch()
         if future.done():
@@ -164,8 +167,7 @@ class Dispatcher:
     def release(self, slot: Slot) -> None:
         """Return the slot: its request never left."""
         self.home.release(slot, self.now())
-        if self._burst is not None:
-            self._burst.give_back()
+        self._burst.give_back()
         self.kick()
 
     def observe(self, delay: float, jitter: float, *, set_up: bool) -> None:
@@ -184,7 +186,7 @@ class Dispatcher:
 
     def kick(self) -> None:
         """Check the queue again, once per iteration of the loop however many changes there are."""
-        if not self._kicked and self.queue:
+        if self.queue.size and not self._kicked:
             self._kicked = True
             self.loop.call_soon(self._dispatch)
 
@@ -205,7 +207,7 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Have the home asked again soon if any call waits; may be called from any thread."""
-        if self.queue:
+        if self.queue.size:
             with suppress(RuntimeError):  # the loop was closed
                 self.loop.call_soon_threadsafe(self.kick)
 
@@ -215,49 +217,47 @@ class Dispatcher:
         """Grant slots to all calls whose turn has come, and set the timer for the next one."""
         self._kicked = False
         now = self.now()
-        earliest = inf
+        self._earliest = inf
         while (waiter := self.queue.head()) is not None:
             if waiter.future.done():
                 self.queue.remove(waiter)
                 continue
             try:
-                if self._burst is not None and not self._burst.ready():
-                    earliest = self.home.earliest(now)
-                    if earliest <= now:
-                        earliest = inf
-                        self._burst.call()
-                    break
                 # While interactive requests wait here, a bulk one whose turn it is takes its
                 # guaranteed part, and need not leave room for those of other processes.
-                slot = self.home.reserve(now, bulk=not self.queue.waiting["interactive"])
+                slot = self._reserve(now, bulk=not self.queue.waiting["interactive"])
             except StabilityError as error:
                 # The home can no longer be read.
-                self.queue.remove(waiter)
                 waiter.future.set_exception(error)
                 continue
             if not isinstance(slot, Slot):
-                earliest = slot
+                self._earliest = slot
                 break
-            if self._burst is not None:
-                self._burst.take()
             self.queue.pop(waiter.priority)
-            self.granted += 1
             self._longest_wait = max(self._longest_wait, now - waiter.since)
             waiter.future.set_result(slot)
-            if self._lag is not None:
-                self._lag.watch(now)
-        self._earliest = earliest
         self._expire(now)
         self._set_timer()
+
+    def _reserve(self, now: float, *, bulk: bool) -> Slot | float:
+        """Return a slot, or when to ask again; see `QuotaHome.reserve` for `bulk`."""
+        if not self._burst.ready():
+            earliest = self.home.earliest(now)
+            if earliest > now:
+                return earliest
+            self._burst.call()
+            return inf
+        slot = self.home.reserve(now, bulk=bulk)
+        if isinstance(slot, Slot):
+            self._burst.take()
+            self.granted += 1
+            if self._lag is not None:
+                self._lag.watch(now)
+        return slot
 
     def _remove(self, waiter: Waiter) -> None:
         self.queue.remove(waiter)
         self.kick()
-
-    def _check_deadline(self, waiter: Waiter, now: float) -> None:
-        earliest = self.home.earliest(now, self.queue.ahead(waiter.priority, waiter.tenant))
-        if earliest > max(waiter.expires, now):
-            raise _too_late(earliest - now)
 
     def _check_queue(self, waiter: Waiter, now: float, max_waiting: float) -> None:
         """Fail `waiter` if it may not wait, else set the time at which it fails."""
@@ -281,14 +281,14 @@ class Dispatcher:
         """Return whether too many interactive calls wait already."""
         if waiter.priority != "interactive" or self.queue.waiting["interactive"] <= max_waiting:
             return False
-        if self._earliest < inf or (self._burst is not None and not self._burst.ready()):
+        if self._earliest < inf or not self._burst.ready():
             return True
         # A remote home has been asked. Calls that it can serve at once do not count.
         ahead = self.queue.ahead(waiter.priority, waiter.tenant) - 1
         return self.home.earliest(now, ahead) > now
 
     def _note_deadline(self, waiter: Waiter) -> None:
-        if len(self._deadlines) > 2 * len(self.queue) + 64:
+        if len(self._deadlines) > 2 * self.queue.size + 64:
             self._deadlines = [entry for entry in self._deadlines if not entry[2].future.done()]
             heapify(self._deadlines)
         heappush(self._deadlines, (waiter.expires, next(self._order), waiter))

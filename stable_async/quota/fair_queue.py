@@ -45,24 +45,24 @@ class FairQueue:
     """All waiters, and the order in which they leave.
 
     Attributes:
+        size: How many there are.
         waiting: How many there are, by priority.
+        passed_over: Interactive requests served since the last bulk one, while bulk ones waited.
     """
 
     def __init__(self) -> None:
         """Start empty."""
+        self.size: int = 0
         self.waiting: dict[Priority, int] = {"interactive": 0, "bulk": 0}
         self._turns: dict[Priority, _Turns] = {"interactive": OrderedDict(), "bulk": OrderedDict()}
-        # Interactive requests served since the last bulk one, while bulk ones waited.
-        self._passed_over = 0
-
-    def __len__(self) -> int:
-        return self.waiting["interactive"] + self.waiting["bulk"]
+        self.passed_over: int = 0
 
     def push(self, waiter: Waiter) -> None:
         """Add `waiter` behind the others of its priority and tenant."""
         turns = self._turns[waiter.priority]
         turns.setdefault(waiter.tenant, OrderedDict())[waiter] = None
         self.waiting[waiter.priority] += 1
+        self.size += 1
 
     def remove(self, waiter: Waiter) -> None:
         """Remove `waiter`; does nothing if it is not in the queue."""
@@ -72,13 +72,14 @@ class FairQueue:
             return
         del waiters[waiter]
         self.waiting[waiter.priority] -= 1
+        self.size -= 1
         if not waiters:
             del turns[waiter.tenant]
 
     def head(self) -> Waiter | None:
         """Return the waiter whose turn it is without removing it; `None` if the queue is empty."""
         waiting = self.waiting
-        bulk_due = waiting["bulk"] and self._passed_over >= BULK_TURN - 1
+        bulk_due = waiting["bulk"] and self.passed_over >= BULK_TURN - 1
         turns = self._turns["interactive" if waiting["interactive"] and not bulk_due else "bulk"]
         for waiters in turns.values():
             return next(iter(waiters))
@@ -90,12 +91,13 @@ class FairQueue:
         tenant, waiters = turns.popitem(last=False)
         waiter, _ = waiters.popitem(last=False)
         self.waiting[priority] -= 1
+        self.size -= 1
         if waiters:
             turns[tenant] = waiters  # its next turn is after all others
         if priority == "bulk":
-            self._passed_over = 0
+            self.passed_over = 0
         elif self.waiting["bulk"]:
-            self._passed_over += 1
+            self.passed_over += 1
         return waiter
 
     def oldest(self) -> float | None:
@@ -119,7 +121,7 @@ class FairQueue:
                 rounds -= 1
             same += min(len(waiters), rounds)
         if priority == "interactive":
-            bulk = (self._passed_over + same) // (BULK_TURN - 1)
+            bulk = (self.passed_over + same) // (BULK_TURN - 1)
             return same + min(bulk, self.waiting["bulk"])
-        interactive = (same + 1) * (BULK_TURN - 1) - self._passed_over
+        interactive = (same + 1) * (BULK_TURN - 1) - self.passed_over
         return same + min(interactive, self.waiting["interactive"])

@@ -218,7 +218,7 @@ class QuotaLimiter:
         now = dispatcher.now()
         return QuotaStatistics(
             **asdict(dispatcher.home.snapshot(now)),
-            waiting=len(dispatcher.queue),
+            waiting=dispatcher.queue.size,
             waiting_bulk=dispatcher.queue.waiting["bulk"],
             earliest_next=max(dispatcher.home.earliest(now) - now, 0.0),
             granted=dispatcher.granted,
@@ -242,11 +242,7 @@ class QuotaLimiter:
             raise ConfigurationError("this quota limiter was closed")
         if self._dispatcher is None:
             identity = None if self._shared is None else self._shared.identity
-            self._dispatcher = Dispatcher.join(identity, self._own_home, loop)
-            rate = self._quota.requests / self._quota.window
-            self._dispatcher.limit_burst(self._quota.burst or self._quota.requests, rate)
-            if self._quota.adaptive:
-                self._dispatcher.watch_lag()
+            self._dispatcher = Dispatcher.join(identity, self._own_home, self._quota, loop)
         dispatcher = self._dispatcher
         if dispatcher.loop is not loop:
             raise WrongEventLoopError(

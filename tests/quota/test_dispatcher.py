@@ -7,12 +7,17 @@ import os
 import random
 import uuid
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 
 from stable_async.errors import ConfigurationError, QuotaTimeoutError
-from stable_async.quota import ProcessHome, Quota, QuotaLimiter, SharedQuota, dispatcher
+from stable_async.quota import Permit, ProcessHome, Quota, QuotaLimiter, SharedQuota, dispatcher
+from stable_async.quota.fair_queue import Waiter
 from tests.virtual_time import VirtualTimeLoop, virtual_time
+
+if TYPE_CHECKING:
+    from stable_async.quota import Priority
 
 QUOTA = Quota(requests=10, window=10.0, penalty=60.0, jitter=0.5)
 
@@ -150,6 +155,38 @@ async def test_closing_leaves_no_timer() -> None:
         await waiting
 
 
+@virtual_time
+async def test_a_bulk_call_that_need_not_wait_counts_as_the_turn_of_bulk_calls() -> None:
+    limiter = QuotaLimiter(QUOTA)
+    permits = [await limiter.acquire() for _ in range(10)]
+    order: list[str] = []
+
+    async def wait(priority: Priority) -> None:
+        permits.append(await limiter.acquire(priority=priority))
+        order.append(priority)
+
+    async def free(count: int) -> None:
+        for _ in range(count):
+            permits.pop(0).release()
+        await asyncio.sleep(0.1)
+
+    # Seven interactive calls are served while a bulk one waits, which then gives up.
+    gives_up = asyncio.create_task(wait("bulk"))
+    tasks = [asyncio.create_task(wait("interactive")) for _ in range(7)]
+    await asyncio.sleep(0.1)
+    await free(7)
+    gives_up.cancel()
+    await free(1)
+    await asyncio.sleep(60)  # when interactive calls are expected no longer
+    await wait("bulk")
+    tasks += [asyncio.create_task(wait(priority)) for priority in ("bulk", "interactive")]
+    await asyncio.sleep(0.1)
+    await free(1)
+    assert order == ["interactive"] * 7 + ["bulk", "interactive"]
+    await free(1)
+    await asyncio.gather(*tasks)
+
+
 # ---- deadlines
 
 
@@ -168,6 +205,15 @@ async def test_a_deadline_leaves_time_for_the_pace() -> None:
     await send(limiter, 1)
     (await limiter.acquire(deadline=5.0)).mark_sent()
     assert clock() == pytest.approx(1001.0, abs=0.01)
+
+
+@virtual_time
+async def test_deadlines_of_calls_that_wait_for_the_pace_alone_are_kept() -> None:
+    limiter = QuotaLimiter(Quota(10, 10.0, burst=1))
+    await send(limiter, 1)
+    for permit in await asyncio.gather(*(limiter.acquire(deadline=5.0) for _ in range(3))):
+        permit.mark_sent()
+    assert clock() == pytest.approx(1003.0, abs=0.01)
 
 
 @virtual_time
@@ -215,6 +261,46 @@ async def test_deadlines_of_served_calls_are_forgotten_and_the_others_kept() -> 
     assert len(held) == 10
     assert len(late) > 10
     assert max(late) < 1e-3
+
+
+@virtual_time
+async def test_a_call_is_served_when_one_that_was_cancelled_would_have_been() -> None:
+    limiter = QuotaLimiter(QUOTA)
+    await send(limiter, 10)
+    gives_up = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(1)
+    gives_up.cancel()
+    await asyncio.sleep(1)
+    (await asyncio.wait_for(limiter.acquire(), 15.0)).mark_sent()
+
+
+def test_who_wakes_a_loop_that_was_closed_is_told_nothing() -> None:
+    limiter = QuotaLimiter(QUOTA)
+    asyncio.run(send(limiter, 1))
+    waiting = limiter._attached()
+    future = waiting.loop.create_future()
+    waiting.queue.push(Waiter("bulk", None, 0.0, 1.0, future))
+    waiting.wake()
+    assert waiting.gone()
+
+
+@virtual_time
+async def test_calls_whose_deadline_is_broken_wait_no_longer() -> None:
+    limiter = QuotaLimiter(QUOTA)
+    await send(limiter, 10)
+    calls = [asyncio.create_task(limiter.acquire(deadline=deadline)) for deadline in (20, 20, None)]
+    await asyncio.sleep(0)
+    assert limiter.statistics().waiting == 3
+    assert len(limiter._attached()._deadlines) == 2
+    limiter.penalise(60.0)
+    # Before any of them is told.
+    waiting = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(lambda: waiting.set_result(limiter.statistics().waiting))
+    assert await waiting == 1
+    *late, patient = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(each) for each in late] == [QuotaTimeoutError] * 2
+    assert isinstance(patient, Permit)
+    patient.release()
 
 
 @virtual_time
@@ -271,14 +357,14 @@ async def test_a_call_that_waits_for_the_pace_alone_counts_as_waiting() -> None:
 
 @virtual_time
 async def test_one_too_many_is_told_when_its_place_would_be_served() -> None:
-    limiter = QuotaLimiter(QUOTA, max_waiting=2)
+    limiter = QuotaLimiter(QUOTA, max_waiting=10)
     await send(limiter, 10)
-    waiting = [asyncio.create_task(limiter.acquire()) for _ in range(2)]
+    waiting = [asyncio.create_task(limiter.acquire()) for _ in range(10)]
     await asyncio.sleep(0)
     with pytest.raises(QuotaTimeoutError) as refused:
         await limiter.acquire()
-    foretold = limiter._attached().home.earliest(clock(), 2) - clock()
+    foretold = limiter._attached().home.earliest(clock(), 10) - clock()
     assert refused.value.retry_after == pytest.approx(foretold)
-    assert foretold > 10.5
+    assert foretold > 21.0
     for permit in await asyncio.gather(*waiting):
         permit.mark_sent()

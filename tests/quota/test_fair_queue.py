@@ -54,7 +54,7 @@ def test_the_place_of_a_new_waiter_is_foretold_exactly(
     for event in events:
         if event is not None:
             queue.push(waiter(*event))
-        elif queue:
+        elif queue.size:
             leave(queue)
     foretold = queue.ahead(priority, tenant)
     new = waiter(priority, tenant)
@@ -114,7 +114,7 @@ def test_all_leave_once_and_bulk_requests_have_their_floor(
                 passed_over += 1
                 assert passed_over < BULK_TURN
         bulk = [one for one in waiting if one.priority == "bulk"]
-        assert (len(queue), queue.waiting["bulk"]) == (len(waiting), len(bulk))
+        assert (queue.size, queue.waiting["bulk"]) == (len(waiting), len(bulk))
         assert queue.waiting["interactive"] == len(waiting) - len(bulk)
         assert queue.oldest() == (waiting[0].since if waiting else None)
 
@@ -139,6 +139,22 @@ def test_interactive_requests_count_for_the_floor_only_while_bulk_ones_wait() ->
     assert next_priority(queue) == "interactive"
 
 
+def test_a_tenant_whose_last_call_goes_away_has_no_turn() -> None:
+    queue = FairQueue()
+    one, other, third = (waiter("interactive", tenant, at) for at, tenant in enumerate("abb"))
+    for each in (one, other, third):
+        queue.push(each)
+    assert queue.ahead("interactive", "a") == 2
+    queue.remove(one)
+    assert queue.head() is other
+    assert queue.oldest() == 1
+    assert queue.ahead("interactive", "a") == 1
+    queue.remove(third)
+    queue.remove(other)
+    assert queue.head() is None
+    assert queue.oldest() is None
+
+
 def test_tenants_leave_in_turn_and_who_goes_away_leaves_no_gap() -> None:
     queue = FairQueue()
     waiters = [waiter("bulk", tenant, float(at)) for at, tenant in enumerate("aaabbc")]
@@ -148,6 +164,6 @@ def test_tenants_leave_in_turn_and_who_goes_away_leaves_no_gap() -> None:
     queue.remove(waiters[3])
     queue.remove(waiter("bulk", "a"))
     queue.remove(waiter("bulk", "z"))
-    assert len(queue) == 5
+    assert queue.size == queue.waiting["bulk"] == 5
     assert [leave(queue).tenant for _ in range(5)] == ["a", "b", "c", "a", "a"]
-    assert (len(queue), queue.oldest()) == (0, None)
+    assert (queue.size, queue.oldest()) == (0, None)

@@ -838,7 +838,7 @@ async def test_the_figures_add_up() -> None:
     for permit in held:
         permit.mark_sent()
     await sent.done()
-    assert limiter.statistics().longest_wait > 10
+    assert 10 < limiter.statistics().longest_wait < 30
     assert Counter(sent.names()) == {"i": 2, "b": 3}
 
 
