@@ -17,7 +17,12 @@ from stable_async.jobs.clean_mark import has_clean_mark
 from stable_async.jobs.columns import ColumnReport
 from stable_async.jobs.errors import LedgerError, storage_errors
 from stable_async.jobs.intake import Intake
-from stable_async.jobs.job_options import JobOptions, changed_error, find_differences
+from stable_async.jobs.job_options import (
+    JobOptions,
+    changed_error,
+    check_place,
+    find_differences,
+)
 from stable_async.jobs.job_view import reading_job
 from stable_async.jobs.kinds import kind_of_service
 from stable_async.jobs.ledger import Ledger
@@ -171,7 +176,8 @@ def estimate_run(
         rules: How its rows become requests.
         settings: Settings of the run, whose job may exist already; `None` means a new job.
         parts: Folders of all parts of the job; empty if it is in one.
-        server: Address of the API, or `SANDBOX`; `None` means that of the job.
+        server: Address of the API, or `SANDBOX`; `None` means that of the job, wherever its images
+            are.
         needs_prices: Refuse rows of unknown prices, as a run does.
 
     Raises:
@@ -185,6 +191,8 @@ def estimate_run(
         _opened(settings, rules, parts, Path(temporary)) as ledger,
         ledger.transaction(),
     ):
+        if settings is not None and server is not None and not parts:
+            check_place(ledger, settings, rules.shard)
         before, changed, last = JobOptions.load(ledger), 0, ledger.last_position()
         if prompts is not None:
             if before is not None:
@@ -214,6 +222,7 @@ def estimate_run(
         return describe(
             ledger,
             ColumnReport() if prompts is None else prompts.columns,
+            is_whole=rules.limit is None and rules.sample is None,
             changed=changed,
             resends=settings is not None and settings.resend_doubtful,
             notes=notes,
@@ -235,18 +244,29 @@ def describe(
     ledger: Ledger,
     columns: ColumnReport,
     *,
+    is_whole: bool = True,
     changed: int = 0,
     resends: bool = False,
     notes: Sequence[str] = (),
 ) -> Estimate:
-    """Return what a run of the rows in a ledger does; with `resends` also doubtful ones."""
+    """Return what a run of the rows in a ledger does.
+
+    Args:
+        ledger: The ledger.
+        columns: How the columns of the file are used.
+        is_whole: Whether rows that are not listed are not in the file; otherwise a limit or a
+            sample may leave them out.
+        changed: Known rows whose content has changed.
+        resends: Whether doubtful rows are sent.
+        notes: Messages to the user.
+    """
     counts = ledger.counts()
     states = (*IN_DOUBT, *WAITING) if resends else WAITING
     return Estimate(
         shares=tuple(Share(*values) for values in ledger.outstanding(*states)),
         there=counts.done + counts.filtered,
         changed=changed,
-        gone=ledger.count_gone(),
+        gone=ledger.count_gone() if is_whole else 0,
         in_doubt=counts.in_doubt + counts.in_flight,
         failed=counts.failed,
         duplicates=ledger.count_duplicates(),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stable_async.jobs.ledger import Ledger
     from stable_async.jobs.settings import JobSettings
 
-__all__ = ["SANDBOX", "JobOptions", "changed_error", "find_differences"]
+__all__ = ["SANDBOX", "JobOptions", "changed_error", "check_place", "find_differences"]
 
 SANDBOX = "sandbox"
 """The server of jobs whose images were made by a sandbox."""
@@ -161,6 +161,23 @@ def find_differences(
             "go into one job; choose another folder"
         )
     return [] if settings.change else found
+
+
+def check_place(ledger: Ledger, settings: JobSettings, shard: Shard) -> None:
+    """Refuse another location of images, or another part, than those of the job.
+
+    Raises:
+        JobChangedError: They differ; nothing accepts that.
+    """
+    wanted, images = settings.images or "", ledger.get("images")
+    if images is not None and images != wanted:
+        raise JobChangedError(
+            f"{settings.folder}: this job keeps its images in {images or 'its folder'}, not in "
+            f"{wanted or 'its folder'}"
+        )
+    part = ledger.get("shard")
+    if part not in {None, str(shard)}:
+        raise JobChangedError(f"{settings.folder}: this is part {part} of a job, not {shard}")
 
 
 def changed_error(

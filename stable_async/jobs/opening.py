@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 from stable_async.jobs.errors import JobChangedError, JobError, LedgerError, StorageError
 from stable_async.jobs.estimate import describe
 from stable_async.jobs.intake import Intake
-from stable_async.jobs.job_options import JobOptions, changed_error, find_differences
+from stable_async.jobs.job_options import (
+    JobOptions,
+    changed_error,
+    check_place,
+    find_differences,
+)
 from stable_async.jobs.kinds import kind_of_service
 from stable_async.jobs.lock import locked
 from stable_async.jobs.metadata import MetadataFile
@@ -99,6 +104,7 @@ def open_job(
                 describe(
                     job.ledger,
                     prompts.columns,
+                    is_whole=rules.limit is None and rules.sample is None,
                     changed=job.intake.report.changed,
                     resends=settings.resend_doubtful,
                 )
@@ -159,7 +165,9 @@ class OpenJob:
         self.store = self._open_store(kind_of_service(rules.service))
         self.ledger, rebuilt = open_ledger(folder, self.store, rules.shard)
         stack.callback(self.ledger.close)
-        self._check_images_url()
+        check_place(self.ledger, settings, rules.shard)
+        if self.ledger.get("images") is None:
+            self.ledger.set(images=settings.images or "")
         self._check_record(rules.shard, options)
         self.store.probe()
         if rebuilt:
@@ -201,24 +209,9 @@ class OpenJob:
             self._notes.append(f"{count:,} spooled images were put into the bucket")
         return store
 
-    def _check_images_url(self) -> None:
-        """Refuse a location other than that of the job's images."""
-        wanted = self._settings.images or ""
-        present = self.ledger.get("images")
-        if present is None:
-            self.ledger.set(images=wanted)
-        elif present != wanted:
-            raise JobChangedError(
-                f"{self._settings.folder}: this job keeps its images in "
-                f"{present or 'its folder'}, not in {wanted or 'its folder'}"
-            )
-
     def _check_record(self, shard: Shard, options: JobOptions | None) -> None:
         """Refuse another number of parts, or another job in the bucket."""
         ledger, folder = self.ledger, self._settings.folder
-        present = ledger.get("shard")
-        if present not in {None, str(shard)}:
-            raise JobChangedError(f"{folder}: this is part {present} of a job, not {shard}")
         if not isinstance(self.store, BucketStore):
             ledger.set(shard=str(shard))
             return

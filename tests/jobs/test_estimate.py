@@ -389,8 +389,22 @@ def test_another_part_than_the_jobs_is_wrong_usage(
     for words in (photo_job(tmp_path), ["run", "--out", "out"]):
         assert run([*words, "--shard", "2/2"]) == 2
         assert "part 1/2 of a job, not 2/2" in capsys.readouterr().err
-    assert run(photo_job(tmp_path, "--images", f"file://{tmp_path}/b", "--shard", "1/2")) == 2
-    assert "keeps its images in its folder" in capsys.readouterr().err
+    elsewhere = photo_job(tmp_path, "--images", f"file://{tmp_path}/b", "--shard", "1/2")
+    for words in (elsewhere, [*elsewhere, "--dry-run"]):
+        assert run(words) == 2
+        assert "keeps its images in its folder" in capsys.readouterr().err
+    assert run(photo_job(tmp_path, "--shard", "2/2", "--change", "--dry-run")) == 2
+    assert "part 1/2 of a job, not 2/2" in capsys.readouterr().err
+
+
+async def test_rows_beyond_a_limit_are_not_gone(bench: Bench) -> None:
+    path = bench.write("a", "b", "c")
+    await bench.run(path)
+    settings = JobSettings(folder=bench.out)
+    assert estimate(path, settings, limit=1).gone == 0
+    assert estimate(path, settings, sample=1).gone == 0
+    await bench.run(path, PromptRules(limit=1))
+    assert estimate(path, settings).gone == 0
 
 
 def test_a_bucket_whose_job_has_no_known_options_is_read(tmp_path: Path) -> None:
