@@ -52,7 +52,7 @@ class MetadataFile:
     def __init__(self, path: Path, ledger: Ledger) -> None:
         """Update the file, and open it for appending."""
         self._ledger = ledger
-        self._has_duplicates = ledger.count_duplicates() > 0  # no run adds any
+        self._has_duplicates = bool(ledger.count_duplicates())  # no run adds any
         self._number = self._checksum = 0
         if mark := find_mark(path, ledger):
             _, self._number, self._checksum = mark

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sqlite3
+import threading
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -100,6 +101,7 @@ async def test_what_waits_at_the_end_is_written(tmp_path: Path) -> None:
     async with writing(tmp_path, *ROWS) as (writer, _):
         for row in ROWS:
             writer.post(partial(make, row=row))
+    assert "ledger" not in [thread.name for thread in threading.enumerate()]
     with closing(Ledger.open(tmp_path / "job.sqlite")) as ledger:
         assert states(ledger) == dict.fromkeys("abc", "done")
         assert ledger.get("metadata_number") == 3

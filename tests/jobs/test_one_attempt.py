@@ -70,6 +70,7 @@ class Bench:
     Attributes:
         script: What the client does, a list for each time that it is asked.
         asked: How often it was.
+        reported: The results that were reported.
     """
 
     context: RunContext
@@ -77,6 +78,7 @@ class Bench:
     row: Row
     script: list[list[object]] = field(default_factory=list)
     asked: int = 0
+    reported: list[tuple[Row, Result]] = field(default_factory=list)
     observer: Attempt | None = None
 
     async def make(
@@ -114,6 +116,8 @@ class Bench:
             assert await self.context.budget.reserve(self.row.price or 0.0)
         result = await Attempt(self.context, self.row).run()
         assert self.script == [], "it was not asked often enough"
+        assert self.reported == ([] if result is None else [(self.row, result)])
+        self.reported.clear()
         assert self.progress.in_flight == 0
         await self.context.ledger.do(lambda _: None)  # after what was posted
         return result
@@ -155,6 +159,7 @@ async def opened(
         progress = Progress(0.0, total=10)
         gate = Gate(progress, address="https://x", outage_limit=OUTAGE_LIMIT, first_wait=1.0)
         gate.answered()
+        reported: list[tuple[Row, Result]] = []
         try:
             async with LedgerWriter(ledger, metadata) as writer, store.writing() as to:
                 context = RunContext(
@@ -168,9 +173,9 @@ async def opened(
                     lock=lock,
                     folder=tmp_path,
                     max_in_flight=4,
-                    on_result=lambda row, result: None,
+                    on_result=lambda row, result: reported.append((row, result)),
                 )
-                bench = Bench(context, stored, row)
+                bench = Bench(context, stored, row, reported=reported)
                 monkeypatch.setattr(attempt, "make_image", bench.make)
                 yield bench
         finally:
@@ -301,9 +306,10 @@ async def test_a_bug_says_how_much_it_may_have_cost(bench: Bench) -> None:
         bench.gate.stopping = False
 
 
-async def test_an_image_without_a_price_costs_nothing(bench: Bench) -> None:
+@pytest.mark.parametrize("steps", [["leave"], ["leave", ("accept", "g")]])
+async def test_an_image_without_a_price_costs_nothing(bench: Bench, steps: list[object]) -> None:
     bench.row.price = None
-    await bench.run(["leave"])
+    await bench.run(steps)
     assert bench.context.budget.bill == Bill()
 
 
