@@ -159,7 +159,7 @@ def _pytest(tests: Sequence[str], folder: Path, *plugins: object, timeout: int =
     options.append("--assert=plain")
     try:
         return int(pytest.main([*options, *tests], [_Steady(), *plugins]))
-    except Warning:
+    except (Warning, ExceptionGroup):  # one of them, or several
         return 1  # what was never closed is found when the tests have ended
 
 
