@@ -24,6 +24,7 @@ from stable_async import (
 from stable_async.quota import QuotaLimiter
 from tests.raw_server import answer, raw_server
 from tests.samples import png
+from tests.transport.test_telemetry import Watching
 from tests.virtual_time import virtual_network_time
 
 if TYPE_CHECKING:
@@ -204,6 +205,27 @@ def test_a_deadline_holds_for_all_attempts_together(deadline: float, served: boo
 
 
 @pytest.mark.usefixtures("own_quota")
+@virtual_network_time
+async def test_a_deadline_of_zero_waits_for_no_slot() -> None:
+    """The next one is less than half a second away."""
+    arrived = 0
+
+    async def serve(connection: Connection) -> None:
+        nonlocal arrived
+        while True:
+            await connection.request()
+            arrived += 1
+            await connection.send(answer())
+
+    quota = Quota(requests=1, window=0.2, jitter=0.01, adaptive=False)
+    async with raw_server(serve) as url, StabilityClient(KEY, base_url=url, quota=quota) as one:
+        await one.generate.core("x", deadline=0)
+        with pytest.raises(QuotaTimeoutError):
+            await one.generate.core("x", deadline=0)
+    assert arrived == 1
+
+
+@pytest.mark.usefixtures("own_quota")
 @pytest.mark.parametrize("requests", [1, 10], ids=["half a second later", "at once"])
 @virtual_network_time
 async def test_a_deadline_that_has_passed_lets_no_further_attempt_leave(requests: int) -> None:
@@ -226,6 +248,29 @@ async def test_a_deadline_that_has_passed_lets_no_further_attempt_leave(requests
         with pytest.raises(QuotaTimeoutError):
             await one.generate.core("x", deadline=2)
     assert arrived == 1
+
+
+@pytest.mark.usefixtures("own_quota")
+@virtual_network_time
+async def test_an_attempt_leaves_with_its_number_and_how_long_it_waited() -> None:
+    telemetry = Watching()
+
+    async def serve(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(answer(status="500 x"))
+        await connection.request()
+        await connection.send(answer())
+
+    quota = Quota(requests=1, window=2, jitter=0.01, adaptive=False)
+    retry = RetryPolicy(initial_backoff=0)
+    async with (
+        raw_server(serve) as url,
+        StabilityClient(KEY, base_url=url, quota=quota, retry=retry, telemetry=telemetry) as client,
+    ):
+        await client.generate.core("x")
+    [(first, at_once), (second, a_window)] = telemetry.left
+    assert (first, second) == (0, 1)
+    assert 0 <= at_once < 1 < a_window < 5
 
 
 async def test_a_call_that_waited_while_its_client_was_closed_returns_its_slot() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from base64 import b64encode
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,6 +22,8 @@ from stable_async import (
     StabilityClient,
     StabilityError,
     Timeouts,
+    UpscaleFast,
+    V1TextToImage,
 )
 from tests.raw_server import answer, raw_server
 from tests.samples import PNG_HEAD, png
@@ -30,6 +32,7 @@ from tests.virtual_time import virtual_network_time
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stable_async import Request
     from tests.raw_server import Connection
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
@@ -218,6 +221,30 @@ async def test_an_answer_before_the_upload_is_over_is_understood_and_ends_it(
         with pytest.raises(error):
             await one.generate.ultra("x", image=png(9_000_000), strength=0.5)
     assert read < 9_000_000
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GenerateCore(prompt="x"),
+        UpscaleFast(image=png(2_000)),
+        V1TextToImage(engine_id="x", text_prompts=[{"text": "x"}]),
+    ],
+    ids=["texts", "files", "json"],
+)
+async def test_what_is_too_large_for_a_proxy_says_how_large_it_is(request_: Request[Any]) -> None:
+    lengths: list[int] = []
+
+    async def proxy(connection: Connection) -> None:
+        lengths.append(len(await connection.request()))
+        await connection.send(answer(b"", status="413 Too Large", content_type="text/html"))
+
+    async with raw_server(proxy) as url, client(url) as one:
+        with pytest.raises(PayloadTooLargeError) as caught:
+            await one.send(request_)
+    assert f"a request of {lengths[0]:,} bytes is too large for it; the API itself accepts" in str(
+        caught.value
+    )
 
 
 async def test_a_stream_left_early_closes_its_connection_and_says_nothing() -> None:

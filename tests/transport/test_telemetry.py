@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 METHODS = ["opened", "call", "leaving", "answered", "failed", "ended", "closed"]
 
 
-class Broken:
-    """A telemetry, and that of its calls, of which one method raises."""
+class Watching:
+    """A telemetry, and that of its calls, of which one method may raise."""
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str = "") -> None:
         self.method = method
         self.called: list[str] = []
+        self.left: list[tuple[int, float]] = []
 
     def happened(self, method: str) -> None:
         self.called.append(method)
@@ -43,6 +44,7 @@ class Broken:
         return self
 
     def leaving(self, resend_count: int, waited: float) -> None:
+        self.left.append((resend_count, waited))
         self.happened("leaving")
 
     def answered(self, status: int, headers: Mapping[str, str]) -> None:
@@ -59,7 +61,7 @@ class Broken:
 async def test_a_telemetry_that_raises_is_logged_once_and_costs_nothing(
     method: str, caplog: pytest.LogCaptureFixture, nothing_leaks: None
 ) -> None:
-    telemetry = Broken(method)
+    telemetry = Watching(method)
     refused = False
 
     async def serve(connection: Connection) -> None:

@@ -16,6 +16,7 @@ from stable_async import APITimeoutError, GenerateUltra, StabilityClient, Timeou
 from stable_async.transport.time_limits import TimeLimit
 from tests.raw_server import answer, raw_server
 from tests.samples import png
+from tests.virtual_time import virtual_network_time
 
 if TYPE_CHECKING:
     from tests.raw_server import Connection
@@ -100,6 +101,24 @@ async def test_a_total_that_expires_while_the_loop_is_busy_takes_what_has_arrive
         StabilityClient("sk-key", base_url=url, quota=None, timeout=0.3) as one,
     ):
         assert (await one.generate.core("x")).data == image
+
+
+@virtual_network_time
+async def test_a_total_lets_an_answer_come_slowly_until_then() -> None:
+    limits = Timeouts(between_bytes=50, total=60)
+
+    async def pauses(connection: Connection) -> None:
+        await connection.request()
+        whole = answer(png(50_000))
+        await connection.send(whole[:30_000])
+        await asyncio.sleep(40)
+        await connection.send(whole[30_000:])
+
+    async with (
+        raw_server(pauses) as url,
+        StabilityClient("sk-key", base_url=url, quota=None, timeout=limits) as one,
+    ):
+        assert (await one.generate.core("x")).data == png(50_000)
 
 
 @pytest.mark.parametrize("begun", [False, True])
