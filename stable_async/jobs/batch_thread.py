@@ -59,29 +59,25 @@ class BatchThread(Generic[ItemT, ResultT]):
         return future
 
     def _run(self) -> None:
-        while self._turn():
-            pass
-
-    def _turn(self) -> bool:
-        """Wait for an item, process all that are waiting then, and return whether to continue."""
-        items: list[ItemT] = []
-        futures: list[asyncio.Future[ResultT]] = []
-        entry = self._queue.get()
-        while entry is not None:
-            item, future = entry
-            items.append(item)
-            futures.append(future)
-            if len(items) == MOST or self._queue.empty():  # nobody else takes from it
-                break
-            entry = self._queue.get()
-        if items:
-            results: Sequence[ResultT | Exception]
-            try:
-                results = self._work(items)
-            except Exception as error:  # noqa: BLE001 - passed on to the waiting caller
-                results = [error] * len(items)
-            self._loop.call_soon_threadsafe(_settle, futures, results)
-        return entry is not None
+        ended = False
+        while not ended:
+            items: list[ItemT] = []
+            futures: list[asyncio.Future[ResultT]] = []
+            # Wait for one item; nobody else takes those that wait then.
+            while not items or (len(items) < MOST and not self._queue.empty()):
+                entry = self._queue.get()
+                if entry is None:
+                    ended = True
+                    break
+                items.append(entry[0])
+                futures.append(entry[1])
+            if items:
+                results: Sequence[ResultT | Exception]
+                try:
+                    results = self._work(items)
+                except Exception as error:  # noqa: BLE001 - passed on to the waiting caller
+                    results = [error] * len(items)
+                self._loop.call_soon_threadsafe(_settle, futures, results)
 
 
 def _settle(

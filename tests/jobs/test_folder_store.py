@@ -287,6 +287,31 @@ async def test_a_spool_that_fails_as_well_is_continued_elsewhere(
         await sink.discard()
 
 
+@pytest.mark.parametrize("first", [0, 50])
+async def test_an_image_is_spooled_whole_or_not_at_all(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """A full disk would take it without its last bytes."""
+    async with store.writing() as images:
+        monkeypatch.setattr(images.spool, "folders", (tmp_path / "spooled", tmp_path / "elsewhere"))
+        write = AtomicFile.write
+
+        def take_little(self: AtomicFile, chunks: Sequence[bytes]) -> None:
+            if sum(map(len, chunks)) > 50:
+                raise OSError(errno.ENOSPC, "No space left", self.path)
+            write(self, chunks)
+
+        monkeypatch.setattr(AtomicFile, "write", take_little)
+        sink = images.sink(ROWS[0], facts(ROWS[0]))
+        if first:
+            await sink.write([IMAGE[:first]])
+        with pytest.raises(OSError, match="No space left") as caught:
+            await sink.commit([IMAGE[first:]])
+        assert not isinstance(caught.value, SpooledError)
+        await sink.discard()
+    assert not [path for path in tmp_path.rglob("000001-a*") if path.is_file()]
+
+
 async def test_folders_are_made_as_they_are_needed(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "new" / "job")
     for _ in range(2):

@@ -243,6 +243,7 @@ class _Image:
         """Write the last bytes."""
         if not self._discarded:
             self._write(self._last)
+            self._last = ()
             self._file.begin_sync()
 
     def sync(self) -> None:
@@ -269,7 +270,7 @@ class _Image:
         if isinstance(error, SpooledError) or self._discarded:
             return error
         try:
-            self._spool([], error)
+            self._spool(self._last, error)
             self._file.commit()
         except OSError:
             return error
