@@ -194,7 +194,7 @@ def changed_error(
     cost = ""
     if new is not None:
         total = count(price, "credit")
-        cost = f" With these options {new:,} images would be new, for {total}."
+        cost = f" With these options {count(new, 'image')} would be new, for {total}."
     return JobChangedError(
         f"{folder} was started with other options: {'; '.join(differences)}.{cost} "
         f"`run --out {folder}` continues as before; --change accepts the new options"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import shutil
 import sys
 import weakref
@@ -116,6 +117,7 @@ class PromptFile:
         self.folder: Path = Path.cwd() if piped else path.absolute().parent
         if self._files:
             self.folder = self._files.root.absolute()
+        self._is_assumed = False
         self.format: Format | Literal["folder"]
         self.format = "folder" if self._files else format or self._format_by_name()
         self.encoding = encoding
@@ -151,6 +153,7 @@ class PromptFile:
         if suffix in OTHER_NAMES:
             return OTHER_NAMES[suffix]
         if self.path is None:
+            self._is_assumed = True
             return "jsonl"
         if suffix in {"xlsx", "xls", "ods", "numbers"}:
             raise self._unusable(0, f"a .{suffix} file: save the sheet as CSV (UTF-8)")
@@ -254,6 +257,10 @@ class PromptFile:
         rules, columns = self.rules, self.columns
         match self.format:
             case "jsonl" | "json":
+                first = text.first_line().strip()
+                if self._is_assumed and first and first[0] not in "{[":
+                    what = f"begins with {reprlib.repr(first)}, and is read as JSON Lines"
+                    raise UnreadableError(0, f"{what}: name another format with --format")
                 return read_json(text, rules, columns)
             case "txt":
                 field = rules.line_field

@@ -166,6 +166,10 @@ def test_standard_input_is_json_lines_unless_told(monkeypatch: pytest.MonkeyPatc
 
     assert given('{"prompt": "a"}\n') == [{"prompt": "a"}]
     assert given("a fox\n", format_="txt") == [{"prompt": "a fox"}]
+    with pytest.raises(
+        PromptFileError, match=r"begins with 'prompt,seed', and is read as JSON Lines: .*--format"
+    ):
+        given("\nprompt,seed\na fox,7\n")
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(PromptFileError, match="standard input: is closed"):
         PromptFile("-")

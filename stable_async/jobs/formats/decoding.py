@@ -99,11 +99,12 @@ class TextFile:
         Raises:
             UnreadableError: The file is not text in its encoding, or its gzip data is broken.
         """
-        with self._reading() as text:
-            while (line := text.readline(MAX_LINE + 1)).isspace():
-                self._number += 1
-            self._pending = line
-        return line
+        if not self._pending:
+            with self._reading() as text:
+                while (line := text.readline(MAX_LINE + 1)).isspace():
+                    self._number += 1
+                self._pending = line
+        return self._pending
 
     def lines(self) -> Lines:
         """Yield the lines.
