@@ -33,7 +33,8 @@ def read_image_header(head: bytes) -> ImageHeader | None:
     """
     try:
         if head.startswith(PNG_SIGNATURE):
-            return _read_png(head)
+            chunk, width, height = struct.unpack_from(">4sII", head, 12)
+            return ImageHeader("png", width, height) if chunk == b"IHDR" else None
         if head.startswith(b"\xff\xd8\xff"):
             return _read_jpeg(head)
         if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
@@ -43,11 +44,6 @@ def read_image_header(head: bytes) -> ImageHeader | None:
     if len(head) < 12:
         raise EOFError
     return None
-
-
-def _read_png(head: bytes) -> ImageHeader | None:
-    chunk, width, height = struct.unpack_from(">4sII", head, 12)
-    return ImageHeader("png", width, height) if chunk == b"IHDR" else None
 
 
 def _read_jpeg(head: bytes) -> ImageHeader | None:
