@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from stable_async.errors import StabilityError
 from stable_async.media import Media
-from stable_async.transport.streams import MediaStream
+from stable_async.transport.streams import READ_ONCE, MediaStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -66,6 +66,11 @@ class FinishingStream(MediaStream[MediaT]):
         Raises:
             APIConnectionError, APITimeoutError, InvalidResponseError: As for any stream.
         """
+        first, self._first = self._first, []  # what was held; `pump` left nothing there
+        if self._chunks is None and not first:
+            raise StabilityError(READ_ONCE)
+        for data in first:
+            yield data
         while self._chunks is not None:
             chunk = await self._chunks.get()
             if isinstance(chunk, bytes):

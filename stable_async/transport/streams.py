@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stable_async.files import Sink
     from stable_async.transport.call import Call
 
-__all__ = ["MediaStream"]
+__all__ = ["READ_ONCE", "MediaStream"]
 
 MediaT = TypeVar("MediaT", bound=Media)
 KeptT = TypeVar("KeptT")
@@ -28,9 +28,11 @@ KeptT = TypeVar("KeptT")
 # images are written, synced and renamed in a single hop.
 WRITE_SIZE = 2 * 1024 * 1024
 
-# All streams of this process together gather this much, bytes: each its share, but for `PIECE`.
+# The most that all streams of this process gather together, bytes: each has an equal share of it,
+# and at least `PIECE`.
 GATHERED_AT_MOST = 64 * 1024 * 1024
 PIECE = 64 * 1024
+READ_ONCE = "a stream can be read once: reading this one has begun already"
 # The streams that are being saved, in whatever thread.
 _saving: set[object] = set()
 
@@ -57,10 +59,10 @@ class MediaStream(Generic[MediaT]):
         self._first: list[bytes] = []
         self._begun = False
         self.content_type: str = ""  # recognised by `start`
-        self.seed = reader.seed
-        self.finish_reason = reader.finish_reason
+        self.seed: int | None = reader.seed
+        self.finish_reason: str | None = reader.finish_reason
         self.known_at_end: bool = False
-        self.request_id = reader.request_id
+        self.request_id: str | None = reader.request_id
         self.credits: float | None = request.credits
         self.generation_id: str | None = None
         if isinstance(request, ResultRequest):
@@ -120,7 +122,7 @@ class MediaStream(Generic[MediaT]):
             InvalidResponseError: A JSON answer is not what it should be.
         """
         if self._begun:
-            raise StabilityError("a stream can be read once: reading this one has begun already")
+            raise StabilityError(READ_ONCE)
         self._begun = True
         try:
             first, self._first = self._first, []

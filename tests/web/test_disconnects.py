@@ -18,6 +18,7 @@ from stable_async import (
     RetryPolicy,
     SharedQuota,
     StabilityClient,
+    StabilityError,
     UpscaleCreative,
 )
 from stable_async.quota import QuotaLimiter
@@ -139,6 +140,25 @@ async def test_a_stream_read_to_its_end_is_kept_by_nobody(nothing_leaks: None) -
             assert (await one.read()).data == IMAGE
         assert (await client.send(REQUEST, **finishing(kept))).data == IMAGE
     assert kept == []
+
+
+@pytest.mark.parametrize("options", [{}, finishing(Kept())], ids=["cut", "finish"])
+async def test_a_stream_that_was_held_is_read_like_any_other_and_once(
+    options: CallOptions[object], nothing_leaks: None
+) -> None:
+    """A second reading would otherwise store an empty image."""
+    slow = Slow()
+    slow.headers.set()
+    slow.rest.set()
+    async with (
+        raw_server(slow) as url,
+        StabilityClient(KEY, base_url=url) as client,
+        client.stream(REQUEST, **options) as one,
+    ):
+        await one.hold()
+        assert (await one.read()).data == IMAGE
+        with pytest.raises(StabilityError, match="can be read once"):
+            await one.read()
 
 
 @pytest.mark.parametrize("call", [send, stream])
