@@ -33,7 +33,7 @@ class Defaults:
         """
         path = Path(NAME)
         try:
-            given: dict[str, object] = tomllib.loads(path.read_text("utf-8"))
+            given: dict[str, object] = tomllib.loads(path.read_text("utf-8-sig"))
         except FileNotFoundError:
             given = {}
         except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:

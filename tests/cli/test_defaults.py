@@ -57,6 +57,13 @@ def test_what_is_given_is_stronger_than_a_profile_and_that_than_defaults(
     assert message in captured.err
 
 
+def test_a_byte_order_mark_is_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Editors of Windows write one."""
+    (folder / "stable-async.toml").write_text("\ufeff" + CONFIG, "utf-8")
+    assert run(["estimate", "p.csv", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["services"][0]["service"] == "ultra"
+
+
 def test_the_environment_names_a_profile(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
