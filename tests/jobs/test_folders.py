@@ -159,6 +159,14 @@ def test_splits_have_their_own_metadata(tmp_path: Path) -> None:
     ]
 
 
+def test_metadata_that_names_no_files_is_refused_by_its_name(tmp_path: Path) -> None:
+    make(tmp_path, "train/a.png")
+    (tmp_path / "train" / "metadata.jsonl").write_text('{"image": "a.png", "text": "a fox"}\n')
+    wrong = r"row 1: train/metadata\.jsonl: no key 'file_name'; the keys are: image, text$"
+    with pytest.raises(PromptFileError, match=wrong):
+        read(tmp_path)
+
+
 def images(count: int) -> list[bytes]:
     """Return small images that differ, of which some are too large for one look."""
     return [png_header(64 + number, 64) + b"x" * 100_000 for number in range(count)]

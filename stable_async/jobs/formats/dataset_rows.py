@@ -84,13 +84,19 @@ def read_media_folder(
                 rows = read_table(records, rules, report, delimiter_hint="quote such texts")
             else:
                 rows = read_json(text, rules, report)
-            for row in rows:
-                if not isinstance(row, RowProblem) and field in row.fields:
-                    name = str(row.fields[field])
-                    row.fields[field] = name = name if before == "." else f"{before}/{name}"
-                    if len(name) <= MAX_ID and name.isprintable():
-                        row.fields["id"] = name
-                yield row
+            try:
+                for row in rows:
+                    if not isinstance(row, RowProblem) and field in row.fields:
+                        name = str(row.fields[field])
+                        row.fields[field] = name = name if before == "." else f"{before}/{name}"
+                        if len(name) <= MAX_ID and name.isprintable():
+                            row.fields["id"] = name
+                    yield row
+            except UnreadableError as error:
+                # The map of the file's name is no option that the user has given.
+                what = error.what if FILE_NAME in mapped else error.what.removeprefix("--map: ")
+                where = path.relative_to(root).as_posix()
+                raise UnreadableError(error.row, f"{where}: {what}") from None
 
 
 def read_parquet_folder(
