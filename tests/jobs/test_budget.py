@@ -195,6 +195,7 @@ async def test_rows_start_as_long_as_there_is_space_for_their_images() -> None:
     assert not await fifth, "nothing is in flight that could make place"
     free = 0
     assert not await disk.reserve()
+    assert not await DiskSpace(lambda: free).reserve()
 
 
 async def test_the_disk_is_looked_at_once_for_many_rows() -> None:
