@@ -60,7 +60,7 @@ class MediaReader(Generic[MediaT]):
         self.known_at_end: bool = False
         self.seed = read_seed(answer.headers.get("seed"))
         self.finish_reason = self._word(answer.headers.get("finish-reason"))
-        self.request_id = answer.request_id
+        self.request_id: str | None = answer.request_id
         self._page = bytearray()  # what came before the result was recognised
         self._data = bytearray()  # the first bytes of what may be the result
         self._json: Base64Field | None = None
