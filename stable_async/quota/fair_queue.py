@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from stable_async.quota.state import BULK_TURN
+from stable_async.quota.flow import BULK_TURN
 
 if TYPE_CHECKING:
     import asyncio

@@ -13,6 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, cast
 
 from stable_async.config import Quota
+from stable_async.quota.flow import BULK_TURN, COMPANY, MAKE_UP, Flow
 from stable_async.quota.jitter import JitterDump, JitterEstimator
 from stable_async.quota.rule import Rule, RuleState
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = [
-    "BULK_TURN",
     "Dump",
     "Key",
     "QuotaState",
@@ -37,33 +37,6 @@ logger: logging.Logger = logging.getLogger("stable_async.quota")
 Key = tuple[str, int]
 # The whole state as JSON values.
 Dump = dict[str, object]
-
-# While both wait, every eighth permit at least goes to a bulk request: their floor is 12.5 %.
-BULK_TURN = 8
-
-# How long the first request after a penalty goes alone, seconds: a refusal arrives within it.
-PROBE = 1.0
-
-# How much of what a late event loop has lost is made up at most, in windows. The rule holds all the
-# same.
-MAKE_UP = 1.0
-
-# How far bulk requests may be ahead of the even flow while interactive ones are expected, as a part
-# of a window. At its end interactive requests may have to wait for that long; after a burst of the
-# whole limit they would wait for all of it. Throughput is the same.
-BULK_BURST = 0.03
-
-# For this many windows after the last interactive request, more of them are expected.
-COMPANY = 6
-
-# After a refusal that our own count does not explain, this part of our share is left, and never
-# less than `LEAST_SHARE` of the limit.
-CUT = 0.75
-LEAST_SHARE = 0.1
-
-# The part of the limit regained per second: one hundredth a minute. A further refusal costs a whole
-# penalty, so that regaining it faster would cost more than it gains.
-REGAINED = 0.01 / 60
 
 # A process that has open slots and is silent for this long, seconds, but at most half a window, was
 # stopped or killed. Its slots then count as departures.
@@ -158,25 +131,10 @@ class QuotaState:
         self._jitter = JitterEstimator(quota.jitter, quota.window)
         self._rule = Rule(quota.requests, quota.window, quota.jitter, max_jitter=self._jitter.most)
         self._processes: dict[str, _Process] = {}
-        # When the next waiting request may leave.
-        self._next = -inf
+        self._flow = Flow()
         # Of the last request that had waited: when it left, when it could have left, and whether it
         # waited for the quota or only for others.
         self._turn = -inf, -inf, False
-        # The penalty: when it ends, whether the probe after it is still due, and the probe's slot.
-        self._penalty_until = -inf
-        self._probe_due = False
-        self._probe: Key | None = None
-        self._refusals = 0
-        # Our part of the limit at a time; from then on it grows.
-        self._share = 1.0
-        self._share_since = 0.0
-        # Bulk besides interactive: when the total allows one, how long interactive ones are
-        # expected, and how many of them left since the last bulk request while bulk ones waited
-        # elsewhere.
-        self._bulk_due = -inf
-        self._company_until = -inf
-        self._passed_over = 0
         self._warned_of_jitter = False
         self._use_rate()
 
@@ -185,7 +143,7 @@ class QuotaState:
         back.
         """
         self.now = max(self.now, now)
-        if self._share < 1.0:
+        if self._flow.share < 1.0:
             self._use_rate()
         return self
 
@@ -230,7 +188,7 @@ class QuotaState:
         found = self._note(process, now)
         found.waits[bulk] = self.now
         if not bulk:
-            self._company_until = self.now + COMPANY * self.terms.window
+            self._flow.company_until = self.now + COMPANY * self.terms.window
 
     def others_open(self, process: str) -> Iterator[str]:
         """Yield the other processes with open slots."""
@@ -255,14 +213,15 @@ class QuotaState:
         A waiting request lets those of other processes go first according to priorities. Changes
         nothing, whatever `now` is: unknown entries can only delay the request.
         """
-        when = self.earliest()
+        flow = self._flow
+        when = max(self._rule.earliest(self.now), flow.earliest(self.now))
         if when > now:
             return when
         if self._others_wait(process, now, bulk=not bulk) and bulk != (
-            self._passed_over >= BULK_TURN - 1
+            flow.passed_over >= BULK_TURN - 1
         ):
-            return now + self._interval
-        return max(when, self._bulk_due) if bulk and now < self._company_until else when
+            return now + flow.interval
+        return max(when, flow.bulk_due) if bulk and now < flow.company_until else when
 
     def reserve(
         self,
@@ -287,9 +246,9 @@ class QuotaState:
             due: What the method `due` returned for it, if nothing has changed since.
         """
         found = self._note(process, now)
-        now = self.now
+        now, flow = self.now, self._flow
         if not bulk:
-            self._company_until = now + COMPANY * self.terms.window
+            flow.company_until = now + COMPANY * self.terms.window
         could_leave = self.due(process, now, bulk=bulk) if due is None else due
         if could_leave > now:
             return False
@@ -297,24 +256,17 @@ class QuotaState:
         found.open.add(number)
         found.waits[bulk] = -inf
         if bulk:
-            self._passed_over = 0
+            flow.passed_over = 0
         elif self._others_wait(process, now, bulk=True):
-            self._passed_over += 1
-        if self._probe_due:
-            self._probe = process, number
-            self._next = now + PROBE
+            flow.passed_over += 1
         # All that leave at one moment have waited if the first of them has. What a busy event loop
         # has lost since that one could have left is made up.
         if waited or yielded:
             self._turn = now, max(could_leave, now - MAKE_UP * self.terms.window), waited
         at, since, for_quota = self._turn
         late = at == now
-        if late and for_quota and not self._probe_due:
-            self._next = max(self._next, since) + self._interval
-        self._probe_due = False
-        ahead = BULK_BURST if bulk else 1.0
-        floor = (since if late else now) - ahead * self.terms.window
-        self._bulk_due = max(self._bulk_due, floor) + self._interval
+        slot = process, number
+        flow.leave(slot, now, since if late else None, evenly=late and for_quota, bulk=bulk)
         return True
 
     def mark_sent(self, process: str, number: int, now: float) -> bool:
@@ -364,14 +316,9 @@ class QuotaState:
             slot: The slot of the refused request, if known.
         """
         self.advance(now)
-        self._refusals += 1
-        known = (self.now if left is None else left) < self._penalty_until
-        if known and retry_after is None:
-            return
-        length = self.terms.penalty if retry_after is None else _bounded(retry_after)
-        self._penalty_until = max(self._penalty_until, self.now + length)
-        self._probe_due = True
-        if not known and (slot is None or slot != self._probe):
+        left = self.now if left is None else left
+        asked = None if retry_after is None else _bounded(retry_after)
+        if self._flow.refuse(self.now, left, asked, self.terms.penalty, slot):
             self._find_cause()
 
     def observe(self, now: float, delay: float, *, set_up: bool) -> None:
@@ -388,12 +335,7 @@ class QuotaState:
 
         Priorities are ignored. A time at or before `now` means at once.
         """
-        now, interval = self.now, self._interval
-        when = self._rule.earliest(now, ahead)
-        if self._probe_due:
-            start = max(now, self._penalty_until)
-            return max(when, start + PROBE + (ahead - 1) * interval if ahead else start)
-        return max(when, self._next + ahead * interval if self._next > now else self._next)
+        return max(self._rule.earliest(self.now, ahead), self._flow.earliest(self.now, ahead))
 
     def snapshot(self) -> Snapshot:
         """Return the figures as of `now`."""
@@ -401,25 +343,26 @@ class QuotaState:
             open=self._rule.open,
             in_window=self._rule.in_window(self.now),
             requests=self._rule.limit,
-            share=self._share_now(),
+            share=self._flow.share_at(self.now),
             jitter=self._rule.jitter,
-            penalty_left=max(self._penalty_until - self.now, 0.0),
-            refusals=self._refusals,
+            penalty_left=max(self._flow.penalty_until - self.now, 0.0),
+            refusals=self._flow.refusals,
         )
 
     # ---- stored or sent
 
     def dump(self) -> Dump:
         """Return everything as JSON values, without processes not seen for long."""
+        flow = self._flow
         return {
             "now": self.now,
             "terms": dump_terms(self.terms),
             "rule": self._rule.state(),
             "jitter": self._jitter.dump(),
-            "share": [self._share, self._share_since],
-            "flow": [self._next, self._bulk_due, self._company_until, self._passed_over],
+            "share": [flow.share, flow.share_since],
+            "flow": [flow.next, flow.bulk_due, flow.company_until, flow.passed_over],
             "turn": self._turn,
-            "penalty": [self._penalty_until, self._probe_due, self._probe, self._refusals],
+            "penalty": [flow.penalty_until, flow.probe_due, flow.probe, flow.refusals],
             "processes": {
                 name: [
                     process.seen,
@@ -440,19 +383,20 @@ class QuotaState:
             LookupError, TypeError, ValueError: It is something else.
         """
         state = cls(load_terms(dump["terms"]))
+        flow = state._flow
         state.now = cast("float", dump["now"])
         state._rule.restore(_rule_state(dump["rule"]))
         state._jitter.load(cast("JitterDump", dump["jitter"]))
-        state._share, state._share_since = cast("list[float]", dump["share"])
-        state._next, state._bulk_due, state._company_until, state._passed_over = cast(
+        flow.share, flow.share_since = cast("list[float]", dump["share"])
+        flow.next, flow.bulk_due, flow.company_until, flow.passed_over = cast(
             "tuple[float, float, float, int]", dump["flow"]
         )
         late, since, waited = cast("tuple[float, float, bool]", dump["turn"])
         state._turn = late, since, waited
-        state._penalty_until, state._probe_due, probe, state._refusals = cast(
+        flow.penalty_until, flow.probe_due, probe, flow.refusals = cast(
             "tuple[float, bool, list[object] | None, int]", dump["penalty"]
         )
-        state._probe = None if probe is None else cast("Key", tuple(probe))
+        flow.probe = None if probe is None else tuple(probe)
         processes = cast(
             "dict[str, tuple[float, object, list[int], list[float]]]", dump["processes"]
         )
@@ -493,13 +437,12 @@ class QuotaState:
         if self.terms.adaptive and self._jitter.widen():
             self._use_jitter()
             return
-        if self._share == 1.0:
+        if self._flow.share == 1.0:
             logger.warning(
                 "429 although our own count is within the quota: another program may use the key; "
                 "using a smaller share of it, which grows back slowly"
             )
-        self._share = max(self._share_now() * CUT, LEAST_SHARE)
-        self._share_since = self._penalty_until
+        self._flow.cut_share(self.now)
         self._use_rate()
 
     def _use_jitter(self) -> None:
@@ -513,17 +456,12 @@ class QuotaState:
                 self._rule.jitter,
             )
 
-    def _share_now(self) -> float:
-        return min(self._share + max(self.now - self._share_since, 0.0) * REGAINED, 1.0)
-
     def _use_rate(self) -> None:
         """Apply the share and the jitter allowance of now."""
-        share = self._share_now()
-        if share == 1.0 > self._share:
-            self._share = 1.0
+        share, terms = self._flow.share, self.terms
+        self._rule.limit = self._flow.use(self.now, terms.requests, terms.window, self._rule.jitter)
+        if share < self._flow.share:
             logger.warning("no further refusal: using all of the quota again")
-        self._rule.limit = max(int(self.terms.requests * share), 1)
-        self._interval = (self.terms.window + self._rule.jitter) / self._rule.limit
 
     def _use_terms(self) -> None:
         """Apply the strictest terms of all processes."""

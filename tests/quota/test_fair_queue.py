@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stable_async.quota.fair_queue import FairQueue, Priority, Waiter
-from stable_async.quota.state import BULK_TURN
+from stable_async.quota.flow import BULK_TURN
 
 if TYPE_CHECKING:
     import asyncio

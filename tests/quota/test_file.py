@@ -34,6 +34,7 @@ from tests.quota import reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import ModuleType
 
     from stable_async import APIStatusError
     from stable_async.quota import Priority
@@ -214,6 +215,19 @@ def test_a_process_that_waits_says_so_only_now_and_then(path: Path, clock: Clock
             clock.now += 0.003
             wait(one, clock)
         assert path.stat().st_size == size
+
+
+def test_the_next_request_that_waits_says_so_at_once(path: Path, clock: Clock) -> None:
+    with homes(path, clock, 1) as (one,):
+        for _ in range(3):
+            leave(one, clock)
+        clock.now = wait(one, clock) - 0.1
+        wait(one, clock)
+        clock.now += 0.1
+        leave(one, clock)
+        size = path.stat().st_size
+        wait(one, clock)
+        assert path.stat().st_size > size
 
 
 def test_bulk_requests_keep_their_floor_beside_interactive_ones_of_other_processes(
@@ -829,6 +843,19 @@ def test_each_change_wakes_the_other_loops_of_the_process(path: Path, change: st
     other.close_now()
 
 
+def test_a_home_that_was_closed_is_woken_no_more(path: Path) -> None:
+    one, other = (ProcessHome(QUOTA, name=str(path)) for _ in range(2))
+    loops = Listening(), Listening()
+    for home, loop in zip((one, other), loops, strict=True):
+        home.open_now(loop)
+    other.close_now()
+    slot = one.reserve(0.0)
+    assert isinstance(slot, Slot)
+    one.release(slot, 0.0)
+    one.close_now()
+    assert [loop.woken for loop in loops] == [1, 0]
+
+
 class Held:
     """A lock of one thread, which knows whether it is held."""
 
@@ -1110,16 +1137,39 @@ def test_a_lock_that_is_held_during_a_fork_blocks_nobody_in_the_new_process(path
     assert os.waitstatus_to_exitcode(status) == 0
 
 
+def test_a_new_process_has_none_of_the_stores_in_memory(path: Path) -> None:
+    ProcessHome(QUOTA, name=str(path))
+    child = os.fork()
+    if not child:
+        os._exit(len(local._stores))
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.parametrize("module", [file, local])
 def test_stores_are_looked_up_only_while_their_lock_is_held(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Locked(dict[Path, file._FileStore]):
+    class Locked(dict[object, object]):
         def __getattribute__(self, name: str) -> object:
-            assert file._stores_lock.locked()
+            assert module._stores_lock.locked()
             return super().__getattribute__(name)
 
-    monkeypatch.setattr(file, "_stores", Locked())
-    FileHome(path, QUOTA)
+    monkeypatch.setattr(module, "_stores", Locked())
+    if module is file:
+        FileHome(path, QUOTA)
+    else:
+        ProcessHome(QUOTA, name=str(path))
+
+
+def test_the_file_is_closed_with_the_last_home(path: Path) -> None:
+    one, other = FileHome(path, QUOTA), FileHome(path, QUOTA)
+    for home in one, other:
+        home.open_now()
+    one.close_now()
+    assert store(one)._log is not None
+    other.close_now()
+    assert store(one)._log is None
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

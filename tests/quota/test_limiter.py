@@ -22,9 +22,9 @@ from stable_async.quota import (
     QuotaStatistics,
     Slot,
 )
+from stable_async.quota.flow import BULK_BURST, BULK_TURN
 from stable_async.quota.jitter import LEAST
 from stable_async.quota.loop_lag import LoopLag
-from stable_async.quota.state import BULK_BURST, BULK_TURN
 from tests.virtual_time import VirtualTimeLoop, virtual_time
 
 if TYPE_CHECKING:

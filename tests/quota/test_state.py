@@ -361,6 +361,13 @@ def test_departures_without_a_slot_count() -> None:
     assert state.due("a", START) > START + QUOTA.window
 
 
+def test_the_last_place_is_free_at_once() -> None:
+    state = fresh()
+    for number in range(QUOTA.requests - 1):
+        assert send(state, number, START)
+    assert state.earliest() <= START < state.earliest(1)
+
+
 def test_a_slot_is_released_once() -> None:
     state = fresh()
     assert state.reserve("a", 1, START)
@@ -475,6 +482,21 @@ def test_who_waited_for_others_only_is_not_put_off() -> None:
     state = fresh()
     assert state.reserve("a", 0, START, yielded=True)
     assert state.due("a", START) <= START
+    states = fresh(), fresh()
+    for state, yielded in zip(states, (True, False), strict=True):
+        use_up(state)
+        now = state.due("a", START)
+        assert state.reserve("a", 10, now, yielded=yielded)
+    assert states[0].due("a", now) == states[1].due("a", now)
+
+
+def test_who_need_not_wait_is_not_put_off_by_those_who_waited_before() -> None:
+    state = fresh()
+    use_up(state)
+    now = state.due("a", START)
+    assert state.reserve("a", 10, now, waited=True)
+    for number in range(3):
+        assert state.reserve("a", 11 + number, now + QUOTA.window)
 
 
 # ---- penalties

@@ -17,7 +17,8 @@ from importlib.resources import files
 from math import inf
 from typing import NotRequired, TypedDict
 
-from stable_async.quota import jitter, rule, state
+from stable_async.quota import flow, jitter, rule
+from stable_async.quota.flow import BULK_TURN, COMPANY, MAKE_UP, Flow
 from stable_async.quota.jitter import Measured, allowance, jitter_of
 from stable_async.quota.rule import Rule
 
@@ -69,14 +70,14 @@ CONSTANTS: dict[str, float] = {
     "BULK_PART": BULK_PART,
     "BINS": rule.BINS,
     "MARGIN": rule.MARGIN,
-    "PROBE": state.PROBE,
-    "MAKE_UP": state.MAKE_UP,
-    "BULK_BURST": state.BULK_BURST,
-    "COMPANY": state.COMPANY,
-    "BULK_TURN": state.BULK_TURN,
-    "CUT": state.CUT,
-    "LEAST_SHARE": state.LEAST_SHARE,
-    "REGAINED": state.REGAINED,
+    "PROBE": flow.PROBE,
+    "MAKE_UP": flow.MAKE_UP,
+    "BULK_BURST": flow.BULK_BURST,
+    "COMPANY": flow.COMPANY,
+    "BULK_TURN": flow.BULK_TURN,
+    "CUT": flow.CUT,
+    "LEAST_SHARE": flow.LEAST_SHARE,
+    "REGAINED": flow.REGAINED,
     "LEAST_JITTER": jitter.LEAST,
     "MOST_JITTER": jitter.MOST,
     "DENSE": jitter.DENSE,
@@ -261,16 +262,9 @@ class CentralState:
         self._start_jitter = terms["jitter"]
         self._least_jitter = min(terms["jitter"], jitter.LEAST)
         self._rule = Rule(requests, window, terms["jitter"], max_jitter=self._most_jitter)
-        # When the next of those who wait may leave, and from when on the rule allowed it.
-        self._next = self._allowed = -inf
-        # Bulk beside interactive, as in `QuotaState`.
-        self._bulk_due = -inf
-        self._passed_over = 0
-        # The penalty: when it ends, whether the probe after it is still due, and the probe's slot.
-        self._penalty_until, self._probe_due, self._probe = -inf, False, -1
-        self._refusals = 0
-        # Our part of the limit at a time; from then on it grows.
-        self._share, self._share_since = 1.0, 0.0
+        self._flow = Flow()
+        # From when on the rule allowed the next request.
+        self._allowed = -inf
         self._processes: dict[str, _Process] = {}
         self._number = 0
         self._now = now
@@ -280,7 +274,7 @@ class CentralState:
         self._ready = now + LEASE
         self._rule.send(self._ready, count=requests)
         # Interactive requests may come: bulk requests must not take the whole first window.
-        self._company_until = self._ready + 2 * (window + self._most_jitter)
+        self._flow.company_until = self._ready + 2 * (window + self._most_jitter)
 
     def exchange(self, message: Message, wall: float) -> Answer:
         """Process a message and return the answer; `wall` is the time, seconds."""
@@ -300,7 +294,7 @@ class CentralState:
                 process.refused = refusal["index"]
                 self._penalise(refusal)
         grants, again = self._grant(process, message)
-        self._use_share()
+        self._use_rate()
         if message["leaving"] and not process.open:
             del self._processes[message["process"]]
         answer = Answer(
@@ -310,15 +304,15 @@ class CentralState:
             grants=grants,
             gone=gone,
             again=again,
-            next=max(self._rule.earliest(now), self._even(), self._ready, now) - now,
-            interval=self._interval,
+            next=max(self._rule.earliest(now), self._flow.earliest(now), self._ready, now) - now,
+            interval=self._flow.interval,
             requests=self._rule.limit,
-            share=self._share_now(),
+            share=self._flow.share_at(now),
             jitter=self._rule.jitter,
             open=self._rule.open,
             in_window=self._rule.in_window(now),
-            penalty_left=max(self._penalty_until - now, 0.0),
-            refusals=self._refusals,
+            penalty_left=max(self._flow.penalty_until - now, 0.0),
+            refusals=self._flow.refusals,
         )
         hold = self._ready + self.terms["window"] + self._rule.jitter - now
         if hold > 0:
@@ -378,9 +372,9 @@ class CentralState:
             if message["epoch"]:
                 # It may know a penalty or a share that the state has lost.
                 if message["penalty_left"] > 0:
-                    self._start_penalty(now + message["penalty_left"])
-                if message["share"] < self._share_now():
-                    self._share, self._share_since = message["share"], now
+                    self._flow.begin_penalty(now + message["penalty_left"])
+                if message["share"] < self._flow.share_at(now):
+                    self._flow.share, self._flow.share_since = message["share"], now
             sent, still_open = {}, set[int]()
         else:
             sent, still_open = dict(message["sent"]), set(message["open"])
@@ -428,52 +422,42 @@ class CentralState:
                 grants.append((slot, at - now))
                 process.since[kind] = -inf
                 if kind == BULK:
-                    self._passed_over = 0
+                    self._flow.passed_over = 0
                 elif self._others_wait(process, BULK):
-                    self._passed_over += 1
+                    self._flow.passed_over += 1
             if kind == INTERACTIVE and want:
-                company = now + state.COMPANY * self.terms["window"]
-                self._company_until = max(self._company_until, company)
+                company = now + COMPANY * self.terms["window"]
+                self._flow.company_until = max(self._flow.company_until, company)
             if got >= want:
                 process.since[kind] = -inf
         return grants, again
 
     def _open_slot(self, process: _Process, at: float, since: float | None, kind: int) -> int:
-        """Open a slot for a request that is to leave at a time, and return its number.
-
-        `since` is the earliest time at which it could have left; `None`: it did not wait. Slots
-        that were lost since then, because processes or messages are late, are made up.
+        """Open a slot for a request that is to leave at a time, and return its number; see
+        `Flow.leave` for `since`.
         """
         self._number += 1
         self._rule.open += 1
         process.open.append(self._number)
-        if self._probe_due:
-            self._probe = self._number
-            self._next = at + state.PROBE
-        elif since is not None:
-            self._next = max(self._next, since) + self._interval
-        self._probe_due = False
-        before = state.BULK_BURST if kind == BULK else state.MAKE_UP
-        floor = (at if since is None else since) - before * self.terms["window"]
-        self._bulk_due = max(self._bulk_due, floor) + self._interval
+        self._flow.leave(self._number, at, since, evenly=since is not None, bulk=kind == BULK)
         return self._number
 
     def _could_leave(self, kind: int) -> float:
         """Return the earliest time at which one more request could leave, at most a window ago."""
-        self._use_share()
+        self._use_rate()
         now = self._now
         earliest = self._rule.earliest(now)
         # The rule is not exact about the past, so its last result is remembered.
         self._allowed = earliest if earliest > now else min(self._allowed, now)
-        made_up = now - state.MAKE_UP * self.terms["window"]
-        since = max(self._allowed, self._even(), self._ready, made_up)
-        bulk_waits = kind == BULK and now < self._company_until
-        return max(since, self._bulk_due) if bulk_waits else since
+        made_up = now - MAKE_UP * self.terms["window"]
+        since = max(self._allowed, self._flow.earliest(now), self._ready, made_up)
+        bulk_waits = kind == BULK and now < self._flow.company_until
+        return max(since, self._flow.bulk_due) if bulk_waits else since
 
     def _due(self, process: _Process, kind: int, since: float) -> float:
         """Return when a process may send one more, where any process could have from `since` on."""
-        due, now, interval = since, self._now, self._interval
-        bulk_turn = self._passed_over >= state.BULK_TURN - 1
+        due, now, interval = since, self._now, self._flow.interval
+        bulk_turn = self._flow.passed_over >= BULK_TURN - 1
         if (kind == BULK) != bulk_turn and self._others_wait(process, 1 - kind):
             due = max(due, now) + interval
         asked = process.since[kind]
@@ -492,35 +476,17 @@ class CentralState:
         )
 
     def _penalise(self, refusal: Refusal) -> None:
-        self._refusals += 1
         at = self._now - refusal["age"]
-        sent = self._now - refusal["sent_age"] if "sent_age" in refusal else at
-        explained = sent < self._penalty_until
-        if explained and "retry_after" not in refusal:
-            return
-        self._start_penalty(at + refusal.get("retry_after", self.terms["penalty"]))
-        if not explained and refusal["slot"] != self._probe and not self._widen():
-            self._share = max(self._share_now() * state.CUT, state.LEAST_SHARE)
-            self._share_since = self._penalty_until
+        left = self._now - refusal["sent_age"] if "sent_age" in refusal else at
+        asked, penalty = refusal.get("retry_after"), self.terms["penalty"]
+        if self._flow.refuse(at, left, asked, penalty, refusal["slot"]) and not self._widen():
+            self._flow.cut_share(self._now)
 
-    def _start_penalty(self, until: float) -> None:
-        self._penalty_until = max(self._penalty_until, until)
-        self._probe_due = True
-
-    def _even(self) -> float:
-        """Return the earliest time that the penalty and the even flow allow."""
-        return max(self._now, self._penalty_until) if self._probe_due else self._next
-
-    def _share_now(self) -> float:
-        elapsed = max(self._now - self._share_since, 0.0)
-        return min(self._share + elapsed * state.REGAINED, 1.0)
-
-    def _use_share(self) -> None:
-        value = self._share_now()
-        if value == 1.0:
-            self._share = 1.0
-        self._rule.limit = max(int(self.terms["requests"] * value), 1)
-        self._interval = (self.terms["window"] + self._rule.jitter) / self._rule.limit
+    def _use_rate(self) -> None:
+        terms = self.terms
+        self._rule.limit = self._flow.use(
+            self._now, terms["requests"], terms["window"], self._rule.jitter
+        )
 
     def _use_delays(self) -> None:
         if self.terms["adaptive"]:

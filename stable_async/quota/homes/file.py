@@ -135,8 +135,7 @@ class _FileStore:
                 self._catch_up()
             except FAILURES as error:
                 self._continue_alone(error)
-        state = self._replica.state
-        return state.advance(now) if self._alone else state
+        return self._replica.state
 
     def view(self, now: float) -> QuotaState:
         # Not the state itself: it may change only by entries of the file, as in all processes.

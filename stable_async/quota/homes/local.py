@@ -63,7 +63,7 @@ class Store(Protocol):
         """Remove the home, and close the store if it was the last one."""
 
     def catch_up(self, now: float) -> QuotaState:
-        """Apply the entries of other processes, or advance the time; return the state."""
+        """Apply the entries of other processes, if there are any; return the state."""
 
     def view(self, now: float) -> QuotaState:
         """Return the state at `now`, for reading only."""

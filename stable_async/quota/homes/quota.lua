@@ -188,7 +188,7 @@ local function earliest()
   return best + W + state.jitter + C.MARGIN
 end
 
--- Penalties, even flow, bulk beside interactive requests, the share: see state.py.
+-- Penalties, even flow, bulk beside interactive requests, the share: see flow.py.
 
 local function flow_earliest()
   if flow.probe_due then return max(now, flow.ends) end
