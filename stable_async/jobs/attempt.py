@@ -168,14 +168,12 @@ class Attempt:
                             gate.answered(self._left_at)
                             return result
                 finally:
-                    gate.let_go(self._scope)  # it cannot be rescheduled once it has ended
+                    gate.end(self, self._scope)  # it cannot be rescheduled once it has ended
+                    self._landed()
         except RowClaimedError:
             raise
         except Exception as error:  # noqa: BLE001 - what was paid for is not to be lost
             return self._result_of(error)
-        finally:
-            gate.end_probe(self)
-            self._landed()
 
     def _result_of(self, error: Exception) -> Result:
         """Return the result of the row after an error, and stop the job if the error concerns

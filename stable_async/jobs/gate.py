@@ -95,7 +95,8 @@ class Gate:
     async def wait(self, who: object) -> None:
         """Wait until the request of `who` may leave: at once, as a probe, or after an outage."""
         if self._probe is who:  # it has probed, and was refused
-            self.end_probe(who)
+            self._probe = None
+            self._changed.set()
             await asyncio.sleep(0)  # another row probes next: this one alone may be blocked
         while self._outage_began is not None:
             if self._probe is None:
@@ -106,8 +107,9 @@ class Gate:
             self._changed.clear()
             await self._changed.wait()
 
-    def end_probe(self, who: object) -> None:
-        """Let another request probe, if this one did; call it when the request has ended."""
+    def end(self, who: object, scope: asyncio.Timeout) -> None:
+        """Forget a request that has ended, and its scope; if it probed, another one may probe."""
+        self._waiting.discard(scope)
         if self._probe is who:
             self._probe = None
             self._changed.set()

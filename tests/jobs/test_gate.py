@@ -34,7 +34,7 @@ def probing(one: Gate, who: object) -> Iterator[None]:
     try:
         yield
     finally:
-        one.end_probe(who)
+        one.end(who, asyncio.timeout(None))
 
 
 @virtual_time
@@ -223,7 +223,7 @@ async def test_a_row_that_probed_in_vain_leaves_the_next_probe_to_another() -> N
             await one.wait(name)
             order.append(name)
             one.refused(refusal())
-        one.end_probe(name)
+        one.end(name, asyncio.timeout(None))
 
     async with asyncio.timeout(10 * LONGEST_WAIT):
         await asyncio.gather(send("a"), send("b"))
@@ -269,9 +269,9 @@ async def test_who_does_not_probe_ends_no_probe() -> None:
         one.refused(refusal())
     await one.wait("a")
     assert one.lets_pass("a")
-    one.end_probe("b")
+    one.end("b", asyncio.timeout(None))
     assert one.lets_pass("a")
-    one.end_probe("a")
+    one.end("a", asyncio.timeout(None))
     assert not one.lets_pass("a")
 
 
@@ -281,19 +281,21 @@ async def test_a_stop_keeps_its_first_reason_and_cancels_what_waits() -> None:
     one = gate(progress)
     ended: list[str] = []
 
-    async def work(name: str, *, lets_go: bool = False) -> None:
+    async def work(name: str) -> None:
         try:
             async with asyncio.timeout(None) as scope:
                 one.hold(scope)
-                if lets_go:
+                if name == "away":
                     one.let_go(scope)
+                elif name == "back":
+                    one.end(name, scope)
                 await asyncio.sleep(5)
         except TimeoutError:
             ended.append(f"{name} cancelled")
         else:
             ended.append(name)
 
-    waiting = asyncio.gather(work("held"), work("away", lets_go=True))
+    waiting = asyncio.gather(work("held"), work("away"), work("back"))
     await asyncio.sleep(1)
     one.stop()
     assert (one.stopping, one.error, progress.phase) == (True, None, "stopping")
@@ -305,7 +307,7 @@ async def test_a_stop_keeps_its_first_reason_and_cancels_what_waits() -> None:
     await work("late")
     assert ended == ["held cancelled", "late cancelled"]
     await waiting
-    assert ended[-1] == "away"
+    assert ended[2:] == ["away", "back"]
 
 
 @virtual_time
