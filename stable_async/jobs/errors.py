@@ -123,7 +123,7 @@ class PromptFileError(JobError):
         """Describe the problems of the file called `name`."""
         self.problems: tuple[RowProblem, ...] = tuple(problems)
         self.count: int = len(problems) if count is None else count
-        lines = _grouped(self.problems)
+        lines = [_printable(line) for line in _grouped(self.problems)]
         if len(lines) == 1 and self.count == len(self.problems):
             super().__init__(f"{name}: {lines[0]}")
             return
@@ -139,6 +139,11 @@ def _grouped(problems: Sequence[RowProblem]) -> list[str]:
     for problem in problems:
         alike.setdefault(problem.text, []).append(problem)
     return [_line(some) for some in alike.values()]
+
+
+def _printable(text: str) -> str:
+    """Return a message without the control characters of a file, which terminals would obey."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def _line(alike: Sequence[RowProblem]) -> str:

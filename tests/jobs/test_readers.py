@@ -52,6 +52,13 @@ WANTED = [
             "p.jsonl",
             '{"prompt": "a fox, red", "seed": "7"}\n\n{"prompt": "the \\"old\\" café", "id": "c"}',
         ),
+        (
+            "p.jsonl",
+            (
+                '{"prompt": "a fox, red", "seed": "7", "id": ""}\n'
+                '{"prompt": "the \\"old\\" café", "seed": null, "negative_prompt": "", "id": "c"}'
+            ),
+        ),
     ],
 )
 def test_formats_say_the_same(tmp_path: Path, name: str, text: str, packed: bool) -> None:
@@ -84,6 +91,14 @@ def test_parquet_rows_are_read_with_missing_values_left_out(tmp_path: Path) -> N
     path.write_bytes(b"PAR1 and no more")
     with pytest.raises(PromptFileError, match="not valid parquet"):
         read(path)
+
+
+def test_messages_have_no_control_characters_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text('"pro\x1b[31m\tmpt\nx"\na fox\n')
+    with pytest.raises(PromptFileError, match=r"the columns are: pro \[31m mpt x") as caught:
+        read(path)
+    assert str(caught.value).isprintable()
 
 
 def test_text_files_have_a_prompt_on_each_line_that_is_not_blank(tmp_path: Path) -> None:

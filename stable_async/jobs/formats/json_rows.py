@@ -36,6 +36,8 @@ INSTEAD = "pandas: to_json(path, orient='records'); for an array inside it: jq .
 NESTED = re.compile(r'\{\s*"[^"]*"\s*:\s*[\[{]')
 KEEP = "correct it, or --keep {0} (as metadata), --drop {0}, --map {0}=FIELD"
 NOT_SPACE = re.compile(r"\S")
+# What libraries write for a missing value.
+MISSING = (None, "")
 EXAMPLE = '{"prompt": "...", ...}'
 
 
@@ -146,8 +148,8 @@ class _Lines:
         if self._unknown and (unknown := sorted(self._unknown & fields.keys())):
             what = f"{', '.join(unknown)}: no such parameter; {KEEP.format(unknown[0])}"
             return RowProblem(number, what)
-        if None in fields.values():  # what libraries write for a missing value
-            fields = {name: value for name, value in fields.items() if value is not None}
+        if None in fields.values() or "" in fields.values():  # as an empty cell of a table
+            fields = {name: value for name, value in fields.items() if value not in MISSING}
         row = Row(number, fields, metadata)
         return blank_problem(row) or row
 
