@@ -151,8 +151,7 @@ def request_from_json(content: object) -> MediaRequest[Media]:
             model.__name__, [FieldProblem(name, "a file", "no files here") for name in files]
         )
     prompt = fields.get("prompt")
-    if isinstance(prompt, str) and prompt and is_blank(prompt):
-        # The API may take it, and would be paid for an image of nothing.
+    if isinstance(prompt, str) and is_blank(prompt):  # the API takes some, and is paid
         raise InvalidRequestError(
             model.__name__, [FieldProblem("prompt", "a blank text", "one that says something")]
         )

@@ -119,8 +119,10 @@ async def _generate(
     except InvalidRequestError as error:
         raise UsageError(str(error)) from None
     for name, value in given.items():
-        # As in a job: invisible characters buy an arbitrary image.
-        if name.endswith("prompt") and isinstance(value, str) and value and is_blank(value):
+        # As in a job: a text that says nothing buys an arbitrary result.
+        if not name.endswith("prompt") or not isinstance(value, str) or not is_blank(value):
+            continue
+        if value or model.model_fields[name].is_required():
             raise UsageError(f"{name}: blank; write one")
     await output.check()
     async with open_client(connection) as client:

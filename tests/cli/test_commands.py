@@ -193,12 +193,20 @@ async def test_generate_writes_an_image_of_the_sandbox(command: Command, tmp_pat
     assert (tmp_path / "fox.webp").read_bytes()[8:12] == b"WEBP"
 
 
-@pytest.mark.parametrize("prompt", [" ", "\u200b", "\u3164 "])
-def test_generate_buys_no_image_of_a_blank_prompt(
-    prompt: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("service", "prompt", "name"),
+    [
+        ("core", " ", "fox.png"),
+        ("core", "\u200b", "fox.png"),
+        ("core", "\u3164 ", "fox.png"),
+        ("text-to-audio", "", "fox.mp3"),
+    ],
+)
+def test_generate_buys_nothing_for_a_blank_prompt(
+    service: str, prompt: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "fox.png"
-    assert run(["generate", "core", prompt, "-o", str(output), "--sandbox"]) == 2
+    output = tmp_path / name
+    assert run(["generate", service, prompt, "-o", str(output), "--sandbox"]) == 2
     assert "prompt: blank; write one" in capsys.readouterr().err
     assert not output.exists()
 

@@ -156,6 +156,7 @@ def test_a_json_object_becomes_a_request() -> None:
         {"prompt": "x", 5: 1},
         {"prompt": "x", "self": 1},
         {"prompt": " \u200b\n"},
+        {"prompt": "", "service": "text-to-audio"},
         # A text would be taken for a path of the service's machine, and the file sent away.
         {"prompt": "x", "service": "sd3", "mode": "image-to-image", "image": "/etc/passwd"},
     ],
