@@ -112,12 +112,16 @@ class Bench:
     async def run(self, *steps: list[object]) -> Result | None:
         """Run an attempt as the runner does."""
         self.script = [*steps]
+        assert await self.context.disk.reserve()
         if self.row.generation_id is None:
             assert await self.context.budget.reserve(self.row.price or 0.0)
         result = await Attempt(self.context, self.row).run()
         assert self.script == [], "it was not asked often enough"
         assert self.reported == ([] if result is None else [(self.row, result)])
         self.reported.clear()
+        assert self.context.disk._in_use == 0
+        if result is not None and result.image is not None:
+            assert self.context.disk._largest == result.image.bytes
         assert self.progress.in_flight == 0
         await self.context.ledger.do(lambda _: None)  # after what was posted
         return result
