@@ -170,7 +170,7 @@ def check_place(ledger: Ledger, settings: JobSettings, shard: Shard) -> None:
         JobChangedError: They differ; nothing accepts that.
     """
     wanted, images = settings.images or "", ledger.get("images")
-    if images is not None and images != wanted:
+    if images is not None and str(images).rstrip("/") != wanted.rstrip("/"):
         raise JobChangedError(
             f"{settings.folder}: this job keeps its images in {images or 'its folder'}, not in "
             f"{wanted or 'its folder'}"

@@ -23,7 +23,7 @@ from stable_async import GenerateCore, StabilityClient
 from stable_async.cli.app import run
 from stable_async.cli.display import progress_line
 from stable_async.datasets import export_job
-from stable_async.jobs import JobError, StorageError
+from stable_async.jobs import JobError, PromptRules, StorageError
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.row import ImageFacts, Row
 from stable_async.jobs.storage import objects
@@ -247,6 +247,15 @@ async def test_a_lost_folder_is_made_anew_from_the_bucket_and_nothing_is_bought_
     again = await bench.run(path, images=place, resend_doubtful=True)
     assert (again.done, again.in_doubt, again.again) == (2, 0, 0)
     assert bill(bench.out)[:2] == (costs[0] + 6, costs[1])
+
+
+async def test_a_slash_at_the_end_of_the_url_is_no_other_place(
+    bench: Bench, tmp_path: Path
+) -> None:
+    path, url = bench.write("a", "b"), f"file://{tmp_path}/images"
+    await bench.run(path, PromptRules(limit=1), images=f"{url}/")
+    assert (await bench.run(path, images=url)).skipped == 1
+    assert (await bench.run(path, images=f"{url}/")).skipped == 2
 
 
 async def test_a_claim_without_an_image_is_in_doubt_though_the_folder_is_gone(
