@@ -245,8 +245,9 @@ async def test_a_deadline_that_has_passed_lets_no_further_attempt_leave(requests
         raw_server(serve) as url,
         StabilityClient(KEY, base_url=url, quota=quota, retry=TWICE) as one,
     ):
-        with pytest.raises(QuotaTimeoutError):
+        with pytest.raises(QuotaTimeoutError) as caught:
             await one.generate.core("x", deadline=2)
+    assert caught.value.retry_after == 0
     assert arrived == 1
 
 

@@ -22,6 +22,7 @@ from stable_async import (
     StabilityClient,
     StabilityError,
     Timeouts,
+    UpscaleCreative,
     UpscaleFast,
     V1TextToImage,
 )
@@ -245,6 +246,18 @@ async def test_what_is_too_large_for_a_proxy_says_how_large_it_is(request_: Requ
     assert f"a request of {lengths[0]:,} bytes is too large for it; the API itself accepts" in str(
         caught.value
     )
+
+
+async def test_an_acceptance_is_not_read_whatever_its_length() -> None:
+    body = b'{"id": "%b", "more": "%b"}' % (b"a" * 64, b"x" * 1024 * 1024)
+
+    async def serve(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(answer(body, content_type="application/json"))
+
+    async with raw_server(serve) as url, client(url) as one:
+        with pytest.raises(InvalidResponseError, match="more than 1,048,576 bytes"):
+            await one.submit(UpscaleCreative(image=png(2_000), prompt="x"))
 
 
 async def test_a_stream_left_early_closes_its_connection_and_says_nothing() -> None:

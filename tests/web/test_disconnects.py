@@ -95,15 +95,17 @@ async def stream(client: StabilityClient, **options: object) -> None:
             pass
 
 
-@pytest.mark.parametrize("size", [200_000, 2_000_000])
+@pytest.mark.parametrize(
+    ("size", "quota"), [(200_000, Quota()), (2_000_000, Quota()), (200_000, None)]
+)
 @pytest.mark.parametrize("call", [send, stream])
 async def test_a_call_that_has_left_is_finished_and_kept_if_the_service_wants(
-    call: Callable[..., Awaitable[None]], size: int, nothing_leaks: None
+    call: Callable[..., Awaitable[None]], size: int, quota: Quota | None, nothing_leaks: None
 ) -> None:
     slow, kept = Slow(), Kept()
     slow.image = IMAGE.ljust(size, b"\0")
     async with raw_server(slow) as url:
-        async with StabilityClient(KEY, base_url=url) as client:
+        async with StabilityClient(KEY, base_url=url, quota=quota) as client:
             task = asyncio.ensure_future(call(client, **finishing(kept)))
             await slow.asked.wait()
             task.cancel()
