@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stable_async import (
+    APIConnectionError,
     APIStatusError,
     APITimeoutError,
     ConfigurationError,
@@ -272,6 +273,21 @@ async def test_an_attempt_leaves_with_its_number_and_how_long_it_waited() -> Non
     [(first, at_once), (second, a_window)] = telemetry.left
     assert (first, second) == (0, 1)
     assert 0 <= at_once < 1 < a_window < 5
+
+
+async def test_a_connection_that_breaks_at_a_retry_says_how_many_attempts_there_were() -> None:
+    async def serve(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(refusal(status="500 Refused"))
+        await connection.request()
+
+    async with (
+        raw_server(serve) as url,
+        StabilityClient(KEY, base_url=url, quota=None, retry=TWICE) as one,
+    ):
+        with pytest.raises(APIConnectionError) as caught:
+            await one.generate.core("x")
+    assert caught.value.attempts == 2
 
 
 async def test_a_call_that_waited_while_its_client_was_closed_returns_its_slot() -> None:
