@@ -400,11 +400,7 @@ def classify(
     if not partial:
         _check_options(rules, others, f"no {what}", shown)
     found = [target.name for target in targets if target.kind == "field"]
-    kept = [target.name for target in targets if target.kind == "kept"]
-    for some in (found, kept):
-        for name in some:
-            if some.count(name) > 1:
-                raise ColumnError(f"two {what}s are {name!r}; {shown}")
+    _check_repeats(names, targets, what, shown)
     if not any_service and not partial:
         rules.check_required(found, columns, what=what)
     report = ColumnReport()
@@ -446,6 +442,23 @@ def _check_options(rules: ColumnRules, others: frozenset[str], no: str, shown: s
         for name in names:
             if folded(name) not in others:
                 raise ColumnError(f"--{option}: {no} {name!r}; {shown}")
+
+
+def _check_repeats(names: Sequence[str], targets: Sequence[Target], what: str, shown: str) -> None:
+    """Raise if two columns go to the same place."""
+    places: dict[tuple[TargetKind, str], list[str]] = {}
+    for name, target in zip(names, targets, strict=True):
+        if target.kind in {"field", "kept"}:
+            places.setdefault((target.kind, target.name), []).append(name.strip())
+    for (_, name), alike in places.items():
+        if len(alike) == 1:
+            continue
+        if len(set(map(folded, alike))) == 1:
+            raise ColumnError(f"two {what}s are {name!r}; {shown}")
+        raise ColumnError(
+            f"the {what}s {' and '.join(alike)} would both be {name!r}: leave one out, "
+            f"--drop {_quoted(alike[-1])}"
+        )
 
 
 def is_text(field: str) -> bool:

@@ -406,6 +406,11 @@ REFUSED = {
         ["row 2", "--format csv --delimiter tab"],
     ),
     "two columns of a name": ("p.csv", b"prompt,Prompt \na,b\n", ["two columns are 'prompt'"]),
+    "two columns that would get a name": (
+        "p.csv",
+        b"prompt,text,source_text\na fox,b,c\n",
+        ["the columns text and source_text would both be 'source_text'", "--drop source_text"],
+    ),
     "diffusiondb": (
         "p.csv",
         b"image_name,prompt,seed,step,cfg,sampler,width,height,user_name\nx.png,a,7,5,7,8,512,512,u\n",
