@@ -89,17 +89,17 @@ def read_tab_separated(lines: Lines) -> Iterator[tuple[int, Sequence[str]]]:
     """Read records of TSV: one line each and no quotes, though spreadsheets write quotes.
 
     Raises:
-        UnreadableError: A cell may continue on the next line.
+        UnreadableError: A cell may continue after a tab, or on the next line.
     """
     for number, line in lines:
         cells = [_unquoted(cell) for cell in line.split("\t")]
         if not any(cells):
             continue
-        if cells[-1].startswith('"') and cells[-1].count('"') % 2:
+        if '"' in line and any(cell.startswith('"') and cell.count('"') % 2 for cell in cells):
             raise UnreadableError(
                 number,
-                "a quote is opened and not closed on its line: close it, or read cells of several "
-                "lines with --format csv --delimiter tab",
+                "a quote is opened and not closed in its cell: close it, or read cells with tabs "
+                "or several lines in quotes with --format csv --delimiter tab",
             )
         yield number, cells
 
