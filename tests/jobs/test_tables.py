@@ -187,6 +187,9 @@ READ = {
         b'prompt\tseed\r\nthe "old" fox\t7\r\n',
         [{"prompt": 'the "old" fox', "seed": "7"}],
     ),
+    "google sheets, tab separated, begins with a quote": Table(
+        "p.tsv", b'prompt\tseed\r\n"""old"" fox"\t7\r\n', [{"prompt": '"old" fox', "seed": "7"}]
+    ),
     "pandas, with its index": Table(
         "p.csv",
         b',prompt,seed,tags\n0,"a ""red"" fox",7.0,"[\'a\', \'b\']"\n1,"two\nlines",,\n',
@@ -404,6 +407,11 @@ REFUSED = {
         "p.tsv",
         b'seed\tprompt\n7\t"two\nlines"\n',
         ["row 2", "--format csv --delimiter tab"],
+    ),
+    "pandas, tabs in a cell between tabs": (
+        "p.tsv",
+        b'prompt\tnote\n"a\tfox"\n',
+        ["row 2: a quote is opened and not closed in its cell", "--format csv --delimiter tab"],
     ),
     "two columns of a name": ("p.csv", b"prompt,Prompt \na,b\n", ["two columns are 'prompt'"]),
     "two columns that would get a name": (

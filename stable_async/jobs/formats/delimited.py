@@ -92,10 +92,11 @@ def read_tab_separated(lines: Lines) -> Iterator[tuple[int, Sequence[str]]]:
         UnreadableError: A cell may continue after a tab, or on the next line.
     """
     for number, line in lines:
-        cells = [_unquoted(cell) for cell in line.split("\t")]
+        written = line.split("\t")
+        cells = [_unquoted(cell) for cell in written]
         if not any(cells):
             continue
-        if '"' in line and any(cell.startswith('"') and cell.count('"') % 2 for cell in cells):
+        if '"' in line and any(cell.startswith('"') and cell.count('"') % 2 for cell in written):
             raise UnreadableError(
                 number,
                 "a quote is opened and not closed in its cell: close it, or read cells with tabs "
