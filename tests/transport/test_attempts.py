@@ -275,6 +275,27 @@ async def test_an_attempt_leaves_with_its_number_and_how_long_it_waited() -> Non
     assert 0 <= at_once < 1 < a_window < 5
 
 
+async def test_each_attempt_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def serve(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(refusal(status="500 Refused"))
+        await connection.request()
+        await connection.send(answer())
+
+    caplog.set_level("DEBUG", "stable_async")
+    async with (
+        raw_server(serve) as url,
+        StabilityClient(KEY, base_url=url, quota=None, retry=TWICE) as one,
+    ):
+        await one.generate.core("x")
+    lines = [record.getMessage() for record in caplog.records if record.name == "stable_async"]
+    assert [line.partition(" in ")[0] for line in lines] == [
+        "generate_core: ServerError",
+        "generate_core: 200",
+    ]
+    assert ["attempt 1," in lines[0], "attempt 2," in lines[1]] == [True, True]
+
+
 async def test_a_connection_that_breaks_at_a_retry_says_how_many_attempts_there_were() -> None:
     async def serve(connection: Connection) -> None:
         await connection.request()
