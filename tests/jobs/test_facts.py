@@ -83,6 +83,9 @@ def test_a_claim_alone_is_in_doubt_and_a_refused_one_is_not() -> None:
     assert refused.state == "in doubt", "the first attempt may have been billed"
 
 
+MADE = RowFacts.claim(ROW, "token").made(IMAGE).to_json().decode()
+
+
 @pytest.mark.parametrize(
     ("data", "match"),
     [
@@ -90,6 +93,8 @@ def test_a_claim_alone_is_in_doubt_and_a_refused_one_is_not() -> None:
         (b"[]", "not readable"),
         (b'{"schema": 1, "id": 3}', "id: Input should be a valid string"),
         (json.dumps({"schema": 2}).encode(), "a newer stable-async .*upgrade"),
+        (MADE.replace(IMAGE.file_name, "").encode(), "its image has no file"),
+        (MADE.replace(IMAGE.sha256, "").encode(), "its image has no file"),
     ],
 )
 def test_what_are_no_facts_is_refused_by_name(data: bytes, match: str) -> None:

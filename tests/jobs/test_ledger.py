@@ -853,6 +853,33 @@ def test_rows_are_counted_by_state(many: Many) -> None:
     )
 
 
+def test_what_is_gone_and_asked_for_again_is_counted_with_its_price(ledger: Ledger) -> None:
+    states: list[State] = ["done", "filtered", "in doubt", "in flight", "failed", "again"]
+    gone = [new_row(n, f"gone {state}") for n, state in enumerate([*states, "waiting"], 1)]
+    there = new_row(8, "there")
+    unnamed = new_row(9, "unnamed")
+    add(ledger, *gone, there, unnamed)
+    make(ledger, gone[0], there, unnamed)
+    make(ledger, gone[1], state="filtered")
+    for row, state in zip(gone[2:6], states[2:], strict=True):
+        end(ledger, row, state, "spent")
+    ledger._db.execute("UPDATE rows SET listed = 0 WHERE position <> 8")
+    ledger._db.execute("UPDATE rows SET id = NULL WHERE position = 9")
+    assert ledger.repeats_of_gone() == (0, 0.0)
+    new = [
+        new_row(10 + n, f"new {n}", content=row.content, price=2.0**n)
+        for n, row in enumerate([*gone, there, unnamed])
+    ]
+    with ledger.transaction():
+        ledger.apply(Plan(add=new))
+    assert ledger.repeats_of_gone() == (4, 1.0 + 2.0 + 4.0 + 8.0)
+    end(ledger, new[0], "waiting", "returned")  # it was tried, not refused: it is to be sent again
+    assert ledger.repeats_of_gone() == (3, 2.0 + 4.0 + 8.0)
+    end(ledger, new[1], "failed", "returned")
+    ledger._db.execute("UPDATE rows SET listed = 0 WHERE position = 12")
+    assert ledger.repeats_of_gone() == (1, 8.0)
+
+
 def test_the_bill_has_every_charge(many: Many) -> None:
     def price(*states: State) -> float:
         return sum(one.price for one in many.kinds if one.state in states)

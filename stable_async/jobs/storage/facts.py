@@ -233,11 +233,14 @@ def read_facts(data: bytes, name: str) -> RowFacts:
                 f"{name} was written by a newer stable-async (facts version {schema}, this one "
                 f"knows {SCHEMA}): upgrade stable_async"
             )
-        return _adapter().validate_json(data)
+        facts = _adapter().validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         what = ": ".join([*map(str, first["loc"]), first["msg"]])
         raise StorageError(f"{name} is not readable: {what}") from None
+    if facts.image is not None and not (facts.image.file_name and facts.image.sha256):
+        raise StorageError(f"{name} is not readable: its image has no file")
+    return facts
 
 
 @cache
