@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from stable_async.jobs.budget import Bill
     from stable_async.jobs.estimate import Estimate
     from stable_async.jobs.kinds import MediaKind
-    from stable_async.jobs.ledger import Counts
+    from stable_async.jobs.ledger import Counts, Ledger
     from stable_async.jobs.lock import FolderLock
     from stable_async.jobs.prompt_file import PromptFile
     from stable_async.jobs.rules import PromptRules
@@ -139,6 +139,8 @@ class OpenJob:
         folder: The folder that input files of rows are relative to.
     """
 
+    store: Store
+    ledger: Ledger
     metadata: MetadataFile
     counts: Counts
     bill: Bill

@@ -97,7 +97,7 @@ class Positions:
     def __init__(self, shard: Shard, last: int) -> None:
         """Begin with the `last` position that is taken."""
         self._shard = shard
-        self.last = last
+        self.last: int = last
         self.moved: dict[int, str] = {}
         self._taken: set[int] = set()
 
