@@ -82,7 +82,10 @@ def sandbox(
 
 
 def _latency(text: str) -> float | Literal["observed"]:
-    return "observed" if text == "observed" else float(text)
+    try:
+        return "observed" if text == "observed" else float(text)
+    except ValueError:
+        raise UsageError(f"latency is {text!r}; allowed: observed, or seconds, 0 or more") from None
 
 
 def _announce(url: str, token: str | None) -> None:

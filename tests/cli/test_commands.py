@@ -118,7 +118,9 @@ async def test_wrong_rows_are_listed_and_nothing_is_sent(command: Command, shop:
     assert lines[0] == "stable-async: standard input: 32 problems"
     assert "row 1: seed: given -1; allowed: a whole number from 0 to 4294967294" in lines[1]
     assert (
-        lines[-1].strip().startswith("rows 3, 4, 5, 6, 7 and 25 more: prompt: given 0 characters")
+        lines[-1]
+        .strip()
+        .startswith("rows 3, 4, 5, 6, 7 and 25 more: prompt: not given; allowed: required")
     )
     assert not shop.asked
 
@@ -145,7 +147,7 @@ async def test_wrong_rows_are_listed_and_nothing_is_sent(command: Command, shop:
         (["generate", "core", "a fox", "-o", "x.gif"], ".webp"),
         (["generate", "core", "a fox", "-o", "x.png", "--seed", "-3"], "seed: given -3"),
         (["generate", "erase", "-o", "x.png"], "--image"),
-        (["sandbox", "--latency", "soon"], "soon"),
+        (["sandbox", "--latency", "soon"], "latency is 'soon'; allowed: observed"),
         (["sandbox", "--fail-rate", "2"], "fail_rate"),
         (["estimate"], "PROMPTS"),
     ],
