@@ -6,6 +6,7 @@ import json
 import os
 import re
 import reprlib
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from hashlib import blake2b
@@ -73,6 +74,16 @@ class PromptRules:
         """Return the problems of the rules themselves."""
         if service_name(self.service) not in SERVICES:
             yield RowProblem(0, _unknown_service(self.service))
+        for name in ("limit", "sample"):
+            number: object = getattr(self, name)
+            if number is not None and (type(number) is not int or number < 1):
+                yield RowProblem(0, f"{name}: given {number!r}; allowed: a whole number, 1 or more")
+        varied: Mapping[str, object] = self.vary
+        for name, values in varied.items():
+            # A text has its characters for values, and each would be bought.
+            if isinstance(values, str) or not isinstance(values, Collection) or not len(values):
+                what = f"vary: {name} is {reprlib.repr(values)}; allowed: a list of values"
+                yield RowProblem(0, what)
         if both := sorted(self.set.keys() & self.vary.keys()):
             yield RowProblem(0, f"{', '.join(both)}: both set and varied")
         if self.price is not None and not 0 <= self.price < inf:

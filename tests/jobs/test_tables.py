@@ -924,3 +924,20 @@ def test_an_empty_table_is_called_empty(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_bytes(b"")
     assert refusal(path).endswith(": the file is empty")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"vary": {"seed": "12"}}, "vary: seed is '12'; allowed: a list of values"),
+        ({"vary": {"seed": 5}}, "vary: seed is 5; allowed: a list of values"),
+        ({"vary": {"seed": []}}, "vary: seed is []; allowed: a list of values"),
+        ({"limit": 0}, "limit: given 0; allowed: a whole number, 1 or more"),
+        ({"sample": "5"}, "sample: given '5'; allowed: a whole number, 1 or more"),
+    ],
+)
+def test_rules_of_a_program_are_checked(options: dict[str, Any], told: str) -> None:
+    """A text of values would be taken for its characters, and each bought."""
+    [problem] = PromptRules(**options).problems()
+    assert str(problem) == told
+    assert not list(PromptRules(vary={"seed": ["1", "2"], "style_preset": ("anime",)}).problems())
