@@ -175,6 +175,15 @@ def test_a_new_process_does_not_hide_how_long_the_home_could_not_be_reached(
     assert new.say(9.2)["now"] - again["now"] == pytest.approx(3.0)
 
 
+def test_a_clock_that_was_set_back_after_it_stood_still_loses_no_more_than_it_had_lost(
+    home: Script | Twin,
+) -> None:
+    old, new = speaker(home, "old"), Speaker(home, "new")
+    heard = old.say(100.0, interactive=100)["now"]
+    new.say(106.0)
+    assert old.say(103.0, clock=[heard, 8.0, 8.0])["now"] == pytest.approx(heard + 2.0, abs=1e-3)
+
+
 def test_an_old_copy_of_the_state_is_lost(only_script: Script) -> None:
     """As after a failover to a replica that was behind, or a restart from an old snapshot."""
     one = speaker(only_script)

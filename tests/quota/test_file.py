@@ -927,6 +927,14 @@ def test_a_file_that_was_never_begun_is_begun(path: Path, clock: Clock, content:
         assert other.snapshot(clock.now).in_window == 1
 
 
+def test_a_beginning_that_was_written_twice_counts_once(path: Path, clock: Clock) -> None:
+    """Of two processes that open a new file at once, each writes one."""
+    with homes(path, clock, 2) as (one, other):
+        log_of(one).append(store(one)._beginning(store(one)._replica))
+        leave(one, clock)
+        assert other.snapshot(clock.now).in_window == 1
+
+
 def test_a_line_cut_short_is_passed_over(path: Path, clock: Clock) -> None:
     with homes(path, clock, 2) as (one, other):
         leave(one, clock)
