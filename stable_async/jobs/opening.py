@@ -164,7 +164,7 @@ class OpenJob:
         self._record: JobRecord | None = None
         self.lock = lock
         self.intake: Intake | None = None
-        self.store: Store = self._open_store(kind_of_service(rules.service))
+        self.store = self._open_store(kind_of_service(rules.service))
         self.ledger, rebuilt = open_ledger(folder, self.store, rules.shard)
         stack.callback(self.ledger.close)
         check_place(self.ledger, settings, rules.shard)
