@@ -19,7 +19,13 @@ from stable_async.api.media_reader import MediaReader
 from stable_async.api.media_types import sniff
 from stable_async.api.texts import clean
 from stable_async.api.v1 import V1TextToImage
-from stable_async.api.verdict import Asked, judge, judge_broken_connection, judge_unreadable
+from stable_async.api.verdict import (
+    Asked,
+    judge,
+    judge_broken_connection,
+    judge_failed,
+    judge_unreadable,
+)
 from tests.samples import mp3, sample_image, wav
 from tests.verdicts_page import PAGE, page
 
@@ -199,6 +205,14 @@ def test_a_success_without_a_result_is_in_doubt_unless_the_api_ends_a_generation
     assert (submitted.from_api, submitted.job, submitted.concerns) == (True, "doubt", "service")
     assert (looked.from_api, looked.job, looked.concerns) == (True, "final", "request")
     assert (judge_unreadable(envelope, "read").job) == "again"
+
+
+def test_the_api_ends_a_generation_by_saying_that_it_failed() -> None:
+    verdicts = [judge_failed(asked) for asked in ("submit", "look", "read")]
+    assert [(one.job, one.billed) for one in verdicts] == [
+        ("doubt", "maybe"), ("final", "maybe"), ("again", "no"),
+    ]  # fmt: skip
+    assert all(one.from_api and one.concerns == "service" for one in verdicts)
 
 
 def test_no_answer_is_never_the_word_of_the_api() -> None:
