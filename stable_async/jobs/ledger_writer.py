@@ -44,18 +44,16 @@ class LedgerWriter(BatchThread[Callable[[Ledger], Any], Any]):
         await super().__aexit__(*error)
         await in_thread(self._mark)
 
-    if TYPE_CHECKING:
+    def do(self, item: Callable[[Ledger], T]) -> asyncio.Future[T]:
+        """Call `item` with the ledger, and return its result once that is on the disk.
 
-        def do(self, item: Callable[[Ledger], T]) -> asyncio.Future[T]:
-            """Call `item` with the ledger, and return its result once that is on the disk.
+        The change is made even if the caller is cancelled meanwhile.
 
-            The change is made even if the caller is cancelled meanwhile.
-
-            Raises:
-                JobError: The ledger or `metadata.jsonl` cannot be written; no further change is
-                    made.
-                Exception: What `item` raises; it is then rolled back.
-            """
+        Raises:
+            JobError: The ledger or `metadata.jsonl` cannot be written; no further change is made.
+            Exception: What `item` raises; it is then rolled back.
+        """
+        return super().do(item)
 
     def post(self, change: Callable[[Ledger], object]) -> None:
         """Make a change before all later ones, without waiting for it.
