@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from stable_async.api.answers import read_seed
+from stable_async.api.answers import read_generation_id, read_seed
 from stable_async.api.base64_json import Base64Field, other_fields
 from stable_async.api.media_types import ENOUGH, TAIL, FileEnd, sniff
 from stable_async.api.pages import describe
 from stable_async.api.texts import clean
 from stable_async.api.verdict import FAILED_REASON
+from stable_async.errors import InvalidResponseError
 from stable_async.media import CONTENT_FILTERED, Audio, Image, Media, Model3D
 
 if TYPE_CHECKING:
     from stable_async.api.answers import Answer
-    from stable_async.errors import InvalidResponseError
 
 __all__ = ["MediaReader"]
 
@@ -192,9 +193,12 @@ class MediaReader(Generic[MediaT]):
         )
         label = self._answer.content_type
         labelled = f", labelled {label!r}," if label and held else ""
-        return replace(self._answer, body=held).unreadable(
-            f"{what}{labelled} instead of {_ARTICLE[self._kind]}"
-        )
+        answer = replace(self._answer, body=held)
+        error = answer.unreadable(f"{what}{labelled} instead of {_ARTICLE[self._kind]}")
+        # An operation that has become asynchronous: the result can be fetched by its id.
+        with suppress(InvalidResponseError):
+            error.attach_generation(read_generation_id(answer))
+        return error
 
     def _failure(self) -> str | None:
         """Return the finish reason of JSON without a result."""

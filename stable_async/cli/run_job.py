@@ -126,7 +126,10 @@ def run(
         return OK
     running = Job(settings, source, rules)
     if events is not None:
-        running.events = EventFile(events)
+        try:
+            running.events = EventFile(events)
+        except ConfigurationError as error:
+            raise UsageError(f"--{error}") from None
     summary = asyncio.run(_run(running, connection))
     if json_summary:
         figures = asdict(summary)

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
+from stable_async.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -19,6 +21,8 @@ __all__ = ["EVENTS_VERSION", "EventFile", "JobEvents"]
 
 # Incremented when a field is removed or changes its meaning, not for new fields and events.
 EVENTS_VERSION = 1
+# The first bytes of a file of events.
+HEAD = b'{"v": '
 
 
 class JobEvents:
@@ -53,8 +57,13 @@ class EventFile(JobEvents):
         """Open a file, or a named pipe that has a reader.
 
         Raises:
+            ConfigurationError: The file has other content than events.
             OSError: It cannot be written.
         """
+        if path.is_file() and not _has_events(path):
+            raise ConfigurationError(
+                f"events is {path}; allowed: a new file, or one with the events of earlier runs"
+            )
         self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
         self.error: str | None = None
 
@@ -131,3 +140,9 @@ class EventFile(JobEvents):
             self._file.write(json.dumps(head | given, ensure_ascii=False, default=str) + "\n")
         except (OSError, ValueError) as error:
             self.error = str(error)
+
+
+def _has_events(path: Path) -> bool:
+    """Return whether a file is empty or begins with an event."""
+    with path.open("rb") as file:
+        return file.read(len(HEAD)) in {b"", HEAD}

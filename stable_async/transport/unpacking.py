@@ -28,7 +28,7 @@ BARE = -zlib.MAX_WBITS
 
 
 def unpacked(body: AsyncGenerator[bytes, None], answer: Answer) -> AsyncGenerator[bytes, None]:
-    """Return the body of an answer without its content encoding, if it has one.
+    """Return the body of an answer without its content encodings, if it has any.
 
     Identity is asked for, since images do not compress; some proxies compress all the same.
 
@@ -36,8 +36,11 @@ def unpacked(body: AsyncGenerator[bytes, None], answer: Answer) -> AsyncGenerato
         APIConnectionError: The compressed data is cut off.
         InvalidResponseError: The encoding was not asked for, or the body cannot be decompressed.
     """
-    encoding = answer.headers.get("Content-Encoding", "").strip().lower()
-    return body if encoding in {"", "identity"} else _unpack(body, _Unpacker(answer, encoding))
+    # In the order in which they were applied (RFC 9110, section 8.4).
+    encodings = map(str.strip, answer.headers.get("Content-Encoding", "").lower().split(","))
+    for encoding in reversed([one for one in encodings if one not in {"", "identity"}]):
+        body = _unpack(body, _Unpacker(answer, encoding))
+    return body
 
 
 async def _unpack(

@@ -52,6 +52,21 @@ async def test_each_row_has_its_event_between_start_and_end(bench: Bench) -> Non
     assert told[-1]["done"] == 1
 
 
+def test_a_file_with_other_content_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "a"}\n')
+    arguments = ["run", str(prompts), "--out", str(tmp_path / "job"), "--sandbox", "--events"]
+    assert run([*arguments, str(prompts)]) == 2
+    assert "--events is " in capsys.readouterr().err
+    assert prompts.read_text() == '{"prompt": "a"}\n'
+    for _ in range(2):
+        assert run([*arguments, str(tmp_path / "events")]) == 0
+    told = events(tmp_path / "events")
+    assert [line["event"] for line in told] == ["start", "row", "end", "start", "end"]
+
+
 async def test_a_run_that_cannot_begin_says_why(bench: Bench) -> None:
     path = bench.folder / "events.jsonl"
     async with bench.client() as client:

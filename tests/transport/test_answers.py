@@ -272,8 +272,13 @@ def bare_deflate(content: bytes) -> bytes:
         ("deflate", bare_deflate(PNG)),
         ("br", PNG),
         ("utf-8", PNG),
+        ("identity, GZIP", gzip.compress(PNG)),
+        ("deflate, gzip", gzip.compress(zlib.compress(PNG))),
     ],
-    ids=["two members", "a stray byte", "no gzip", "no deflate", "bare", "no br", "utf-8"],
+    ids=[
+        *("two members", "a stray byte", "no gzip", "no deflate", "bare", "no br", "utf-8"),
+        *("identity", "twice"),
+    ],
 )
 async def test_an_answer_is_unpacked_by_its_first_bytes(
     encoding: str, body: bytes, in_pieces: bool
@@ -404,6 +409,15 @@ async def test_json_without_an_image_is_a_doubt(content: object, says: str) -> N
         with pytest.raises(InvalidResponseError, match=re.escape(says)) as caught:
             await one.generate.core("x")
     assert (caught.value.maybe_billed, caught.value.verdict.job) == (True, "doubt")
+
+
+@pytest.mark.parametrize("status", ["200 OK", "202 Accepted"])
+async def test_the_id_of_an_operation_that_has_become_asynchronous_is_kept(status: str) -> None:
+    reply = answer(b'{"id": "a1b2"}', content_type=JSON, status=status)
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        with pytest.raises(InvalidResponseError, match="generation a1b2, which was") as caught:
+            await one.generate.core("x")
+    assert (caught.value.generation_id, caught.value.verdict.job) == ("a1b2", "doubt")
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "wav", "glb", "json", "id"])
