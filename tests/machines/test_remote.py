@@ -92,6 +92,29 @@ async def test_requests_of_a_single_caller_do_not_wait_for_each_other() -> None:
     await machines.aclose()
 
 
+class Swallowing(Link):
+    """A link that answers a message although the exchange was cancelled, as libraries do."""
+
+    async def exchange(self, message: Message) -> Answer:
+        answering = asyncio.ensure_future(super().exchange(message))
+        try:
+            return await asyncio.shield(answering)
+        except asyncio.CancelledError:
+            return await answering
+
+
+@virtual_time
+async def test_a_home_closes_whatever_becomes_of_the_cancellation() -> None:
+    machines = await Machines.settled(Swallowing(central(), 0.1))
+    permit = await machines.limiters[0].acquire()
+    waiting = asyncio.ensure_future(machines.limiters[0].acquire())
+    await asyncio.sleep(0.05)  # an exchange is on its way
+    assert permit.mark_sent()
+    async with asyncio.timeout(5.0):
+        await machines.aclose()
+        await waiting  # it was granted by the answer that still came
+
+
 @pytest.mark.parametrize(("lease", "breach"), [(2.0, False), (8.0, True)])
 def test_a_process_that_was_cut_off_sends_nothing_after_its_lease(
     monkeypatch: pytest.MonkeyPatch, lease: float, breach: bool

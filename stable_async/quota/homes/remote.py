@@ -176,10 +176,9 @@ class RemoteHome:
         if task is None:
             return
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-        self._hand.clear()
         try:
+            await asyncio.wait({task})
+            self._hand.clear()
             if self._error is None and self._failing_since is None:
                 with suppress(UnreachableError, StabilityError):
                     await self._exchange((0, 0), leaving=True)
@@ -297,7 +296,8 @@ class RemoteHome:
     async def _talk(self) -> None:
         try:
             pause = PAUSE
-            while True:
+            # A library may swallow the cancellation of an exchange that has just ended.
+            while self._task is not None:
                 wanted = await self._until_due()
                 try:
                     await self._exchange(wanted)
