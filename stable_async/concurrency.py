@@ -68,7 +68,7 @@ class _Pool(Generic[ItemT, ResultT]):
         self._keep_results = keep_results
         self._slots = asyncio.Semaphore(limit)
         self._reading = asyncio.Lock()
-        self._exhausted = False
+        self._exhausted = self._cancelled = False
         self._finished: deque[ResultT] = deque()
         self._changed = asyncio.Event()
         self._workers: set[asyncio.Task[None]] = set()
@@ -87,6 +87,7 @@ class _Pool(Generic[ItemT, ResultT]):
             raise self._failure
 
     async def cancel(self) -> None:
+        self._cancelled = True
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
@@ -98,7 +99,7 @@ class _Pool(Generic[ItemT, ResultT]):
         worker.add_done_callback(self._worker_ended)
 
     async def _work(self) -> None:
-        while True:
+        while not self._cancelled:  # the function may swallow its cancellation
             await self._slots.acquire()
             async with self._reading:
                 if self._exhausted:

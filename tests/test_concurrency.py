@@ -156,3 +156,35 @@ async def test_cancelling_for_each_cancels_what_is_under_way() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert sorted(cancelled) == [0, 1, 2]
+
+
+async def test_nothing_is_begun_after_a_cancellation_that_a_call_swallows() -> None:
+    """As `asyncio.wait_for` does on Python 3.11 when its call has just ended."""
+    begun: list[int] = []
+
+    async def work(item: int) -> int:
+        begun.append(item)
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            pass
+        return item
+
+    async def items() -> AsyncGenerator[int, None]:
+        for item in range(10):
+            yield item
+
+    for cancelling in (for_each(work, items(), 2), _first(map_as_completed(work, range(10), 2))):
+        task = asyncio.create_task(cancelling)
+        while len(begun) < 2:
+            await asyncio.sleep(0)
+        task.cancel()
+        async with asyncio.timeout(5.0):
+            await asyncio.wait({task})
+        assert begun == [0, 1]
+        begun.clear()
+
+
+async def _first(results: AsyncGenerator[int, None]) -> None:
+    async with aclosing(results):
+        await anext(results)
