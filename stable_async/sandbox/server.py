@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import socket
 from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
@@ -106,7 +108,7 @@ class Server:
         self._web = _WebServer(self._handle)
         self._web.clock = self.service.clock
         self._runner = web.ServerRunner(self._web, shutdown_timeout=SHUTDOWN_SECONDS)
-        self._site: web.TCPSite | None = None
+        self._site: web.BaseSite | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._outage: asyncio.Task[None] | None = None
 
@@ -119,16 +121,17 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self.service.clock.start()
         await self._runner.setup()
-        await self._listen(self.settings.port)
+        self._site = web.TCPSite(
+            self._runner,
+            self.settings.host,
+            self.settings.port,
+            backlog=BACKLOG,
+            reuse_address=True,
+        )
+        await self._site.start()
         self._port = self._runner.addresses[0][1]
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         self.url = f"http://{host}:{self._port}"
-
-    async def _listen(self, port: int) -> None:
-        self._site = web.TCPSite(
-            self._runner, self.settings.host, port, backlog=BACKLOG, reuse_address=True
-        )
-        await self._site.start()
 
     async def stop(self) -> None:
         """Close every connection and the socket."""
@@ -153,10 +156,16 @@ class Server:
         until = clock.now() + seconds
         if self._site is not None:
             await self._site.stop()
-        for connection in list(self._web.connections):
-            cast("_Protocol", connection).close_if_idle()
-        await clock.sleep_until(until)
-        await self._listen(self._port)
+        listener = _bound(self.settings.host, self._port)
+        try:
+            for connection in list(self._web.connections):
+                cast("_Protocol", connection).close_if_idle()
+            await clock.sleep_until(until)
+            self._site = web.SockSite(self._runner, listener, backlog=BACKLOG)
+            await self._site.start()
+        except BaseException:
+            listener.close()
+            raise
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         protocol = cast("_Protocol", request.protocol)
@@ -314,3 +323,16 @@ async def _cut(request: web.BaseRequest, response: web.StreamResponse, answer: A
         await response.prepare(request)
         await response.write(answer.body[: len(answer.body) // 2])
     request.protocol.force_close()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Return a socket that does not listen, but has a port, so that no other program gets it."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        if os.name == "posix":  # elsewhere it would take a port that is in use
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import time
+from socket import socket
 
 import aiohttp
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 
 from stable_async.sandbox import Sandbox
 from stable_async.sandbox.edge import EDGE_FAULTS
+from stable_async.sandbox.settings import LOOPBACK
 from tests.sandbox.support import OPERATIONS, Caller
 
 RELIGHT = OPERATIONS["edit_replace_background_and_relight"]
@@ -229,6 +231,8 @@ async def test_an_unreachable_sandbox_refuses_connections_and_comes_back(
     assert (await caller.core("")).status == 400
     sandbox.unreachable(3600)
     assert await outcome_but(caller, 400) is aiohttp.ClientConnectorError
+    with socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind((LOOPBACK, int(sandbox.url.rpartition(":")[2])))
     sandbox.advance(3600)
     assert await outcome_but(caller, aiohttp.ClientConnectorError) == 400
 
