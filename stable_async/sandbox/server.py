@@ -184,6 +184,8 @@ class Server:
             else:
                 response = await self._respond(request, headers, arrival)
             await self._drain(request)
+            if self._outage is not None and not self._outage.done():
+                response.force_close()  # its connection was not idle when the outage began
         except ConnectionError:
             # The client has disconnected: there is nobody to answer.
             protocol.force_close()
