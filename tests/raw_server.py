@@ -59,6 +59,23 @@ def answer(
     ).encode() + body
 
 
+class Answering:
+    """Answers every request with the same bytes after a delay, and counts the requests."""
+
+    def __init__(self, reply: bytes, delay: float = 0.0) -> None:
+        self.requests = 0
+        self._reply = reply
+        self._delay = delay
+
+    async def __call__(self, connection: Connection) -> None:
+        while True:
+            await connection.request()
+            self.requests += 1
+            if self._delay:
+                await asyncio.sleep(self._delay)
+            await connection.send(self._reply)
+
+
 @asynccontextmanager
 async def raw_server(handler: Handler) -> AsyncIterator[str]:
     """Serve every connection with `handler` on loopback, and yield the base URL."""

@@ -19,6 +19,8 @@ __all__ = ["unpacked"]
 
 # No result is larger; a decompressed answer could be, by far.
 MAX_UNPACKED = 256 * 1024 * 1024
+# A proxy applies one, and one behind it another.
+MOST_ENCODINGS = 4
 UNPACKED_CHUNK = 256 * 1024
 
 GZIP = b"\x1f\x8b"
@@ -37,8 +39,11 @@ def unpacked(body: AsyncGenerator[bytes, None], answer: Answer) -> AsyncGenerato
         InvalidResponseError: The encoding was not asked for, or the body cannot be decompressed.
     """
     # In the order in which they were applied (RFC 9110, section 8.4).
-    encodings = map(str.strip, answer.headers.get("Content-Encoding", "").lower().split(","))
-    for encoding in reversed([one for one in encodings if one not in {"", "identity"}]):
+    named = answer.headers.get("Content-Encoding", "").lower()
+    encodings = [one for one in map(str.strip, named.split(",")) if one not in {"", "identity"}]
+    if len(encodings) > MOST_ENCODINGS:
+        encodings = [named]  # none that is known
+    for encoding in reversed(encodings):
         body = _unpack(body, _Unpacker(answer, encoding))
     return body
 

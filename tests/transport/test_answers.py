@@ -246,7 +246,9 @@ async def test_an_answer_that_is_packed_although_that_was_not_asked_for_is_unpac
             assert stream.content_length is None
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, br", "sk-1234567890"])
+@pytest.mark.parametrize(
+    "encoding", ["br", "zstd", "compress", "gzip, br", "gzip, " * 1000, "sk-1234567890"]
+)
 async def test_other_packing_is_refused_by_name(encoding: str) -> None:
     reply = answer(b"\x8b" * 50, headers=f"Content-Encoding: {encoding}\r\n")
     async with raw_server(Server(reply)) as url, client(url) as one:
@@ -274,10 +276,11 @@ def bare_deflate(content: bytes) -> bytes:
         ("utf-8", PNG),
         ("identity, GZIP", gzip.compress(PNG)),
         ("deflate, gzip", gzip.compress(zlib.compress(PNG))),
+        (", ".join(["gzip"] * 1000), PNG),
     ],
     ids=[
         *("two members", "a stray byte", "no gzip", "no deflate", "bare", "no br", "utf-8"),
-        *("identity", "twice"),
+        *("identity", "twice", "a thousand times"),
     ],
 )
 async def test_an_answer_is_unpacked_by_its_first_bytes(

@@ -23,7 +23,7 @@ from stable_async import (
     Timeouts,
 )
 from stable_async.quota import QuotaLimiter
-from tests.raw_server import answer, raw_server
+from tests.raw_server import Answering, answer, raw_server
 from tests.samples import png
 from tests.transport.test_telemetry import Watching
 from tests.virtual_time import virtual_network_time
@@ -209,21 +209,13 @@ def test_a_deadline_holds_for_all_attempts_together(deadline: float, served: boo
 @virtual_network_time
 async def test_a_deadline_of_zero_waits_for_no_slot() -> None:
     """The next one is less than half a second away."""
-    arrived = 0
-
-    async def serve(connection: Connection) -> None:
-        nonlocal arrived
-        while True:
-            await connection.request()
-            arrived += 1
-            await connection.send(answer())
-
+    serve = Answering(answer())
     quota = Quota(requests=1, window=0.2, jitter=0.01, adaptive=False)
     async with raw_server(serve) as url, StabilityClient(KEY, base_url=url, quota=quota) as one:
         await one.generate.core("x", deadline=0)
         with pytest.raises(QuotaTimeoutError):
             await one.generate.core("x", deadline=0)
-    assert arrived == 1
+    assert serve.requests == 1
 
 
 @pytest.mark.usefixtures("own_quota")
@@ -231,16 +223,7 @@ async def test_a_deadline_of_zero_waits_for_no_slot() -> None:
 @virtual_network_time
 async def test_a_deadline_that_has_passed_lets_no_further_attempt_leave(requests: int) -> None:
     """The quota would let it leave."""
-    arrived = 0
-
-    async def serve(connection: Connection) -> None:
-        nonlocal arrived
-        while True:
-            await connection.request()
-            arrived += 1
-            await asyncio.sleep(3.5)
-            await connection.send(refusal(status="500 Refused"))
-
+    serve = Answering(refusal(status="500 Refused"), delay=3.5)
     quota = Quota(requests=requests, window=2, jitter=0.01, adaptive=False)
     async with (
         raw_server(serve) as url,
@@ -249,7 +232,7 @@ async def test_a_deadline_that_has_passed_lets_no_further_attempt_leave(requests
         with pytest.raises(QuotaTimeoutError) as caught:
             await one.generate.core("x", deadline=2)
     assert caught.value.retry_after == 0
-    assert arrived == 1
+    assert serve.requests == 1
 
 
 @pytest.mark.usefixtures("own_quota")
@@ -312,15 +295,7 @@ async def test_a_connection_that_breaks_at_a_retry_says_how_many_attempts_there_
 
 
 async def test_a_call_that_waited_while_its_client_was_closed_returns_its_slot() -> None:
-    arrived = 0
-
-    async def serve(connection: Connection) -> None:
-        nonlocal arrived
-        while True:
-            await connection.request()
-            arrived += 1
-            await connection.send(answer(BALANCE, content_type="application/json"))
-
+    serve = Answering(answer(BALANCE, content_type="application/json"))
     quota = Quota(requests=1, window=0.3, jitter=0.01, adaptive=False)
     async with raw_server(serve) as url, StabilityClient(KEY, base_url=url, quota=quota) as other:
         await other.account.balance()
@@ -334,7 +309,7 @@ async def test_a_call_that_waited_while_its_client_was_closed_returns_its_slot()
         assert statistics is not None
         assert (statistics.open, statistics.waiting, statistics.in_window) == (0, 0, 0)
         await other.account.balance()
-    assert arrived == 2
+    assert serve.requests == 2
 
 
 @pytest.mark.usefixtures("own_quota")
