@@ -168,12 +168,12 @@ async def test_images_are_spooled_when_the_bucket_goes_away_during_the_run(
     bench: Bench, server: str, bucket: str
 ) -> None:
     root = f"{server}/{bucket.split('/')[2]}"
-    bench.shop.script = {prompt: ["slow"] for prompt in "bcd"}
+    bench.shop.script = {prompt: ["slow"] for prompt in "bcde"}
     path = bench.write("a", "b", "c", "d", "e")
     async with bench.client() as client:
         job = bench.job(path, images=bucket, max_in_flight=4)
         running = asyncio.ensure_future(job.run(client))
-        await bench.shop.wait_for(4)
+        await bench.shop.wait_for(5)  # all are claimed: nothing more is written until they answer
         while job.progress.done < 1:
             await asyncio.sleep(0.001)
         store = obstore.store.from_url(bucket)
@@ -183,7 +183,7 @@ async def test_images_are_spooled_when_the_bucket_goes_away_during_the_run(
         summary = await running
     assert (summary.ending, summary.in_doubt) == ("stopped", 0)
     assert "404" in str(summary.error)
-    assert any(word in str(summary.error) for word in ("spooled", "a claim cannot be stored"))
+    assert "spooled" in str(summary.error)
     spooled = sorted(file.name for file in bench.out.glob("spooled/*/*.png"))
     assert len(spooled) == len(bench.shop.sold) - 1
 
