@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "UnfitError",
     "at_least",
-    "check_fields",
-    "checked_keywords",
+    "checked_arguments",
     "checked_setting",
     "choice",
     "flag",
@@ -165,28 +164,8 @@ def checked_setting(name: str, value: object, rule: Callable[[object], T]) -> T:
     try:
         return rule(value)
     except UnfitError as error:
-        raise _setting_error(name, value, error) from None
-
-
-def check_fields(
-    settings: object, rules: Mapping[str, Callable[[object], object]], prefix: str = ""
-) -> None:
-    """Store each field of a frozen dataclass as its rule returns it.
-
-    Raises:
-        ConfigurationError: A field breaks its rule; the message names it with `prefix`.
-    """
-    for name, rule in rules.items():
-        value = getattr(settings, name)
-        try:
-            object.__setattr__(settings, name, rule(value))
-        except UnfitError as error:
-            raise _setting_error(prefix + name, value, error) from None
-
-
-def _setting_error(name: str, value: object, error: UnfitError) -> ConfigurationError:
-    shown = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
-    return ConfigurationError(f"{name} is {shown[:80]}; allowed: {error}")
+        shown = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+        raise ConfigurationError(f"{name} is {shown[:80]}; allowed: {error}") from None
 
 
 def unknown_word(word: str, known: Collection[str]) -> str:
@@ -197,28 +176,48 @@ def unknown_word(word: str, known: Collection[str]) -> str:
     return f"no such argument, did you mean {near}?" if near else "no such argument"
 
 
-def checked_keywords(cls: type[T]) -> type[T]:
-    """Let a class of settings refuse an unknown keyword with a `ConfigurationError`.
+def checked_arguments(
+    rules: Mapping[str, Callable[[object], object]], prefix: str = ""
+) -> Callable[[type[T]], type[T]]:
+    """Let a class of settings check what it is made with, and refuse unknown keywords.
 
     Python's `TypeError` is not an error of this package, and before version 3.13 it does not
-    suggest the nearest name.
+    suggest the nearest name. What is not passed is not checked: defaults are within their rules.
+
+    Args:
+        rules: By name of an argument, the rule for its value; the class receives what it returns.
+        prefix: What stands before a name in messages.
+
+    Raises:
+        ConfigurationError: From the class: a keyword is unknown, or a value breaks its rule.
     """
-    init: Callable[..., None] = cls.__init__
-    parameters = list(signature(init).parameters.values())[1:]
-    known = [one.name for one in parameters if one.kind is not Parameter.VAR_KEYWORD]
 
-    @wraps(init)
-    def checked(self: T, *args: object, **settings: object) -> None:
-        for word in settings:
-            if word not in known:
-                raise ConfigurationError(
-                    f"{cls.__name__}: {word}: {unknown_word(word, known)}; "
-                    f"allowed: {', '.join(known)}"
-                )
-        init(self, *args, **settings)
+    def with_checks(cls: type[T]) -> type[T]:
+        init: Callable[..., None] = cls.__init__
+        parameters = list(signature(init).parameters.values())[1:]
+        known = [one.name for one in parameters if one.kind is not Parameter.VAR_KEYWORD]
 
-    cls.__init__ = checked  # type: ignore[method-assign, assignment]
-    return cls
+        @wraps(init)
+        def checked(self: T, *args: object, **settings: object) -> None:
+            for word in settings:
+                if word not in known:
+                    raise ConfigurationError(
+                        f"{cls.__name__}: {word}: {unknown_word(word, known)}; "
+                        f"allowed: {', '.join(known)}"
+                    )
+            positional = list(args)
+            for place, name in enumerate(known[: len(args)]):
+                if name in rules:
+                    positional[place] = checked_setting(prefix + name, args[place], rules[name])
+            for name, value in settings.items():
+                if name in rules:
+                    settings[name] = checked_setting(prefix + name, value, rules[name])
+            init(self, *positional, **settings)
+
+        cls.__init__ = checked  # type: ignore[method-assign, assignment]
+        return cls
+
+    return with_checks
 
 
 def _nearest(word: object, known: Collection[str]) -> str | None:

@@ -7,14 +7,14 @@ from contextlib import aclosing
 from copy import copy
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, Unpack
 
 from stable_async._version import __version__
 from stable_async.api.base import MediaRequest, Request, ResultRequest
 from stable_async.arguments import (
     UnfitError,
     at_least,
-    checked_keywords,
+    checked_arguments,
     checked_setting,
     choice,
     flag,
@@ -108,7 +108,42 @@ Outcome = Success[ResultT] | Failure[ResultT]
 """The outcome of one request of a `map`: a `Success` or a `Failure`."""
 
 
-@checked_keywords
+_PRINTABLE = printable(MAX_IDENTIFICATION_LENGTH)
+
+
+def _hashed(tenant: str) -> str:
+    return sha256(tenant.encode()).hexdigest()
+
+
+def _plain(tenant: str) -> str:
+    return checked_setting("tenant", tenant, _PRINTABLE)
+
+
+# By `tenant_ids`, what the API receives as the user's id.
+_USER_IDS: dict[str, Callable[[str], str] | None] = {
+    "hashed": _hashed,
+    "plain": _plain,
+    "off": None,
+}
+
+
+_RULES: dict[str, Callable[[object], object]] = {
+    "max_in_flight": at_least(1),
+    "max_waiting": or_none(at_least(0)),
+    "client_id": or_none(_PRINTABLE),
+    "client_user_id": or_none(_PRINTABLE),
+    "client_version": or_none(_PRINTABLE),
+    "organization": or_none(_PRINTABLE),
+    "result_timeout": or_none(seconds),
+    "accept": or_none(choice("image/*", "application/json")),
+    "raise_on_filtered": flag,
+    "priority": choice("interactive", "bulk"),
+    "tenant_ids": choice(*_USER_IDS),
+    "log_prompts": flag,
+}
+
+
+@checked_arguments(_RULES)
 class StabilityClient(Groups):
     """An asynchronous client of the Stability AI API for one key.
 
@@ -190,17 +225,16 @@ class StabilityClient(Groups):
             ConfigurationError: There is no key, or a setting is invalid.
         """
         identification = {
-            "stability-client-id": _identification("client_id", client_id),
-            "stability-client-user-id": _identification("client_user_id", client_user_id),
-            "stability-client-version": _identification("client_version", client_version),
+            "stability-client-id": client_id,
+            "stability-client-user-id": client_user_id,
+            "stability-client-version": client_version,
         }
-        self._max_in_flight = checked_setting("max_in_flight", max_in_flight, at_least(1))
+        self._max_in_flight = max_in_flight
         self._options = Options(
             timeouts=checked_setting("timeout", timeout, Timeouts.of),
-            raise_on_filtered=checked_setting("raise_on_filtered", raise_on_filtered, flag),
+            raise_on_filtered=raise_on_filtered,
         )
         self._finishing = Finishing()
-        max_waiting = checked_setting("max_waiting", max_waiting, or_none(at_least(0)))
         key, url = resolve_api_key(api_key), resolve_base_url(base_url)
         self._limiter: QuotaLimiter | None = None
         self._shared_quota: SharedQuota | None = None
@@ -214,24 +248,18 @@ class StabilityClient(Groups):
             limiter=self._limiter,
             retry=checked_setting("retry", retry, RetryPolicy.of),
             polling=Polling(
-                resolve_poll_interval(poll_interval, POLL_INTERVAL),
-                limit=checked_setting("result_timeout", result_timeout, or_none(seconds)),
+                resolve_poll_interval(poll_interval, POLL_INTERVAL), limit=result_timeout
             ),
             fixed_headers={
                 "User-Agent": f"stable_async/{__version__}",
                 **{name: text for name, text in identification.items() if text},
             },
-            accept=checked_setting(
-                "accept", accept, or_none(choice("image/*", "application/json"))
-            ),
-            organization=_identification("organization", organization),
-            priority=cast(
-                "Priority",
-                checked_setting("priority", priority, choice("interactive", "bulk")),
-            ),
+            accept=accept,
+            organization=organization or None,
+            priority=priority,
             telemetry=GuardedTelemetry(telemetry) if telemetry is not None else None,
-            user_id=_USER_IDS[checked_setting("tenant_ids", tenant_ids, choice(*_USER_IDS))],
-            log_prompts=checked_setting("log_prompts", log_prompts, flag),
+            user_id=_USER_IDS[tenant_ids],
+            log_prompts=log_prompts,
             proxy=resolve_proxy(url, proxy),
             tls=resolve_tls(ssl, environment=url.startswith("https:")) or True,
             connector=connector_of(session) if session is not None else None,
@@ -464,28 +492,6 @@ def _is_filtered(result: object) -> bool:
     if isinstance(result, list):
         return any(map(_is_filtered, result))
     return isinstance(result, Media) and result.filtered
-
-
-_PRINTABLE = printable(MAX_IDENTIFICATION_LENGTH)
-
-
-def _hashed(tenant: str) -> str:
-    return sha256(tenant.encode()).hexdigest()
-
-
-def _plain(tenant: str) -> str:
-    return checked_setting("tenant", tenant, _PRINTABLE)
-
-
-_USER_IDS: dict[str, Callable[[str], str] | None] = {
-    "hashed": _hashed,
-    "plain": _plain,
-    "off": None,
-}
-
-
-def _identification(name: str, text: object) -> str | None:
-    return checked_setting(name, text, or_none(_PRINTABLE)) or None
 
 
 def _quota(value: object) -> Quota | SharedQuota:

@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 from stable_async.arguments import (
     UnfitError,
     at_least,
-    check_fields,
-    checked_keywords,
+    checked_arguments,
     checked_setting,
     choice,
     flag,
@@ -52,12 +51,13 @@ _RETRY_RULES: dict[str, Callable[[object], object]] = {
     "max_backoff": seconds,
 }
 _RETRIES = at_least(0)
+# Zero would look like a limit and mean none.
 _TIMEOUT_RULES = dict.fromkeys(
     ("connect", "first_byte", "between_bytes", "total"), or_none(positive_seconds)
 )
 
 
-@checked_keywords
+@checked_arguments(_QUOTA_RULES, "Quota.")
 @dataclass(frozen=True, slots=True)
 class Quota:
     """What the server allows one key, and how close to it the client may get.
@@ -87,8 +87,7 @@ class Quota:
     scope: Literal["key", "client"] = "key"
 
     def __post_init__(self) -> None:
-        """Reject values that would mean no limit, or no progress."""
-        check_fields(self, _QUOTA_RULES, "Quota.")
+        """Reject values that contradict each other."""
         if self.jitter > self.window:
             raise ConfigurationError(f"Quota.jitter is {self.jitter}; allowed: 0 to {self.window}")
         if self.burst is not None and self.burst > self.requests:
@@ -97,7 +96,7 @@ class Quota:
             )
 
 
-@checked_keywords
+@checked_arguments(_RETRY_RULES, "RetryPolicy.")
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often a request is retried. Only 429 and 500 responses are.
@@ -116,9 +115,6 @@ class RetryPolicy:
     initial_backoff: float = 1.0
     max_backoff: float = 30.0
 
-    def __post_init__(self) -> None:
-        check_fields(self, _RETRY_RULES, "RetryPolicy.")
-
     @classmethod
     def of(cls, value: object) -> RetryPolicy:
         """Return a policy unchanged, or the default one with that number of retries.
@@ -134,7 +130,7 @@ class RetryPolicy:
             raise UnfitError(f"a RetryPolicy, or the number of retries ({error})") from None
 
 
-@checked_keywords
+@checked_arguments(_TIMEOUT_RULES, "Timeouts.")
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Time limits of one attempt, seconds; `None` means no limit.
@@ -154,10 +150,6 @@ class Timeouts:
     first_byte: float | None = 180.0
     between_bytes: float | None = 30.0
     total: float | None = None
-
-    def __post_init__(self) -> None:
-        """Reject zero: it would look like a limit and mean none."""
-        check_fields(self, _TIMEOUT_RULES, "Timeouts.")
 
     @classmethod
     def of(cls, value: object) -> Timeouts:

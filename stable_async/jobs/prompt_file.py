@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from stable_async.arguments import checked_keywords, checked_setting, path_like
+from stable_async.arguments import checked_arguments, checked_setting, path_like
 from stable_async.jobs.columns import ColumnReport, ColumnRules, folded
 from stable_async.jobs.errors import PromptFileError, RowProblem, UnreadableError
 from stable_async.jobs.formats.dataset_rows import (
@@ -57,7 +57,7 @@ class SuspiciousFileError(PromptFileError):
         self.columns = columns
 
 
-@checked_keywords
+@checked_arguments({})
 class PromptFile:
     """A prompt file: `.jsonl`, `.json`, `.csv`, `.tsv`, `.txt` or `.parquet`, `-`, or a folder.
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from stable_async.arguments import (
     at_least,
-    check_fields,
-    checked_keywords,
+    checked_arguments,
     choice,
     flag,
     non_negative,
@@ -44,7 +43,7 @@ _RULES: dict[str, Callable[[object], object]] = {
 }
 
 
-@checked_keywords
+@checked_arguments(_RULES)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSettings:
     """Settings of a run of a job.
@@ -85,13 +84,7 @@ class JobSettings:
     probe_after: float = 1.0
 
     def __post_init__(self) -> None:
-        """Reject invalid values.
-
-        Raises:
-            ConfigurationError: A value is invalid; the message names the setting, its value, and
-                what is allowed.
-        """
-        check_fields(self, _RULES)
+        """Reject values that contradict each other."""
         for name in ("replace_changed", "resend_doubtful"):
             if getattr(self, name) and not self.check:
                 raise ConfigurationError(f"{name} needs the check of the prompt file")
