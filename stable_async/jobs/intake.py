@@ -250,6 +250,8 @@ class Intake:
 
     def _add(self, found: Sequence[Row | RowProblem]) -> list[RowProblem]:
         """Store the next rows, and return their problems in order."""
+        if not found:
+            return []
         ledger = self._ledger
         rows = [row for row in found if isinstance(row, Row)]
         problems = [problem for problem in found if isinstance(problem, RowProblem)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from functools import reduce
 from math import inf
 from typing import TYPE_CHECKING, cast
 
@@ -468,13 +469,7 @@ class QuotaState:
         every = [process.terms for process in self._processes.values() if process.terms is not None]
         if not every:
             return
-        terms = Quota(
-            requests=min(terms.requests for terms in every),
-            window=max(terms.window for terms in every),
-            penalty=max(terms.penalty for terms in every),
-            jitter=max(terms.jitter for terms in every),
-            adaptive=all(terms.adaptive for terms in every),
-        )
+        terms = reduce(_strictest, every)
         if terms == self.terms:
             return
         self.terms = terms
@@ -491,6 +486,19 @@ def terms_of(quota: Quota) -> Quota:
     choose.
     """
     return Quota(quota.requests, quota.window, quota.penalty, quota.jitter, quota.adaptive)
+
+
+def _strictest(one: Quota, other: Quota) -> Quota:
+    """Return terms that hold if both do."""
+    if one == other:
+        return one
+    return Quota(
+        requests=min(one.requests, other.requests),
+        window=max(one.window, other.window),
+        penalty=max(one.penalty, other.penalty),
+        jitter=max(one.jitter, other.jitter),
+        adaptive=one.adaptive and other.adaptive,
+    )
 
 
 def _bounded(retry_after: float) -> float:
