@@ -36,6 +36,7 @@ __all__ = [
     "seconds",
     "text",
     "unknown_word",
+    "with_methods",
 ]
 
 T = TypeVar("T")
@@ -123,6 +124,18 @@ def _instance(kind: type[T], allowed: str) -> Callable[[object], T]:
 
 text: Callable[[object], str] = _instance(str, "text")
 flag: Callable[[object], bool] = _instance(bool, "True or False")
+
+
+def with_methods(protocol: type) -> Callable[[object], object]:
+    """Return the rule for an object that has the methods of a protocol."""
+    names = [name for name in vars(protocol) if not name.startswith("_")]
+
+    def rule(value: object) -> object:
+        if all(callable(getattr(value, name, None)) for name in names):
+            return value
+        raise UnfitError(f"an object with the methods of {protocol.__name__}")
+
+    return rule
 
 
 def printable(longest: int) -> Callable[[object], str]:

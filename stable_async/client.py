@@ -21,6 +21,7 @@ from stable_async.arguments import (
     or_none,
     printable,
     seconds,
+    with_methods,
 )
 from stable_async.concurrency import map_as_completed
 from stable_async.config import (
@@ -49,7 +50,7 @@ from stable_async.transport.polling import POLL_INTERVAL, RESULT_TIMEOUT, Pollin
 from stable_async.transport.proxies import resolve_proxy
 from stable_async.transport.send_state import SendState
 from stable_async.transport.session import Session
-from stable_async.transport.telemetry import GuardedTelemetry
+from stable_async.transport.telemetry import GuardedTelemetry, Telemetry
 
 if TYPE_CHECKING:
     import os
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
     from stable_async.quota import Priority, QuotaStatistics
     from stable_async.transport.options import CallOptions
     from stable_async.transport.streams import MediaStream
-    from stable_async.transport.telemetry import Telemetry
 
 __all__ = ["Failure", "Outcome", "StabilityClient", "Success"]
 
@@ -139,6 +139,7 @@ _RULES: dict[str, Callable[[object], object]] = {
     "raise_on_filtered": flag,
     "priority": choice("interactive", "bulk"),
     "tenant_ids": choice(*_USER_IDS),
+    "telemetry": or_none(with_methods(Telemetry)),
     "log_prompts": flag,
 }
 

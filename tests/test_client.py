@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import traceback
+from inspect import signature
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ from stable_async import (
     ServerError,
     StabilityClient,
     StabilityError,
+    Timeouts,
     UnprocessableError,
     WrongEventLoopError,
 )
@@ -318,6 +320,28 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) ->
 def test_a_quota_of_no_limit_or_no_progress_is_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=f"Quota.{next(iter(settings))}"):
         Quota(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [Quota, RetryPolicy, Timeouts])
+def test_every_setting_is_checked_whether_named_or_not(kind: type[Any]) -> None:
+    names = [*signature(kind).parameters]
+    assert kind(**{name: getattr(kind(), name) for name in names}) == kind()
+    for place, name in enumerate(names):
+        defaults = [getattr(kind(), name) for name in names[:place]]
+        message = rf"{kind.__name__}\.{name} is object; allowed: "
+        with pytest.raises(ConfigurationError, match=message):
+            kind(*defaults, object())
+        with pytest.raises(ConfigurationError, match=message):
+            kind(**{name: object()})
+    with pytest.raises(TypeError, match="positional"):
+        kind(*(getattr(kind(), name) for name in names), "one too many")
+
+
+@pytest.mark.parametrize("name", signature(StabilityClient).parameters)
+def test_every_setting_of_a_client_is_checked(name: str) -> None:
+    settings: dict[str, Any] = {"api_key": KEY, name: object()}
+    with pytest.raises(ConfigurationError, match=f"^{name} is (a )?object; allowed: "):
+        StabilityClient(**settings)
 
 
 async def test_a_client_that_is_not_open_says_so() -> None:

@@ -15,6 +15,7 @@ from stable_async.arguments import (
     or_none,
     seconds,
     unknown_word,
+    with_methods,
 )
 from stable_async.config import Timeouts
 from stable_async.errors import APIStatusError, FieldProblem, InvalidRequestError
@@ -170,14 +171,6 @@ def _callback(value: object) -> object:
     raise UnfitError("a function")
 
 
-def _observer(value: object) -> object:
-    if value is None or (
-        callable(getattr(value, "leaving", None)) and callable(getattr(value, "refused", None))
-    ):
-        return value
-    raise UnfitError("an object with the methods of AttemptObserver, or None")
-
-
 def _attempts(value: object) -> int:
     return at_least(0)(value) + 1
 
@@ -192,7 +185,7 @@ _RULES: dict[str, tuple[str, Callable[[object], object]]] = {
     "extra_headers": ("extra_headers", or_none(_headers)),
     "raise_on_filtered": ("raise_on_filtered", flag),
     "on_response": ("on_response", or_none(_callback)),
-    "observer": ("observer", _observer),
+    "observer": ("observer", or_none(with_methods(AttemptObserver))),
     "on_disconnect": ("on_disconnect", choice("cut", "finish")),
     "on_finished": ("on_finished", or_none(_callback)),
 }

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
+from yarl import URL
+
 from stable_async.config import Secret, is_host
 from stable_async.errors import ConfigurationError
 
@@ -48,8 +50,9 @@ def resolve_proxy(base_url: str, proxy: object) -> Proxy | None:
     if proxy is False:
         return None
     if proxy is not None:
-        if isinstance(proxy, int):
-            raise ConfigurationError(f"proxy is {proxy}; allowed: a URL, False, or None")
+        if not isinstance(proxy, str | URL):
+            shown = proxy if isinstance(proxy, int) else type(proxy).__name__
+            raise ConfigurationError(f"proxy is {shown}; allowed: a URL, False, or None")
         return _parse(str(proxy), "proxy")
     target = urlsplit(base_url)
     settings = getproxies()  # lower case first, and no HTTP_PROXY that a CGI request may set

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,13 @@ def test_a_setting_of_a_job_that_means_nothing_is_a_configuration_error(
 ) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
         JobSettings(**{"folder": "out", **settings})
+
+
+@pytest.mark.parametrize("name", signature(JobSettings).parameters)
+def test_every_setting_of_a_job_is_checked(name: str) -> None:
+    settings: dict[str, Any] = {"folder": "out", name: object()}
+    with pytest.raises(ConfigurationError, match=f"^{name} is object; allowed: "):
+        JobSettings(**settings)
 
 
 def test_wrong_words_and_values_of_other_settings_too() -> None:
