@@ -90,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         arguments, profile = split_profile(arguments)
         called = arguments[0] if arguments else None
-        defaults = Defaults(profile)
+        defaults = Defaults(profile, COMMANDS)
         if called in defaults.commands:
             # Defaults that change what is bought are reported.
             _say(f"{NAME}: defaults for {called}{f', profile {profile}' if profile else ''}")

@@ -2,7 +2,8 @@
 
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import cast
 
@@ -25,8 +26,12 @@ class Defaults:
         config: Configurations for cyclopts; earlier ones take precedence.
     """
 
-    def __init__(self, profile: str | None) -> None:
+    def __init__(self, profile: str | None, known: Collection[str]) -> None:
         """Read the file, if there is one.
+
+        Args:
+            profile: Name of the profile, if there is one.
+            known: The commands that there are.
 
         Raises:
             UsageError: It is not TOML, has other tables, or lacks the profile.
@@ -47,12 +52,13 @@ class Defaults:
         if profile is not None and profile not in profiles:
             names = ", ".join(profiles) or "none"
             raise UsageError(f"there is no profile {profile!r} in {NAME}; there are: {names}")
-        layers = [_table(given.get("defaults"), "defaults")]
+        layers = {"defaults": given.get("defaults")}
         if profile is not None:
-            layers.insert(0, _table(profiles[profile], f"profiles.{profile}"))
-        self.commands: set[str] = {command for layer in layers for command in layer}
+            layers = {f"profiles.{profile}": profiles[profile], **layers}
+        tables = [_commands(layer, name, known) for name, layer in layers.items()]
+        self.commands: set[str] = {command for table in tables for command in table}
         self.config: list[Dict] = [
-            Dict(layer, source=str(path.absolute())) for layer in layers if layer
+            Dict(table, source=str(path.absolute())) for table in tables if table
         ]
 
 
@@ -85,3 +91,15 @@ def _table(value: object, name: str) -> dict[str, object]:
     if not isinstance(value, dict) or not all(isinstance(one, dict) for one in value.values()):
         raise UsageError(f"{NAME}: {name}: allowed: tables, such as [{name}.run]")
     return cast("dict[str, object]", value)
+
+
+def _commands(value: object, name: str, known: Collection[str]) -> dict[str, object]:
+    """Return the defaults by command; those of a command that does not exist would be dropped,
+    such as a budget.
+    """
+    table = _table(value, name)
+    if unknown := next((command for command in table if command not in known), None):
+        near = get_close_matches(unknown, known, n=1)
+        hint = f"no such command, did you mean {near[0]}?" if near else "no such command"
+        raise UsageError(f"{NAME}: {name}.{unknown}: {hint}; allowed: {', '.join(known)}")
+    return table

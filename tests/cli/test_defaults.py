@@ -81,6 +81,8 @@ def test_the_environment_names_a_profile(
         ("service = 'core'\n", [], "service; allowed: [defaults.COMMAND]"),
         ("[defaults]\nservice = 'core'\n", [], "such as [defaults.run]"),
         ("[defaults\n", [], "stable-async.toml: "),
+        ("[defaults.runn]\nbudget = 5\n", [], "runn: no such command, did you mean run?"),
+        ("[profiles.a.report]\n[profiles.a.x]\n", ["--profile", "a"], "profiles.a.x: no such"),
     ],
 )
 def test_a_wrong_file_is_told(
