@@ -533,6 +533,32 @@ def test_lines_that_are_no_prompts_are_told(tmp_path: Path, line: str, told: str
     assert read(strict) == [{"prompt": line}]
 
 
+def test_a_cell_of_several_lines_is_no_prompt_if_one_of_them_is_none(tmp_path: Path) -> None:
+    table = tmp_path / "p.csv"
+    cell = "a fox\nNegative prompt: people\nSteps: 20, Sampler: Euler a, Seed: 1"
+    table.write_text(f'prompt\n"{cell}"\n"a fox\nthe negative prompt: none"\n')
+    first, second = PromptFile(table).rows()
+    assert isinstance(first, RowProblem)
+    assert "has a line that begins with 'Negative prompt:'" in first.text
+    assert isinstance(second, Row)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "My prompts,,\n,,\nPrompt,seed,\na fox,1,\n",
+        "My prompts\nprompt;seed\na fox;1\n",
+        "Made by:,Ann\nid,prompt\n1,a fox\n",
+    ],
+)
+def test_a_title_above_the_header_is_told(tmp_path: Path, text: str) -> None:
+    """The name of the first column would be no advice: the rest would be bought as prompts."""
+    (tmp_path / "p.csv").write_text(text)
+    told = refusal(tmp_path / "p.csv")
+    assert "the header? The first row has the names of the columns" in told
+    assert "--prompt-column" not in told
+
+
 def test_lines_of_text_that_only_look_a_little_like_that_are_prompts(tmp_path: Path) -> None:
     path = tmp_path / "p.txt"
     lines = [

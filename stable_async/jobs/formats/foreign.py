@@ -18,9 +18,9 @@ __all__ = ["ADVICE", "accepted"]
 ADVICE = "remove it, or write the row as JSON Lines, where a prompt may be any text"
 
 FOREIGN = (
-    (re.compile(r"negative prompt:", re.IGNORECASE), "a negative prompt as AUTOMATIC1111 has it"),
-    (re.compile(r"steps: (?=\d+,)", re.IGNORECASE), "parameters as AUTOMATIC1111 has them"),
-    (re.compile(r"/imagine\b"), "a command of Midjourney"),
+    (re.compile(r"(?im)^negative prompt:"), "a negative prompt as AUTOMATIC1111 has it"),
+    (re.compile(r"(?im)^steps: (?=\d+,)"), "parameters as AUTOMATIC1111 has them"),
+    (re.compile(r"(?m)^/imagine\b"), "a command of Midjourney"),
 )
 FOREIGN_INSIDE = (
     # Midjourney: `--ar 16:9`, `--v 6`, `--no people`, `--tile`.
@@ -41,7 +41,7 @@ RULE = re.compile(r"[-=+_*~|: ]+")
 RULE_SIGNS = frozenset("-=+_*~|: ")
 # Fields that are written by hand.
 TEXTS = tuple(sorted(name for name in ALL_FIELDS if is_text(name) and name != "text_prompts"))
-# One of them begins what the patterns of `FOREIGN` find.
+# One of them begins what the patterns of `FOREIGN` find, at the start of a line.
 FIRST_CHARACTERS = frozenset("nNsS/")
 
 
@@ -63,10 +63,11 @@ def _foreign(text: str) -> str | None:
         return f"is {text.strip()!r}: no text, but what programs write where there is none"
     if text[0] in RULE_SIGNS and RULE.fullmatch(text):
         return f"is {reprlib.repr(text)}: a line, and no text"
-    if text[0] in FIRST_CHARACTERS:
+    if text[0] in FIRST_CHARACTERS or "\n" in text:
         for pattern, what in FOREIGN:
-            if found := pattern.match(text):
-                return f"begins with {found[0]!r}: {what}"
+            if found := pattern.search(text):
+                place = "has a line that begins" if found.start() else "begins"
+                return f"{place} with {found[0]!r}: {what}"
     if "--" in text or "—" in text or "<" in text:  # nearly no prompt has any
         for pattern, what in FOREIGN_INSIDE:
             if found := pattern.search(text):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from stable_async.jobs.columns import (
@@ -35,6 +36,9 @@ MISSING = frozenset(("#N/A", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "\\N", 
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 # Four thousand in English, and four in German: refused where only one of them is meant.
 THOUSANDS = re.compile(r",\d{3}$")
+DELIMITER = re.compile(r"[,;\t|]")
+# How many rows with a title, a date and the like people have above a header.
+TITLE_ROWS = 10
 
 
 class SuspiciousColumnsError(UnreadableError):
@@ -87,7 +91,12 @@ def read_table(
     number, header = next(records, (0, ()))
     if not number:
         raise UnreadableError(0, "the file is empty")
-    targets, found = checked_columns(header, rules, number)
+    try:
+        targets, found = checked_columns(header, rules, number)
+    except SuspiciousColumnsError:
+        raise
+    except UnreadableError as error:
+        raise _header_below(records, rules) or error from None
     report.take(found)
     width, first = len(targets), True
     unnamed = [place for place, name in enumerate(header) if not folded(name)]
@@ -107,6 +116,20 @@ def read_table(
             report.kept.append(targets[place].name)
         row = row_of(number, targets, cells)
         yield accepted(row)
+
+
+def _header_below(
+    records: Iterator[tuple[int, Sequence[str]]], rules: ColumnRules
+) -> UnreadableError | None:
+    """Return the problem of titles above the header, if one of the next records is the header."""
+    wanted = rules.required.union(map(folded, rules.mapped))
+    for number, cells in islice(records, TITLE_ROWS):
+        # The delimiter may not be known: a title may have none.
+        names = {folded(name) for cell in cells for name in DELIMITER.split(cell)}
+        if not wanted.isdisjoint(names):
+            what = "the header? The first row has the names of the columns: remove the rows above"
+            return UnreadableError(number, what)
+    return None
 
 
 def row_of(number: int, targets: Sequence[Target], cells: Sequence[object]) -> Row:
