@@ -122,7 +122,12 @@ def card(
     shards: int,
     left_out: Mapping[str, int],
 ) -> str:
-    """Return the text of the card; `writer` has written the first split, in so many shards."""
+    """Return the text of the card.
+
+    `writer` has written the first split with any media, in so many shards.
+    """
+    # `datasets` loads nothing at all if a split has no files.
+    filled = [split for split in splits if split.count] or splits
     features = writer.features(columns, sorted(census.suffixes))
     head = {
         "pretty_name": name,
@@ -133,7 +138,7 @@ def card(
             {
                 "config_name": "default",
                 "data_files": [
-                    {"split": split.name, "path": list(split.data_files)} for split in splits
+                    {"split": split.name, "path": list(split.data_files)} for split in filled
                 ],
                 **({"features": features} if writer.config_has_features else {}),
             }
@@ -142,7 +147,7 @@ def card(
             "features": features,
             "splits": [
                 {"name": split.name, "num_bytes": split.bytes, "num_examples": split.count}
-                for split in splits
+                for split in filled
             ],
         },
     }

@@ -169,17 +169,18 @@ class _Export:
         records, census, summary = self._records, self._census, self.summary
         is_sharded = self._format in {"webdataset", "parquet"}
         written: list[SplitFiles] = []
+        shards_of_first = 0
         for split in records.splits.names:
             writer = self._writer(split)
             media, size = census.media, census.bytes
             count = self._write_split(split, writer, shard_size if is_sharded else math.inf)
             summary.shards += count
             summary.splits[split] = census.media - media
+            if not written or (count and not shards_of_first):
+                first, shards_of_first = writer, count
             written.append(
                 SplitFiles(split, writer.data_files, summary.splits[split], census.bytes - size)
             )
-            if split == records.splits.names[0]:
-                first, shards_of_first = writer, count
         summary.media, summary.bytes = census.media, census.bytes
         text = card(
             self._target.resolve().name,

@@ -138,6 +138,22 @@ def test_splits_are_loaded_by_their_names(tmp_path: Path, kind: ExportFormat) ->
         export_job(job.folder, tmp_path / "set", kind)
 
 
+@pytest.mark.parametrize("kind", ["imagefolder", "parquet", "webdataset"])
+def test_a_data_set_with_an_empty_split_is_loaded(tmp_path: Path, kind: ExportFormat) -> None:
+    """As of a few images, of which none falls into a small split."""
+    datasets = needs.module("datasets")
+    with JobFolder(tmp_path / "job") as job:
+        job.add("a kite", identity="a")
+    selection = Selection(splits={"test": 0.001, "train": 0.998, "validation": 0.001})
+    summary = export_job(job.folder, tmp_path / "set", kind, selection=selection)
+    assert summary.splits == {"test": 0, "train": 1, "validation": 0}
+    loaded = datasets.load_dataset(str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(rows) for name, rows in loaded.items()} == {"train": 1}
+    card = (tmp_path / "set" / "README.md").read_text()
+    assert "| test | 0 |" in card
+    assert "test/" not in card.partition("## Load it")[2]
+
+
 def test_an_id_stays_in_its_split_when_others_come() -> None:
     splits = Splits.of({"train": 0.9, "validation": 0.05, "test": 0.05})
     found = Counter(splits.of_id(f"row {number}") for number in range(20_000))
