@@ -28,6 +28,7 @@ __all__ = [
     "checked_setting",
     "choice",
     "flag",
+    "instance",
     "non_negative",
     "or_none",
     "path_like",
@@ -113,7 +114,9 @@ def path_like(value: object) -> Path:
     raise UnfitError("a path, as text or a path object")
 
 
-def _instance(kind: type[T], allowed: str) -> Callable[[object], T]:
+def instance(kind: type[T], allowed: str) -> Callable[[object], T]:
+    """Return the rule for an object of `kind`."""
+
     def rule(value: object) -> T:
         if isinstance(value, kind):
             return value
@@ -122,8 +125,8 @@ def _instance(kind: type[T], allowed: str) -> Callable[[object], T]:
     return rule
 
 
-text: Callable[[object], str] = _instance(str, "text")
-flag: Callable[[object], bool] = _instance(bool, "True or False")
+text: Callable[[object], str] = instance(str, "text")
+flag: Callable[[object], bool] = instance(bool, "True or False")
 
 
 def with_methods(protocol: type) -> Callable[[object], object]:

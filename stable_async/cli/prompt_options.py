@@ -77,19 +77,22 @@ class PromptOptions:
             number: int | None = getattr(self, name)
             if number is not None and number < 1:
                 raise UsageError(f"--{name} is {number}; allowed: 1 or more")
-        rules = PromptRules(
-            service=self.service,
-            set=dict(_pair("--set", text) for text in self.set),
-            vary={
-                key: tuple(value.split(","))
-                for key, value in (_pair("--vary", text) for text in self.vary)
-            },
-            limit=self.limit,
-            sample=self.sample,
-            shard=self.parse_shard(),
-            allow_duplicates=self.allow_duplicates,
-            price=self.price,
-        )
+        try:
+            rules = PromptRules(
+                service=self.service,
+                set=dict(_pair("--set", text) for text in self.set),
+                vary={
+                    key: tuple(value.split(","))
+                    for key, value in (_pair("--vary", text) for text in self.vary)
+                },
+                limit=self.limit,
+                sample=self.sample,
+                shard=self.parse_shard(),
+                allow_duplicates=self.allow_duplicates,
+                price=self.price,
+            )
+        except ConfigurationError as error:
+            raise UsageError(str(error)) from None
         for problem in rules.problems():
             raise UsageError(str(problem))
         try:

@@ -8,6 +8,7 @@ except ImportError:
         "the client itself works without"
     ) from None
 
+from stable_async.jobs.columns import ColumnRules
 from stable_async.jobs.errors import (
     JobChangedError,
     JobError,
@@ -22,8 +23,10 @@ from stable_async.jobs.progress import Progress, Summary
 from stable_async.jobs.prompt_file import PromptFile
 from stable_async.jobs.rules import PromptRules
 from stable_async.jobs.settings import JobSettings
+from stable_async.jobs.shard import Shard
 
 __all__ = [
+    "ColumnRules",
     "Job",
     "JobChangedError",
     "JobError",
@@ -35,6 +38,7 @@ __all__ = [
     "PromptFileError",
     "PromptRules",
     "RowProblem",
+    "Shard",
     "StorageError",
     "Summary",
 ]

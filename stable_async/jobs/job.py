@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
+from stable_async.arguments import checked_setting, instance, or_none
 from stable_async.errors import ConfigurationError, StabilityError
 from stable_async.files import in_thread
 from stable_async.jobs.attempt import RunContext
@@ -22,8 +23,11 @@ from stable_async.jobs.ledger_writer import LedgerWriter
 from stable_async.jobs.open_files import raise_file_limit
 from stable_async.jobs.opening import open_job
 from stable_async.jobs.progress import Left, Progress, Summary
+from stable_async.jobs.prompt_file import PromptFile
 from stable_async.jobs.recovery import close_ledger
+from stable_async.jobs.rules import PromptRules
 from stable_async.jobs.runner import Runner
+from stable_async.jobs.settings import JobSettings
 from stable_async.quota.shared import RedisQuota
 from stable_async.wording import amount, count
 
@@ -37,10 +41,7 @@ if TYPE_CHECKING:
     from stable_async.jobs.ledger import Counts
     from stable_async.jobs.opening import OpenJob
     from stable_async.jobs.progress import Ending
-    from stable_async.jobs.prompt_file import PromptFile
     from stable_async.jobs.row import Row
-    from stable_async.jobs.rules import PromptRules
-    from stable_async.jobs.settings import JobSettings
     from stable_async.jobs.storage.base import Store
 
 __all__ = ["Job"]
@@ -69,7 +70,13 @@ class Job:
         """Prepare; nothing is read or written before `run`.
 
         Without `prompts` the job works from the rows in its ledger.
+
+        Raises:
+            ConfigurationError: An argument is something else.
         """
+        checked_setting("settings", settings, instance(JobSettings, "JobSettings"))
+        checked_setting("prompts", prompts, or_none(instance(PromptFile, "a PromptFile")))
+        checked_setting("rules", rules, instance(PromptRules, "PromptRules"))
         self._settings = settings
         self._prompts = prompts
         self._rules = rules

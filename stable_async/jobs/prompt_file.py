@@ -12,7 +12,14 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from stable_async.arguments import checked_arguments, checked_setting, path_like
+from stable_async.arguments import (
+    checked_arguments,
+    checked_setting,
+    choice,
+    instance,
+    or_none,
+    path_like,
+)
 from stable_async.jobs.columns import ColumnReport, ColumnRules, folded
 from stable_async.jobs.errors import PromptFileError, RowProblem, UnreadableError
 from stable_async.jobs.formats.dataset_rows import (
@@ -57,7 +64,12 @@ class SuspiciousFileError(PromptFileError):
         self.columns = columns
 
 
-@checked_arguments({})
+@checked_arguments(
+    {
+        "format": or_none(choice(*get_args(Format))),
+        "rules": or_none(instance(ColumnRules, "ColumnRules")),
+    }
+)
 class PromptFile:
     """A prompt file: `.jsonl`, `.json`, `.csv`, `.tsv`, `.txt` or `.parquet`, `-`, or a folder.
 

@@ -6,12 +6,11 @@ import json
 import os
 import re
 import reprlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from hashlib import blake2b
 from itertools import product
-from math import inf
 from typing import TYPE_CHECKING, cast
 
 from stable_async.api.base import limits_of
@@ -19,6 +18,16 @@ from stable_async.api.fields import MAX_SEED
 from stable_async.api.file_limits import FileHead
 from stable_async.api.services import SERVICES, UNPRICED, service_name
 from stable_async.api.texts import clean
+from stable_async.arguments import (
+    UnfitError,
+    at_least,
+    checked_arguments,
+    checked_setting,
+    flag,
+    non_negative,
+    or_none,
+    text,
+)
 from stable_async.errors import InvalidRequestError
 from stable_async.jobs.columns import NUMBERS
 from stable_async.jobs.errors import RowProblem
@@ -27,7 +36,7 @@ from stable_async.jobs.row import MAX_ID, Row, derive_seed, to_json
 from stable_async.jobs.shard import WHOLE, Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from stable_async.api.base import MediaRequest
@@ -45,6 +54,40 @@ MOST_SHAPES = 1_000
 SEED_DIGITS = len(str(MAX_SEED))
 
 
+def _part(value: object) -> Shard:
+    if isinstance(value, Shard):
+        return value
+    if isinstance(value, str):
+        return Shard.parse(value)
+    raise UnfitError("I/N, such as '1/4', or a Shard")
+
+
+def _values(value: object) -> Collection[object]:
+    # A text has its characters for values, and each would be bought.
+    if isinstance(value, str) or not isinstance(value, Collection) or not len(value):
+        raise UnfitError("a list of values")
+    return value
+
+
+def _mapping(value: object) -> Mapping[object, object]:
+    if not isinstance(value, Mapping):
+        raise UnfitError("a mapping with fields of the API as keys")
+    return value
+
+
+_RULES: dict[str, Callable[[object], object]] = {
+    "service": text,
+    "set": _mapping,
+    "vary": _mapping,
+    "limit": or_none(at_least(1)),
+    "sample": or_none(at_least(1)),
+    "allow_duplicates": flag,
+    "shard": _part,
+    "price": or_none(non_negative),
+}
+
+
+@checked_arguments(_RULES)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRules:
     """How rows become images.
@@ -57,7 +100,8 @@ class PromptRules:
         sample: Make only this many images, spread over the file; `None` means all.
         allow_duplicates: Make the same request with the same seed as often as it occurs; otherwise
             it is made once.
-        shard: Make only this part of them; positions and names are those of the whole file.
+        shard: Make only this part of them, such as `1/4`; positions and names are those of the
+            whole file.
         price: Credits to count for a row whose price no source states.
     """
 
@@ -70,24 +114,17 @@ class PromptRules:
     shard: Shard = WHOLE
     price: float | None = None
 
+    def __post_init__(self) -> None:
+        """Reject texts for lists of values."""
+        for name, values in self.vary.items():
+            checked_setting(f"vary: {name}", values, _values)
+
     def problems(self) -> Iterator[RowProblem]:
         """Return the problems of the rules themselves."""
         if service_name(self.service) not in SERVICES:
             yield RowProblem(0, _unknown_service(self.service))
-        for name in ("limit", "sample"):
-            number: object = getattr(self, name)
-            if number is not None and (type(number) is not int or number < 1):
-                yield RowProblem(0, f"{name}: given {number!r}; allowed: a whole number, 1 or more")
-        varied: Mapping[str, object] = self.vary
-        for name, values in varied.items():
-            # A text has its characters for values, and each would be bought.
-            if isinstance(values, str) or not isinstance(values, Collection) or not len(values):
-                what = f"vary: {name} is {reprlib.repr(values)}; allowed: a list of values"
-                yield RowProblem(0, what)
         if both := sorted(self.set.keys() & self.vary.keys()):
             yield RowProblem(0, f"{', '.join(both)}: both set and varied")
-        if self.price is not None and not 0 <= self.price < inf:
-            yield RowProblem(0, f"price: given {self.price}; allowed: 0 or more credits")
 
     def price_problem(self, service: str) -> RowProblem | None:
         """Return the problem of a service whose price is not known."""

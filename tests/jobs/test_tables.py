@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import tracemalloc
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -12,8 +13,17 @@ from typing import Any
 
 import pytest
 
-from stable_async.jobs import PromptFile, PromptFileError, PromptRules, RowProblem
-from stable_async.jobs.columns import ColumnRules
+from stable_async.errors import ConfigurationError
+from stable_async.jobs import (
+    ColumnRules,
+    Job,
+    JobSettings,
+    PromptFile,
+    PromptFileError,
+    PromptRules,
+    RowProblem,
+    Shard,
+)
 from stable_async.jobs.prompt_file import SuspiciousFileError
 from stable_async.jobs.row import Row
 from stable_async.jobs.rules import check
@@ -957,13 +967,41 @@ def test_an_empty_table_is_called_empty(tmp_path: Path) -> None:
     [
         ({"vary": {"seed": "12"}}, "vary: seed is '12'; allowed: a list of values"),
         ({"vary": {"seed": 5}}, "vary: seed is 5; allowed: a list of values"),
-        ({"vary": {"seed": []}}, "vary: seed is []; allowed: a list of values"),
-        ({"limit": 0}, "limit: given 0; allowed: a whole number, 1 or more"),
-        ({"sample": "5"}, "sample: given '5'; allowed: a whole number, 1 or more"),
+        ({"vary": {"seed": []}}, "vary: seed is list; allowed: a list of values"),
+        ({"vary": 5}, "vary is 5; allowed: a mapping"),
+        ({"set": ["seed=1"]}, "set is list; allowed: a mapping"),
+        ({"limit": 0}, "limit is 0; allowed: a whole number, 1 or more"),
+        ({"sample": "5"}, "sample is '5'; allowed: a whole number, 1 or more"),
+        ({"service": 5}, "service is 5; allowed: text"),
+        ({"price": -1}, "price is -1; allowed: a number, 0 or more"),
+        ({"allow_duplicates": "no"}, "allow_duplicates is 'no'; allowed: True or False"),
+        ({"shard": 2}, "shard is 2; allowed: I/N"),
+        ({"shard": "0/2"}, "shard: given 0/2; allowed: I/N"),
+        ({"servce": "core"}, "servce: no such argument, did you mean service?"),
     ],
 )
 def test_rules_of_a_program_are_checked(options: dict[str, Any], told: str) -> None:
     """A text of values would be taken for its characters, and each bought."""
-    [problem] = PromptRules(**options).problems()
-    assert str(problem) == told
-    assert not list(PromptRules(vary={"seed": ["1", "2"], "style_preset": ("anime",)}).problems())
+    with pytest.raises(ConfigurationError, match=re.escape(told)):
+        PromptRules(**options)
+
+
+def test_rules_of_a_program_take_what_is_clear() -> None:
+    rules = PromptRules(vary={"seed": ["1", "2"], "style_preset": ("anime",)}, shard="2/4")  # type: ignore[arg-type]
+    assert not list(rules.problems())
+    assert rules.shard == Shard(2, 4)
+
+
+def test_a_job_of_other_things_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("prompt\na fox\n")
+    settings, prompts, rules = JobSettings(folder=tmp_path), PromptFile(path), PromptRules()
+    wrong: list[tuple[Any, Any, Any]] = [
+        (str(tmp_path), prompts, rules), (settings, str(path), rules), (settings, prompts, None)
+    ]  # fmt: skip
+    for words in wrong:
+        with pytest.raises(ConfigurationError, match=r"; allowed: a? ?(JobS|PromptF|PromptR)"):
+            Job(*words)
+    for option in ({"format": "xls"}, {"rules": 5}):
+        with pytest.raises(ConfigurationError, match="; allowed: "):
+            PromptFile(path, **option)
