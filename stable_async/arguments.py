@@ -8,6 +8,7 @@ which says what is allowed. Settings turn that into a `ConfigurationError`, call
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import wraps
 from inspect import Parameter, signature
 from math import isfinite
@@ -64,10 +65,11 @@ class UnfitError(ValueError):
 
 def _number(allowed: str, *, or_zero: bool) -> Callable[[object], float]:
     def rule(value: object) -> float:
-        if not isinstance(value, bool) and isinstance(value, Real) and isfinite(value):
-            number = float(value)
-            if number > 0 or (or_zero and number == 0):
-                return number
+        if not isinstance(value, bool) and isinstance(value, Real):
+            with suppress(OverflowError):  # a whole number may be beyond all of them
+                number = float(value)
+                if isfinite(number) and (number > 0 or (or_zero and number == 0)):
+                    return number
         raise UnfitError(allowed)
 
     return rule

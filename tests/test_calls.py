@@ -232,6 +232,7 @@ def test_a_setting_takes_what_is_clear(settings: dict[str, Any]) -> None:
 SETTINGS: list[tuple[type, dict[str, Any]]] = [
     (StabilityClient, {"timeout": "30"}),
     (StabilityClient, {"timeout": 0}),
+    (StabilityClient, {"timeout": 10**400}),
     (StabilityClient, {"retry": "3"}),
     (StabilityClient, {"retry": -1}),
     (StabilityClient, {"retry": True}),

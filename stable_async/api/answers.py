@@ -211,16 +211,14 @@ def _v1_image(answer: Answer, data: bytes, seed: object, reason: object) -> Imag
 
 
 def read_seed(seed: object) -> int | None:
-    """Return the seed in a header or in JSON; `None` if there is none."""
+    """Return the seed in a header or in JSON; `None` if there is none that could be one."""
     match seed:
         case str() if seed.isascii() and seed.isdigit() and len(seed) <= MOST_SEED_DIGITS:
             return int(seed)
-        case float() if seed.is_integer():
-            return int(seed)
         case bool():
             return None
-        case int():
-            return seed
+        case int() | float() if 0 <= seed < 10**MOST_SEED_DIGITS and seed == int(seed):
+            return int(seed)
         case _:
             return None
 

@@ -20,6 +20,7 @@ UNSENT = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
     aiohttp.ClientHttpProxyError,
+    aiohttp.InvalidURL,
 )
 
 
@@ -52,6 +53,8 @@ def _describe(error: Exception) -> str:
             )
         case aiohttp.ClientHttpProxyError():
             return f"the proxy refuses the connection with status {error.status}"
+        case aiohttp.InvalidURL():
+            return "the address is not valid"
         case aiohttp.ClientProxyConnectionError():
             reason = error.os_error.strerror or type(error.os_error).__name__
             return f"cannot connect to the proxy {error.host}:{error.port}: {reason}"

@@ -348,6 +348,18 @@ def endless(body: bytes, content_type: str) -> bytes:
 
 
 JSON = "application/json"
+
+
+@pytest.mark.parametrize("seed", ["-3", "1e300", "1" + "0" * 30, "9" * 4000, '"-3"', "true", "[7]"])
+async def test_a_number_that_is_no_seed_is_left_out(seed: str) -> None:
+    """Metadata with it could not be loaded by programs whose integers have 64 bits."""
+    body = f'{{"image":"{B64}","seed":{seed},"finish_reason":"SUCCESS"}}'.encode()
+    reply = answer(body, content_type="application/json")
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        image = await one.generate.core("x")
+    assert (image.data, image.seed) == (PNG, None)
+
+
 ENTIRE = json.dumps({"image": B64, "seed": 7, "finish_reason": "SUCCESS"}).encode()
 
 

@@ -166,6 +166,14 @@ async def test_a_proxy_that_is_not_there_is_named() -> None:
     assert "secret" not in str(caught.value)
 
 
+async def test_an_address_that_cannot_be_asked_is_not_billed() -> None:
+    url = "http://1.2.3.4.5.6"
+    async with StabilityClient(KEY, base_url=url, quota=None, proxy=False) as client:
+        with pytest.raises(APIConnectionError, match="the address is not valid") as caught:
+            await client.generate.core("x")
+    assert not caught.value.maybe_billed
+
+
 async def test_no_proxy_and_false_lead_straight_to_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     async with serving() as server:
