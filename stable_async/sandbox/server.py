@@ -38,6 +38,7 @@ LOGGED_HEADER_LENGTH = 512
 DRAIN_BYTES = 10 << 20
 DRAIN_SECONDS = 2.0
 SHUTDOWN_SECONDS = 0.1
+WITHOUT_BODY = frozenset({204, 304})
 STRAY_BYTES = b"\r\n<!-- bytes after the end -->"
 
 
@@ -261,7 +262,9 @@ class Server:
             await _cut(request, response, answer)
             return response
         await response.prepare(request)
-        body = memoryview(answer.body)
+        # What followed would be taken for the next response of the connection.
+        has_body = request.method != "HEAD" and answer.status not in WITHOUT_BODY
+        body = memoryview(answer.body if has_body else b"")
         last = max(0, len(body) - CHUNK_BYTES)
         for start in range(0, last, CHUNK_BYTES):
             await response.write(body[start : min(start + CHUNK_BYTES, last)])

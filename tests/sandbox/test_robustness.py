@@ -249,3 +249,17 @@ async def test_memory_does_not_grow_with_the_number_of_uploads(
         tracemalloc.stop()
     assert after - before < 4_000_000
     assert sandbox.log[-1].files["image"].size == len(file[1])
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+async def test_an_answer_without_a_body_leaves_its_connection_usable(
+    sandbox: Sandbox, method: str
+) -> None:
+    sandbox.respond("v1_user_balance", 204, body=b"none", times=1)
+    host = sandbox.url.removeprefix("http://")
+    head = f"/v1/user/balance HTTP/1.1\r\nHost: {host}\r\nAuthorization: sk-x\r\n"
+    reader, writer = await asyncio.open_connection(*host.split(":"))
+    writer.write(f"{method} {head}\r\nGET {head}Connection: close\r\n\r\n".encode())
+    second = (await reader.read()).partition(b"\r\n\r\n")[2]
+    writer.close()
+    assert second.startswith(b"HTTP/1.1 20"), second
