@@ -240,6 +240,17 @@ def test_problems_of_files_name_them(tmp_path: Path) -> None:
     assert "row 4 (tiny .png): image: given 8 x 8 pixels" in text
 
 
+def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")).write_bytes(png_header(64, 64))
+    except OSError:
+        pytest.skip("the file system has no such names")
+    (tmp_path / "new\nline.png").write_bytes(png_header(64, 64))
+    bad, good = PromptFile(tmp_path, rules=ColumnRules(service="remove-background")).rows()
+    assert bad == RowProblem(1, "the name b'caf\\xe9.png' is not valid UTF-8: rename the file")
+    assert isinstance(good, Row)
+
+
 async def test_an_input_that_changed_is_noticed(bench: Bench) -> None:
     photos = bench.folder / "photos"
     make(photos, "a.png", "b.png")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stable_async.jobs.columns import ColumnError, ColumnRules
-from stable_async.jobs.errors import UnreadableError
+from stable_async.jobs.errors import RowProblem, UnreadableError
 from stable_async.jobs.row import MAX_ID, Row
 
 if TYPE_CHECKING:
@@ -134,6 +134,9 @@ def read_folder(files: FolderFiles, rules: ColumnRules, notes: list[str]) -> Row
         fields: dict[str, object] = {field: name}
         if len(name) <= MAX_ID and name.isprintable():
             fields["id"] = name
+        elif (data := os.fsencode(name)).decode("utf-8", "replace") != name:
+            yield RowProblem(number, f"the name {data!r} is not valid UTF-8: rename the file")
+            continue
         yield Row(number, fields)
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common(LISTED_KINDS))
     if not number:
