@@ -63,9 +63,19 @@ def test_a_folder_is_read_with_its_folders_in_order(tmp_path: Path) -> None:
     [note] = source.notes
     assert note == (
         "2 other files of the folder are left out (1 .txt, 1 .heic); remove-background takes "
-        ".jpg, .jpeg, .png, .webp"
+        ".jpg, .jpeg, .jfif, .png, .webp"
     )
     assert all((source.folder / str(name)).is_file() for name in names(rows))
+
+
+def test_jpeg_files_as_browsers_name_them_are_taken(tmp_path: Path) -> None:
+    make(tmp_path, "a.jfif", "b.JFIF")
+    (tmp_path / "c.jfif").write_text("no image " * 20)
+    source = PromptFile(str(tmp_path), rules=CUT_OUT)
+    with pytest.raises(PromptFileError, match=r"^[^;]*\(c\.jfif\): image: given another kind of"):
+        estimate_run(source, PromptRules(service="remove-background"))
+    assert names(read(tmp_path)) == ["a.jfif", "b.JFIF", "c.jfif"]
+    assert not source.notes
 
 
 def test_a_pattern_chooses_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
