@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
+import os
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from stable_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from stable_async.errors import StabilityError
     from stable_async.jobs.estimate import Estimate
     from stable_async.jobs.progress import Progress, Summary
     from stable_async.jobs.row import Result, Row
 
 __all__ = ["EVENTS_VERSION", "EventFile", "JobEvents"]
+
+logger: logging.Logger = logging.getLogger("stable_async.jobs")
 
 # Incremented when a field is removed or changes its meaning, not for new fields and events.
 EVENTS_VERSION = 1
@@ -54,7 +58,7 @@ class EventFile(JobEvents):
     """
 
     def __init__(self, path: Path) -> None:
-        """Open a file, or a named pipe that has a reader.
+        """Open a file or a named pipe; this blocks until the pipe has a reader, and logs that.
 
         Raises:
             ConfigurationError: The file has other content than events.
@@ -64,7 +68,9 @@ class EventFile(JobEvents):
             raise ConfigurationError(
                 f"events is {path}; allowed: a new file, or one with the events of earlier runs"
             )
-        self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
+        self._file: TextIO = open(  # noqa: SIM115 - with an opener
+            path, "a", encoding="utf-8", buffering=1, opener=_open
+        )
         self.error: str | None = None
 
     def started(self, estimate: Estimate) -> None:
@@ -140,6 +146,18 @@ class EventFile(JobEvents):
             self._file.write(json.dumps(head | given, ensure_ascii=False, default=str) + "\n")
         except (OSError, ValueError) as error:
             self.error = str(error)
+
+
+def _open(path: str, flags: int) -> int:
+    try:
+        file = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno != errno.ENXIO or not Path(path).is_fifo():
+            raise
+        logger.warning("%s is a named pipe that nothing reads: waiting for a reader", path)
+        return os.open(path, flags)
+    os.set_blocking(file, True)
+    return file
 
 
 def _has_events(path: Path) -> bool:

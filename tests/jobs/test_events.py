@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stable_async.cli.app import run
+from stable_async.errors import StabilityError
 from stable_async.jobs import JobError, PromptFileError
 from stable_async.jobs.events import EventFile
 from stable_async.jobs.job_view import reading_job
@@ -77,6 +79,45 @@ async def test_a_run_that_cannot_begin_says_why(bench: Bench) -> None:
     [line] = events(path)
     assert line["event"] == "error"
     assert "seed" in str(line["error"])
+
+
+def test_a_pipe_without_a_reader_is_named_while_it_is_awaited(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    told, readers = [], []
+
+    class Reader(logging.Handler):
+        """A reader that comes once it is asked for."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+            readers.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+
+    handler = Reader()
+    logging.getLogger("stable_async").addHandler(handler)
+    try:
+        file = EventFile(path)
+    finally:
+        logging.getLogger("stable_async").removeHandler(handler)
+    file.failed(StabilityError("x"))
+    assert told == [f"{path} is a named pipe that nothing reads: waiting for a reader"]
+    assert b'"event": "error"' in os.read(readers[0], 1000)
+    os.close(readers[0])
+
+
+async def test_a_pipe_that_is_read_slowly_loses_no_event(bench: Bench) -> None:
+    path = bench.folder / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    file = EventFile(path)
+    os.set_blocking(reader, True)
+    text = "x" * 200_000  # more than a pipe holds
+    writing = asyncio.create_task(asyncio.to_thread(file.failed, StabilityError(text)))
+    with open(reader, "rb") as pipe:  # noqa: PTH123 - a descriptor
+        read = await asyncio.to_thread(pipe.read)
+    await writing
+    assert file.error is None
+    assert json.loads(read)["error"] == text
 
 
 async def test_a_reader_that_goes_away_does_not_stop_the_job(bench: Bench) -> None:
