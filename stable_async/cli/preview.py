@@ -1,6 +1,7 @@
 """A preview of a run: for `estimate`, `run --dry-run` and the start of `run`."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
@@ -12,7 +13,7 @@ from stable_async.jobs import JobSettings, PromptFile, PromptRules
 from stable_async.jobs.columns import ColumnReport
 from stable_async.jobs.estimate import Estimate, estimate_run
 from stable_async.jobs.prompt_file import SuspiciousFileError
-from stable_async.wording import count, duration
+from stable_async.wording import amount, count, duration
 
 __all__ = ["column_lines", "preview", "start_lines"]
 
@@ -27,7 +28,7 @@ def preview(
     as_json: bool,
     needs_prices: bool = True,
 ) -> None:
-    """Print what a run will do to stdout; see `estimate_run`.
+    """Print what a run will do to stdout; see `estimate_run`. With JSON, notes go to stderr.
 
     Raises:
         PromptFileError: The file would be refused.
@@ -46,7 +47,7 @@ def preview(
     else:
         _show(found)
     for note in found.notes:
-        print(note)
+        print(note, file=sys.stderr if as_json else sys.stdout)
 
 
 def start_lines(found: Estimate) -> Iterator[str]:
@@ -73,6 +74,11 @@ def start_lines(found: Estimate) -> Iterator[str]:
         if number:
             parts.append(f"{number:,} {what}")
     yield "; ".join(parts)
+    if found.budget_left is not None and found.over_budget:
+        yield (
+            f"the budget has {count(found.budget_left, 'credit')} left, and these rows cost "
+            f"{amount(found.credits)}: the run may end before its last row"
+        )
     yield from column_lines(found.columns)
 
 

@@ -88,6 +88,7 @@ class Estimate:
         in_doubt: Rows that may have been billed; included in `shares` only if they are resent.
         failed: Rows that were refused for good in earlier runs.
         duplicates: Rows that repeat an earlier one, seed included; made once.
+        budget_left: Credits that earlier runs have left of the budget; `None` without a budget.
         columns: How the columns of the file are used.
         first_requests: The first rows that it sends, in full.
         notes: Messages to the user, in whole sentences.
@@ -100,6 +101,7 @@ class Estimate:
     in_doubt: int = 0
     failed: int = 0
     duplicates: int = 0
+    budget_left: float | None = None
     columns: ColumnReport = field(default_factory=ColumnReport)
     first_requests: tuple[Mapping[str, object], ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
@@ -130,6 +132,11 @@ class Estimate:
         """The price in US dollars."""
         return round(self.credits * DOLLARS_PER_CREDIT, 4)
 
+    @property
+    def over_budget(self) -> bool:
+        """Whether the budget may end the run before its last row."""
+        return self.budget_left is not None and self.credits > self.budget_left
+
     def figures(self) -> dict[str, object]:
         """Return everything but the notes as JSON values; docs/events.md has the schema."""
         return {
@@ -144,6 +151,7 @@ class Estimate:
             "credits": self.credits,
             "assumed_credits": self.assumed_credits,
             "dollars": self.dollars,
+            "budget_left": self.budget_left,
             "least_seconds": round(self.least_seconds(Quota()), 1),
             "services": [asdict(share) for share in self.shares],
             **asdict(self.columns),
@@ -225,6 +233,8 @@ def estimate_run(
             is_whole=rules.limit is None and rules.sample is None,
             changed=changed,
             resends=settings is not None and settings.resend_doubtful,
+            budget=None if settings is None else settings.budget,
+            shard=rules.shard,
             notes=notes,
         )
 
@@ -247,6 +257,8 @@ def describe(
     is_whole: bool = True,
     changed: int = 0,
     resends: bool = False,
+    budget: float | None = None,
+    shard: Shard = WHOLE,
     notes: Sequence[str] = (),
 ) -> Estimate:
     """Return what a run of the rows in a ledger does.
@@ -258,9 +270,12 @@ def describe(
             sample may leave them out.
         changed: Known rows whose content has changed.
         resends: Whether doubtful rows are sent.
+        budget: Credits that all runs of the job may spend; `None` means no limit.
+        shard: The part of the job, which has its share of the budget.
         notes: Messages to the user.
     """
     counts = ledger.counts()
+    left = None if budget is None else shard.share_of_budget(budget) - ledger.bill().total
     states = (*IN_DOUBT, *WAITING) if resends else WAITING
     return Estimate(
         shares=tuple(Share(*values) for values in ledger.outstanding(*states)),
@@ -270,6 +285,7 @@ def describe(
         in_doubt=counts.in_doubt + counts.in_flight,
         failed=counts.failed,
         duplicates=ledger.count_duplicates(),
+        budget_left=None if left is None else round(max(left, 0.0), 6),
         columns=columns,
         first_requests=tuple(islice(_requests(ledger, states), FIRST_REQUESTS)),
         notes=tuple(notes),

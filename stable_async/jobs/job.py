@@ -306,7 +306,7 @@ class Job:
         limit, shard = self._settings.budget, self._rules.shard
         if limit is None or shard.count == 1:
             return Budget(limit, opened.bill)
-        share = limit / shard.count
+        share = shard.share_of_budget(limit)
         quota = client.shared_quota
         if isinstance(quota, RedisQuota) and opened.id is not None:
             from stable_async.jobs.redis_budget import RedisBudget

@@ -107,6 +107,8 @@ def open_job(
                     is_whole=rules.limit is None and rules.sample is None,
                     changed=job.intake.report.changed,
                     resends=settings.resend_doubtful,
+                    budget=settings.budget,
+                    shard=rules.shard,
                 )
             )
         job.metadata = MetadataFile(folder / METADATA_NAME, job.ledger)

@@ -60,6 +60,10 @@ class Shard:
         """Return this part's share of `count` things."""
         return count // self.count + (self.index <= count % self.count)
 
+    def share_of_budget(self, limit: float) -> float:
+        """Return this part's share of the budget of the job, credits."""
+        return limit / self.count
+
     def next_position(self, after: int) -> int:
         """Return the first position of this part after `after`."""
         return after + 1 + (self.index - after - 1) % self.count

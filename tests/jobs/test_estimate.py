@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stable_async.cli.app import run
+from stable_async.cli.preview import start_lines
 from stable_async.config import Quota
 from stable_async.jobs import JobSettings, PromptFile, PromptRules
 from stable_async.jobs.estimate import estimate_run
+from stable_async.jobs.shard import Shard
 from stable_async.jobs.storage import objects
 from stable_async.jobs.storage.objects import Objects
 from stable_async.jobs.storage.record import JobRecord, write_record
 from tests import needs
 from tests.raw_server import raw_server
+from tests.samples import png_header
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,6 +108,49 @@ async def test_it_prices_what_options_make_again(
     assert sorted(shop.asked) == sorted(names)
 
 
+async def test_a_budget_that_ends_the_run_before_its_last_row_is_told(bench: Bench) -> None:
+    """By what earlier runs have left of it, doubts included."""
+    bench.shop.script["dropped"] = ["drop"]
+    await bench.run(bench.write("a", "dropped"))
+    path = bench.write("a", "dropped", "b", "c")
+    told = (
+        "the budget has 3 credits left, and these rows cost 6: the run may end before its last row"
+    )
+    for budget, left, ending in ((9, 3, "budget"), (12, 3, "incomplete")):
+        found = estimate(path, JobSettings(folder=bench.out, budget=budget))
+        assert found.figures()["budget_left"] == left
+        assert (told in list(start_lines(found))) == (ending == "budget")
+        async with bench.client() as client:
+            job = bench.job(path, budget=budget)
+            assert (await job.run(client)).ending == ending
+        assert job.estimate == found
+    assert estimate(path, JobSettings(folder=bench.out)).budget_left is None
+    assert estimate(path, JobSettings(folder=bench.out, budget=1)).budget_left == 0
+
+
+def test_a_part_of_a_job_has_its_share_of_the_budget(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    path.write_text("a\nb\nc\nd\n")
+    settings = JobSettings(folder=tmp_path / "job", budget=6)
+    assert estimate(path, settings, shard=Shard(1, 2)).budget_left == 3
+
+
+def test_json_is_all_of_stdout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes(png_header(64, 64))
+    (tmp_path / "photos/b.txt").write_text("x")
+    words = ["run", "photos", "--service", "remove-background", "--out", "job", "--dry-run"]
+    assert run([*words, "--json"]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["new"] == 1
+    assert "1 .txt" in output.err
+    assert run(words) == 0
+    assert "1 .txt" in capsys.readouterr().out
+
+
 async def test_changed_rows_are_told(bench: Bench) -> None:
     bench.shop.script["b"] = [500] * 8
     path = bench.write({"prompt": "a", "id": "1"}, {"prompt": "b", "id": "2"})
@@ -121,8 +167,6 @@ def test_the_time_counts_looks_at_results_that_are_fetched_later(tmp_path: Path)
     assert (found.requests, found.credits, found.dollars) == (300, 900, 9.0)
     assert found.least_seconds(Quota()) == pytest.approx(10 + 150 * 10 / 150)
     sample_image = tmp_path / "a.png"
-    from tests.samples import png_header
-
     sample_image.write_bytes(png_header(512, 512))
     path.write_text('{"prompt": "a", "image": "a.png"}\n')
     assert estimate(path, service="upscale-creative").requests == 2
