@@ -91,7 +91,8 @@ def run(
         replace_changed: Make images again whose row changed under the same id.
         events: Append one JSON line for each event to a file or a named pipe.
         dry_run: Show what the run would do and cost. Sends and writes nothing; needs no key.
-        no_check: Send while the file is still being read; invalid rows fail one by one.
+        no_check: Send while the file is still being read; invalid rows fail one by one, and rows
+            that come again under other ids are bought again.
         outage_limit: Seconds of network outage after which the job stops.
         json_summary: Print the summary as one JSON object.
     """
