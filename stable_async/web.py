@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Unpack
 
 import anyio
 
+from stable_async.api.prompt_texts import prompt_problem
 from stable_async.api.services import SERVICES, service_name
-from stable_async.api.texts import is_blank
 from stable_async.config import DOCUMENTED_PENALTY
 from stable_async.errors import (
     APIConnectionError,
@@ -150,11 +150,8 @@ def request_from_json(content: object) -> MediaRequest[Media]:
         raise InvalidRequestError(
             model.__name__, [FieldProblem(name, "a file", "no files here") for name in files]
         )
-    prompt = fields.get("prompt")
-    if isinstance(prompt, str) and is_blank(prompt):  # the API takes some, and is paid
-        raise InvalidRequestError(
-            model.__name__, [FieldProblem("prompt", "a blank text", "one that says something")]
-        )
+    if problem := prompt_problem(model, fields):
+        raise InvalidRequestError(model.__name__, [problem])
     return model(**{str(name): value for name, value in fields.items()})
 
 

@@ -10,8 +10,8 @@ from typing import Annotated, Union, get_args, get_origin
 from cyclopts import App, Parameter
 
 from stable_async.api.base import MediaRequest
+from stable_async.api.prompt_texts import prompt_problem
 from stable_async.api.services import SERVICES, Service
-from stable_async.api.texts import is_blank
 from stable_async.cli.connection import Connection, open_client
 from stable_async.cli.exit_status import UsageError
 from stable_async.cli.output_file import OutputFile, OutputOption
@@ -117,13 +117,9 @@ async def _generate(
     try:
         request = model(**given)
     except InvalidRequestError as error:
-        raise UsageError(str(error)) from None
-    for name, value in given.items():
-        # As in a job: a text that says nothing buys an arbitrary result.
-        if not name.endswith("prompt") or not isinstance(value, str) or not is_blank(value):
-            continue
-        if value or model.model_fields[name].is_required():
-            raise UsageError(f"{name}: blank; write one")
+        raise UsageError("; ".join(map(str, error.problems))) from None
+    if problem := prompt_problem(model, given):
+        raise UsageError(str(problem))
     await output.check()
     async with open_client(connection) as client:
         return await output.keep(await client.send(request))

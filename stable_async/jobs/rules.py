@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 from stable_async.api.base import limits_of
 from stable_async.api.fields import MAX_SEED
 from stable_async.api.file_limits import FileHead
+from stable_async.api.prompt_texts import prompt_problem
 from stable_async.api.services import SERVICES, UNPRICED, service_name
 from stable_async.api.texts import clean
 from stable_async.arguments import (
@@ -151,6 +152,7 @@ class PromptRules:
         if problem is not None:
             return [RowProblem(row.number, problem)]
         identity = "" if given_id is None else str(given_id)
+        model = SERVICES[service].model
         found: list[Row | RowProblem] = []
         try:
             if row.metadata:
@@ -164,6 +166,9 @@ class PromptRules:
                 own_id.encode()
                 if isinstance(prompts := own_fields.get("text_prompts"), str):
                     own_fields["text_prompts"] = _parsed(prompts)
+                if blank := prompt_problem(model, own_fields):
+                    found.append(RowProblem(row.number, str(blank)))
+                    continue
                 content = _digest(service, own_fields)
                 found.append(Row(row.number, own_fields, row.metadata, service, own_id, content))
         except ValueError as error:

@@ -209,7 +209,7 @@ def test_generate_buys_nothing_for_a_blank_prompt(
 ) -> None:
     output = tmp_path / name
     assert run(["generate", service, prompt, "-o", str(output), "--sandbox"]) == 2
-    assert "prompt: blank; write one" in capsys.readouterr().err
+    assert "stable-async: prompt: given blank text; allowed: text" in capsys.readouterr().err
     assert not output.exists()
 
 

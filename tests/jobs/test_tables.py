@@ -437,6 +437,17 @@ REFUSED = {
 }
 
 
+def problems_of(path: Path, **rules: Any) -> list[RowProblem]:
+    """Return the problems that are found when the rows of a file become requests."""
+    source, expand = PromptFile(str(path)), PromptRules(**rules).expand
+    found = [
+        one
+        for row in source.rows()
+        for one in ([row] if isinstance(row, RowProblem) else expand(row))
+    ]
+    return [one for one in found if isinstance(one, RowProblem)]
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_tables_are_refused_with_one_message(tmp_path: Path, name: str) -> None:
     file, data, told = REFUSED[name]
@@ -452,8 +463,8 @@ def test_other_tables_are_refused_with_one_message(tmp_path: Path, name: str) ->
     ("name", "data", "row", "told"),
     [
         ("p.csv", b"prompt\na fox\nprompt\na hare\n", 3, "the header again"),
-        ("p.jsonl", b'{"prompt":"a\\u0000b"}\n', 1, "prompt: has a NUL character"),
-        ("p.txt", b"a fox\n" * 30 + b"a\0b\n", 31, "prompt: has a NUL character"),
+        ("p.jsonl", b'{"prompt":"a\\u0000b"}\n', 1, "prompt: given text with a NUL"),
+        ("p.txt", b"a fox\n" * 30 + b"a\0b\n", 31, "prompt: given text with a NUL"),
     ],
 )
 def test_what_is_no_prompt_is_told(
@@ -461,7 +472,7 @@ def test_what_is_no_prompt_is_told(
 ) -> None:
     path = tmp_path / name
     path.write_bytes(data)
-    (problem,) = (one for one in PromptFile(str(path)).rows() if isinstance(one, RowProblem))
+    (problem,) = problems_of(path)
     assert problem.row == row
     assert told in problem.text
 
@@ -486,22 +497,42 @@ def test_the_row_that_cannot_be_decoded_is_told(tmp_path: Path) -> None:
 
 
 def test_blank_prompts_are_refused(tmp_path: Path) -> None:
-    what = "prompt: blank; write one, or remove the row"
-    assert list(PromptFile(SAMPLES / "blanks.jsonl").rows()) == [
-        Row(1, {"prompt": "a kite"}),
-        RowProblem(2, what),
-        RowProblem(3, what),
-    ]
+    what = "prompt: given blank text; allowed: text that is not blank"
+    assert problems_of(SAMPLES / "blanks.jsonl") == [RowProblem(2, what), RowProblem(3, what)]
     path = tmp_path / "p.jsonl"
-    for blank in ("\u2800", "\u3164", "\ufeff\u2060", "\u200e \u3000", "\u00ad"):
+    for blank in (" ", "\u2800", "\u3164", "\ufeff\u2060", "\u200e \u3000", "\u00ad"):
         path.write_text(f'{{"prompt":"{blank}"}}\n')
-        assert list(PromptFile(str(path)).rows()) == [RowProblem(1, what)], blank
+        assert problems_of(path) == [RowProblem(1, what)], blank
         table = tmp_path / "p.csv"
-        table.write_text(f"prompt,seed\n{blank},1\n")
-        assert list(PromptFile(str(table)).rows()) == [RowProblem(2, what)], blank
+        table.write_text(f'prompt,seed\n"{blank}",1\n')
+        assert problems_of(table) == [RowProblem(2, what)], blank
     for text in ("🦊", "é", "雪", "?", "\u200bfox", "\u0301a"):
         path.write_text(f'{{"prompt":"{text}"}}\n')
         assert read(path) == [{"prompt": text}]
+        assert not problems_of(path)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"set": {"prompt": " "}},
+        {"vary": {"prompt": ["a fox", "\u200b"]}},
+        {"set": {"prompt": ""}, "service": "text-to-audio"},
+        {"set": {"background_prompt": " "}, "service": "replace-background-and-relight"},
+    ],
+)
+def test_blank_prompts_of_options_are_refused(tmp_path: Path, rules: dict[str, Any]) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a kite"}\n')
+    [problem] = problems_of(path, **rules)
+    assert "prompt: given blank text" in problem.text
+
+
+def test_what_may_be_blank_may_be_blank(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text('prompt,negative_prompt\na kite," "\n')
+    assert not problems_of(path)
+    assert not problems_of(path, set={"prompt": ""}, service="outpaint")
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,7 @@ def test_a_json_object_becomes_a_request() -> None:
         {"prompt": "x", "self": 1},
         {"prompt": " \u200b\n"},
         {"prompt": "", "service": "text-to-audio"},
+        {"prompt": "a\0b"},
         # A text would be taken for a path of the service's machine, and the file sent away.
         {"prompt": "x", "service": "sd3", "mode": "image-to-image", "image": "/etc/passwd"},
     ],

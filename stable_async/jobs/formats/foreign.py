@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from stable_async.jobs.columns import ALL_FIELDS, is_text
 from stable_async.jobs.errors import RowProblem
-from stable_async.jobs.formats.base import blank_problem
 
 if TYPE_CHECKING:
     from stable_async.jobs.row import Row
@@ -37,7 +36,7 @@ NO_TEXT = re.compile(
 # The longest of them.
 SHORT = 16
 # A line below a header, as in the tables of Markdown and psql.
-RULE = re.compile(r"[-=+_*~|: ]+")
+RULE = re.compile(r" *[-=+_*~|:][-=+_*~|: ]*")
 RULE_SIGNS = frozenset("-=+_*~|: ")
 # Fields that are written by hand.
 TEXTS = tuple(sorted(name for name in ALL_FIELDS if is_text(name) and name != "text_prompts"))
@@ -46,11 +45,7 @@ FIRST_CHARACTERS = frozenset("nNsS/")
 
 
 def accepted(row: Row) -> Row | RowProblem:
-    """Return a row of text or a table, or its problem: a blank prompt, or a text for another
-    program.
-    """
-    if problem := blank_problem(row):
-        return problem
+    """Return a row of text or a table, or its problem: a text for another program."""
     for name in TEXTS:
         text = row.fields.get(name)
         if text and isinstance(text, str) and (what := _foreign(text)):

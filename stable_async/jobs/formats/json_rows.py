@@ -16,7 +16,6 @@ from stable_async.jobs.columns import (
     own_name,
 )
 from stable_async.jobs.errors import RowProblem, UnreadableError
-from stable_async.jobs.formats.base import blank_problem
 from stable_async.jobs.formats.decoding import MAX_LINE
 from stable_async.jobs.formats.foreign import accepted
 from stable_async.jobs.formats.table import checked_columns, row_of
@@ -150,8 +149,7 @@ class _Lines:
             return RowProblem(number, what)
         if None in fields.values() or "" in fields.values():  # as an empty cell of a table
             fields = {name: value for name, value in fields.items() if value not in MISSING}
-        row = Row(number, fields, metadata)
-        return blank_problem(row) or row
+        return Row(number, fields, metadata)
 
     def _learn(self, number: int, fields: dict[str, object]) -> None:
         first = not self._seen

@@ -7,6 +7,7 @@ import re
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from stable_async.api.prompt_texts import NEEDED_PROMPTS
 from stable_async.jobs.columns import (
     NUMBERS,
     WHOLE_NUMBERS,
@@ -19,7 +20,6 @@ from stable_async.jobs.columns import (
     suspicion_message,
 )
 from stable_async.jobs.errors import RowProblem, UnreadableError
-from stable_async.jobs.formats.base import TEXTS
 from stable_async.jobs.formats.foreign import accepted
 from stable_async.jobs.row import Row
 from stable_async.wording import count
@@ -150,9 +150,9 @@ def row_of(number: int, targets: Sequence[Target], cells: Sequence[object]) -> R
 
 
 def _value(target: Target, cell: str) -> str | None:
-    """Return the text of a cell; `None` for a missing value, except where a row needs a text."""
+    """Return the text of a cell; `None` for a missing value, except where a row needs one."""
     if target.is_text:
-        return cell if target.name in TEXTS else None
+        return cell if target.name in NEEDED_PROMPTS else None
     cell = cell.strip()
     if cell in MISSING:
         return None
