@@ -263,7 +263,9 @@ class APIStatusError(StabilityError, _Judged):
         """Return status, name, messages, request id and attempts in one line."""
         text = " ".join(part for part in (str(self.status), self.name) if part)
         if not self.from_api:
-            text += f" from something on the way to {self.address or 'the API'}, not from the API"
+            text += (
+                f" from an intermediary on the way to {self.address or 'the API'}, not from the API"
+            )
         if self.errors:
             text += ": " + "; ".join(self.errors)
         if self.request_id:

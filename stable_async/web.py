@@ -137,7 +137,9 @@ def request_from_json(content: object) -> MediaRequest[Media]:
             blank.
     """
     if not isinstance(content, dict):
-        raise InvalidRequestError("request", [FieldProblem("", "", "a JSON object")])
+        raise InvalidRequestError(
+            "request", [FieldProblem("", "given another type", "a JSON object")]
+        )
     fields = dict(content)
     name = fields.pop("service", "core")
     service = TEXT_SERVICES.get(service_name(name)) if isinstance(name, str) else None
@@ -148,7 +150,7 @@ def request_from_json(content: object) -> MediaRequest[Media]:
     model = service.model
     if files := sorted(model.file_parts.keys() & fields.keys()):
         raise InvalidRequestError(
-            model.__name__, [FieldProblem(name, "a file", "no files here") for name in files]
+            model.__name__, [FieldProblem(name, "given", "no files in JSON") for name in files]
         )
     if problem := prompt_problem(model, fields):
         raise InvalidRequestError(model.__name__, [problem])

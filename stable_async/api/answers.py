@@ -151,7 +151,7 @@ def read_as(kind: type[ContentT], answer: Answer) -> ContentT:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
         where = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
-        raise answer.unreadable(f"JSON that is not as documented ({where or 'its kind'})") from None
+        raise answer.unreadable(f"JSON that is not as documented ({where or 'its type'})") from None
 
 
 def read_artifacts(answer: Answer) -> list[Image]:
@@ -290,7 +290,7 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
         return None
     if seconds > MAX_RETRY_AFTER:
         logger.warning(
-            "the server asks to wait %.4g s; waiting %g s, and asking again",
+            "the server asked for a wait of %.4g s; trying again after %g s",
             seconds,
             MAX_RETRY_AFTER,
         )

@@ -253,7 +253,7 @@ class Request(BaseModel, Generic[ResultT]):
         for name, value in data.items():
             field = cls.model_fields.get(name)
             if value.__class__ in COERCED and field is not None and name not in cls.file_parts:
-                allowed = "a number" if _counts(field) else "a text"
+                allowed = "a number" if _counts(field) else "text"
                 yield FieldProblem(name, _given(name, value), allowed)
 
     def broken_rules(self) -> Iterator[FieldProblem]:
@@ -445,6 +445,20 @@ def _allowed(field: FieldInfo, detail: ErrorDetails) -> str:
     return detail["msg"]
 
 
+def _needed(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
+    """Return what the required field at `place` accepts, in words."""
+    if len(place) > 1:
+        return "text"  # of a weighted prompt
+    name = str(place[0])
+    field = model.model_fields[name]
+    if choices := [one for one in _types(field.annotation) if isinstance(one, str)]:
+        return ", ".join(choices)
+    if issubclass(model, Request) and name in model.file_parts:
+        return "a file"
+    longest = limits_of(field).longest
+    return "text" if longest is None else f"text of up to {longest} characters"
+
+
 def _counts(field: FieldInfo) -> bool:
     return not {int, float}.isdisjoint(_types(field.annotation))
 
@@ -487,7 +501,7 @@ def _problem(model: type[BaseModel], detail: ErrorDetails) -> FieldProblem:
         return FieldProblem(name, unknown_word(str(detail["loc"][-1]), fields), ", ".join(fields))
     field = model.model_fields.get(top)
     if detail["type"] == "missing":
-        return FieldProblem(name, "not given", "required")
+        return FieldProblem(name, "required, not given", _needed(model, detail["loc"]))
     if field is None:
         return FieldProblem(name, _given(name, detail["input"]), detail["msg"])
     return FieldProblem(name, _given(name, detail["input"]), _allowed(field, detail))

@@ -94,7 +94,7 @@ class Base64Field:
         A field that cannot be parsed is left out: a complete image is not lost because of it.
         """
         if not self.closed:
-            raise ValueError(f"no whole base64 text in {self._allowed()}")
+            raise ValueError(f"no complete base64 text in {self._allowed()}")
         try:
             return other_fields(self._rest)
         except ValueError:

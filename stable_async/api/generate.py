@@ -40,7 +40,7 @@ api.stability.ai."""
 
 
 class GenerateCore(ImageRequest):
-    """Stable Image Core: fast and affordable. 3 credits; 1.5 megapixels, 1536 x 1536 seen at 1:1.
+    """Stable Image Core: fast and affordable. 3 credits; 1.5 megapixels (observed: 1536 x 1536).
 
     Attributes:
         prompt: 1 to 10,000 characters; `(word:0.5)` weights a word, 0 to 1.
@@ -92,9 +92,9 @@ class GenerateUltra(ImageRequest):
 
     def broken_rules(self) -> Iterator[FieldProblem]:
         if self.image is not None and self.strength is None:
-            yield FieldProblem("strength", "not given", "required with image, 0 to 1")
+            yield FieldProblem("strength", "required with image, not given", "0 to 1")
         if self.image is None and self.strength is not None:
-            yield FieldProblem("strength", f"given {self.strength:g}", "only together with image")
+            yield FieldProblem("strength", f"given {self.strength:g}", "only with image")
 
 
 class GenerateSD3(ImageRequest):
@@ -153,10 +153,11 @@ class GenerateSD3(ImageRequest):
         if self.mode == "image-to-image":
             for name in ("image", "strength"):
                 if getattr(self, name) is None:
-                    yield FieldProblem(name, "not given", "required with mode image-to-image")
+                    given = "required with mode='image-to-image', not given"
+                    yield FieldProblem(name, given, "a file" if name == "image" else "0 to 1")
             if self.aspect_ratio is not None:
                 yield FieldProblem(
-                    "aspect_ratio", f"given {self.aspect_ratio!r}", "only with mode text-to-image"
+                    "aspect_ratio", f"given {self.aspect_ratio!r}", "only with mode='text-to-image'"
                 )
         else:
             for name in ("image", "strength"):

@@ -126,7 +126,7 @@ class MediaReader(Generic[MediaT]):
         framed = "Content-Length" in headers or "Transfer-Encoding" in headers
         cut = not framed and not self._end().is_whole()
         if cut or (self._answer.status == PARTIAL_CONTENT and self._is_part()):
-            raise self._answer.unreadable(f"a part of {_ARTICLE[self._kind]}")
+            raise self._answer.unreadable(f"part of {_ARTICLE[self._kind]}")
 
     def result(self, data: bytes, credits: float | None) -> MediaT:  # noqa: A002 - the API's word
         """Return the result made of `data`, all its bytes; call `finish` first."""
@@ -179,7 +179,7 @@ class MediaReader(Generic[MediaT]):
 
     def _unreadable(self) -> InvalidResponseError:
         if self.recognised:
-            return self._answer.unreadable(f"a part of {_ARTICLE[self._kind]}, in base64")
+            return self._answer.unreadable(f"part of {_ARTICLE[self._kind]}, in base64")
         held = bytes(self._page)
         if reason := self._failure():
             if reason == FAILED_REASON:

@@ -37,7 +37,7 @@ def describe(data: bytes, key: str = "") -> str:
     if text.startswith((b"{", b"[")):
         return f"JSON{said}"
     if is_text(data):
-        return f"a text{said}"
+        return f"text{said}"
     return f"{len(data):,} bytes of an unknown kind"
 
 

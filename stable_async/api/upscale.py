@@ -46,7 +46,7 @@ class UpscaleFast(ImageRequest):
 
 
 class UpscaleConservative(ImageRequest):
-    """A large image that keeps to the original. 40 credits; 3112 x 3112 seen for 512 x 512.
+    """A large image that keeps to the original. 40 credits; 3112 x 3112 observed for 512 x 512.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a

@@ -281,9 +281,11 @@ class MaskingFields(V1Generation[ResultT]):
         source = self.mask_source
         if source == "INIT_IMAGE_ALPHA":
             if self.mask_image is not None:
-                yield FieldProblem("mask_image", "given", f"not with mask_source={source!r}")
+                allowed = "only with another mask_source than INIT_IMAGE_ALPHA"
+                yield FieldProblem("mask_image", "given", allowed)
         elif self.mask_image is None:
-            yield FieldProblem("mask_image", "not given", f"required with mask_source={source!r}")
+            given = f"required with mask_source={source!r}, not given"
+            yield FieldProblem("mask_image", given, "a file")
 
     def broken_file_rules(self, heads: Mapping[str, FileHead]) -> Iterator[FieldProblem]:
         if "mask_image" not in heads:
@@ -369,7 +371,7 @@ class V1Upscale(WholeRequest[list[Image]]):
 
     def broken_rules(self) -> Iterator[FieldProblem]:
         if self.width is not None and self.height is not None:
-            yield FieldProblem("height", f"given {self.height}", "not together with width")
+            yield FieldProblem("height", f"given {self.height}", "height or width, not both")
         if self.engine_id == _ESRGAN:
             for name in ("text_prompts", "seed", "steps", "cfg_scale"):
                 if getattr(self, name) is not None:

@@ -78,15 +78,15 @@ class _SingleImage(V1Generation[Image], ImageRequest):
     def broken_rules(self) -> Iterator[FieldProblem]:
         yield from super().broken_rules()
         if self.text_prompts is None and self.prompt is None:
-            yield FieldProblem("prompt", "not given", "required, or text_prompts")
+            yield FieldProblem("prompt", "not given", "prompt or text_prompts")
         if self.text_prompts is not None:
             if all(is_blank(prompt["text"]) for prompt in self.text_prompts):
-                yield FieldProblem("text_prompts", "only blank texts", "one that says something")
+                yield FieldProblem("text_prompts", "given only blank text", "one that is not blank")
             for name in ("prompt", "negative_prompt"):
                 if getattr(self, name) is not None:
-                    yield FieldProblem("text_prompts", "given", f"not together with {name}")
+                    yield FieldProblem("text_prompts", "given", f"text_prompts or {name}, not both")
         if self.samples not in {None, 1}:
-            allowed = "1: ask for each image by itself, with a seed of its own"
+            allowed = "1; request each image separately, with its own seed"
             yield FieldProblem("samples", f"given {self.samples}", allowed)
 
     def fields(self) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -31,9 +32,9 @@ class Connection:
         sandbox: Use a private sandbox on this machine. Needs no key and costs nothing.
     """
 
-    base_url: str | None = None
+    base_url: Annotated[str | None, Parameter(metavar="URL")] = None
     no_quota: Flag = False
-    shared_quota: str | None = None
+    shared_quota: Annotated[str | None, Parameter(metavar="PATH|URL")] = None
     sandbox: Flag = False
 
 

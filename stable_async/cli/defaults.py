@@ -45,7 +45,7 @@ class Defaults:
             raise UsageError(f"{NAME}: {error}") from None
         if others := sorted(given.keys() - TABLES):
             raise UsageError(
-                f"{NAME}: {', '.join(others)}; allowed: [defaults.COMMAND] and "
+                f"{NAME}: unknown: {', '.join(others)}; allowed: [defaults.COMMAND] and "
                 "[profiles.NAME.COMMAND]"
             )
         profiles = _table(given.get("profiles"), "profiles")
@@ -77,7 +77,7 @@ def split_profile(arguments: Sequence[str]) -> tuple[list[str], str | None]:
         elif argument == "--profile":
             profile = next(pending, None)
             if profile is None:
-                raise UsageError(f"--profile needs the name of a profile of {NAME}")
+                raise UsageError(f"--profile needs the name of a profile in {NAME}")
         elif argument.startswith("--profile="):
             profile = argument.partition("=")[2]
         else:
@@ -89,7 +89,7 @@ def _table(value: object, name: str) -> dict[str, object]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(one, dict) for one in value.values()):
-        raise UsageError(f"{NAME}: {name}: allowed: tables, such as [{name}.run]")
+        raise UsageError(f"{NAME}: {name} has a value; allowed: tables, such as [{name}.run]")
     return cast("dict[str, object]", value)
 
 

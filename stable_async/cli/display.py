@@ -178,7 +178,7 @@ def _time_left(progress: Progress, now: float) -> str:
 
 
 def _outage(progress: Progress) -> str:
-    return f"no results arrive, nothing is sent: {progress.outage}" if progress.outage else ""
+    return f"no results are arriving; nothing is sent: {progress.outage}" if progress.outage else ""
 
 
 def _penalty(client: StabilityClient) -> str:
@@ -200,7 +200,7 @@ def show_summary(summary: Summary, job: Job, folder: Path) -> None:
     if more > 0:
         print(f"... and {more:,} more", file=sys.stderr)
     if summary.ending == "interrupted" and job.estimate is None and not summary.requests:
-        print("interrupted while the prompt file was read: nothing was sent")
+        print("interrupted while the prompt file was being read: nothing was sent")
         return
     for line in summary_lines(summary, job.left, kind=job.kind):
         print(line)

@@ -12,7 +12,10 @@ from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from importlib import import_module, metadata
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
+
+from cyclopts import Parameter
 
 from stable_async._version import __version__
 from stable_async.cli.connection import Connection
@@ -55,14 +58,14 @@ class Check:
 def doctor(
     *,
     probe: Flag = False,
-    credits: float = 0.0,  # noqa: A002 - the API's word
+    credits: Annotated[float, Parameter(metavar="CREDITS")] = 0.0,  # noqa: A002 - the API's word
     as_json: JsonFlag = False,
     connection: Connection = Connection(),  # noqa: B008 - frozen
 ) -> int:
     """Check key, network, quota and machine; with --probe, compare the API with the facts.
 
     A probe sends about 1,900 requests that the API refuses, within the quota, and spends nothing
-    without --credits. Exit status: 0 all is well; 1 something is to be fixed, or the probe had to
+    without --credits. Exit status: 0 all is well; 1 something must be fixed, or the probe had to
     stop; 3 a fact differs.
 
     Args:
@@ -182,7 +185,7 @@ def _certificate(connection: ssl.SSLObject) -> Check:
     certificate = connection.getpeercert() or {}
     expires = ssl.cert_time_to_seconds(str(certificate.get("notAfter", "Jan 1 00:00:00 2099 GMT")))
     days = (expires - time.time()) / 86_400
-    state = f"{connection.version()}, certificate good for {days:.0f} days"
+    state = f"{connection.version()}, certificate valid for {days:.0f} days"
     if days < CERTIFICATE_DAYS:
         return Check("TLS", state, "this machine's clock is wrong, or the certificate expires soon")
     return Check("TLS", state)
@@ -200,7 +203,7 @@ async def _account(target: Target, connection: Connection) -> list[Check]:
                 used = limiter.statistics()
                 state = f"{_home(kept)}; {used.in_window} of {used.requests} in use"
                 left = used.penalty_left
-                wait = f"a penalty lasts {left:.0f} s more" if left else ""
+                wait = f"the penalty ends in {left:.0f} s" if left else ""
                 checks.append(Check("quota", state, wait))
             async with open_sender(target, limiter) as send:
                 answer = await send(ProbeRequest("GET", "/v1/user/balance", keyed=True))
@@ -221,7 +224,7 @@ def _home(kept: object) -> str:
             return f"shared in Redis on {urlsplit(kept.url).hostname or 'a socket'}"
         case KeyQuota():
             return "shared by all programs on this machine with this key and address"
-    return "of this program only"
+    return "for this program only"
 
 
 def _balance(status: int, content: dict[str, object], from_api: bool) -> Check:
@@ -239,15 +242,15 @@ def _balance(status: int, content: dict[str, object], from_api: bool) -> Check:
         )
     if from_api:
         return Check("account", f"{status} {content.get('name')}", "check the account")
-    advice = "something in front of the API answers: a proxy, a firewall, or a wrong address"
-    return Check("account", f"{status}, not an answer of the API", advice)
+    advice = "something in front of the API answered: a proxy, a firewall, or a wrong address"
+    return Check("account", f"{status}, not an answer from the API", advice)
 
 
 def _clock(date: str) -> Check:
     try:
         off = time.time() - parsedate_to_datetime(date).timestamp()
     except ValueError:
-        return Check("clock", "the server states no time")
+        return Check("clock", "the server sends no date")
     if abs(off) > CLOCK_SECONDS:
         return Check("clock", f"{off:+.0f} s from the server's", "set this machine's clock (NTP)")
     return Check("clock", "agrees with the server's")

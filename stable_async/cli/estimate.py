@@ -35,11 +35,11 @@ def estimate(
         prompts: A .jsonl, .json, .csv, .tsv, .txt or .parquet file, a folder of input files, a glob
             pattern, or - for standard input. Default: those that the job was started with.
         prompt_options: How prompts become requests.
-        out: Price only what a job lacks: its folder, or the URL of its images; repeatable.
+        out: Folder of a job, or the URL of its images: price only what is missing; repeatable.
         json_summary: Print one JSON object.
     """
     if not out and prompts is None:
-        raise UsageError("name PROMPTS, or the folder of a job: --out DIR")
+        raise UsageError("PROMPTS is missing; without it, --out DIR names the job")
     source: PromptFile | None
     first = next(iter(out), None)
     url = first if first is not None and "://" in first else None

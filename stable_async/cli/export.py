@@ -52,17 +52,17 @@ def export(
 
     Args:
         folders: Folder of the job, folders of all its parts, or the URL of its images.
-        format: webdataset is tar; files is for media that the others do not take, such as models.
+        format: webdataset writes tar files; files is for media that the others do not take: models.
         to: Folder of the data set, new or from an earlier export.
         include_filtered: Include what the content filter blurred.
         only_listed: Leave out rows that are no longer in the prompt file.
         drop_duplicates: Of images that look alike, export only the first.
-        split: Splits and their shares, such as train=0.9,test=0.1, chosen by the id of a row.
+        split: Splits and their shares, such as train=0.9,test=0.1; a row's id decides its split.
         shard_size: Maximum megabytes of media in a tar or parquet file.
         json_summary: Print the summary as one JSON object.
     """
-    if not math.isfinite(shard_size):
-        raise UsageError(f"--shard-size is {shard_size}; allowed: a number of megabytes")
+    if not 0 < shard_size < math.inf:
+        raise UsageError(f"--shard-size is {shard_size}; allowed: a number of megabytes above 0")
     try:
         selection = Selection(
             include_filtered=include_filtered,
@@ -102,7 +102,9 @@ def _shares(text: str | None) -> dict[str, float]:
         except ValueError:
             number = math.nan
         if math.isnan(number) or name.strip() in shares:
-            raise UsageError(f"--split {text}: allowed: NAME=SHARE,..., such as train=0.9,test=0.1")
+            raise UsageError(
+                f"--split is {text!r}; allowed: NAME=SHARE,..., such as train=0.9,test=0.1"
+            )
         shares[name.strip()] = number
     return shares
 

@@ -23,7 +23,10 @@ __all__ = ["app"]
 DEFAULT = Connection()
 
 JsonOption = Annotated[
-    bool, Parameter(negative="", show_default=False, help="Print the facts as JSON.")
+    bool,
+    Parameter(
+        negative="", show_default=False, help="Print the details of the result as one JSON object."
+    ),
 ]
 
 app: App = App(name="generate", help="Make one image, audio or model.", help_format="plaintext")

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stable_async.cli.exit_status import UsageError
-from stable_async.cli.options import Flag
+from stable_async.cli.options import Flag, option_text
 from stable_async.errors import ConfigurationError
 from stable_async.jobs import PromptFile, PromptFileError, PromptRules
 from stable_async.jobs.columns import ColumnRules, folded
@@ -30,14 +30,14 @@ class PromptOptions:
     Attributes:
         service: Service for rows that name none: core, ultra, sd3, erase, upscale-fast and so on.
         set: Set KEY to VALUE in every row, whatever the row says; repeatable.
-        vary: Make every row once with each value of KEY; several make all combinations.
+        vary: Make every row once with each value of KEY; repeat it for all combinations.
         limit: Make only the first N images of the file.
         sample: Make only N images, spread over the file, to review before buying the rest.
         shard: Make only part I of N, I from 1; names and seeds are those of the whole file.
         allow_duplicates: Make the same request with the same seed as often as it occurs.
-        price: Credits to count for a row whose price no source states, as those of v1.
+        price: Credits to count for a row whose price no source states, such as one of v1.
         format: Format of PROMPTS if its name does not show it; standard input is jsonl.
-        encoding: Encoding of a text file without a byte order mark, if not UTF-8: such as cp1252.
+        encoding: Encoding of a text file without a byte order mark, if not UTF-8, such as cp1252.
         delimiter: Delimiter of CSV cells, if the header does not show it; "tab" is allowed.
         prompt_column: Column or key with the prompts; case does not matter.
         map: Use a column as a parameter; repeatable.
@@ -73,10 +73,6 @@ class PromptOptions:
         Raises:
             UsageError: There is no such file, or an option is invalid.
         """
-        for name in ("limit", "sample"):
-            number: int | None = getattr(self, name)
-            if number is not None and number < 1:
-                raise UsageError(f"--{name} is {number}; allowed: 1 or more")
         try:
             rules = PromptRules(
                 service=self.service,
@@ -92,9 +88,9 @@ class PromptOptions:
                 price=self.price,
             )
         except ConfigurationError as error:
-            raise UsageError(str(error)) from None
+            raise UsageError(option_text(error)) from None
         for problem in rules.problems():
-            raise UsageError(str(problem))
+            raise UsageError(option_text(problem))
         try:
             source = PromptFile(
                 prompts,
@@ -123,13 +119,13 @@ class PromptOptions:
         try:
             return WHOLE if self.shard is None else Shard.parse(self.shard)
         except ConfigurationError as error:
-            raise UsageError(str(error)) from None
+            raise UsageError(option_text(error)) from None
 
 
 def _mapping(text: str) -> tuple[str, str]:
     column, separator, target = text.rpartition("=")
     if not column or not separator or not target:
-        raise UsageError(f"--map {text}: allowed: COLUMN=FIELD")
+        raise UsageError(f"--map is {text!r}; allowed: COLUMN=FIELD")
     return column, folded(target)
 
 
@@ -140,5 +136,5 @@ def _names(texts: list[str]) -> list[str]:
 def _pair(option: str, text: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
     if not key or not separator:
-        raise UsageError(f"{option} {text}: allowed: KEY=VALUE")
+        raise UsageError(f"{option} is {text!r}; allowed: KEY=VALUE")
     return key.replace("-", "_"), value

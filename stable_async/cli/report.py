@@ -25,7 +25,7 @@ def report(
         to: File to write, .html; required for several folders or a bucket.
     """
     if not sources:
-        raise UsageError("report needs the folder of a job: DIR")
+        raise UsageError("report: DIR is missing; see stable-async report --help")
     try:
         print(write_report(*sources, to=to))
     except ConfigurationError as error:

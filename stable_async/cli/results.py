@@ -16,6 +16,8 @@ from stable_async.transport.polling import RESULT_TIMEOUT
 
 __all__ = ["app"]
 
+OUTPUT_HELP = "File to write; an existing one is replaced. With .mp3 or .wav, the result is audio."
+
 app: App = App(
     name="results", help="Fetch the result of a paid generation.", help_format="plaintext"
 )
@@ -26,8 +28,8 @@ def get(
     identity: Annotated[str, Parameter(name="ID", allow_leading_hyphen=True)],
     /,
     *,
-    output: OutputOption,
-    wait: float = RESULT_TIMEOUT,
+    output: Annotated[OutputOption, Parameter(help=OUTPUT_HELP)],
+    wait: Annotated[float, Parameter(metavar="SECONDS")] = RESULT_TIMEOUT,
     json: JsonFlag = False,
     connection: Connection = Connection(),  # noqa: B008 - frozen
 ) -> int:
@@ -35,9 +37,9 @@ def get(
 
     Args:
         identity: The id of the generation, from a message or a ledger.
-        output: File to write; an existing one is replaced. With .mp3 or .wav the result is audio.
-        wait: Seconds to wait while it is running.
-        json: Print the facts as JSON.
+        output: See `OUTPUT_HELP`.
+        wait: Seconds to wait while the generation is running.
+        json: Print the details of the result as one JSON object.
         connection: Where requests go.
     """
     return asyncio.run(_get(identity, OutputFile(output, json), wait, connection))

@@ -22,7 +22,7 @@ from stable_async.cli.exit_status import (
     SOME_FAILED,
     UsageError,
 )
-from stable_async.cli.options import Flag, JsonFlag
+from stable_async.cli.options import Flag, JsonFlag, option_text
 from stable_async.cli.preview import preview
 from stable_async.cli.prompt_options import PromptOptions, PromptsArgument
 from stable_async.cli.started_job import started_job
@@ -53,7 +53,7 @@ def run(
     connection: Connection = Connection(),  # noqa: B008 - frozen
     images: Annotated[str | None, Parameter(metavar="URL")] = None,
     max_in_flight: int = 256,
-    budget: float | None = None,
+    budget: Annotated[float | None, Parameter(metavar="CREDITS")] = None,
     passes: int = 2,
     retry: Literal["failed", "filtered"] | None = None,
     resend_doubtful: Flag = False,
@@ -83,19 +83,22 @@ def run(
         images: Store images in a bucket: s3://bucket/prefix, gs://..., az://... or file:///...
         max_in_flight: Maximum requests in flight; 1,000 take 0.6 GB, into a bucket 1.5 GB.
         budget: Credits that all runs of this job together may spend.
-        passes: How often to try rows that failed without being billed, the first time included.
+        passes: How many times to try rows that fail without being billed, including the first.
         retry: failed: also send rows that were refused for good; filtered: replace blurred images.
         resend_doubtful: Send rows again that may have been billed and have no image.
         remake_missing: Make images again whose files are gone.
-        change: Accept other options than the job was started with, and other ids of its rows.
+        change: Accept options and row ids other than those that the job was started with.
         replace_changed: Make images again whose row changed under the same id.
-        events: Append one JSON line for each event to a file or a named pipe.
+        events: Append one JSON line for each event to this file or named pipe.
         dry_run: Show what the run would do and cost. Sends and writes nothing; needs no key.
         no_check: Send while the file is still being read; invalid rows fail one by one, and rows
             that come again under other ids are bought again.
         outage_limit: Seconds of network outage after which the job stops.
         json_summary: Print the summary as one JSON object.
     """
+    if no_check and (replace_changed or resend_doubtful):
+        option = "--replace-changed" if replace_changed else "--resend-doubtful"
+        raise UsageError(f"{option} cannot be used with --no-check")
     if prompts is None:
         job = started_job(out, prompt_options, images)
         source, rules, images = job.source, job.rules, images or job.images
@@ -120,7 +123,7 @@ def run(
             check=not no_check,
         )
     except ConfigurationError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(option_text(error)) from None
     if dry_run:
         server = settings.server or resolve_base_url(connection.base_url)
         preview(source, rules, settings, server=server, as_json=json_summary)
@@ -130,7 +133,7 @@ def run(
         try:
             running.events = EventFile(events)
         except ConfigurationError as error:
-            raise UsageError(f"--{error}") from None
+            raise UsageError(option_text(error)) from None
     summary = asyncio.run(_run(running, connection))
     if json_summary:
         figures = asdict(summary)

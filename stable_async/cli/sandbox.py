@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from stable_async.cli.exit_status import OK, UsageError
+from stable_async.cli.options import option_text
 from stable_async.sandbox import SandboxSettings, serve_until_signal
 from stable_async.sandbox.settings import LOOPBACK, Counting, edge_rates
 
@@ -18,7 +19,7 @@ TOKEN_VARIABLE = "STABILITY_SANDBOX_TOKEN"  # noqa: S105
 
 def sandbox(
     *,
-    host: str = LOOPBACK,
+    host: Annotated[str, Parameter(metavar="ADDRESS")] = LOOPBACK,
     port: int = 8787,
     cors: Annotated[
         tuple[str, ...], Parameter(metavar="ORIGIN", negative="", show_default=False)
@@ -28,13 +29,13 @@ def sandbox(
     ] = (),
     counting: Counting = "counter",
     latency: Annotated[str, Parameter(metavar="observed|SECONDS")] = "observed",
-    fail_rate: float = 0.0,
-    drop_rate: float = 0.0,
+    fail_rate: Annotated[float, Parameter(metavar="RATE")] = 0.0,
+    drop_rate: Annotated[float, Parameter(metavar="RATE")] = 0.0,
     edge: Annotated[
         tuple[str, ...], Parameter(metavar="KIND=RATE", negative="", show_default=False)
     ] = (),
-    balance_lag: float = 0.0,
-    facts: str | None = None,
+    balance_lag: Annotated[float, Parameter(metavar="SECONDS")] = 0.0,
+    facts: Annotated[str | None, Parameter(metavar="FILE")] = None,
     seed: int = 0,
 ) -> int:
     """Serve the API on this machine, without a key and without cost, until Ctrl-C.
@@ -46,9 +47,9 @@ def sandbox(
         host: IP address to listen on; 0.0.0.0 for containers.
         port: TCP port; 0 takes a free one.
         cors: Origin whose pages may call the API, such as http://localhost:3000; repeatable.
-        allow_host: Name, beside localhost and IP addresses, that requests may use; repeatable.
+        allow_host: Host name that requests may use besides localhost and addresses; repeatable.
         counting: How the quota is counted.
-        latency: Time from a request to its answer: as observed at the real service, or seconds.
+        latency: Time from a request to its answer: as observed with the real API, or seconds.
         fail_rate: Share of requests that are answered with 500, 0 to 1.
         drop_rate: Share of responses whose connection is cut, 0 to 1.
         edge: Share of requests that meet an edge fault, such as firewall=0.05; repeatable.
@@ -77,7 +78,7 @@ def sandbox(
         )
         asyncio.run(serve_until_signal(settings, on_ready=lambda url: _announce(url, token)))
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(option_text(error)) from None
     return OK
 
 
@@ -85,7 +86,9 @@ def _latency(text: str) -> float | Literal["observed"]:
     try:
         return "observed" if text == "observed" else float(text)
     except ValueError:
-        raise UsageError(f"latency is {text!r}; allowed: observed, or seconds, 0 or more") from None
+        raise UsageError(
+            f"--latency is {text!r}; allowed: observed, or seconds, 0 or more"
+        ) from None
 
 
 def _announce(url: str, token: str | None) -> None:

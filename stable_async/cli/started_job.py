@@ -38,7 +38,7 @@ def started_job(out: Path | None, options: PromptOptions, images: str | None = N
         UsageError: There is no job, or other options are given.
     """
     if replace(options, limit=None, sample=None, shard=None) != PromptOptions():
-        raise UsageError("PROMPTS is missing; without it a job continues with its own options")
+        raise UsageError("PROMPTS is missing; without it, the job continues with its own options")
     found = None if out is None else read_options(out)
     if found is not None:
         started, images = found

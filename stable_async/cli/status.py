@@ -29,7 +29,7 @@ def status(
         json_summary: Print one JSON object.
     """
     if not folders:
-        raise UsageError("status needs the folder of a job: DIR")
+        raise UsageError("status: DIR is missing; see stable-async status --help")
     found = job_status(*folders)
     if json_summary:
         facts = asdict(found)

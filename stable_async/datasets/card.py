@@ -38,7 +38,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d.*)?")
 
 SAME_AGAIN = (
     "`sha256` is the digest of the file's bytes, which are exactly as received. The same service, "
-    "model, parameters and seed make the same again."
+    "model, parameters and seed give the same result."
 )
 
 

@@ -193,9 +193,9 @@ class _Export:
             shards=shards_of_first,
             left_out={
                 "blurred by the content filter": summary.filtered,
-                "not in the prompt file any more": summary.unlisted,
-                "much like an earlier one": summary.duplicates,
-                "missing, or not what the ledger says": summary.damaged,
+                "no longer in the prompt file": summary.unlisted,
+                "too similar to an earlier one": summary.duplicates,
+                "missing or damaged": summary.damaged,
             },
         )
         path = self._target / CARD

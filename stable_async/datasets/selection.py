@@ -68,10 +68,12 @@ class Splits:
         for name, share in shares.items():
             if not NAME.fullmatch(name):
                 raise ConfigurationError(
-                    f"split {name!r}; allowed: letters, digits and underscores, such as train"
+                    f"split is {name!r}; allowed: letters, digits and underscores, such as train"
                 )
             if not 0 < share <= 1:
-                raise ConfigurationError(f"split {name}={share:g}; allowed: a share of 0 to 1")
+                raise ConfigurationError(
+                    f"split {name} is {share:g}; allowed: a share above 0, up to 1"
+                )
         total = sum(shares.values())
         if shares and abs(total - 1) > TOLERANCE:
             raise ConfigurationError(f"the shares of the splits sum to {total:g}; allowed: 1")

@@ -70,7 +70,7 @@ class OpenTelemetry:
             explicit_bucket_boundaries_advisory=WAITS,
         )
         self.refusals: metrics.Counter = meter.create_counter(
-            "stable_async.quota.refusals", "{request}", "429 responses: the key is in its penalty."
+            "stable_async.quota.refusals", "{request}", "429 responses: the key is blocked."
         )
         self.credits: metrics.Counter = meter.create_counter(
             "stable_async.credits", "{credit}", "List price of the successes."
@@ -80,8 +80,13 @@ class OpenTelemetry:
         )
         for name, unit, description, value in (
             ("in_window", "{request}", "Requests of the last window.", "in_window"),
-            ("limit", "{request}", "Requests allowed in a window at our share.", "requests"),
-            ("share", "1", "Our part of the quota.", "share"),
+            (
+                "limit",
+                "{request}",
+                "Requests that our share of the quota allows in a window.",
+                "requests",
+            ),
+            ("share", "1", "Our share of the quota.", "share"),
             ("waiting", "{request}", "Calls that wait for a permit.", "waiting"),
             ("penalty", "s", "Time until the penalty ends.", "penalty_left"),
         ):

@@ -271,8 +271,8 @@ class ColumnRules:
         if len(self.required) > 1:
             wanted = " and ".join(sorted(self.required))
             raise ColumnError(
-                f"a .txt has one thing on a line, and {self.service} needs {wanted}: set the "
-                "others with --set, or use a .csv with these columns"
+                f"a .txt file has one value on each line, and {self.service} needs {wanted}: set "
+                "the others with --set, or use a .csv with these columns"
             )
         return next(iter(self.required), "prompt")
 
@@ -454,9 +454,9 @@ def _check_repeats(names: Sequence[str], targets: Sequence[Target], what: str, s
         if len(alike) == 1:
             continue
         if len(set(map(folded, alike))) == 1:
-            raise ColumnError(f"two {what}s are {name!r}; {shown}")
+            raise ColumnError(f"two {what}s are named {name!r}; {shown}")
         raise ColumnError(
-            f"the {what}s {' and '.join(alike)} would both be {name!r}: leave one out, "
+            f"the {what}s {' and '.join(alike)} would both be named {name!r}: leave one out, "
             f"--drop {_quoted(alike[-1])}"
         )
 

@@ -55,7 +55,7 @@ class StorageError(JobError):
     def __init__(self, message: str, *, spooled: bool = False) -> None:
         """Describe what cannot be stored, and why."""
         if spooled:
-            message += "; it is spooled, and the next run puts it there"
+            message += "; it is spooled, and the next run stores it"
         super().__init__(message)
         self.spooled = spooled
 

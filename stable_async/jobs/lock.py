@@ -48,7 +48,7 @@ class FolderLock:
             held = False
         if not held:
             raise JobError(
-                f"{self.path} was removed while this run held it, so that nothing more is sent: "
+                f"{self.path} was removed while this run held it, so nothing more is sent: "
                 "another run may have started here"
             )
 

@@ -149,12 +149,12 @@ class PromptFile:
             yield "is closed"
         if self.encoding is not None and not is_text_encoding(self.encoding):
             yield (
-                f"encoding {self.encoding!r} is not known; allowed: utf-8, utf-16, cp1252, "
-                "cp932, gb18030 and the others of Python"
+                f"encoding is {self.encoding!r}; allowed: utf-8, utf-16, cp1252, cp932, gb18030 "
+                "and the others of Python"
             )
         if self.delimiter is not None and len(self.delimiter) != 1:
             names = ", ".join(name for name in DELIMITER_NAMES if name.isalpha())
-            yield f"delimiter {self.delimiter!r}; allowed: one character, or {names}"
+            yield f"delimiter is {self.delimiter!r}; allowed: one character, or {names}"
         yield from self.rules.problems()
 
     def _format_by_name(self) -> Format:
@@ -282,7 +282,7 @@ class PromptFile:
                 records = read_tab_separated(text.lines())
             case _:
                 records = read_records(text.lines(), self.delimiter, rules.knows)
-        hint = "put quotes around a text with a comma in it; row names need a column of their own"
+        hint = "quote text that contains a comma; row names need a column of their own"
         return read_table(records, rules, columns, delimiter_hint=hint)
 
     @contextmanager

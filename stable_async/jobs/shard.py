@@ -34,7 +34,7 @@ class Shard:
             ConfigurationError: The part does not exist; the message says what is allowed.
         """
         if not 1 <= self.index <= self.count:
-            raise ConfigurationError(f"shard: given {self}; {ALLOWED}")
+            raise ConfigurationError(f"shard is {self}; {ALLOWED}")
 
     def __str__(self) -> str:
         """Return `I/N`."""
@@ -49,7 +49,7 @@ class Shard:
         """
         match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip(), re.ASCII)
         if match is None:
-            raise ConfigurationError(f"shard: given {text!r}; {ALLOWED}")
+            raise ConfigurationError(f"shard is {text!r}; {ALLOWED}")
         return cls(int(match[1]), int(match[2]))
 
     def has(self, position: int) -> bool:

@@ -102,7 +102,7 @@ class SandboxProcess:
     def pid(self) -> int:
         """The id of the process."""
         if self._process is None:
-            raise RuntimeError("the sandbox does not run")
+            raise RuntimeError("the sandbox is not running")
         return self._process.pid
 
     def state(self) -> dict[str, object]:

@@ -69,7 +69,7 @@ class _Protocol(RequestHandler):
         if status >= 500:
             return super().handle_error(request, status, exc, message)
         if request.writer.output_size > 0:
-            raise ConnectionError("an answer was already begun")
+            raise ConnectionError("the answer has already begun")
         request_id = secrets.token_hex(16)
         error = ErrorBody("v2", request_id, "bad_request", ("request: is not valid HTTP",))
         body = json_answer(status, error.json()).body

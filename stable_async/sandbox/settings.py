@@ -117,7 +117,7 @@ class SandboxSettings:
             _require(False, "host", self.host, "an IP address, such as 127.0.0.1 or 0.0.0.0")
         if self.host != LOOPBACK and not self.token:
             raise ValueError(
-                f"token is not set, and host is {self.host!r}; who reaches the sandbox sees "
+                f"token is not set, and host is {self.host!r}; whoever reaches the sandbox sees "
                 "prompts and images and can set faults: set a token for these addresses"
             )
         good = self.token is None or (self.token.isascii() and self.token.isprintable())

@@ -171,7 +171,7 @@ class Call:
                 self._failed(error, began, left_at)
                 if not isinstance(error, ExpiredPermitError):
                     raise
-                logger.warning("this process was stopped: asking for another permit")
+                logger.warning("this process was suspended: asking for another permit")
             else:
                 if self._telemetry is not None:
                     self._telemetry.answered(self.head.status, self.head.headers)

@@ -81,7 +81,7 @@ async def submit(
     """Start an asynchronous operation and return the request for its result."""
     result = request.operation.result
     if result is None:
-        problem = FieldProblem("", "a synchronous operation", "an asynchronous one, or `send`")
+        problem = FieldProblem("", "given a synchronous operation", "an asynchronous one")
         raise InvalidRequestError(type(request).__name__, [problem])
     async with Call(session, request, options, state) as call:
         answer = await call.read(MAX_ACCEPTANCE)

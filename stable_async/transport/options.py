@@ -154,14 +154,14 @@ def _tenant(value: object) -> str:
 
 def _headers(value: object) -> Mapping[str, str]:
     if not isinstance(value, Mapping):
-        raise UnfitError("a mapping of header names to texts")
+        raise UnfitError("a mapping of header names to text")
     for name, text in value.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UnfitError("header names of letters, digits and hyphens")
         if name.lower() in _OWN_HEADERS:
-            raise UnfitError(f"headers that the client does not set itself, as it does {name}")
+            raise UnfitError(f"headers other than those that the client sets, such as {name}")
         if not isinstance(text, str) or not _VALUE.fullmatch(text):
-            raise UnfitError(f"for {name}, text of Latin-1 without control characters")
+            raise UnfitError(f"for {name}, Latin-1 text without control characters")
     return dict(value)
 
 

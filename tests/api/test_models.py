@@ -43,7 +43,7 @@ def problems(model: type[Any], /, **values: object) -> list[FieldProblem]:
 @pytest.mark.parametrize(
     ("model", "values", "expected"),
     [
-        (GenerateCore, {}, ("prompt", "not given", "required")),
+        (GenerateCore, {}, ("prompt", "required, not given", "text of up to 10000 characters")),
         (GenerateCore, {"prompt": ""}, ("prompt", "given 0 characters", "1 to 10000 characters")),
         (
             GenerateCore,
@@ -214,8 +214,8 @@ def test_an_engine_nobody_knows_may_make_any_size() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("prompt", b"x", "prompt: given 1 bytes; allowed: a text"),
-        ("negative_prompt", bytearray(b"xy"), "negative_prompt: given 2 bytes; allowed: a text"),
+        ("prompt", b"x", "prompt: given 1 bytes; allowed: text"),
+        ("negative_prompt", bytearray(b"xy"), "negative_prompt: given 2 bytes; allowed: text"),
         ("seed", True, "seed: given True; allowed: a number"),
         ("seed", b"7", "seed: given 1 bytes; allowed: a number"),
     ],

@@ -43,7 +43,7 @@ class Order(pydantic.BaseModel):
 
 
 def test_a_program_gets_our_error_and_data_gets_pydantics() -> None:
-    with pytest.raises(InvalidRequestError, match="prompt: not given"):
+    with pytest.raises(InvalidRequestError, match="prompt: required, not given"):
         GenerateCore()  # type: ignore[call-arg]
     with pytest.raises(pydantic.ValidationError) as caught:
         GenerateCore.model_validate({"seed": -1})

@@ -94,7 +94,7 @@ def test_a_balance_has_fractions() -> None:
         (b"<html><title>Log in</title>", 'a web page that says "Log in" instead of JSON'),
         (b"\xff", "1 bytes of an unknown kind instead of JSON"),
         (b"{}", "not as documented (credits)"),
-        (b"[]", "not as documented (its kind)"),
+        (b"[]", "not as documented (its type)"),
         (b'{"credits": "many"}', "not as documented (credits)"),
         (b'{"credits": NaN}', "not as documented (credits)"),
     ],

@@ -333,7 +333,7 @@ def test_retry_after_is_at_least_a_second_and_at_most_an_hour(
     text: str, date: str, seconds: float | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert read_retry_after({"Retry-After": text, "Date": date}) == seconds
-    assert ("asks to wait" in caplog.text) is (seconds == 3600)
+    assert ("asked for a wait" in caplog.text) is (seconds == 3600)
 
 
 def test_the_page_of_verdicts_is_that_of_the_code() -> None:

@@ -120,7 +120,7 @@ async def test_wrong_rows_are_listed_and_nothing_is_sent(command: Command, shop:
     assert (
         lines[-1]
         .strip()
-        .startswith("rows 3, 4, 5, 6, 7 and 25 more: prompt: not given; allowed: required")
+        .startswith("rows 3, 4, 5, 6, 7 and 25 more: prompt: required, not given; allowed: text")
     )
     assert not shop.asked
 
@@ -133,22 +133,42 @@ async def test_wrong_rows_are_listed_and_nothing_is_sent(command: Command, shop:
         (["run", "none.jsonl", "--out", "x"], "none.jsonl: no such file"),
         (["run", __file__, "--out", "x"], "unknown format"),
         (["run", "-", "--out", "x", "--service", "oil"], "there is no service 'oil'"),
-        (["run", "-", "--out", "x", "--set", "seed"], "KEY=VALUE"),
+        (["run", "-", "--out", "x", "--set", "seed"], "--set is 'seed'; allowed: KEY=VALUE"),
+        (["run", "-", "--out", "x", "--map", "seed"], "--map is 'seed'; allowed: COLUMN=FIELD"),
+        (["run", "-", "--out", "x", "--shard", "0/3"], "--shard is 0/3; allowed: I/N"),
+        (
+            ["run", "-", "--out", "x", "--price", "-1"],
+            "--price is -1.0; allowed: a number, 0 or more",
+        ),
+        (
+            ["run", "-", "--out", "x", "--no-check", "--replace-changed"],
+            "--replace-changed cannot be used with --no-check",
+        ),
         (
             ["run", "-", "--out", "x", "--vary", "seed=1,2", "--set", "seed=3"],
             "both set and varied",
         ),
         (["run", "-", "--out", "x", "--limit", "0"], "--limit is 0"),
-        (["run", "-", "--out", "x", "--passes", "0"], "passes is 0"),
-        (["run", "-", "--out", "x", "--budget", "-1"], "budget is -1"),
+        (["run", "-", "--out", "x", "--passes", "0"], "--passes is 0"),
+        (
+            ["run", "-", "--out", "x", "--budget", "-1"],
+            "--budget is -1.0; allowed: a number, 0 or more\n",
+        ),
         (["run", "-", "--out", "x", "--max-in-flight", "many"], "many"),
         (["run", "-", "--out", "x", "--bogus"], "--bogus"),
         (["generate", "core", "-o", "x.png"], "--prompt"),
         (["generate", "core", "a fox", "-o", "x.gif"], ".webp"),
         (["generate", "core", "a fox", "-o", "x.png", "--seed", "-3"], "seed: given -3"),
         (["generate", "erase", "-o", "x.png"], "--image"),
-        (["sandbox", "--latency", "soon"], "latency is 'soon'; allowed: observed"),
-        (["sandbox", "--fail-rate", "2"], "fail_rate"),
+        (["sandbox", "--latency", "soon"], "--latency is 'soon'; allowed: observed"),
+        (["sandbox", "--fail-rate", "2"], "--fail-rate is 2.0; allowed: 0 to 1"),
+        (["sandbox", "--allow-host", "a:1"], "--allow-host is 'a:1'"),
+        (["status"], "status: DIR is missing"),
+        (["report"], "report: DIR is missing"),
+        (
+            ["export", "x", "--format", "files", "--to", "y", "--split", "train"],
+            "--split is 'train'; allowed: NAME=SHARE,...",
+        ),
         (["estimate"], "PROMPTS"),
     ],
 )

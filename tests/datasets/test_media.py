@@ -161,7 +161,7 @@ def test_an_id_stays_in_its_split_when_others_come() -> None:
     assert abs(found["test"] - 1_000) < 150
     for shares, told in (
         ({"train": 0.9, "test": 0.2}, "sum to 1.1"),
-        ({"train": 1.5, "test": -0.5}, "allowed: a share of 0 to 1"),
+        ({"train": 1.5, "test": -0.5}, "allowed: a share above 0, up to 1"),
         ({"a b": 1.0}, "allowed: letters"),
         ({"../x": 1.0}, "allowed: letters"),
     ):
@@ -223,7 +223,7 @@ def test_images_that_look_alike_are_taken_once(tmp_path: Path) -> None:
     texts = [json.loads(line)["text"] for line in lines]
     assert texts == [f"scene {number}" for number in range(12)] + ["broken"]
     assert (
-        "3 images are left out: much like an earlier one"
+        "3 images are left out: too similar to an earlier one"
         in (tmp_path / "set/README.md").read_text()
     )
 

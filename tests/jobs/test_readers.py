@@ -135,7 +135,7 @@ def test_another_column_may_have_the_prompts(tmp_path: Path, name: str) -> None:
             "prompt,aspect_ration\na,1:1\n",
             "looks like a parameter.*aspect_ration \\(aspect_ratio\\?\\)",
         ),
-        ("prompt,Prompt\na,b\n", "row 1: two columns are 'prompt'"),
+        ("prompt,Prompt\na,b\n", "row 1: two columns are named 'prompt'"),
         ('prompt\n"a\nb\n', "row 2: not valid CSV"),
     ],
 )

@@ -361,7 +361,7 @@ async def test_prompts_that_are_wrong_are_told_all_together_and_nothing_is_sent(
         await bench.run(path)
     rows = {problem.row: problem.text for problem in caught.value.problems}
     assert sorted(rows) == [2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14]
-    assert rows[2] == "prompt: not given; allowed: required"
+    assert rows[2] == "prompt: required, not given; allowed: text of up to 10000 characters"
     assert "JSON" in rows[3]
     assert "16:9" in rows[4]
     assert "colour" in rows[5]

@@ -354,7 +354,7 @@ REFUSED = {
     "commas without quotes": (
         "p.csv",
         b"prompt\na fox, red, in snow\na hare, brown\n",
-        ["3 cells under 1 column", "quotes"],
+        ["3 cells under 1 column", "quote text"],
     ),
     "R, write.table": (
         "p.csv",
@@ -423,11 +423,18 @@ REFUSED = {
         b'prompt\tnote\n"a\tfox"\n',
         ["row 2: a quote is opened and not closed in its cell", "--format csv --delimiter tab"],
     ),
-    "two columns of a name": ("p.csv", b"prompt,Prompt \na,b\n", ["two columns are 'prompt'"]),
+    "two columns of a name": (
+        "p.csv",
+        b"prompt,Prompt \na,b\n",
+        ["two columns are named 'prompt'"],
+    ),
     "two columns that would get a name": (
         "p.csv",
         b"prompt,text,source_text\na fox,b,c\n",
-        ["the columns text and source_text would both be 'source_text'", "--drop source_text"],
+        [
+            "the columns text and source_text would both be named 'source_text'",
+            "--drop source_text",
+        ],
     ),
     "diffusiondb": (
         "p.csv",
@@ -485,8 +492,9 @@ def test_the_wrong_encoding_is_told(tmp_path: Path) -> None:
     path.write_bytes(b"prompt\n\x81\n")
     assert "row 2: not CP1252 (byte 0x81)" in refusal(path, encoding="cp1252")
     for name in ("utf-99", "base64"):
-        assert "is not known" in refusal(path, encoding=name)
-    assert "allowed: one character, or tab" in refusal(path, delimiter="::")
+        assert f"encoding is '{name}'; allowed: utf-8" in refusal(path, encoding=name)
+    told = refusal(path, delimiter="::")
+    assert "delimiter is '::'; allowed: one character, or tab" in told
 
 
 def test_the_row_that_cannot_be_decoded_is_told(tmp_path: Path) -> None:
@@ -542,10 +550,10 @@ def test_what_may_be_blank_may_be_blank(tmp_path: Path) -> None:
         ("a fox --ar 16:9 --v 6", "has '--ar': a parameter of another program"),
         ("a fox —ar 16:9", "has '—ar': a parameter"),
         ("--no people", "has '--no'"),
-        ("Negative prompt: people", "negative prompt as AUTOMATIC1111 has it"),
+        ("Negative prompt: people", "negative prompt in the form of AUTOMATIC1111"),
         ("Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512", "AUTOMATIC1111"),
         ("a fox <lora:ink:0.8>", "a model of another program"),
-        ("/imagine prompt: a fox", "a command of Midjourney"),
+        ("/imagine prompt: a fox", "a Midjourney command"),
     ],
 )
 def test_lines_that_are_no_prompts_are_told(tmp_path: Path, line: str, told: str) -> None:
@@ -860,8 +868,8 @@ def test_a_number_that_json_does_not_have_names_its_column(number: float) -> Non
 @pytest.mark.parametrize(
     ("prompts", "told"),
     [
-        ('[{"text": "\u200b"}]', "text_prompts: only blank texts"),
-        ('[{"text": "\u3164 "}, {"text": ""}]', "text_prompts: only blank texts"),
+        ('[{"text": "\u200b"}]', "text_prompts: given only blank text"),
+        ('[{"text": "\u3164 "}, {"text": ""}]', "text_prompts: given only blank text"),
         ('[{"text": "a fox", "weight": true}]', "weight"),
     ],
 )
@@ -876,9 +884,9 @@ def test_weighted_prompts_that_say_nothing_or_have_no_number_are_refused(
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('{"prompt": "a fox"}\n{"prompt": "a kite"}\n', "JSON Lines? Then --format jsonl"),
-        ('["a fox", "a kite"]\n', "JSON? Then --format json"),
-        ('[\n  {"prompt": "a fox"}\n]\n', "JSON? Then --format json"),
+        ('{"prompt": "a fox"}\n{"prompt": "a kite"}\n', "JSON Lines? Use --format jsonl"),
+        ('["a fox", "a kite"]\n', "JSON? Use --format json"),
+        ('[\n  {"prompt": "a fox"}\n]\n', "JSON? Use --format json"),
         ("{\\rtf1\\ansi a fox\\par}\n", "a rich text document"),
         ("\n<!DOCTYPE html>\n<html>\n", "a web page"),
         ('<?xml version="1.0"?>\n<a/>\n', "a web page"),
@@ -912,7 +920,7 @@ def test_what_programs_write_for_no_text_is_not_bought(tmp_path: Path, cell: str
     path.write_text(f"prompt,negative_prompt\n{cell},people\n")
     [row] = PromptFile(path).rows()
     assert isinstance(row, RowProblem)
-    assert f"prompt is {cell!r}: no text" in row.text
+    assert f"prompt is {cell!r}: what programs write" in row.text
     path.write_text(f"prompt,negative_prompt\na {cell},nan\na fox,None\n")
     assert read(path) == [{"prompt": f"a {cell}"}, {"prompt": "a fox"}]
 
@@ -935,8 +943,8 @@ def test_lines_and_footers_of_printed_tables_are_not_bought(
     assert str(row.fields["prompt"]).rstrip() == "a fox"
     problems = {row.row: row.text for row in rows if isinstance(row, RowProblem)}
     assert list(problems) == lines + footers
-    assert all("a line, and no text" in problems[number] for number in lines)
-    assert all("no text, but what programs write" in problems[number] for number in footers)
+    assert all("a separator, not text" in problems[number] for number in lines)
+    assert all("what programs write for a missing value" in problems[number] for number in footers)
 
 
 @pytest.mark.parametrize("cell", ["4,000", "1,234", "-1,000"])
@@ -1007,7 +1015,7 @@ def test_an_empty_table_is_called_empty(tmp_path: Path) -> None:
         ({"price": -1}, "price is -1; allowed: a number, 0 or more"),
         ({"allow_duplicates": "no"}, "allow_duplicates is 'no'; allowed: True or False"),
         ({"shard": 2}, "shard is 2; allowed: I/N"),
-        ({"shard": "0/2"}, "shard: given 0/2; allowed: I/N"),
+        ({"shard": "0/2"}, "shard is 0/2; allowed: I/N"),
         ({"servce": "core"}, "servce: no such argument, did you mean service?"),
     ],
 )

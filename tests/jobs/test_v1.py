@@ -101,9 +101,9 @@ def test_photos_and_masks_are_taken_and_weights_are_kept(tmp_path: Path) -> None
         (
             "prompt,text_prompts",
             'x,"[{""text"":""y""}]"',
-            "text_prompts: given; allowed: not together with prompt",
+            "text_prompts: given; allowed: text_prompts or prompt, not both",
         ),
-        ("negative_prompt,prompt", "x,", "prompt: not given; allowed: required"),
+        ("negative_prompt,prompt", "x,", "prompt: not given; allowed: prompt or text_prompts"),
         ("text_prompts", "a fox", "text_prompts: given 5 characters; allowed: a list"),
         ("caption", "x", "no column 'prompt'"),
         ("prompt,samples,num_images", "x,1,2", "kept"),

@@ -257,7 +257,7 @@ TABLES = {
             ),
             path,
         ),
-        ("two columns are 'note'; the columns are: prompt, note, note",),
+        ("two columns are named 'note'; the columns are: prompt, note, note",),
     ),
     "pyarrow, feather": Written(
         "p.feather",

@@ -140,7 +140,7 @@ async def test_a_first_start_says_why_it_waits(
             began = time.monotonic()
             await send(limiter)
             assert time.monotonic() - began > HOLD - 0.5
-    assert "starts over, since it was empty" in caplog.text
+    assert "starts over because it was empty" in caplog.text
     assert f"nothing is sent for {HOLD:.3g} s" in caplog.text
 
 

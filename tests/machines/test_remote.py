@@ -370,8 +370,8 @@ def test_an_outage_is_told_once_and_so_is_its_end(caplog: pytest.LogCaptureFixtu
         "the shared quota at here cannot be reached",
         "the shared quota at here is reachable again after 30.3 s",
         (
-            "the shared quota at here starts over, since it was empty: earlier requests are not "
-            "known, and nothing is sent for 12.3 s"
+            "the shared quota at here starts over because it was empty: earlier requests are "
+            "unknown, and nothing is sent for 12.3 s"
         ),
     ]
 

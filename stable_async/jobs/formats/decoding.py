@@ -159,9 +159,10 @@ def _encoding(file: BinaryIO, wanted: str | None) -> str:
         if head.startswith(mark):
             if wanted is not None and not _may_have_mark(wanted, mark):
                 raise UnreadableError(
-                    0, f"begins with the mark of {encoding.removesuffix('-sig').upper()}, "
-                    f"not of {wanted}: leave out --encoding"
-                )  # fmt: skip
+                    0,
+                    f"has the byte order mark of {encoding.removesuffix('-sig').upper()}, not of "
+                    f"{wanted}: leave out --encoding",
+                )
             return encoding
     if wanted is not None:
         return wanted
@@ -171,7 +172,9 @@ def _encoding(file: BinaryIO, wanted: str | None) -> str:
     if b"\0" in head:
         order = "le" if head.find(b"\0") % 2 else "be"
         raise UnreadableError(
-            0, f"is not text, or UTF-16 without a byte order mark: then --encoding utf-16-{order}"
+            0,
+            "is not text, or is UTF-16 without a byte order mark: for that, use --encoding "
+            f"utf-16-{order}",
         )
     return "utf-8"
 

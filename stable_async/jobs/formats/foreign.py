@@ -17,9 +17,9 @@ __all__ = ["ADVICE", "accepted"]
 ADVICE = "remove it, or write the row as JSON Lines, where a prompt may be any text"
 
 FOREIGN = (
-    (re.compile(r"(?im)^negative prompt:"), "a negative prompt as AUTOMATIC1111 has it"),
-    (re.compile(r"(?im)^steps: (?=\d+,)"), "parameters as AUTOMATIC1111 has them"),
-    (re.compile(r"(?m)^/imagine\b"), "a command of Midjourney"),
+    (re.compile(r"(?im)^negative prompt:"), "a negative prompt in the form of AUTOMATIC1111"),
+    (re.compile(r"(?im)^steps: (?=\d+,)"), "parameters in the form of AUTOMATIC1111"),
+    (re.compile(r"(?m)^/imagine\b"), "a Midjourney command"),
 )
 FOREIGN_INSIDE = (
     # Midjourney: `--ar 16:9`, `--v 6`, `--no people`, `--tile`.
@@ -55,9 +55,9 @@ def accepted(row: Row) -> Row | RowProblem:
 
 def _foreign(text: str) -> str | None:
     if len(text) < SHORT and NO_TEXT.fullmatch(text.strip()):
-        return f"is {text.strip()!r}: no text, but what programs write where there is none"
+        return f"is {text.strip()!r}: what programs write for a missing value, not text"
     if text[0] in RULE_SIGNS and RULE.fullmatch(text):
-        return f"is {reprlib.repr(text)}: a line, and no text"
+        return f"is {reprlib.repr(text)}: a separator, not text"
     if text[0] in FIRST_CHARACTERS or "\n" in text:
         for pattern, what in FOREIGN:
             if found := pattern.search(text):

@@ -162,7 +162,7 @@ def _schema(schema: Any) -> _Schema:  # noqa: ANN401 - pyarrow has no types
     for name in schema.names:
         if schema.names.count(name) > 1:  # pyarrow finds neither of them by its name
             raise UnreadableError(
-                0, f"two columns are {name!r}; the columns are: {', '.join(schema.names)}"
+                0, f"two columns are named {name!r}; the columns are: {', '.join(schema.names)}"
             )
         kind = schema.field(name).type
         if not _has_bytes(kind):

@@ -18,12 +18,15 @@ __all__ = ["read_prompt_lines"]
 
 # First lines of files whose lines would be bought one by one.
 OTHER_FORMATS = (
-    (re.compile(r'\{\s*"'), "JSON Lines? Then --format jsonl"),
-    (re.compile(r'\[\s*(?:["{]|$)'), "JSON? Then --format json"),
+    (re.compile(r'\{\s*"'), "JSON Lines? Use --format jsonl"),
+    (re.compile(r'\[\s*(?:["{]|$)'), "JSON? Use --format json"),
     (re.compile(r"\w+ ?= ?\[|\['"), "Python, not prompts"),
     (re.compile(r"\{\\rtf"), "a rich text document: save it as plain text"),
     (re.compile(r"<(?:!doctype|html|\?xml|svg)\b", re.IGNORECASE), "a web page, not prompts"),
-    (re.compile(r"version https://git-lfs\."), "a pointer of Git LFS: fetch it with git lfs pull"),
+    (
+        re.compile(r"version https://git-lfs\."),
+        "a Git LFS pointer: fetch the file with git lfs pull",
+    ),
 )
 
 
@@ -63,7 +66,7 @@ def _refuse_other_formats(number: int, text: str) -> None:
     for pattern, what in OTHER_FORMATS:
         if found := pattern.match(text):
             raise UnreadableError(
-                number, f"begins with {found[0]!r}: {what}; a .txt has a prompt on each line"
+                number, f"begins with {found[0]!r}: {what}; a .txt file has a prompt on each line"
             )
 
 
@@ -79,6 +82,6 @@ def _refuse_table(number: int, text: str, is_known: Callable[[str], bool]) -> No
         if found:
             raise UnreadableError(
                 number,
-                f"{', '.join(cells)}: the header of a table? Then --format csv --delimiter {name}; "
-                "a .txt has a prompt on each line",
+                f"{', '.join(cells)}: the header of a table? Use --format csv --delimiter {name}; "
+                "a .txt file has a prompt on each line",
             )

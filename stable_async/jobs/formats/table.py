@@ -109,7 +109,7 @@ def read_table(
             continue
         first = False
         if cells == header:
-            yield RowProblem(number, "the header again: of another file that was appended?")
+            yield RowProblem(number, "the header again: was another file appended?")
             continue
         for place in [place for place in unnamed if place < len(cells) and cells[place]]:
             unnamed.remove(place)

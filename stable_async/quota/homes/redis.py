@@ -155,10 +155,10 @@ def check_url(url: str) -> Secret:
     except ValueError:
         # The URL itself may contain a password.
         raise ConfigurationError(
-            "the URL of the shared quota is not one of Redis; allowed: "
+            "the URL of the shared quota is not a Redis URL; allowed: "
             "redis://[[user]:password@]host[:port][/database], rediss:// for TLS, unix:///path, "
             "redis+sentinel://host[:port],host[:port]/service[/database]; special characters in a "
-            "password are written as in %23 for #"
+            "password are percent-encoded, as %23 for #"
         ) from None
     return Secret(url)
 
@@ -213,7 +213,7 @@ def _parsed(parts: SplitResult) -> dict[str, Any]:
         credentials, _, hosts = netloc.rpartition("@")
         netloc = f"{credentials}@{hosts.partition(',')[0]}"
     if parts.scheme != "unix" and path.strip("/") and not path.strip("/").isdigit():
-        raise ValueError("no number of a database")
+        raise ValueError("the database is not a number")
     return dict(parse_url(parts._replace(scheme=scheme, netloc=netloc, path=path).geturl()))
 
 

@@ -415,8 +415,8 @@ class RemoteHome:
     def _say_lost(self, answer: Answer) -> None:
         if "lost" in answer:
             logger.warning(
-                "the shared quota at %s starts over, since %s: earlier requests are not known, and "
-                "nothing is sent for %.3g s",
+                "the shared quota at %s starts over because %s: earlier requests are unknown, "
+                "and nothing is sent for %.3g s",
                 self._service.where,
                 WHY_LOST[answer["lost"]],
                 answer["hold"],

@@ -50,7 +50,7 @@ def output_size(operation: Operation, parameters: Parameters) -> Size:
         case "v1_text_to_image":
             return int(parameters.number("width")), int(parameters.number("height"))
     if source is None:
-        raise ValueError(f"{operation.id} makes nothing without a image")
+        raise ValueError(f"{operation.id} makes nothing without an image")
     return _from_source(operation.id, source, parameters)
 
 
