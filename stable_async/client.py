@@ -191,16 +191,16 @@ class StabilityClient(Groups):
             retry: How 429 and 500 responses are retried: a `RetryPolicy`, or the number of retries.
             timeout: Time limits of one attempt: `Timeouts`, or the total in seconds; `None` means
                 no limit.
-            max_in_flight: The most requests of one `map` in flight at a time. Each result is held
+            max_in_flight: Maximum requests of one `map` in flight at a time. Each result is held
                 whole, with about 1.5 MB for an image; `stream` holds less.
-            max_waiting: The most interactive calls that may wait for the quota at a time; a further
+            max_waiting: Maximum interactive calls that may wait for the quota at a time; a further
                 one raises `QuotaTimeoutError`. `None` means no limit. Bulk calls do not count.
             client_id: Name of your application, sent to the API; up to 256 characters.
             client_user_id: Your user, sent to the API; up to 256 characters.
             client_version: Version of your application, sent to the API; up to 256 characters.
             organization: Organization that pays for v1 operations, such as `org-123456`; `None` is
                 the account's default.
-            poll_interval: The least seconds between two polls for the result of an asynchronous
+            poll_interval: Minimum seconds between two polls for the result of an asynchronous
                 operation; `None` reads `STABILITY_POLL_INTERVAL`, else 10, which the API asks for.
                 A sandbox accepts less.
             result_timeout: For how long to poll for the result of an asynchronous operation,

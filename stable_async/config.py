@@ -70,7 +70,7 @@ class Quota:
         jitter: How much the delays between departure and arrival may differ, seconds. The
             history is kept this much longer than `window`; see docs/quota.md.
         adaptive: Follow the jitter that is measured, within bounds, starting at `jitter`.
-        burst: The most requests that leave at once after a pause; `None` is all of `requests`.
+        burst: Maximum requests that leave at once after a pause; `None` is all of `requests`.
             A smaller one makes the flow smoother, not faster.
         scope: Who shares the quota: with `key`, all clients of the same key and address on this
             machine, in whatever event loop, thread or process; with `client`, nobody. The server
@@ -99,14 +99,14 @@ class Quota:
 @checked_arguments(_RETRY_RULES, "RetryPolicy.")
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a request is retried. Only 429 and 500 responses are.
+    """How many times a request is retried. Only 429 and 500 responses are.
 
     A 429 waits for the penalty that all users of the key share. A 500 backs off exponentially
     with full jitter: a random time between 0 and `initial_backoff * 2**(n - 1)` seconds before
     the nth retry, at most `max_backoff`.
 
     Attributes:
-        attempts: The most attempts of one request, the first included; 1 switches retries off.
+        attempts: Maximum attempts of one request, the first included; 1 switches retries off.
         initial_backoff: Upper bound of the first wait after a 500, seconds.
         max_backoff: Upper bound of any wait after a 500, seconds.
     """

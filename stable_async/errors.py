@@ -27,7 +27,7 @@ What to do next: correct the setting or the request after `ConfigurationError` a
 `InvalidResponseError` carry a `Verdict`: whether the API itself has answered (`from_api`), what the
 error is about (`concerns`), and whether it may have cost something (`maybe_billed`).
 
-The key, prompts and images appear in no text of an error. Errors survive pickling.
+No error message contains the key, a prompt or an image. Errors survive pickling.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Verdict:
     """What a failed answer, or the lack of one, means. Made by `stable_async.api.verdict` alone.
 
     Attributes:
-        from_api: Whether the API itself has answered, in its error envelope. Otherwise something on
-            the way has, such as a CDN, a firewall or a proxy, or nothing.
+        from_api: Whether the API itself has answered, in its error envelope. Otherwise an
+            intermediary has, such as a CDN, a firewall or a proxy, or nothing.
         billed: Whether it cost something. `yes` means that a generation was submitted and paid for,
             and that its result can still be fetched.
         concerns: What it is about: the `request`, the `account`, the `service` that failed, or the
@@ -142,7 +142,7 @@ class FieldProblem:
 
     Attributes:
         field: The API's name of the field; empty for the request as a whole.
-        given: The value, shortened; texts and files are described, not quoted.
+        given: The value, shortened; text and files are described, not quoted.
         allowed: What the field takes.
     """
 
@@ -220,7 +220,7 @@ class _Judged:
 
 
 class APIStatusError(StabilityError, _Judged):
-    """The API, or something on the way to it, answered with an error status.
+    """The API, or an intermediary, answered with an error status.
 
     Attributes:
         verdict: Who answered, and what it means; `from_api`, `concerns` and `maybe_billed` are
@@ -308,7 +308,7 @@ class UnprocessableError(APIStatusError):
 
 
 class RateLimitError(APIStatusError):
-    """429: the key is in its penalty, and stayed so for all attempts."""
+    """429 to all attempts: the penalty blocks the key."""
 
 
 class ServerError(APIStatusError):

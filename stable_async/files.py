@@ -47,7 +47,7 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="stable_async")
 
 
-# A forked process inherits the executor without its threads: a call would wait for ever.
+# A forked process inherits the executor without its threads: a call would wait forever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.cache_clear)
 
@@ -258,7 +258,7 @@ def prove_writable(path: str | os.PathLike[str]) -> None:
 
 
 def state_of(status: os.stat_result) -> str:
-    """Return inode, size and times of a file: another text once it was written or replaced."""
+    """Return inode, size and times of a file: these change when it is written or replaced."""
     return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 

@@ -49,7 +49,7 @@ class Balance:
     """What is left to spend.
 
     Attributes:
-        credits: Credits left. Lags behind, and was once wrong for minutes: no basis for accounting.
+        credits: Credits left. Lags behind, and was once wrong for minutes: do not account by it.
     """
 
     credits: Annotated[float, Field(allow_inf_nan=False)]

@@ -58,7 +58,7 @@ class Answer:
         headers: The headers; names are looked up without regard to case.
         body: The body, if it was read.
         asked: What kind of request it answers.
-        key: The key that was sent; removed from every text.
+        key: The key that was sent; removed from all text.
     """
 
     status: int
@@ -226,7 +226,7 @@ def read_seed(seed: object) -> int | None:
 def read_error(
     answer: Answer, *, attempts: int = 1, address: str = "", size: SentSize | None = None
 ) -> APIStatusError:
-    """Return the error for an answer that is not a success; its texts are cleaned.
+    """Return the error for an answer that is not a success; its text is cleaned.
 
     Args:
         answer: The answer.

@@ -189,7 +189,7 @@ class AudioToAudio(_GenerateAudio):
 
 
 class AudioInpaint(MediaRequest[Audio]):
-    """Audio with one part generated anew. 20 credits, 26 with stable-audio-3; 44.1 kHz stereo,
+    """Audio with one part regenerated. 20 credits, 26 with stable-audio-3; 44.1 kHz stereo,
     up to 190 s, 380 s with version 3. Asynchronous with stable-audio-3.
 
     Attributes:

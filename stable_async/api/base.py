@@ -249,7 +249,7 @@ class Request(BaseModel, Generic[ResultT]):
 
     @classmethod
     def _coerced(cls, data: Mapping[str, object]) -> Iterator[FieldProblem]:
-        """Yield bytes and truth values, of which pydantic would make texts and numbers."""
+        """Yield bytes and bools, which pydantic would turn into text and numbers."""
         for name, value in data.items():
             field = cls.model_fields.get(name)
             if value.__class__ in COERCED and field is not None and name not in cls.file_parts:

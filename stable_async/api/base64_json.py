@@ -29,7 +29,7 @@ MAX_DATA_URL = 256
 # How files begin in base64: PNG, JPEG, WebP and WAV, glTF, MP3, FLAC, Ogg. A text that begins so is
 # the one, whatever its name.
 _FILE = rb"data:(?:image|audio|model)/|iVBORw0KGgo|(?:\\)?/9j(?:\\)?/|UklGR|Z2xURg|SUQz|ZkxhQ|T2dnU"
-# A shorter text is a word, such as `"result": "success"`, and no file.
+# Shorter text is a word, such as `"result": "success"`, and not a file.
 SHORTEST = 20
 
 _PLAIN = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
@@ -124,7 +124,7 @@ def other_fields(text: bytes | bytearray) -> dict[str, object]:
     """Return the fields of a JSON value at any depth: the outermost, and first, of each name.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: It is not JSON.
     """
     fields: dict[str, object] = {}
     level: list[object] = [parse_json(text)]

@@ -133,7 +133,7 @@ class Outpaint(ImageRequest):
 
 
 class SearchAndReplace(ImageRequest):
-    """The image with one thing replaced by another, found by text. 5 credits; size of `image`.
+    """One thing in the image, found by text, replaced by another. 5 credits; the size of `image`.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a
@@ -160,7 +160,7 @@ class SearchAndReplace(ImageRequest):
 
 
 class SearchAndRecolor(ImageRequest):
-    """The image with one thing in another color, found by text. 5 credits; size of `image`.
+    """One thing in the image, found by text, recolored. 5 credits; the size of `image`.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 9,437,184 pixels in all, a

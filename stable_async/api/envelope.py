@@ -11,7 +11,7 @@ __all__ = ["Envelope", "read_envelope"]
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """An error as the API writes it; texts as they came, not cleaned.
+    """An error as the API writes it; its text is not cleaned.
 
     Attributes:
         id: The API's id of the request.
@@ -27,7 +27,7 @@ class Envelope:
 def read_envelope(body: bytes) -> Envelope | None:
     """Return the envelope in `body`; `None` if something other than the API has answered.
 
-    v2beta: `id`, `name`, `errors` (a list of texts). v1: `id`, `name`, `message`. Source: OpenAPI
+    v2beta: `id`, `name`, `errors` (a list of strings). v1: `id`, `name`, `message`. Source: OpenAPI
     document of api.stability.ai, read 2026-09-22. All three must be present; their types may
     differ.
     """

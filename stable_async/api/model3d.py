@@ -32,7 +32,7 @@ class StableFast3D(MediaRequest[Model3D]):
         foreground_ratio: How much of the frame the object fills, 0.1 to 1; the API's default is
             0.85.
         remesh: The API's default is none.
-        vertex_count: The most vertices, up to 20,000; -1, the API's default, means no limit.
+        vertex_count: Maximum vertices, up to 20,000; -1, the API's default, means no limit.
     """
 
     operation: ClassVar[Operation] = Operation(

@@ -42,7 +42,7 @@ def describe(data: bytes, key: str = "") -> str:
 
 
 def page_title(data: bytes, key: str = "") -> str:
-    """Return the title or the first words of a page, cleaned of `key`; empty if it is no text.
+    """Return the title or the first words of a page, cleaned of `key`; empty if it is not text.
 
     Nothing else is returned: a page may echo what was sent.
     """

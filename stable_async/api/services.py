@@ -106,7 +106,7 @@ SERVICES = _registry(
     Service("v1-image-to-image", V1SingleImageToImage, "v1.image_to_image", V1ImageToImage),
     Service("v1-masking", V1SingleMasking, "v1.masking", V1Masking),
 )
-"""All services that make something, by name; v1's upscaling, which v2's have replaced, is none."""
+"""All services that make something, by name, except for v1's upscaling, which v2 has replaced."""
 
 IMAGE_SERVICES = _registry(*(one for one in SERVICES.values() if one.media is Image))
 """Those that make images."""

@@ -46,7 +46,7 @@ def clean(text: str, *, limit: int = MAX_TEXT, key: str = "") -> str:
 
     Args:
         text: Any text from a server.
-        limit: The most characters; a longer text ends in an ellipsis.
+        limit: Maximum characters; a longer text ends in an ellipsis.
         key: The API key, removed in every form it may have; see `redact`.
     """
     # Cut first, to limit the work, but so far back that no half of a key is left at the end.

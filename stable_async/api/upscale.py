@@ -69,7 +69,7 @@ class UpscaleConservative(ImageRequest):
 
 
 class UpscaleCreative(ImageRequest):
-    """A large image generated anew from a small or poor one. 60 credits; up to 4K. Asynchronous.
+    """A large image regenerated from a small or poor one. 60 credits; up to 4K. Asynchronous.
 
     Attributes:
         image: JPEG, PNG or WebP; sides of 64 pixels or more, up to 1,048,576 pixels in all.

@@ -97,7 +97,7 @@ class _Sizes:
         sides: Lowest and highest width and height, pixels.
         pixels: Lowest and highest width times height.
         one_above: At most one side may be above this.
-        max_steps: The most steps.
+        max_steps: Maximum steps.
     """
 
     allowed: frozenset[tuple[int, int]] = frozenset()

@@ -113,6 +113,6 @@ class V1SingleImageToImage(ImageToImageFields[Image], _SingleImage):
 
 
 class V1SingleMasking(MaskingFields[Image], _SingleImage):
-    """An image with what a mask covers painted anew by an engine of v1; the price is not stated."""
+    """An image with what a mask covers repainted by an engine of v1; the price is not stated."""
 
     operation: ClassVar[Operation] = _for_one(V1Masking.operation)

@@ -63,7 +63,7 @@ PROXY_LOGIN = 407
 # api.stability.ai, read 2026-09-22).
 FAILED_REASON = "ERROR"
 
-_ANY = range(1000)  # more digits are no status
+_ANY = range(1000)  # more digits are not a status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +152,7 @@ RULES: tuple[Rule, ...] = (
     _rule(
         "account", "stop", PaymentRequiredError,
         "balance", "credit", "payment", "billing", "funds",
-        why="no credits are left; with status 429 or 403 as well, which is no penalty then",
+        why="no credits are left; a 429 or 403 that says so is not a penalty",
     ),
     _rule(
         "account", "stop", AuthenticationError, "unauthorized", "unauthenticated", "api_key",

@@ -28,7 +28,7 @@ COMMANDS = {
     "results": ("results:app", "Fetch the result of a paid generation."),
     "estimate": (
         "estimate:estimate",
-        "Print requests, credits, dollars and the least time under the quota.",
+        "Print requests, credits, dollars and the minimum time under the quota.",
     ),
     "export": (
         "export:export",

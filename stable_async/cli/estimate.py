@@ -25,7 +25,7 @@ def estimate(
     prompt_options: PromptOptions = PromptOptions(),  # noqa: B008 - frozen
     json_summary: JsonFlag = False,
 ) -> int:
-    """Print requests, credits, dollars and the least time under the quota.
+    """Print requests, credits, dollars and the minimum time under the quota.
 
     The whole file is checked; nothing is sent or written, and no key is needed.
 

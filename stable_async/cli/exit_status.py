@@ -11,4 +11,4 @@ INTERRUPTED = 130
 
 
 class UsageError(Exception):
-    """A command was called in a way that makes no sense."""
+    """A command was called with wrong arguments."""

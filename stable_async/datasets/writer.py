@@ -26,7 +26,7 @@ class DataSetWriter(ABC):
         config_has_features: Whether `datasets` needs the columns under `configs` as well as
             `dataset_info`.
         guesses_times: Whether `datasets` takes some text for times.
-        records_per_shard: The most records in a shard.
+        records_per_shard: Maximum records in a shard.
     """
 
     config_has_features = False

@@ -76,7 +76,7 @@ class MakeImages:
                 next actor on that machine puts them into the store. `None`: they are lost with the
                 error.
             resend_doubtful: Send rows again that are in doubt, which may charge twice.
-            max_in_flight: The most rows in flight at a time in one actor.
+            max_in_flight: Maximum rows in flight at a time in one actor.
             base_url: The API's address; the key is that of `STABILITY_API_KEY` on each machine.
         """
         self._client = StabilityClient(base_url=base_url, quota=quota, priority="bulk")

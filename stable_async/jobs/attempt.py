@@ -54,7 +54,7 @@ class RunContext:
         progress: Updated with every attempt.
         lock: The lock of the job's folder.
         folder: The folder that input files of rows are relative to.
-        max_in_flight: The most rows in progress at a time.
+        max_in_flight: Maximum rows in progress at a time.
         on_result: Called with each row and the result of its attempt.
     """
 

@@ -21,7 +21,7 @@ TOLERANCE = 1e-6
 # arrived, bytes.
 DISK_MARGIN = 4 * 1024 * 1024
 ASSUMED_IMAGE = 4 * 1024 * 1024
-# The most rows that start before the disk is looked at again.
+# Maximum rows that start before the disk is looked at again.
 DISK_LOOKS = 32
 
 

@@ -17,9 +17,9 @@ __all__ = ["REFUSALS_OF_A_ROW", "Gate", "StoppedError"]
 
 # This many consecutive refusals by the network are an outage.
 REFUSALS = 3
-# How often a single row is refused while others are answered before it is left for later.
+# How many times a single row is refused while others are answered before it is left for later.
 REFUSALS_OF_A_ROW = 3
-# The most seconds between two probes of an outage; each wait is twice the one before.
+# Maximum seconds between two probes of an outage; each wait is twice the one before.
 LONGEST_WAIT = 60.0
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Intake"]
 
 BATCH = 1_000
-# The most problems that are reported; further ones are only counted.
+# Maximum problems that are reported; further ones are only counted.
 KEPT_PROBLEMS = 1_000
 # Seconds to wait for rows before checking whether they are still wanted.
 LOOK = 0.1

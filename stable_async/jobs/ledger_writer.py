@@ -21,7 +21,7 @@ __all__ = ["LedgerWriter"]
 
 T = TypeVar("T")
 
-# The most lines of metadata.jsonl that are rewritten after a crash.
+# Maximum lines of metadata.jsonl that are rewritten after a crash.
 MARK_EVERY = 1_000
 
 

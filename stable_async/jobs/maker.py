@@ -132,7 +132,7 @@ class ImageMaker:
             spool: A folder for images that have come while the store is away; `open` puts what is
                 there into the store. Makers of one pipeline on a machine may share it. `None`: they
                 are lost with the error.
-            max_in_flight: The most rows in flight at a time.
+            max_in_flight: Maximum rows in flight at a time.
             resend_doubtful: Send rows again that are in doubt, which may charge twice.
         """
         local = isinstance(images, Path) or "://" not in images

@@ -170,7 +170,7 @@ def repeated(rows: Iterable[Row], unnamed: Iterable[Row], known: Mapping[str, Kn
 
 
 def number_repeats(rows: Iterable[Row], before: Mapping[bytes, int]) -> None:
-    """Add to the ids of rows named by their content how often it occurred before.
+    """Add to the ids of rows named by their content how many times it occurred before.
 
     A row that is inserted or moved thus leaves the ids of all others unchanged.
     """

@@ -20,7 +20,7 @@ Ending = Literal["complete", "incomplete", "budget", "stopped", "interrupted"]
 RATE_WINDOW = 10.0
 # The time left is estimated from the results of this many seconds.
 FORECAST_WINDOW = 60.0
-# The most departures and results whose times are in memory: more than any account allows in a
+# Maximum departures and results whose times are in memory: more than any account allows in a
 # window.
 MOST_TIMES = 20_000
 
@@ -97,7 +97,7 @@ class Progress:
         store: URL of the images, if they are in a bucket.
         total, done, skipped, failed, again, in_doubt, filtered: As in `Summary`, so far.
         in_flight: Requests that have left and whose answer is not complete.
-        peak_in_flight: The most in flight at any time.
+        peak_in_flight: Maximum in flight at any time.
         requests, rate_limited: As in `Summary`, so far.
         bill: The charges of the whole job, earlier runs included.
         budget: Credits it may spend; `None` is no limit.

@@ -73,8 +73,8 @@ class Row:
         price: Credits; `None` where no source states them. Set by `check`.
         position: Place in the ledger, part of the image's file name; 0 if not in the ledger.
         copy: Number of the row among those with the same content and no id of their own, from 1.
-        attempts: How often the row has been claimed.
-        remake: How often its image has been replaced.
+        attempts: How many times the row has been claimed.
+        remake: How many times its image has been replaced.
         generation_id: Id of an asynchronous operation that was accepted, and so is paid for.
     """
 
@@ -162,7 +162,7 @@ def derive_seed(identity: str, copy: int, remake: int) -> int:
     Args:
         identity: The row's id.
         copy: Number of the row among those with the same content, from 1.
-        remake: How often its image has been replaced.
+        remake: How many times its image has been replaced.
     """
     # For the API a seed of 0 means a random one, which only the answer would show.
     digest = sha256(f"{identity}\x1f{copy}\x1f{remake}".encode()).digest()

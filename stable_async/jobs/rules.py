@@ -64,7 +64,7 @@ def _part(value: object) -> Shard:
 
 
 def _values(value: object) -> Collection[object]:
-    # A text has its characters for values, and each would be bought.
+    # The values of a string are its characters, and each would be bought.
     if isinstance(value, str) or not isinstance(value, Collection) or not len(value):
         raise UnfitError("a list of values")
     return value
@@ -215,10 +215,10 @@ def check(row: Row, folder: Path, price: float | None = None) -> list[RowProblem
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What rows have in common that differ only in texts and seeds.
+    """What rows have in common that differ only in prompts and seeds.
 
     Attributes:
-        fields: As the API takes them, in the order of the row; the texts are those of one row.
+        fields: As the API takes them, in the order of the row; the prompts are those of one row.
         texts: Names of the fields to be replaced by those of each row.
         price: Credits; `None` where no source states them.
         has_seed: Whether the service takes a seed.
@@ -250,7 +250,7 @@ class Checker:
         seed = 0
         for name, value in fields.items():
             if (allowed := free.get(name)) is None or value is None:
-                key += (name, value.__class__, value)  # True equals 1, and is no number
+                key += (name, value.__class__, value)  # True equals 1, and is not a number
                 continue
             if name == "seed":
                 size = seed = _plain_seed(value)
@@ -294,7 +294,7 @@ class Checker:
 
 @cache
 def _free_fields(service: str) -> Mapping[str, range]:
-    """Return the lengths of the texts of a service that are allowed, and its seeds, by field.
+    """Return the allowed lengths of the text fields of a service, and its seeds, by field.
 
     No rule between fields reads them.
     """

@@ -41,7 +41,7 @@ class Runner:
 
         Args:
             context: What attempts share.
-            passes: How often the run tries rows that failed without being billed.
+            passes: How many times the run tries rows that failed without being billed.
             resend_doubtful: Send the rows that are in doubt at the start, once each.
             read_more: Stores more rows and returns whether there were any; `None` if all are
                 stored.

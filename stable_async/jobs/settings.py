@@ -52,8 +52,8 @@ class JobSettings:
         folder: The job's folder; created if missing.
         images: URL of the images, such as `s3://bucket/prefix`; `None` means `images/` in `folder`.
         budget: Credits that all runs of the job together may spend; `None` means no limit.
-        max_in_flight: The most rows in progress at a time.
-        passes: How often a run tries rows that failed without being billed, the first time
+        max_in_flight: Maximum rows in progress at a time.
+        passes: How many times a run tries rows that failed without being billed, the first time
             included.
         retry: Rows of earlier runs to send again: `failed`, which were refused for good, or
             `filtered`, which are made again with other seeds.

@@ -3,7 +3,7 @@
 What breaks a quota is not one late request but several in a row: those that a stall holds back
 arrive together with the ones behind them. So lateness counts above the start only if neighbouring
 delays share it, and most of the time. Below the start there is less room, and a stall that comes
-every half a minute must have had many occasions to show: there every single delay of ten minutes
+every half minute must have had many occasions to show: there every single delay of ten minutes
 counts. docs/quota.md says what was simulated.
 """
 
@@ -81,7 +81,7 @@ class Delays(TypedDict):
         lowest: The shortest.
         highest: The longest.
         together: What neighbouring delays usually reach: the median of the latest periods.
-        dense: The least number of delays in a period; 0 before there are enough periods.
+        dense: Minimum number of delays in a period; 0 before there are enough periods.
     """
 
     lowest: float
@@ -214,7 +214,7 @@ class DelayHistory:
         """Return the summary.
 
         Args:
-            enough: The least number of delays of a period that shows how much they usually differ.
+            enough: Minimum number of delays of a period that shows how much they usually differ.
         """
         measured = Measured()
         if round_trips := self._round_trips.summary(enough):

@@ -32,7 +32,7 @@ class QuotaStatistics(Snapshot):
     Attributes:
         open: Requests that have a permit and have not left yet.
         in_window: Requests in the window that ends now, including open ones.
-        requests: The most requests in one window at our current share.
+        requests: Maximum requests in one window at our current share.
         share: Our part of the limit, at most 1; less if other programs use the key.
         jitter: Jitter allowance, seconds.
         penalty_left: Seconds until the penalty ends; 0 when there is none.
@@ -122,7 +122,7 @@ class QuotaLimiter:
         Args:
             quota: What the server allows; a `Quota` is not shared with other limiters.
             home: The home of the quota, instead of the one that `quota` implies.
-            max_waiting: The most interactive calls that may wait at a time; `None` means no limit,
+            max_waiting: Maximum interactive calls that may wait at a time; `None` means no limit,
                 and 0 that none may wait. Bulk calls do not count.
         """
         self._shared = None if isinstance(quota, Quota) or home is not None else quota

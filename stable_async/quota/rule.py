@@ -66,7 +66,7 @@ class RuleState(NamedTuple):
 
 
 class Rule:
-    """Computes when the next request may leave. To ask changes nothing.
+    """Computes when the next request may leave. Asking changes nothing.
 
     Attributes:
         limit: Requests per window; may change, up to the `requests` the rule was made with.
@@ -80,7 +80,7 @@ class Rule:
         """Start with an empty history.
 
         Args:
-            requests: The most requests in one window, 1 or more.
+            requests: Maximum requests in one window, 1 or more.
             window: The server's window, seconds.
             jitter: Jitter allowance, seconds.
             max_jitter: The most that `jitter` will ever be; `None` if it will not change.

@@ -75,7 +75,7 @@ class Snapshot:
     Attributes:
         open: Requests that have a slot and have not left yet.
         in_window: Requests in the window that ends now, including open ones.
-        requests: The most requests in one window at our current share.
+        requests: Maximum requests in one window at our current share.
         share: Our part of the limit, at most 1.
         jitter: Jitter allowance, seconds.
         penalty_left: Seconds until the penalty ends; 0 when there is none.
@@ -109,7 +109,7 @@ class _Process:
 
 
 class QuotaState:
-    """All that is known about a quota, and when the next request may leave. To ask changes nothing.
+    """All that is known about a quota, and when the next request may leave. Asking changes nothing.
 
     The rule says how many requests may leave. In addition, nothing leaves during a penalty, and
     after it one request goes first, alone. Requests that need not wait leave at once; those that

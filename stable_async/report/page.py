@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["MOST_ROWS", "REPORT_NAME", "write_report"]
 
 REPORT_NAME = "report.html"
-# The most rows in the page: with more it is slow to open. The figures always cover all rows.
+# Maximum rows in the page: with more it is slow to open. The figures always cover all rows.
 MOST_ROWS = 50_000
-# The most images embedded in the page; the others are links to files beside it.
+# Maximum images embedded in the page; the others are links to files beside it.
 THUMBNAILS = 500
 ROWS_AT_A_TIME = 100
 
@@ -181,7 +181,7 @@ class _Alike:
 def _json(value: object) -> bytes:
     """Return JSON that is safe in a script element: nothing in it ends the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    # The name of a folder may be no UTF-8.
+    # The name of a folder may not be UTF-8.
     return text.replace("<", "\\u003c").encode(errors="backslashreplace")
 
 

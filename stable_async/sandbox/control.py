@@ -153,7 +153,7 @@ def _per_second(account: Account, now: float) -> list[int]:
 
 
 def _shown(record: RequestRecord, account: Account) -> dict[str, object]:
-    """Return a record, with its texts cut and without the contents of its files."""
+    """Return a record, with long text cut and without the contents of its files."""
     shown = {field.name: getattr(record, field.name) for field in fields(record)}
     return {
         **shown,

@@ -195,8 +195,8 @@ def _faults() -> dict[str, EdgeFault]:
     ]
     altered = [
         ("cut_after_request", "none: the connection is cut", _setting(drop="before_headers")),
-        ("cut_headers", "the connection is cut amid the headers", _setting(drop="mid_headers")),
-        ("cut_body", "the connection is cut amid the body", _setting(drop="mid_body")),
+        ("cut_headers", "the connection is cut within the headers", _setting(drop="mid_headers")),
+        ("cut_body", "the connection is cut within the body", _setting(drop="mid_body")),
         ("short_body", "two thirds of the body, with a length to match", _shortened),
         ("empty_body", "200 with nothing in it", _setting(body=b"")),
         ("stray_bytes", "bytes after the end of the body", _setting(drop="stray_bytes")),

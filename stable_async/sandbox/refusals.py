@@ -1,4 +1,4 @@
-"""Error answers of the API: statuses, names, texts and the two shapes of error bodies."""
+"""Error answers of the API: statuses, names, messages and the two shapes of error bodies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class RefusalError(Exception):
 
     Attributes:
         status: HTTP status.
-        messages: The problems; empty means the documented texts of the status.
+        messages: The problems; empty means the documented ones of the status.
         name: The API's name of the error; `None` means the documented one of the status.
         retry_after: Seconds for a `Retry-After` header. The API documents none.
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["FileRecord", "RequestLog", "RequestRecord", "Statistics"]
 
 MAX_RECORDS = 10_000
-# Texts and the kept beginnings of files, of all records together.
+# Text and the kept beginnings of files, of all records together.
 MAX_BYTES = 64 << 20
 FILE_BYTES = 64 << 10
 SHOWN_TEXT = 60
@@ -203,7 +203,7 @@ class Statistics:
         edge_faults: Requests by the kind of edge fault that they met.
         broken_off: Requests whose client disconnected before the answer.
         in_flight: Requests being worked on now.
-        peak_in_flight: The most in flight at once.
+        peak_in_flight: Maximum in flight at once.
         most_in_window: The most that one key had in the quota's window, in each of the four ways
             of counting, at the worst phase of the server's clock.
         polls: Polls for asynchronous results.

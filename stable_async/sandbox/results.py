@@ -29,7 +29,7 @@ class Result:
         size: Its size, bytes.
         ready_at: When it can be fetched, seconds of the sandbox's clock.
         polled_at: When it was last polled for.
-        looks: How often it was polled for.
+        looks: How many times it was polled for.
         running_looks: How many looks find it running, whatever the time.
     """
 

@@ -318,7 +318,7 @@ async def _body(request: web.BaseRequest) -> AsyncIterator[bytes]:
 
 
 async def _cut(request: web.BaseRequest, response: web.StreamResponse, answer: Answer) -> None:
-    """Close the connection before, amid or after the headers."""
+    """Close the connection before, within or after the headers."""
     transport = request.transport
     if transport is None:
         return

@@ -59,7 +59,7 @@ class CallOptions(TypedDict, Generic[ResultT], total=False):
     Attributes:
         timeout: Time limits of one attempt: `Timeouts`, or the total in seconds; `None` means no
             limit. The wait for the quota is not part of it.
-        max_retries: How often a 429 or 500 is retried: 0 means one attempt.
+        max_retries: How many times a 429 or 500 is retried: 0 means one attempt.
         deadline: Seconds from now within which the request must leave, else `QuotaTimeoutError`.
             The wait for the quota is part of it.
         priority: `interactive` (the default) leaves before `bulk`, which still gets its share.
@@ -93,7 +93,7 @@ class Options(NamedTuple):
 
     Attributes:
         timeouts: Time limits of one attempt.
-        attempts: The most attempts; `None` leaves it to the client's `RetryPolicy`.
+        attempts: Maximum attempts; `None` leaves it to the client's `RetryPolicy`.
         priority: `None` leaves it to the client, and to `map`.
     """
 

@@ -65,7 +65,7 @@ async def try_again(
         retrying: Says how many attempts there are, and when.
         attempt: Makes one.
         error: What the first attempt ended with.
-        attempts: The most attempts, the first included; `None` leaves it to `retrying`.
+        attempts: Maximum attempts, the first included; `None` leaves it to `retrying`.
     """
     failed = [error]
 

@@ -31,7 +31,7 @@ FILE_NAME = "file_name"
 def metadata_tables(root: Path) -> list[Path]:
     """Return the metadata files of a folder of media: one, or one in each split's folder.
 
-    A job below the folder, to which its results go, is no split.
+    A job below the folder, to which its results go, is not a split.
     """
     if found := sorted(root / name for name in METADATA if (root / name).exists()):
         return found
@@ -81,7 +81,7 @@ def read_media_folder(
         with path.open("rb") as file, TextFile(unpacked(file), None) as text:
             if path.suffix == ".csv":
                 records = read_records(text.lines(), None, rules.knows)
-                rows = read_table(records, rules, report, delimiter_hint="quote such texts")
+                rows = read_table(records, rules, report, delimiter_hint="quote such text")
             else:
                 rows = read_json(text, rules, report)
             try:
@@ -93,7 +93,7 @@ def read_media_folder(
                             row.fields["id"] = name
                     yield row
             except UnreadableError as error:
-                # The map of the file's name is no option that the user has given.
+                # The user has not given this mapping of the file's name.
                 what = error.what if FILE_NAME in mapped else error.what.removeprefix("--map: ")
                 where = path.relative_to(root).as_posix()
                 raise UnreadableError(error.row, f"{where}: {what}") from None

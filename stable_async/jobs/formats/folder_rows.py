@@ -22,7 +22,7 @@ __all__ = ["FolderFiles", "input_field", "is_own", "is_pattern", "read_folder"]
 # Files that the API accepts, by field; the other fields take images.
 AUDIO = (".mp3", ".wav")
 IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".webp")
-# A folder below that contains one of these is a job or an export of one: no input of the next run.
+# A folder below that contains one of these is a job or an export of one, and not input.
 OWN = (
     "job.sqlite",
     ".export/export.json",

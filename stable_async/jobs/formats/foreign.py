@@ -1,4 +1,4 @@
-"""Texts that are no prompts: for other programs, or what programs write instead of a text."""
+"""Text that is not a prompt: for other programs, or written for a missing value."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FIRST_CHARACTERS = frozenset("nNsS/")
 
 
 def accepted(row: Row) -> Row | RowProblem:
-    """Return a row of text or a table, or its problem: a text for another program."""
+    """Return a row of text or a table, or its problem: text for another program."""
     for name in TEXTS:
         text = row.fields.get(name)
         if text and isinstance(text, str) and (what := _foreign(text)):

@@ -33,7 +33,7 @@ class _Schema:
     Attributes:
         plain: Those whose values are not files.
         files: Those whose values are files: bytes, or `{bytes, path}` as in `datasets`.
-        bare: Those of `files` that are bytes alone. Hive and Spark write texts in this way.
+        bare: Those of `files` that are bytes alone. Hive and Spark write text in this way.
         other_bytes: Those with bytes anywhere in their values.
     """
 
@@ -128,7 +128,7 @@ def _inputs(schema: _Schema, rules: ColumnRules) -> dict[str, str]:
 
 
 def _texts(schema: _Schema, rules: ColumnRules, inputs: Mapping[str, str]) -> list[str]:
-    """Return the columns of bytes that are parameters, and so texts."""
+    """Return the columns of bytes that are parameters, and so text."""
     others = frozenset(map(folded, [*schema.plain, *schema.files]))
     any_service = "service" in others
     return [
@@ -140,7 +140,7 @@ def _texts(schema: _Schema, rules: ColumnRules, inputs: Mapping[str, str]) -> li
 
 
 def _text(value: object) -> object:
-    """Return a text that was written as bytes; what is no UTF-8 is left for the API's rules."""
+    """Return text that was written as bytes; what is not UTF-8 is left for the API's rules."""
     try:
         return value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError:

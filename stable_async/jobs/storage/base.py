@@ -39,7 +39,7 @@ __all__ = [
     "parse_stems",
 ]
 
-# The most files in a folder.
+# Maximum files in a folder.
 FILES_PER_FOLDER = 1_000
 MAX_NAME = 120
 FILTERED = ".filtered"

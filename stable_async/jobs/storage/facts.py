@@ -59,7 +59,7 @@ class RowFacts:
         number: Row of the prompt file.
         content: Digest of service and fields, hexadecimal.
         copy: Number of the row among those with the same content, from 1.
-        remake: How often the image was replaced.
+        remake: How many times the image was replaced.
         state: State of the row when this was written.
         charges: One for each attempt, in order.
         image: Facts of the image, complete before the image is written.

@@ -53,7 +53,7 @@ FORGET = 60.0
 # How far ahead of its time a slot is granted at most, seconds, so that it arrives in time.
 MOST_AHEAD = 0.25
 
-# The most bulk slots in one answer, as a part of the quota: interactive requests of others may
+# Maximum bulk slots in one answer, as a part of the quota: interactive requests of others may
 # come a moment later.
 BULK_PART = 0.05
 
@@ -184,7 +184,7 @@ class Answer(TypedDict, total=False):
         again: When to come back for more, seconds from now.
         next: Seconds until one more could leave.
         interval: Seconds between two requests at the sustainable rate.
-        requests: The most requests in one window at the current share.
+        requests: Maximum requests in one window at the current share.
         share: The part of the ceiling that is used.
         jitter: Jitter allowance, seconds.
         open: Slots of all processes whose requests have not left.

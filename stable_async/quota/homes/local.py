@@ -189,7 +189,7 @@ class LocalHome:
                 self._enter("set_up" if set_up else "observe", now, value=delay)
 
     def earliest(self, now: float, ahead: int = 0) -> float:
-        """Return from when on a request with `ahead` others before it might leave, seconds."""
+        """Return the time from which a request with `ahead` others before it might leave."""
         with self._store.lock:
             state = self._read(now)
             return self._store.view(now).earliest(ahead) if ahead else state.earliest()

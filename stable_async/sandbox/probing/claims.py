@@ -74,7 +74,7 @@ def claims(facts: Facts) -> list[Claim]:
             found[f"engines.{engine.id}.dimensions"] = ("makes these sizes", "")
     for removed in facts.removed:
         for path in removed.paths:
-            found[f"removed.{path}"] = ("is no path", "")
+            found[f"removed.{path}"] = ("is not a path", "")
     return [
         Claim(name, states, operation, evidence.known(name))
         for name, (states, operation) in found.items()

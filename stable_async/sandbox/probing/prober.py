@@ -438,6 +438,6 @@ def _form(path: str, texts: Mapping[str, str], headers: Mapping[str, str]) -> Pr
 
 
 def _alike(messages: tuple[str, ...], answer: ProbeAnswer) -> bool:
-    """Whether a text matches a template with blanks such as `<key>`."""
+    """Whether text matches a template with blanks such as `<key>`."""
     parts = re.split(r"<\w+>|\(ID [\w-]+\)", "; ".join(messages))
     return len(parts) > 1 and all(part in "; ".join(answer.problems) for part in parts)

@@ -31,7 +31,7 @@ class Purchases:
         credits: float,  # noqa: A002 - the API's word
         progress: Callable[[str], None],
     ) -> None:
-        """Take the notes, the sender, and the most credits to spend."""
+        """Take the notes, the sender, and the maximum credits to spend."""
         self._findings = findings
         self._send = send
         self._left = credits

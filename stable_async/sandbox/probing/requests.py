@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Value", "companions", "image", "mp3", "request_for", "smallest", "wav"]
 
 Value: TypeAlias = str | bytes | None
-"""A text, a file, or `None` for a field that is left out."""
+"""Text, a file, or `None` for a field that is left out."""
 
 SIDE = 96
 SECONDS = 7.0

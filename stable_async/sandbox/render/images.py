@@ -35,7 +35,7 @@ class ImageSpec:
         prompt: Shown in the caption; selects the scene.
         note: The caption's second line: model, seed, aspect ratio.
         style: The style preset; empty for none.
-        identity: Everything the image depends on, as one text.
+        identity: Everything the image depends on, as one string.
     """
 
     width: int

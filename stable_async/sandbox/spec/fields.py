@@ -52,7 +52,7 @@ class Parameters:
     prompts: tuple[Prompt, ...] = ()
 
     def text(self, name: str) -> str:
-        """Return a text or enum; empty when it was not sent and has no default."""
+        """Return the text or choice; empty when it was not sent and has no default."""
         value = self.given.get(name, self.defaults.get(name, ""))
         return value if isinstance(value, str) else ""
 
