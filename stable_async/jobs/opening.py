@@ -303,7 +303,7 @@ class OpenJob:
             price = sum(row.price or 0.0 for row in ledger.rows("in doubt"))
             self._notes.append(
                 f"{count(in_doubt, 'row')} in doubt: sent again, for {count(price, 'credit')}; may "
-                "be billed already"
+                "have been billed already"
             )
 
 
