@@ -93,7 +93,7 @@ def run(arguments: Sequence[str]) -> int:
         defaults = Defaults(profile, COMMANDS)
         if called in defaults.commands:
             # Defaults that change what is bought are reported.
-            _say(f"{NAME}: defaults for {called}{f', profile {profile}' if profile else ''}")
+            _print(f"{NAME}: defaults for {called}{f', profile {profile}' if profile else ''}")
         status = make_app(called, defaults)(
             arguments, exit_on_error=False, print_error=False, result_action="return_value"
         )
@@ -120,11 +120,11 @@ def _one_line(error: Exception) -> str:
 
 
 def _complain(message: str, status: int) -> int:
-    _say(f"stable-async: {message}")
+    _print(f"stable-async: {message}")
     return status
 
 
-def _say(message: str) -> None:
+def _print(message: str) -> None:
     from rich.console import Console
 
     Console(stderr=True, soft_wrap=True, highlight=False).print(message, markup=False)

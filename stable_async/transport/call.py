@@ -246,14 +246,14 @@ class Call:
         if "Content-Encoding" in response.headers:
             self.chunks = unpacked(self.chunks, self.head)
         if self._options.on_response is not None:
-            self._tell(self._options.on_response, response)
+            self._notify(self._options.on_response, response)
         # Refusals of text requests are as quick as polls: nothing was computed or uploaded.
         quick = body is None or (isinstance(body, bytes) and 400 <= response.status < 500)
         if quick and limiter is not None and trace is not None and trace.sent_at is not None:
             limiter.observe(self._clock() - trace.sent_at)
 
     @staticmethod
-    def _tell(
+    def _notify(
         on_response: Callable[[ResponseHead], object], response: aiohttp.ClientResponse
     ) -> None:
         try:

@@ -40,7 +40,7 @@ logger: logging.Logger = logging.getLogger("stable_async.quota")
 GUARD = 0.1
 
 # The state of slots is sent within this time, seconds, for several slots at once.
-TELL_WITHIN = 0.004
+REPORT_WITHIN = 0.004
 
 # Seconds before a failed exchange is retried: the first time, and at most.
 PAUSE = 0.05
@@ -143,7 +143,7 @@ class RemoteHome:
         self._answer: Answer = {}
         self._trip = inf
         self._unmet = (0, 0)
-        self._come_at = self._tell_at = inf
+        self._come_at = self._report_at = inf
         self._penalty_ends = -inf
 
     async def open(self, waiters: Waiters) -> None:
@@ -217,13 +217,13 @@ class RemoteHome:
             return False  # others may already use it
         slot.left = now
         self._sent.append((slot.number, now))
-        self._tell(now + TELL_WITHIN)
+        self._report_by(now + REPORT_WITHIN)
         return True
 
     def release(self, slot: Slot, now: float) -> None:
         """Return a slot: its request never left."""
         if self._out.pop(slot.number, None) is slot:
-            self._tell(now + TELL_WITHIN)
+            self._report_by(now + REPORT_WITHIN)
 
     def penalise(self, now: float, retry_after: float | None, slot: Slot | None) -> None:
         """Begin a penalty for all processes, of `retry_after` seconds or the quota's own length."""
@@ -232,7 +232,7 @@ class RemoteHome:
         length = self._quota.penalty if retry_after is None else retry_after
         self._penalty_ends = max(self._penalty_ends, now + length)
         self._give_back(now)
-        self._tell(now)
+        self._report_by(now)
 
     def observe(self, now: float, delay: float, *, set_up: bool = False) -> None:
         """Add a measured delay, seconds; it is sent with the next message."""
@@ -280,11 +280,11 @@ class RemoteHome:
         """Return unused slots: the next message does not report them."""
         if self._hand:
             self._hand.clear()
-            self._tell(now)
+            self._report_by(now)
 
-    def _tell(self, by: float) -> None:
-        if by < self._tell_at:
-            self._tell_at = by
+    def _report_by(self, time: float) -> None:
+        if time < self._report_at:
+            self._report_at = time
             self._news.set()
 
     def _drop_expired(self, now: float) -> None:
@@ -325,12 +325,12 @@ class RemoteHome:
         while True:
             self._news.clear()
             wanted = self._wanted()
-            due = min(self._tell_at, self._come_at) if any(wanted) else self._tell_at
+            due = min(self._report_at, self._come_at) if any(wanted) else self._report_at
             if self._hand or self._out:
                 due = min(due, self._confirmed + LEASE / 3)
             now = loop.time()
             if now < self._penalty_ends:
-                # The home may lose the penalty, and must be told again.
+                # The home may lose the penalty, and must be informed again.
                 due = min(due, self._confirmed + LEASE)
             if due <= now:
                 return wanted
@@ -344,23 +344,23 @@ class RemoteHome:
         began = loop.time()
         self._drop_expired(began)
         self._seq += 1
-        self._tell_at = inf
-        told, refused = len(self._sent), len(self._refusals)
+        self._report_at = inf
+        reported, refused = len(self._sent), len(self._refusals)
         message = self._message(began, wanted, leaving=leaving)
         try:
             async with asyncio.timeout(PATIENCE):
                 answer = await self._service.exchange(message)
         except BaseException as error:
-            self._tell(began)
+            self._report_by(began)
             if isinstance(error, TimeoutError):
                 raise UnreachableError(f"no answer within {PATIENCE:g} s") from None
             raise
         if "refused" in answer:
             raise self._refused_by(answer)
         if "stale" in answer:
-            self._tell(began)
+            self._report_by(began)
             return
-        del self._sent[:told]
+        del self._sent[:reported]
         del self._refusals[:refused]
         self._take(answer, began, loop.time(), wanted)
 
@@ -394,7 +394,7 @@ class RemoteHome:
             # A process with a slot of another epoch asks for a new one.
             self._hand.clear()
             self._out.clear()
-            self._say_lost(answer)
+            self._log_lost(answer)
         self._answer = answer
         self._confirmed, self._heard_at = began, now
         # Lua encodes empty tables as objects, which are also empty.
@@ -412,7 +412,7 @@ class RemoteHome:
             # Counted from when the message left, so that it does not grow when reported again.
             self._penalty_ends = max(self._penalty_ends, began + answer["penalty_left"])
 
-    def _say_lost(self, answer: Answer) -> None:
+    def _log_lost(self, answer: Answer) -> None:
         if "lost" in answer:
             logger.warning(
                 "the shared quota at %s starts over because %s: earlier requests are unknown, "
