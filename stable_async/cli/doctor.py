@@ -193,7 +193,7 @@ def _certificate(connection: ssl.SSLObject) -> Check:
 
 async def _account(target: Target, connection: Connection) -> list[Check]:
     """Ask for the balance, within the quota; what comes back shows key, clock and quota."""
-    from stable_async.sandbox.probing.messages import ProbeRequest
+    from stable_async.sandbox.probing.messages import NO_ANSWER, ProbeRequest
 
     checks = []
     try:
@@ -206,9 +206,13 @@ async def _account(target: Target, connection: Connection) -> list[Check]:
                 wait = f"the penalty ends in {left:.0f} s" if left else ""
                 checks.append(Check("quota", state, wait))
             async with open_sender(target, limiter) as send:
+                send.timeout = CONNECT_SECONDS
                 answer = await send(ProbeRequest("GET", "/v1/user/balance", keyed=True))
     except StabilityError as error:
         return [*checks, Check("quota", str(error), "choose another file: --shared-quota PATH")]
+    if answer.status == NO_ANSWER:
+        advice = "check the network and any proxy; then the API's status page"
+        return [*checks, Check("account", f"no answer: {answer.body.decode()}", advice)]
     checks.append(_balance(answer.status, answer.content, answer.from_api))
     if date := answer.headers.get("date"):
         checks.append(_clock(date))
@@ -228,8 +232,8 @@ def _home(kept: object) -> str:
 
 
 def _balance(status: int, content: dict[str, object], from_api: bool) -> Check:
-    if status == 200 and isinstance(content.get("credits"), int | float):
-        left = content["credits"]
+    left = content.get("credits")
+    if status == 200 and isinstance(left, int | float) and abs(left) < 1e12:
         if not left:
             return Check("account", "0 credits", "buy some: platform.stability.ai/account/credits")
         return Check("account", f"the key is accepted; {left:,.2f} credits")
@@ -240,8 +244,8 @@ def _balance(status: int, content: dict[str, object], from_api: bool) -> Check:
         return Check(
             "account", "the quota is breached", "wait 60 s, and find out what else uses the key"
         )
-    if from_api:
-        return Check("account", f"{status} {content.get('name')}", "check the account")
+    if from_api and "name" in content:
+        return Check("account", f"{status} {content['name']}", "check the account")
     advice = "something in front of the API answered: a proxy, a firewall, or a wrong address"
     return Check("account", f"{status}, not an answer from the API", advice)
 

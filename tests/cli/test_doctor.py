@@ -19,6 +19,7 @@ import trustme
 from stable_async.cli.app import run
 from stable_async.cli.doctor import EXTRAS
 from stable_async.sandbox import SandboxSettings, start_sandbox
+from tests.raw_server import Connection, answer, raw_server
 from tests.sandbox.test_probing import field, raw_facts
 from tests.transport.proxy_server import ProxyServer, pipe
 
@@ -116,6 +117,35 @@ def test_what_is_wrong_is_said_with_what_to_do(
     assert state in found
     assert to_do in output
     assert key not in output
+
+
+@pytest.mark.parametrize(
+    ("reply", "state"),
+    [
+        (answer(b"<title>Sign in</title>", content_type="text/html"), "200, not an answer"),
+        (answer(b'{"credits":NaN}', content_type="application/json"), "200, not an answer"),
+        (b"", "no answer: ServerDisconnectedError"),
+        (None, "no answer: TimeoutError"),
+    ],
+)
+async def test_what_else_answers_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    reply: bytes | None,
+    state: str,
+) -> None:
+    async def reply_once(connection: Connection) -> None:
+        await connection.request()
+        if reply is None:
+            await connection.reader.read()  # until the client gives up
+        else:
+            await connection.send(reply)
+
+    monkeypatch.setenv("STABILITY_API_KEY", KEY)
+    monkeypatch.setattr("stable_async.cli.doctor.CONNECT_SECONDS", 0.5)
+    async with raw_server(reply_once) as url:
+        assert await asyncio.to_thread(run, ["doctor", "--base-url", url]) == 1
+    assert state in lines(capsys.readouterr().out)["account"][1]
 
 
 def test_nobody_at_the_address(

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ProbeAnswer", "ProbeRequest"]
+__all__ = ["NO_ANSWER", "ProbeAnswer", "ProbeRequest"]
 
+# The status of a request that got no answer; the body says why.
+NO_ANSWER = 599
 SHOWN = 400
 HIDDEN = re.compile(r"sk-[\w*-]{4,}|[\w-]+\*{4,}[\w-]*")
 
@@ -56,7 +58,7 @@ class ProbeAnswer:
         """The JSON object in the body; empty if there is none."""
         try:
             found = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from stable_async.sandbox.probing.messages import ProbeAnswer, ProbeRequest
+from stable_async.sandbox.probing.messages import NO_ANSWER, ProbeAnswer, ProbeRequest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -22,7 +22,11 @@ BOUNDARY = "stable-async-probe"
 
 
 class Sender:
-    """Sends requests, one after the other."""
+    """Sends requests, one after the other.
+
+    Attributes:
+        timeout: Seconds for each of them, without the wait for the quota.
+    """
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class Sender:
             proxy_headers: Headers for the proxy.
             tls: Certificates to trust; `None` means the default ones.
         """
+        self.timeout: float = TIMEOUT_SECONDS
         self._session = session
         self._base_url = base_url
         self._key = key
@@ -55,7 +60,7 @@ class Sender:
         self._tls = tls if tls is not None else True
 
     async def __call__(self, request: ProbeRequest) -> ProbeAnswer:
-        """Send a request and return the answer; a failed connection becomes status 599."""
+        """Send a request and return its answer, or one of `NO_ANSWER` where there is none."""
         await self._permit()
         headers = {"user-agent": "stable_async doctor", **request.headers}
         if self._proxy_headers and self._base_url.startswith("http:"):
@@ -76,12 +81,12 @@ class Sender:
                 proxy_headers=self._proxy_headers or None,
                 ssl=self._tls,
                 skip_auto_headers=("accept", "content-type"),
-                timeout=aiohttp.ClientTimeout(TIMEOUT_SECONDS),
+                timeout=aiohttp.ClientTimeout(self.timeout),
             ) as answer:
                 named = {name.lower(): value for name, value in answer.headers.items()}
                 return ProbeAnswer(answer.status, named, await answer.read())
         except (TimeoutError, aiohttp.ClientError) as error:
-            return ProbeAnswer(599, {}, type(error).__name__.encode())
+            return ProbeAnswer(NO_ANSWER, {}, type(error).__name__.encode())
 
 
 def _body(request: ProbeRequest) -> tuple[bytes, str]:
