@@ -1,10 +1,14 @@
-"""Parse answers: errors, generation ids, JSON, headers. Pure: bytes and headers in."""
+"""Parse answers: errors, generation ids, JSON, headers.
+
+Pure: bytes and headers in; only `Retry-After` takes this machine's clock for a missing `Date`.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -280,6 +284,8 @@ def _target_of(answer: Answer) -> str:
 def read_retry_after(headers: Mapping[str, str]) -> float | None:
     """Return `Retry-After` in seconds: a number, or a date taken against the answer's own `Date`.
 
+    The time of arrival stands in for a `Date` that is missing (RFC 9110, section 6.6.1).
+
     At least a second: 0, or a date in the past, would mean retrying in a tight loop. At most an
     hour, longer than any known penalty; a cut is logged.
     """
@@ -298,4 +304,5 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _until(date: str, now: str) -> float:
-    return (parsedate_to_datetime(date) - parsedate_to_datetime(now)).total_seconds()
+    since = parsedate_to_datetime(now) if now else datetime.now(UTC)
+    return (parsedate_to_datetime(date) - since).total_seconds()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+from email.utils import formatdate
 from itertools import pairwise
+from time import time
 from urllib.parse import quote
 
 import pytest
@@ -321,7 +323,8 @@ def test_a_key_of_another_make_is_taken_out_as_well() -> None:
         ("Wed, 25 Nov 2026 20:00:30 GMT", "Wed, 25 Nov 2026 20:00:00 GMT", 30),
         ("Wed, 25 Nov 2026 19:00:00 GMT", "Wed, 25 Nov 2026 20:00:00 GMT", 1),
         ("Wed, 25 Nov 2999 19:00:00 GMT", "Wed, 25 Nov 2026 20:00:00 GMT", 3600),
-        ("Wed, 25 Nov 2026 20:00:30 GMT", "", None),
+        ("Wed, 25 Nov 2026 20:00:30 GMT", "today", None),
+        ("Wed, 25 Nov 1999 20:00:30 GMT", "", 1),
         ("nan", "", None),
         ("inf", "", None),
         ("soon", "", None),
@@ -334,6 +337,13 @@ def test_retry_after_is_at_least_a_second_and_at_most_an_hour(
 ) -> None:
     assert read_retry_after({"Retry-After": text, "Date": date}) == seconds
     assert ("asked for a wait" in caplog.text) is (seconds == 3600)
+
+
+def test_a_date_without_the_servers_own_is_taken_against_this_machines_clock() -> None:
+    """A server may have no clock (RFC 9110, section 6.6.1)."""
+    seconds = read_retry_after({"Retry-After": formatdate(time() + 30, usegmt=True)})
+    assert seconds is not None
+    assert 20 < seconds <= 30
 
 
 def test_the_page_of_verdicts_is_that_of_the_code() -> None:
