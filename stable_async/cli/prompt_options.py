@@ -1,5 +1,6 @@
 """How prompts are read: the options that `run` and `estimate` share."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -76,10 +77,12 @@ class PromptOptions:
         try:
             rules = PromptRules(
                 service=self.service,
-                set=dict(_pair("--set", text) for text in self.set),
+                set=_once("--set", (_pair("--set", text) for text in self.set)),
                 vary={
                     key: tuple(value.split(","))
-                    for key, value in (_pair("--vary", text) for text in self.vary)
+                    for key, value in _once(
+                        "--vary", (_pair("--vary", text) for text in self.vary)
+                    ).items()
                 },
                 limit=self.limit,
                 sample=self.sample,
@@ -101,7 +104,7 @@ class PromptOptions:
                     service=self.service,
                     given=frozenset((*rules.set, *rules.vary)),
                     prompt_column=self.prompt_column,
-                    map=dict(_mapping(text) for text in self.map),
+                    map=_once("--map", map(_mapping, self.map)),
                     keep=_names(self.keep),
                     drop=_names(self.drop),
                 ),
@@ -120,6 +123,16 @@ class PromptOptions:
             return WHOLE if self.shard is None else Shard.parse(self.shard)
         except ConfigurationError as error:
             raise UsageError(option_text(error)) from None
+
+
+def _once(option: str, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the values by key; of a key that is given twice one would be dropped."""
+    found: dict[str, str] = {}
+    for key, value in pairs:
+        if key in found:
+            raise UsageError(f"{option} {key} is given twice: {found[key]!r} and {value!r}")
+        found[key] = value
+    return found
 
 
 def _mapping(text: str) -> tuple[str, str]:

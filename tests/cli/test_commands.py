@@ -144,6 +144,8 @@ async def test_wrong_rows_are_listed_and_nothing_is_sent(command: Command, shop:
             ["run", "-", "--out", "x", "--no-check", "--replace-changed"],
             "--replace-changed cannot be used with --no-check",
         ),
+        (["run", "-", "--out", "x", "--vary", "seed=1", "--vary", "seed=2"], "given twice"),
+        (["estimate", "-", "--map", "a=seed", "--map", "a=prompt"], "--map a is given twice"),
         (
             ["run", "-", "--out", "x", "--vary", "seed=1,2", "--set", "seed=3"],
             "both set and varied",
