@@ -146,6 +146,8 @@ class PromptRules:
         """Return one row for each image that a row of the file asks for."""
         fields = {**row.fields, **self.set}
         given_id = fields.pop("id", None)
+        if isinstance(given_id, float) and given_id.is_integer():
+            given_id = int(given_id)  # pandas has such numbers where one is missing
         service, problem = _service_of(str(fields.pop("service", self.service)), self.service)
         if problem is None and given_id is not None:
             problem = _id_problem(given_id)

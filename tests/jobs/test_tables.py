@@ -1025,6 +1025,17 @@ def test_rules_of_a_program_are_checked(options: dict[str, Any], told: str) -> N
         PromptRules(**options)
 
 
+def test_an_id_may_be_a_whole_number_as_pandas_writes_it() -> None:
+    for given, found in ((7.0, "7"), (7, "7"), (7.5, "7.5"), (float("inf"), "inf")):
+        [row] = PromptRules().expand(Row(1, {"id": given, "prompt": "a fox"}))
+        if isinstance(given, int) or given == 7:
+            assert isinstance(row, Row)
+            assert row.id == found
+        else:
+            assert isinstance(row, RowProblem)
+            assert f"given {found}" in row.text
+
+
 def test_rules_of_a_program_take_what_is_clear() -> None:
     rules = PromptRules(vary={"seed": ["1", "2"], "style_preset": ("anime",)}, shard="2/4")  # type: ignore[arg-type]
     assert not list(rules.problems())
