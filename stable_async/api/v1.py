@@ -281,7 +281,7 @@ class MaskingFields(V1Generation[ResultT]):
         source = self.mask_source
         if source == "INIT_IMAGE_ALPHA":
             if self.mask_image is not None:
-                allowed = "only with another mask_source than INIT_IMAGE_ALPHA"
+                allowed = "only with a mask_source other than INIT_IMAGE_ALPHA"
                 yield FieldProblem("mask_image", "given", allowed)
         elif self.mask_image is None:
             given = f"required with mask_source={source!r}, not given"

@@ -96,9 +96,6 @@ def run(
         outage_limit: Seconds of network outage after which the job stops.
         json_summary: Print the summary as one JSON object.
     """
-    if no_check and (replace_changed or resend_doubtful):
-        option = "--replace-changed" if replace_changed else "--resend-doubtful"
-        raise UsageError(f"{option} cannot be used with --no-check")
     if prompts is None:
         job = started_job(out, prompt_options, images)
         source, rules, images = job.source, job.rules, images or job.images

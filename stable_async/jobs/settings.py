@@ -87,4 +87,5 @@ class JobSettings:
         """Reject values that contradict each other."""
         for name in ("replace_changed", "resend_doubtful"):
             if getattr(self, name) and not self.check:
-                raise ConfigurationError(f"{name} is True; allowed: only with check=True")
+                allowed = "only with the check of the prompt file"
+                raise ConfigurationError(f"{name} is True; allowed: {allowed}")

@@ -142,7 +142,7 @@ async def test_wrong_rows_are_listed_and_nothing_is_sent(command: Command, shop:
         ),
         (
             ["run", "-", "--out", "x", "--no-check", "--replace-changed"],
-            "--replace-changed cannot be used with --no-check",
+            "--replace-changed is True; allowed: only with the check of the prompt file",
         ),
         (["run", "-", "--out", "x", "--vary", "seed=1", "--vary", "seed=2"], "given twice"),
         (["estimate", "-", "--map", "a=seed", "--map", "a=prompt"], "--map a is given twice"),
