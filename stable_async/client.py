@@ -323,7 +323,7 @@ class StabilityClient(Groups):
         It shares the connections and the quota of this client, and is open while this one is.
 
         Raises:
-            InvalidRequestError: An option is unknown or has a wrong type.
+            InvalidRequestError: An option is unknown or has the wrong type.
         """
         checked = read_options("with_options", options, self._options)
         other = copy(self)
@@ -340,7 +340,7 @@ class StabilityClient(Groups):
         meanwhile carries `generation_id`, with which the result can still be fetched.
 
         Raises:
-            InvalidRequestError: An option is unknown or of a wrong type, or a file of the request
+            InvalidRequestError: An option is unknown or of the wrong type, or a file of the request
                 is missing, too large or of the wrong kind.
             QuotaTimeoutError: It could not leave before `deadline`; it was not sent.
             APIStatusError: The API refused it; 429 and 500 were retried before.
@@ -423,7 +423,7 @@ class StabilityClient(Groups):
         cancel the calls in flight.
 
         Raises:
-            InvalidRequestError: An option is unknown or of a wrong type; raised at once.
+            InvalidRequestError: An option is unknown or of the wrong type; raised at once.
         """
         checked = read_options("map", options, self._options, ("max_in_flight",))
         if isinstance(requests, Request) or not isinstance(requests, Iterable | AsyncIterable):

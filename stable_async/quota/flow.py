@@ -52,7 +52,7 @@ class Flow:
         probe_due: Whether the probe is still to leave: one request after a penalty goes alone.
         probe: The slot of the latest probe; `None` before the first.
         refusals: 429 answers so far.
-        share: Our part of the limit at `share_since`; from then on it grows.
+        share: Our share of the limit at `share_since`; from then on it grows.
         share_since: See `share`.
     """
 
@@ -145,7 +145,7 @@ class Flow:
         self.probe_due = True
 
     def share_at(self, now: float) -> float:
-        """Return our part of the limit, at most 1."""
+        """Return our share of the limit, at most 1."""
         return min(self.share + max(now - self.share_since, 0.0) * REGAINED, 1.0)
 
     def cut_share(self, now: float) -> None:

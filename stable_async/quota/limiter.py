@@ -33,7 +33,7 @@ class QuotaStatistics(Snapshot):
         open: Requests that have a permit and have not left yet.
         in_window: Requests in the window that ends now, including open ones.
         requests: Maximum requests in one window at our current share.
-        share: Our part of the limit, at most 1; less if other programs use the key.
+        share: Our share of the limit, at most 1; less if other programs use the key.
         jitter: Jitter allowance, seconds.
         penalty_left: Seconds until the penalty ends; 0 when there is none.
         refusals: 429 answers so far.

@@ -76,7 +76,7 @@ class Snapshot:
         open: Requests that have a slot and have not left yet.
         in_window: Requests in the window that ends now, including open ones.
         requests: Maximum requests in one window at our current share.
-        share: Our part of the limit, at most 1.
+        share: Our share of the limit, at most 1.
         jitter: Jitter allowance, seconds.
         penalty_left: Seconds until the penalty ends; 0 when there is none.
         refusals: 429 answers so far.

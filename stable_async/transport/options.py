@@ -206,7 +206,7 @@ def read_options(
         fields: Other names that the caller could have meant.
 
     Raises:
-        InvalidRequestError: A name is unknown, or a value has a wrong type; every problem is
+        InvalidRequestError: A name is unknown, or a value has the wrong type; every problem is
             listed.
     """
     if not given:

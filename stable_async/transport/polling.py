@@ -105,7 +105,7 @@ class Polling:
     async def until_found(
         self, generation: str, look: Callable[[], Awaitable[FoundT | None]]
     ) -> FoundT:
-        """Return the result of `look`, called again and again until there is one.
+        """Return the result of `look`, called repeatedly until there is one.
 
         Raises:
             APITimeoutError: There was none within the limit. It carries the generation's id.

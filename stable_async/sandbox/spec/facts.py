@@ -137,7 +137,7 @@ class Operation(_Fact):
     Attributes:
         submits: Whether the answer is an id and the result is fetched later.
         accept: The values the accept header may have; empty when none is declared.
-        credits: The price: a figure, one for each model (a text is a formula), or `None` where
+        credits: The price: a figure, one for each model (a string is a formula), or `None` where
             no source states it.
         responses: The declared answers by status.
         results: Paths under which the result of an asynchronous operation is found.
@@ -180,7 +180,7 @@ class Operation(_Fact):
 
 
 class ErrorFact(_Fact):
-    """A documented error: its name and its texts."""
+    """A documented error: its name and its messages."""
 
     api: Api
     name: str
@@ -189,7 +189,7 @@ class ErrorFact(_Fact):
 
     @property
     def messages(self) -> tuple[str, ...]:
-        """The texts, as a tuple in both generations of the interface."""
+        """The messages, as a tuple in both generations of the interface."""
         return self.errors or (() if self.message is None else (self.message,))
 
 

@@ -27,6 +27,6 @@ def price(operation: Operation, parameters: Parameters) -> float:
         return 0.0
     if isinstance(listed, int | float):
         return listed
-    # Only one operation is priced by something else than its model: an alias, by its mode.
+    # Only one operation is priced by something other than its model: an alias, by its mode.
     chosen = listed[parameters.text("model") or parameters.text("mode")]
     return FORMULAS[chosen](parameters) if isinstance(chosen, str) else chosen
