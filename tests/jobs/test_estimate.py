@@ -421,7 +421,7 @@ def test_a_url_that_is_none_is_wrong_usage(
     monkeypatch.setenv("STABILITY_API_KEY", "sk-none")
     (tmp_path / "p.txt").write_text("a fox\n")
     assert run(["run", "p.txt", "--out", "out", "--images", url, *more]) == 2
-    assert f"images: given {url!r}; allowed: s3://bucket/prefix" in capsys.readouterr().err
+    assert f"images is {url!r}; allowed: s3://bucket/prefix" in capsys.readouterr().err
 
 
 def test_another_part_than_the_jobs_is_wrong_usage(

@@ -343,7 +343,7 @@ class _NotSupportedError(OSError):
 def _check(url: str) -> None:
     if not URL.fullmatch(url):
         raise ImagesURLError(
-            f"images: given {url!r}; allowed: s3://bucket/prefix, gs://bucket/prefix, "
+            f"images is {url!r}; allowed: s3://bucket/prefix, gs://bucket/prefix, "
             "az://account/container or file:///folder"
         )
 
