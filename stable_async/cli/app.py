@@ -60,6 +60,14 @@ COMMANDS = {
     ),
 }
 
+# Cyclopts would call an argument that may be left out ARGS.
+USAGE = {
+    "run": "[PROMPTS] --out DIR [OPTIONS]",
+    "estimate": "[PROMPTS] [OPTIONS]",
+    "report": "DIR... [OPTIONS]",
+    "status": "DIR... [OPTIONS]",
+}
+
 # Commands that send paid requests.
 PAYING = ("run", "generate", "doctor")
 
@@ -81,7 +89,8 @@ def make_app(called: str | None = None, defaults: Defaults | None = None) -> App
     )
     for name, (place, summary) in COMMANDS.items():
         listed = None if name == called else summary
-        app.command(f"stable_async.cli.{place}", name=name, help=listed)
+        usage = {"usage": f"Usage: stable-async {name} {USAGE[name]}"} if name in USAGE else {}
+        app.command(f"stable_async.cli.{place}", name=name, help=listed, **usage)
     return app
 
 
