@@ -4,10 +4,12 @@ import asyncio
 
 from stable_async.cli.connection import Connection, open_client
 from stable_async.cli.exit_status import OK
+from stable_async.cli.options import reflowed
 
 __all__ = ["balance"]
 
 
+@reflowed
 def balance(*, connection: Connection = Connection()) -> int:  # noqa: B008 - frozen
     """Print the credits of the account. The API's figure lags behind recent charges."""
     print(f"{asyncio.run(_balance(connection)):,.2f} credits")

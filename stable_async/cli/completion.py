@@ -3,10 +3,12 @@
 from typing import Literal
 
 from stable_async.cli.exit_status import OK
+from stable_async.cli.options import reflowed
 
 __all__ = ["completion"]
 
 
+@reflowed
 def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
     """Print the completion script of a shell.
 

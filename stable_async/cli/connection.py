@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stable_async.cli.options import Flag
+from stable_async.cli.options import Flag, reflowed
 from stable_async.client import StabilityClient
 from stable_async.config import Quota
 from stable_async.quota.shared import SharedQuota
@@ -21,6 +21,7 @@ SANDBOX_POLL_INTERVAL = 1.0
 
 
 @Parameter(name="*")
+@reflowed
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
     """Where requests go. The key comes from STABILITY_API_KEY.

@@ -20,7 +20,7 @@ from cyclopts import Parameter
 from stable_async._version import __version__
 from stable_async.cli.connection import Connection
 from stable_async.cli.exit_status import CANNOT_WORK, OK, UsageError
-from stable_async.cli.options import Flag, JsonFlag
+from stable_async.cli.options import Flag, JsonFlag, reflowed
 from stable_async.cli.probe import probe as run_probe
 from stable_async.cli.target import Target, limited, open_sender, open_target
 from stable_async.config import API_KEY_VARIABLE
@@ -55,6 +55,7 @@ class Check:
     to_do: str = ""
 
 
+@reflowed
 def doctor(
     *,
     probe: Flag = False,

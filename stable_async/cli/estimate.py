@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stable_async.cli.exit_status import OK, UsageError
-from stable_async.cli.options import JsonFlag
+from stable_async.cli.options import JsonFlag, reflowed
 from stable_async.cli.preview import preview
 from stable_async.cli.prompt_options import PromptOptions, PromptsArgument
 from stable_async.cli.started_job import started_job
@@ -17,6 +17,7 @@ from stable_async.jobs.shard import WHOLE
 __all__ = ["estimate"]
 
 
+@reflowed
 def estimate(
     prompts: PromptsArgument | None = None,
     /,

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stable_async.cli.exit_status import INTERRUPTED, OK, SOME_FAILED, UsageError
-from stable_async.cli.options import Flag, JsonFlag
+from stable_async.cli.options import Flag, JsonFlag, reflowed
 from stable_async.datasets import (
     DEFAULT_SHARD_SIZE,
     ExportFormat,
@@ -29,6 +29,7 @@ __all__ = ["export"]
 MB = 1_000_000
 
 
+@reflowed
 def export(
     folders: Annotated[list[str], Parameter(name="DIR", negative="")],
     /,

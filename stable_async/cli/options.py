@@ -1,11 +1,15 @@
-"""Kinds of options that several commands share."""
+"""What the options of several commands share: their kinds, their names in messages, their help."""
 
+import inspect
 import re
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 from cyclopts import Parameter
 
-__all__ = ["Flag", "JsonFlag", "option_text"]
+__all__ = ["Flag", "JsonFlag", "option_text", "reflowed"]
+
+DescribedT = TypeVar("DescribedT", bound=Callable[..., object])
 
 # Settings whose options have other names.
 OPTIONS = {"allowed_hosts": "allow_host", "edge_rates": "edge"}
@@ -25,3 +29,18 @@ def option_text(error: object) -> str:
         str(error),
     )
     return text.removesuffix(", or None")
+
+
+def reflowed(described: DescribedT) -> DescribedT:
+    """Join the lines of each paragraph and argument of a docstring: cyclopts shows them as they
+    are, and a terminal has a width of its own.
+    """
+    lines = [""]
+    for line in inspect.cleandoc(described.__doc__ or "").splitlines():
+        indent = len(line) - len(line.lstrip())
+        if line and lines[-1] and indent != 4:  # 4: another argument
+            lines[-1] += f" {line.lstrip()}"
+        else:
+            lines.append(line)
+    described.__doc__ = "\n".join(lines[1:])
+    return described

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stable_async.cli.exit_status import UsageError
-from stable_async.cli.options import Flag, option_text
+from stable_async.cli.options import Flag, option_text, reflowed
 from stable_async.errors import ConfigurationError
 from stable_async.jobs import PromptFile, PromptFileError, PromptRules
 from stable_async.jobs.columns import ColumnRules, folded
@@ -24,6 +24,7 @@ Columns = Annotated[list[str], Parameter(metavar="COLUMN", negative="", show_def
 
 
 @Parameter(name="*")
+@reflowed
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptOptions:
     """How prompts become requests.

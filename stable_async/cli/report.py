@@ -6,12 +6,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stable_async.cli.exit_status import OK, UsageError
+from stable_async.cli.options import reflowed
 from stable_async.errors import ConfigurationError
 from stable_async.report import write_report
 
 __all__ = ["report"]
 
 
+@reflowed
 def report(
     *sources: Annotated[str, Parameter(name="DIR")],
     to: Annotated[Path | None, Parameter(metavar="FILE")] = None,

@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 from stable_async.api.results import AudioResult, ImageResult
 from stable_async.cli.connection import Connection, open_client
 from stable_async.cli.exit_status import UsageError
-from stable_async.cli.options import JsonFlag
+from stable_async.cli.options import JsonFlag, reflowed
 from stable_async.cli.output_file import OutputFile, OutputOption, kind_of
 from stable_async.errors import InvalidRequestError
 from stable_async.media import Audio
@@ -24,6 +24,7 @@ app: App = App(
 
 
 @app.command
+@reflowed
 def get(
     identity: Annotated[str, Parameter(name="ID", allow_leading_hyphen=True)],
     /,

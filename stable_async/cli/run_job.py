@@ -22,7 +22,7 @@ from stable_async.cli.exit_status import (
     SOME_FAILED,
     UsageError,
 )
-from stable_async.cli.options import Flag, JsonFlag, option_text
+from stable_async.cli.options import Flag, JsonFlag, option_text, reflowed
 from stable_async.cli.preview import preview
 from stable_async.cli.prompt_options import PromptOptions, PromptsArgument
 from stable_async.cli.started_job import started_job
@@ -44,6 +44,7 @@ STATUSES = {
 }
 
 
+@reflowed
 def run(
     prompts: PromptsArgument | None = None,
     /,

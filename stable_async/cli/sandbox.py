@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from stable_async.cli.exit_status import OK, UsageError
-from stable_async.cli.options import option_text
+from stable_async.cli.options import option_text, reflowed
 from stable_async.sandbox import SandboxSettings, serve_until_signal
 from stable_async.sandbox.settings import LOOPBACK, Counting, edge_rates
 
@@ -17,6 +17,7 @@ __all__ = ["sandbox"]
 TOKEN_VARIABLE = "STABILITY_SANDBOX_TOKEN"  # noqa: S105
 
 
+@reflowed
 def sandbox(
     *,
     host: Annotated[str, Parameter(metavar="ADDRESS")] = LOOPBACK,

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stable_async.cli.exit_status import OK, UsageError
-from stable_async.cli.options import JsonFlag
+from stable_async.cli.options import JsonFlag, reflowed
 from stable_async.jobs.estimate import DOLLARS_PER_CREDIT
 from stable_async.jobs.status import JobStatus, job_status
 from stable_async.wording import amount, count, duration
@@ -18,6 +18,7 @@ __all__ = ["status"]
 REASONS_SHOWN = 5
 
 
+@reflowed
 def status(
     *folders: Annotated[Path, Parameter(name="DIR")],
     json_summary: JsonFlag = False,
