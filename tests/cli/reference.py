@@ -15,7 +15,7 @@ WIDTH = 96
 
 INTRODUCTION = """# The command line
 
-`pip install ".[cli]"`, in a clone, brings `stable-async`; `[sandbox]` is needed by `stable-async
+`pip install ".[cli]"`, in a clone, installs `stable-async`; `[sandbox]` is needed by `stable-async
 sandbox` and by `--sandbox`. The key comes from `STABILITY_API_KEY`, never from the command line,
 where every user of the machine could read it.
 

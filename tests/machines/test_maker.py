@@ -119,6 +119,7 @@ async def test_a_refusal_is_an_answer_and_stays_one(sandbox: Sandbox, tmp_path: 
     [
         ({"prompt": "x"}, "id: missing"),
         ({"id": "1"}, "prompt"),
+        ({"id": "1", "prompt": " \u200b"}, "given blank text"),
         ({"id": "1", "prompt": "x", "aspect_ratio": "7:1"}, "aspect_ratio"),
         ({"id": "1", "prompt": "x", "service": "video"}, "video"),
     ],
