@@ -132,6 +132,9 @@ def run(
             running.events = EventFile(events)
         except ConfigurationError as error:
             raise UsageError(option_text(error)) from None
+        except KeyboardInterrupt:  # while it waited for the reader of a pipe
+            print("stable-async: interrupted: nothing was sent", file=sys.stderr)
+            return INTERRUPTED
     summary = asyncio.run(_run(running, connection))
     if json_summary:
         figures = asdict(summary)

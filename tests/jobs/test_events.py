@@ -105,6 +105,28 @@ def test_a_pipe_without_a_reader_is_named_while_it_is_awaited(tmp_path: Path) ->
     os.close(readers[0])
 
 
+def test_ctrl_c_while_a_pipe_has_no_reader_says_that_nothing_was_sent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "p.txt").write_text("a\n")
+
+    class Interruption(logging.Handler):
+        """A user who reads the message and gives up."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            raise KeyboardInterrupt
+
+    handler = Interruption()
+    logging.getLogger("stable_async").addHandler(handler)
+    paths = [str(tmp_path / name) for name in ("p.txt", "job", "pipe")]
+    try:
+        assert run(["run", paths[0], "--out", paths[1], "--events", paths[2], "--sandbox"]) == 130
+    finally:
+        logging.getLogger("stable_async").removeHandler(handler)
+    assert capsys.readouterr().err == "stable-async: interrupted: nothing was sent\n"
+
+
 async def test_a_pipe_that_is_read_slowly_loses_no_event(bench: Bench) -> None:
     path = bench.folder / "pipe"
     os.mkfifo(path)
