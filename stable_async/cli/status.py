@@ -20,7 +20,7 @@ REASONS_SHOWN = 5
 
 @reflowed
 def status(
-    *folders: Annotated[Path, Parameter(name="DIR")],
+    *folders: Annotated[str, Parameter(name="DIR")],  # cyclopts reads a Path as JSON after "["
     json_summary: JsonFlag = False,
 ) -> int:
     """Print the progress of a job, running or not, from its ledger.
@@ -31,12 +31,12 @@ def status(
     """
     if not folders:
         raise UsageError("status: DIR is missing; see stable-async status --help")
-    found = job_status(*folders)
+    found = job_status(*map(Path, folders))
     if json_summary:
         facts = asdict(found)
         print(json.dumps(facts.pop("counts") | {"total": found.counts.total} | facts))
         return OK
-    for line in _lines(", ".join(map(str, folders)), found):
+    for line in _lines(", ".join(folders), found):
         print(line)
     return OK
 

@@ -221,14 +221,15 @@ def test_the_commands_tell_both(
 ) -> None:
     needs.module("PIL")
     monkeypatch.chdir(tmp_path)
+    out = "[2026] out"  # which is no JSON
     (tmp_path / "p.txt").write_text("a fox\n")
-    assert run(["run", "p.txt", "--out", "out", "--sandbox", "--events", "e.jsonl"]) == 0
+    assert run(["run", "p.txt", "--out", out, "--sandbox", "--events", "e.jsonl"]) == 0
     assert [line["event"] for line in events(tmp_path / "e.jsonl")] == ["start", "row", "end"]
     capsys.readouterr()
-    assert run(["status", "out"]) == 0
+    assert run(["status", out]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[:2] == ["out: not running", "1 of 1 row done (100 %), 0 left"]
-    assert run(["status", "out", "--json"]) == 0
+    assert told[:2] == [f"{out}: not running", "1 of 1 row done (100 %), 0 left"]
+    assert run(["status", out, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["running"], facts["total"], facts["done"], facts["spent"]) == (False, 1, 1, 3)
     assert run(["status", "none"]) == 1
