@@ -27,6 +27,8 @@ class MediaResponse(Response):
     It carries the result's `content-type`, `content-length`, `seed` and `finish-reason`. An error
     becomes the answer of `stable_async.web.to_http_answer`. When the browser goes away, even before
     the first byte, the call is cancelled; its option `on_disconnect` says what that means.
+
+    A HEAD request, which Starlette routes like GET, sends nothing to the API and has no headers.
     """
 
     def __init__(
@@ -43,6 +45,11 @@ class MediaResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as long as the client is connected."""
+        if scope["method"] == "HEAD":
+            # Its headers come with a result, which would be paid for and not passed on.
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body"})
+            return
         answering = asyncio.create_task(self._answer(scope, receive, send))
         listening = asyncio.create_task(_until_gone(receive))
         try:

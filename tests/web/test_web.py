@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 from stable_async import (
     APIConnectionError,
@@ -34,12 +37,13 @@ from stable_async import (
     WrongEventLoopError,
     errors,
 )
+from stable_async.integrations.starlette import MediaResponse
 from stable_async.sandbox import Sandbox
 from stable_async.web import request_from_json, stream_with_states, to_http_answer, to_http_status
 from tests.errors_of import api_error, broken, edge_error, timed_out, unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, MutableMapping
 
 KEY = "sk-0123456789abcdefghij"
 SECRET = f"{KEY} at /srv/app/main.py on 10.0.0.7"
@@ -219,3 +223,27 @@ async def test_leaving_the_states_anywhere_leaves_nothing_behind(
         for _ in range(taken):
             await anext(parts)
         await parts.aclose()
+
+
+@pytest.mark.parametrize(("method", "bought"), [("GET", 1), ("HEAD", 0)])
+async def test_asking_for_headers_alone_buys_nothing(
+    sandbox: Sandbox, method: str, bought: int
+) -> None:
+    """As previews of links do; Starlette routes HEAD like GET."""
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    async def receive() -> MutableMapping[str, Any]:
+        return await asyncio.Future()
+
+    async with StabilityClient(KEY, base_url=sandbox.url) as client:
+        app = Starlette(
+            routes=[Route("/", lambda _: MediaResponse(client, GenerateCore(prompt="x")))]
+        )
+        scope = {"type": "http", "method": method, "path": "/", "headers": [], "query_string": b""}
+        await app(scope, receive, send)
+    assert sent[0]["status"] == 200
+    assert bool(b"".join(message.get("body", b"") for message in sent)) is bool(bought)
+    assert len(sandbox.log) == bought
