@@ -8,7 +8,6 @@ machines.
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import aclosing
 from dataclasses import asdict
@@ -60,7 +59,7 @@ async def images(request: web.Request) -> web.StreamResponse:
     try:
         try:
             content = await request.json()
-        except json.JSONDecodeError:
+        except (ValueError, LookupError, RecursionError):  # no JSON, no text, no such charset
             content = None
         asked = request_from_json(content)
         if request.headers.get("accept") == WITH_STATES:

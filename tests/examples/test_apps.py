@@ -75,6 +75,15 @@ async def test_what_cannot_be_made_is_answered_in_plain_words(
         assert "sk-" not in json.dumps(content)
 
 
+@pytest.mark.parametrize("body", [b"{bad", b"\xff\xfe", b"[" * 100_000])
+async def test_what_is_no_json_is_no_error_of_the_service(
+    url: str, http: aiohttp.ClientSession, body: bytes
+) -> None:
+    kind = {"content-type": "application/json"}
+    async with http.post(f"{url}/images", data=body, headers=kind) as answer:
+        assert answer.status in {400, 422}
+
+
 async def test_the_page_is_told_each_state_and_then_gets_the_image(
     url: str, http: aiohttp.ClientSession
 ) -> None:
