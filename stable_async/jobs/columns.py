@@ -361,7 +361,7 @@ class ColumnRules:
         if "prompt" in missing:
             by_name = {folded(name): name for name in named}
             likely = next((by_name[name] for name in PROMPTS if name in by_name), None)
-            likely = likely or next(iter(named), "NAME")
+            likely = likely or (named[0] if len(named) == 1 else "NAME")
             raise ColumnError(
                 f"no {what} 'prompt'; {shown}. Which one has the prompts? "
                 f"--prompt-column {_quoted(likely)}"

@@ -126,7 +126,7 @@ TABLES = {
         CELLS,
     ),
     "numbers, with the names of tables": Written(
-        "p.csv", "Table 1\nprompt,seed\na fox,7\n", ("the columns are: Table 1", "--prompt-column")
+        "p.csv", "Table 1\nprompt,seed\na fox,7\n", ("row 2: the header?", "remove the rows above")
     ),
     # pandas.
     "pandas, to_csv": Written("p.csv", lambda path: frame().to_csv(path, index=False), FLOAT_CELLS),
