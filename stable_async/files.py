@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, partial
@@ -114,7 +115,8 @@ class AtomicFile:
         """Append `chunks`.
 
         Raises:
-            OSError: The folder is missing or not writable, or the disk is full.
+            OSError: The folder is missing or not writable, the disk is full, or `path` is not a
+                regular file.
         """
         if self._descriptor == NOT_OPEN:
             self._open()
@@ -191,6 +193,7 @@ class AtomicFile:
         return OSError(error.errno, error.strerror, self.path)
 
     def _open(self) -> None:
+        _check_target(self.path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
             self._descriptor = os.open(self._temporary, flags, 0o666)
@@ -244,10 +247,7 @@ def prove_writable(path: str | os.PathLike[str]) -> None:
             file.
     """
     target = Path(path)
-    if target.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-    if target.exists() and not target.is_file():
-        raise FileExistsError(errno.EEXIST, "not a regular file", str(target))
+    _check_target(os.fspath(path))
     # A rename to `path` itself would replace an existing file.
     probe = target.with_name(f".{getrandbits(64):016x}{TEMPORARY_SUFFIX}")
     try:
@@ -255,6 +255,22 @@ def prove_writable(path: str | os.PathLike[str]) -> None:
         probe.unlink()
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(target)) from None
+
+
+def _check_target(path: str) -> None:
+    """Refuse a target that is there and no regular file: a rename would replace even a device.
+
+    Raises:
+        OSError: It is a folder, a pipe, a device.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(mode):
+        raise FileExistsError(errno.EEXIST, "not a regular file", path)
 
 
 def state_of(status: os.stat_result) -> str:

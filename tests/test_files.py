@@ -279,6 +279,20 @@ def test_what_was_not_written_whole_changes_nothing(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == [path]
 
 
+async def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path) -> None:
+    """The rename would put a file where a device was: /dev/null, for root."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(FileExistsError, match="not a regular file"):
+        write_atomically(pipe, [b"x"])
+    sink = FileSink(pipe)
+    with pytest.raises(FileExistsError, match="not a regular file"):
+        await sink.commit([b"x"])
+    await sink.discard()
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
 async def test_a_sink_of_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     sink = FileSink(tmp_path / "x")
     await sink.write([b"a"])
