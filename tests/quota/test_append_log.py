@@ -79,6 +79,14 @@ def test_only_a_file_that_begins_like_a_log_is_one(path: Path, content: bytes) -
     assert path.read_bytes() == content
 
 
+def test_only_a_regular_file_is_a_log(path: Path) -> None:
+    """Of /dev/null nobody would ever read the line that says how it begins."""
+    os.mkfifo(path)
+    for other in (path, Path(os.devnull)):
+        with pytest.raises(NotALogError):
+            AppendLog.open(other, MAGIC)
+
+
 def test_a_line_that_the_disk_has_no_room_for_is_an_error_and_passed_over(path: Path) -> None:
     log = AppendLog.open(path, MAGIC)
     log.append("a log")

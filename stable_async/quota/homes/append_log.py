@@ -10,6 +10,7 @@ the next one.
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 from weakref import finalize
@@ -64,6 +65,8 @@ class AppendLog:
         flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | (os.O_CREAT if create else 0)
         descriptor = os.open(path, flags, 0o600)
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # /dev/null never has a first line
+                raise NotALogError
             # After a power cut a file may be all zeros. The first line may be cut short.
             start = os.pread(descriptor, READ_SIZE, 0).lstrip(b"\0\n").split(b"\n")[0]
             if not magic.startswith(start[: len(magic)]):
