@@ -47,8 +47,15 @@ MEDIA_TYPES = {
     ".gltf": "model/gltf+json",
     ".obj": "model/obj",
 }
-# Suffixes by media type, of the types that the API returns.
-SUFFIXES = {MEDIA_TYPES[name]: name for name in (".png", ".jpg", ".webp", ".mp3", ".wav", ".glb")}
+# Suffixes by media type, of the types that are recognised as a result: those that the API returns,
+# and those that a CDN may make of them.
+SUFFIXES = {
+    MEDIA_TYPES[name]: name
+    for name in (
+        *(".png", ".jpg", ".webp", ".mp3", ".wav", ".glb"),
+        *(".gif", ".avif", ".ogg", ".flac", ".m4a"),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stable_async.api.media_types import sniff
 from stable_async.files import AtomicFile
 from stable_async.jobs.kinds import AUDIO
 from stable_async.jobs.row import ImageFacts
 from stable_async.jobs.shard import WHOLE
-from stable_async.jobs.storage.base import HEAD_SIZE, SpooledError
+from stable_async.jobs.storage.base import (
+    FILE_SUFFIXES,
+    HEAD_SIZE,
+    SpooledError,
+    content_type_of,
+    file_suffix,
+)
 from stable_async.jobs.storage.folder import FolderStore
 from stable_async.media import CONTENT_FILTERED
 from tests.jobs.shop import shop_image
@@ -31,6 +38,31 @@ if TYPE_CHECKING:
 IMAGE = shop_image("a", "1")
 ROWS = [new_row(n, identity) for n, identity in enumerate("abc", 1)]
 NAMES = [f"images/0000/00000{n}-{identity}.png" for n, identity in enumerate("abc", 1)]
+
+
+@pytest.mark.parametrize(
+    ("head", "suffix"),
+    [
+        (b"\x89PNG\r\n\x1a\n", ".png"),
+        (b"\xff\xd8\xff", ".jpg"),
+        (b"RIFF    WEBP", ".webp"),
+        (b"GIF89a", ".gif"),
+        (b"    ftypavif", ".avif"),
+        (b"ID3", ".mp3"),
+        (b"RIFF    WAVE", ".wav"),
+        (b"OggS", ".ogg"),
+        (b"fLaC", ".flac"),
+        (b"    ftypM4A ", ".m4a"),
+        (b"glTF", ".glb"),
+    ],
+)
+def test_a_file_of_any_kind_that_is_recognised_is_named_after_it(head: bytes, suffix: str) -> None:
+    """A CDN that optimises images makes AVIF of them."""
+    kind = sniff(head)
+    assert file_suffix(kind) == suffix
+    assert file_suffix(kind, filtered=True) == f".filtered{suffix}"
+    assert content_type_of(f"0000/000001-a{suffix}") == kind
+    assert suffix in FILE_SUFFIXES
 
 
 @pytest.fixture
