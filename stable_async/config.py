@@ -206,7 +206,8 @@ def resolve_base_url(base_url: str | None) -> str:
     """Return the base URL without a final slash: argument, `STABILITY_BASE_URL` or default.
 
     Raises:
-        ConfigurationError: It is not an http or https URL, or has a query, fragment or password.
+        ConfigurationError: It is not an http or https URL, has a query, fragment or password, or
+            the API's version in its path.
     """
     if not isinstance(base_url, str | None):
         raise ConfigurationError(f"base_url is a {type(base_url).__name__}; allowed: text, or None")
@@ -225,6 +226,14 @@ def resolve_base_url(base_url: str | None) -> str:
         )
     if parts.query or parts.fragment:
         raise ConfigurationError("the base URL must not carry a query or a fragment")
+    prefix = parts.path.strip("/")
+    own = parts.hostname == urlsplit(DEFAULT_BASE_URL).hostname
+    if prefix.endswith("v2beta") or (own and prefix):
+        # The API would answer 404 to every request.
+        raise ConfigurationError(
+            f"base URL is {url!r}; allowed: {DEFAULT_BASE_URL}, or another host and its prefix: "
+            "the version is part of each operation's path"
+        )
     return url.rstrip("/")
 
 

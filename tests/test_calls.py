@@ -269,6 +269,15 @@ def test_a_setting_that_means_nothing_is_one_configuration_error(
         kind(**arguments)
 
 
+def test_the_address_is_that_without_the_version() -> None:
+    """With it, the API answers 404 to each row of a job, which is final."""
+    for url in ("https://API.stability.ai/v1/", "http://127.0.0.1:9/mirror/v2beta"):
+        with pytest.raises(ConfigurationError, match="the version is part of each operation"):
+            StabilityClient("sk-key", base_url=url)
+    for url in ("https://api.stability.ai/", "https://gateway.test/v1"):
+        StabilityClient("sk-key", base_url=url)
+
+
 def test_an_unknown_setting_is_told_the_nearest_right_one() -> None:
     with pytest.raises(ConfigurationError, match=r"tiemout: .*did you mean timeout"):
         StabilityClient("sk-key", tiemout=3)  # type: ignore[call-arg]
