@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from stable_async.api.services import service_name
 from stable_async.jobs.columns import ColumnRules
 from stable_async.jobs.errors import JobChangedError
 from stable_async.jobs.prompt_file import STDIN, PromptFile
@@ -67,7 +68,7 @@ class JobOptions:
             server=server,
             prompts=STDIN if once else os.path.abspath(prompts.name),  # noqa: PTH100 - as given
             folder=str(prompts.folder),
-            service=rules.service,
+            service=service_name(rules.service),
             set=dict(rules.set),
             vary={name: list(values) for name, values in rules.vary.items()},
             reading=prompts.reading,

@@ -207,6 +207,8 @@ async def test_a_job_with_other_words_is_refused_with_the_differences_and_their_
         await bench.run(path, PromptRules(set=rules.set, vary={"seed": ("1", "2")}))
     assert len(bench.shop.asked) == 2
     assert (await bench.run(path, rules)).requests == 0, "nothing was changed by being refused"
+    same = PromptRules(service=" Core", set=rules.set)
+    assert (await bench.run(path, same)).requests == 0, "the same word is no other one"
     assert (await bench.run(path, change=True)).done == 2
     assert (await bench.run(path)).requests == 0, "the new words are the job's now"
 
