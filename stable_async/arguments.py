@@ -186,12 +186,12 @@ def checked_setting(name: str, value: object, rule: Callable[[object], T]) -> T:
         raise ConfigurationError(f"{name} is {shown[:80]}; allowed: {error}") from None
 
 
-def unknown_word(word: str, known: Collection[str]) -> str:
-    """Describe a keyword that is not in `known`, and suggest the nearest one that is."""
+def unknown_word(word: str, known: Collection[str], kind: str = "argument") -> str:
+    """Describe a word of a kind that is not in `known`, and suggest the nearest one that is."""
     near = OTHER_WORDS.get(word)
     if near not in known:
         near = _nearest(word, known)
-    return f"no such argument, did you mean {near}?" if near else "no such argument"
+    return f"no such {kind}, did you mean {near}?" if near else f"no such {kind}"
 
 
 def checked_arguments(

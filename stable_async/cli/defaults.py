@@ -3,12 +3,12 @@
 import os
 import tomllib
 from collections.abc import Collection, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import cast
 
 from cyclopts.config import Dict
 
+from stable_async.arguments import unknown_word
 from stable_async.cli.exit_status import UsageError
 
 __all__ = ["NAME", "Defaults", "split_profile"]
@@ -99,7 +99,6 @@ def _commands(value: object, name: str, known: Collection[str]) -> dict[str, obj
     """
     table = _table(value, name)
     if unknown := next((command for command in table if command not in known), None):
-        near = get_close_matches(unknown, known, n=1)
-        hint = f"no such command, did you mean {near[0]}?" if near else "no such command"
+        hint = unknown_word(unknown, known, "command")
         raise UsageError(f"{NAME}: {name}.{unknown}: {hint}; allowed: {', '.join(known)}")
     return table

@@ -25,6 +25,7 @@ from stable_async.arguments import (
     checked_arguments,
     checked_setting,
     flag,
+    instance,
     non_negative,
     or_none,
     text,
@@ -70,11 +71,8 @@ def _values(value: object) -> Collection[object]:
     return value
 
 
-def _mapping(value: object) -> Mapping[object, object]:
-    if not isinstance(value, Mapping):
-        raise UnfitError("a mapping with fields of the API as keys")
-    return value
-
+# mypy takes no abstract class for a class.
+_mapping = instance(Mapping, "a mapping with fields of the API as keys")  # type: ignore[type-abstract]
 
 _RULES: dict[str, Callable[[object], object]] = {
     "service": text,
