@@ -81,7 +81,7 @@ def locked(folder: Path, doing: str = "works on this job") -> Iterator[FolderLoc
         except BlockingIOError:
             holder = os.pread(descriptor, NAME_LENGTH, 0).decode(errors="replace").strip()
             raise JobLockedError(
-                f"{folder}: another process {doing}: {holder or 'unnamed'}"
+                f"{folder}: another run {doing}: {holder or 'unnamed'}"
             ) from None
         _write_name(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
         try:

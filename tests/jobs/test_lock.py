@@ -31,11 +31,11 @@ def test_a_lock_names_its_holder_while_it_is_held(tmp_path: Path) -> None:
             assert is_locked(tmp_path) is True
             assert lock.path.read_text() == NAME.ljust(NAME_LENGTH - 1) + "\n"
             with (
-                pytest.raises(JobLockedError, match=f"another process works on this job: {NAME}$"),
+                pytest.raises(JobLockedError, match=f"another run works on this job: {NAME}$"),
                 locked(tmp_path),
             ):
                 pass
-            with pytest.raises(JobLockedError, match="another process copies: "):
+            with pytest.raises(JobLockedError, match="another run copies: "):
                 locked(tmp_path, "copies").__enter__()
             lock.check()
         assert is_locked(tmp_path) is False
