@@ -72,12 +72,12 @@ class Account:
         """Refuse the requests of every key for this many seconds from now."""
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"seconds is {seconds!r}; allowed: 0 or more")
-        self.quota.penalize_all(self.clock.now() + seconds)
+        self.quota.penalise_all(self.clock.now() + seconds)
 
     def clear(self) -> None:
         """Remove every fault, the penalty of all keys included."""
         self.faults.clear()
-        self.quota.penalize_all(float("-inf"))
+        self.quota.penalise_all(float("-inf"))
 
     def keep_thumbnail(self, number: int, thumbnail: bytes) -> None:
         """Store the thumbnail of a request for the page."""

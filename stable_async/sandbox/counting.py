@@ -230,8 +230,8 @@ class KeyQuotas:
         admitted = quota.admit(now)
         return admitted and now >= self._all_penalty_until
 
-    def penalize_all(self, until: float) -> None:
-        """Penalize every key until the time `until`."""
+    def penalise_all(self, until: float) -> None:
+        """Penalise every key until the time `until`."""
         self._all_penalty_until = until
 
     def _note(self, quota: Quota) -> None:

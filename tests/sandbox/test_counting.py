@@ -121,7 +121,7 @@ def test_every_key_has_a_quota_of_its_own_and_old_ones_are_forgotten() -> None:
 
 def test_shutting_all_keys_out_ends_by_itself() -> None:
     book = KeyQuotas("log", 10, W, penalty=60, phase=0)
-    book.penalize_all(until=5.0)
+    book.penalise_all(until=5.0)
     assert [book.admit("one", now) for now in (4.9, 5.0)] == [False, True]
 
 
