@@ -266,7 +266,7 @@ def cost_of_run(rows: int) -> Usage:
                 row = {"id": f"row {number}", "prompt": f"a lighthouse, take {number}"}
                 file.write(json.dumps(row) + "\n")
         images = folder / "images"
-        arguments = ["-m", "stable_async.cli", "run", str(prompts), "--out", str(folder / "job")]
+        arguments = ["-m", "stable_async", "run", str(prompts), "--out", str(folder / "job")]
         arguments += ["--images", images.as_uri(), "--base-url", sandbox.url]
         arguments += ["--shared-quota", str(folder / "quota")]
         with started(arguments) as program:

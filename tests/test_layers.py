@@ -15,6 +15,7 @@ ROOT = Path(stable_async.__file__).parent
 
 # Each room may import from itself and from those to its right.
 ORDER = [
+    "__main__",
     "cli",
     "integrations",
     "report",

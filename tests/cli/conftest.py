@@ -47,7 +47,7 @@ def command(tmp_path: Path) -> Command:
             "-W",
             "error",
             "-m",
-            "stable_async.cli",
+            "stable_async",
             *arguments,
             cwd=tmp_path,
             env=environment,

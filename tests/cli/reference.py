@@ -16,8 +16,8 @@ WIDTH = 96
 INTRODUCTION = """# The command line
 
 `pip install ".[cli]"`, in a clone, installs `stable-async`; `[sandbox]` is needed by `stable-async
-sandbox` and by `--sandbox`. The key comes from `STABILITY_API_KEY`, never from the command line,
-where every user of the machine could read it.
+sandbox` and by `--sandbox`. `python -m stable_async` is the same command. The key comes from
+`STABILITY_API_KEY`, never from the command line, where every user of the machine could read it.
 
 Progress goes to stderr, drawn on a terminal and as plain lines elsewhere; results go to stdout.
 Exit statuses: 0 done; 1 the command could not start or continue; 2 wrong usage; 3 some rows failed,

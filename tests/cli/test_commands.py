@@ -262,7 +262,7 @@ async def test_ctrl_c_in_a_terminal_ends_with_status_130_and_shows_the_progress(
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "stable_async.cli", "run", "p.txt", "--out", "job"),
+            *(sys.executable, "-m", "stable_async", "run", "p.txt", "--out", "job"),
             *("--base-url", shop.url, "--max-in-flight", "4", "--no-quota"),
         ],
         cwd=tmp_path,

@@ -21,7 +21,7 @@ def main() -> None:
         folder = Path(temporary)
         prompts = (ROOT / "examples" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
         (folder / "prompts.jsonl").write_text("\n".join(prompts[: COLUMNS * ROWS]), "utf-8")
-        command = [sys.executable, "-m", "stable_async.cli", "run", str(folder / "prompts.jsonl")]
+        command = [sys.executable, "-m", "stable_async", "run", str(folder / "prompts.jsonl")]
         subprocess.run([*command, "--out", str(folder / "demo"), "--sandbox"], check=True)
         wall = Image.new("RGB", (COLUMNS * SIDE, ROWS * SIDE))
         for number, path in enumerate(sorted((folder / "demo" / "images").rglob("*.*"))):

@@ -41,7 +41,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     """Return what takes the place of the cluster: a quota, an API, a bucket, the command."""
     command = tmp_path / "bin" / "stable-async"
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m stable_async.cli "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m stable_async "$@"\n')
     command.chmod(0o755)
     with running(tmp_path) as redis, start_sandbox(SandboxSettings()) as sandbox:
         quota = quota_of(SharedQuota.redis(redis.url), KEY, sandbox.url)

@@ -168,7 +168,7 @@ async def test_a_signal_ends_the_command_though_standard_input_is_silent(
     bench: Bench, options: tuple[str, ...]
 ) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "stable_async.cli", "run", "-", "--out", str(bench.out)),
+        *(sys.executable, "-m", "stable_async", "run", "-", "--out", str(bench.out)),
         *("--base-url", bench.shop.url, *options),
         env={**os.environ, "STABILITY_API_KEY": "sk-test"},
         stdin=asyncio.subprocess.PIPE,

@@ -49,7 +49,7 @@ class Torture:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "stable_async.cli",
+            "stable_async",
             "run",
             str(self.prompts),
             "--out",

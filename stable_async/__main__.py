@@ -1,0 +1,5 @@
+"""`python -m stable_async`: the command line, where the script `stable-async` is not on the path."""
+
+from stable_async.cli import main
+
+main()
