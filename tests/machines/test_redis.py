@@ -27,7 +27,7 @@ from tests.machines.servers import HOST, Server, free_port, running
 from tests.needs import module
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 # A window so short that what a loss costs is little more than the lease.
@@ -305,7 +305,7 @@ async def test_sentinels_name_the_master_also_after_a_failover(tmp_path: Path) -
         folder.mkdir()
     port = free_port()
     settings = folders[2] / "sentinel.conf"
-    with running(folders[0]) as master:
+    with running(folders[0], "--repl-diskless-sync-delay", "0") as master:
         settings.write_text(
             f"port {port}\nbind {HOST}\nsentinel monitor ours {HOST} {master.port} 1\n"
             "sentinel down-after-milliseconds ours 300\nsentinel failover-timeout ours 1000\n"
@@ -314,6 +314,11 @@ async def test_sentinels_name_the_master_also_after_a_failover(tmp_path: Path) -
         sentinel = Server(folders[2], port=port)
         try:
             replica.start()
+            # A sentinel asks for the replicas as it starts, and then every 10 s only.
+            with master.client() as client:
+                await eventually(
+                    lambda: client.info("replication").get("slave0", {}).get("state") == "online"
+                )
             sentinel.start_sentinel(settings)
             with sentinel.client() as client:
                 await eventually(lambda: len(client.sentinel_slaves("ours")) == 1)
@@ -331,7 +336,7 @@ async def test_sentinels_name_the_master_also_after_a_failover(tmp_path: Path) -
             replica.stop()
 
 
-async def eventually(holds: object) -> None:
-    async with asyncio.timeout(10.0):
-        while not holds():  # type: ignore[operator]
+async def eventually(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30.0):
+        while not holds():
             await asyncio.sleep(0.05)
