@@ -1,4 +1,4 @@
-"""`python -m stable_async`: the command line, where the script `stable-async` is not on the path."""
+"""`python -m stable_async`: the command line, where `stable-async` is not on the path."""
 
 from stable_async.cli import main
 
