@@ -17,6 +17,7 @@ from operator import index
 from typing import TYPE_CHECKING, TypeVar
 
 from stable_async.errors import ConfigurationError
+from stable_async.wording import as_given
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -182,7 +183,8 @@ def checked_setting(name: str, value: object, rule: Callable[[object], T]) -> T:
     try:
         return rule(value)
     except UnfitError as error:
-        shown = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+        plain = isinstance(value, str | int | float | None)
+        shown = as_given(value) if plain else type(value).__name__
         raise ConfigurationError(f"{name} is {shown[:80]}; allowed: {error}") from None
 
 

@@ -350,12 +350,22 @@ class InvalidResponseError(StabilityError, _Judged):
         verdict: What it means. A success was reported, so `maybe_billed` is true unless the request
             was free.
         request_id: The answer's `x-request-id`.
+        result: The result itself, if `StabilityClient.submit` was answered with it and not with an
+            id; else `None`.
     """
 
-    def __init__(self, message: str, *, verdict: Verdict, request_id: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        verdict: Verdict,
+        request_id: str | None = None,
+        result: object = None,
+    ) -> None:
         """Carry the id, which the API's support asks for."""
         self.verdict = verdict
         self.request_id = request_id
+        self.result = result
         super().__init__(message)
 
 

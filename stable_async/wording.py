@@ -1,11 +1,20 @@
 """Numbers formatted for people."""
 
-__all__ = ["amount", "count", "duration"]
+__all__ = ["amount", "as_given", "count", "duration"]
+
+MOST_BITS = 512  # Python does not write whole numbers of more than 4,300 digits
 
 
 def amount(number: float) -> str:
     """Return `1,234` or `2.5`: every digit before the decimal point, and up to six after it."""
     return f"{number:,}" if isinstance(number, int) else f"{number:,.6f}".rstrip("0").rstrip(".")
+
+
+def as_given(value: object) -> str:
+    """Return a value as Python writes it; a very long whole number is described."""
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        return f"a whole number of {value.bit_length()} bits"
+    return repr(value)
 
 
 def count(number: float, noun: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import pickle
+from base64 import b64encode
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -439,6 +440,43 @@ async def test_a_filtered_result_is_an_error_only_for_those_who_want_it() -> Non
         with pytest.raises(ContentFilteredError) as caught:
             await client.send(REQUEST, raise_on_filtered=True)
     assert isinstance(caught.value.result, Image)
+
+
+IN_JSON = json.dumps({"image": b64encode(IMAGE).decode(), "seed": 7, "finish_reason": "SUCCESS"})
+
+
+@pytest.mark.parametrize(
+    "reply", [FINISHED, answer(IN_JSON.encode(), content_type="application/json")]
+)
+async def test_a_result_in_place_of_its_id_is_kept(reply: bytes, tmp_path: Path) -> None:
+    """As an operation answers that has become synchronous."""
+    script = Script(reply, reply, reply)
+    async with raw_server(script) as url, client_of(url) as client:
+        image = await client.send(REQUEST)
+        assert isinstance(image, Image)
+        assert (image.data, image.seed, image.credits) == (IMAGE, 7, 60)
+        async with client.stream(REQUEST) as stream:
+            path = await stream.save(tmp_path / "a.png")
+        assert (path.read_bytes(), stream.seed, stream.generation_id) == (IMAGE, 7, None)
+        with pytest.raises(InvalidResponseError, match="the result itself") as caught:
+            await client.submit(REQUEST)
+        assert caught.value.result == image
+    assert script.requests == [SUBMIT] * 3
+
+
+@pytest.mark.parametrize("reason", ["ERROR", "error", "CONTENT_FILTERED"])
+@pytest.mark.parametrize("in_json", [True, False])
+async def test_a_finish_reason_without_a_result_ends_a_generation(
+    reason: str, in_json: bool
+) -> None:
+    body = b'{"finish_reason": "%b", "seed": 7}' % reason.encode()
+    reply = answer(body, content_type="application/json")
+    if not in_json:
+        reply = answer(b"", headers=f"finish-reason: {reason}\r\n")
+    async with raw_server(Script(RUNNING, reply)) as url, client_of(url) as client:
+        with pytest.raises(InvalidResponseError, match=reason.upper()) as caught:
+            await client.results.get(ID)
+    assert (caught.value.verdict.job, caught.value.generation_id) == ("final", ID)
 
 
 async def test_a_synchronous_operation_cannot_be_submitted() -> None:

@@ -23,7 +23,7 @@ from stable_async.api.parsing import parse_json
 from stable_async.api.texts import clean
 from stable_async.api.verdict import FAILED_REASON, judge, judge_failed, judge_unreadable, rule_of
 from stable_async.errors import APIStatusError, InvalidResponseError
-from stable_async.media import Image
+from stable_async.media import CONTENT_FILTERED, Image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +36,7 @@ __all__ = [
     "read_artifacts",
     "read_as",
     "read_error",
+    "read_finish_reason",
     "read_generation_id",
     "read_json",
     "read_seed",
@@ -47,6 +48,7 @@ logger: logging.Logger = logging.getLogger("stable_async")
 
 MAX_MESSAGES = 20
 MOST_SEED_DIGITS = 10
+FINISH_REASONS = ("SUCCESS", CONTENT_FILTERED, FAILED_REASON)
 # No answer may stop a client for good, or make it retry in a tight loop.
 MIN_RETRY_AFTER = 1.0
 MAX_RETRY_AFTER = 3600.0
@@ -96,10 +98,12 @@ class Answer:
             what = f"an error, {envelope.name}: {messages}"
         return self._invalid(what, judge_unreadable(envelope, self.asked))
 
-    def failed(self) -> InvalidResponseError:
-        """Return the error for a result whose finish reason is `FAILED_REASON`."""
-        what = f"a generation that failed (finish reason {FAILED_REASON})"
-        return self._invalid(what, judge_failed(self.asked))
+    def failed(self, reason: str = FAILED_REASON) -> InvalidResponseError:
+        """Return the error for a finish reason with which there is no result."""
+        what = "failed" if reason == FAILED_REASON else "has no result"
+        return self._invalid(
+            f"a generation that {what} (finish reason {reason})", judge_failed(self.asked)
+        )
 
     def _invalid(self, what: str, verdict: Verdict) -> InvalidResponseError:
         return InvalidResponseError(
@@ -168,7 +172,8 @@ def read_artifacts(answer: Answer) -> list[Image]:
         InvalidResponseError: The body is not what v1 answers, or has no image.
     """
     if sniff(answer.body).startswith("image/"):
-        seed, reason = answer.headers.get("seed"), answer.headers.get("finish-reason")
+        seed = answer.headers.get("seed")
+        reason = read_finish_reason(answer.headers.get("finish-reason"), answer.key)
         if reason == FAILED_REASON:
             raise answer.failed()
         return [_v1_image(answer, answer.body, seed, reason)]
@@ -181,7 +186,7 @@ def read_artifacts(answer: Answer) -> list[Image]:
     for artifact in artifacts:
         # One malformed artifact is no reason to lose the others, which are paid for.
         fields = artifact if isinstance(artifact, dict) else {}
-        reason = fields.get("finishReason")
+        reason = read_finish_reason(fields.get("finishReason"), answer.key)
         try:
             data = decode_base64(str(fields.get("base64") or ""))
         except ValueError:
@@ -189,7 +194,7 @@ def read_artifacts(answer: Answer) -> list[Image]:
         if sniff(data).startswith("image/") and reason != FAILED_REASON:
             images.append(_v1_image(answer, data, fields.get("seed"), reason))
         else:
-            failed.append(clean(str(reason), limit=50, key=answer.key))
+            failed.append(str(reason))
     if not images:
         if failed[:1] == [FAILED_REASON]:
             raise answer.failed()
@@ -204,12 +209,12 @@ def read_artifacts(answer: Answer) -> list[Image]:
     return images
 
 
-def _v1_image(answer: Answer, data: bytes, seed: object, reason: object) -> Image:
+def _v1_image(answer: Answer, data: bytes, seed: object, reason: str | None) -> Image:
     return Image(
         data=data,
         content_type=sniff(data),
         seed=read_seed(seed),
-        finish_reason=clean(reason, limit=100, key=answer.key) if isinstance(reason, str) else None,
+        finish_reason=reason,
         request_id=answer.request_id,
     )
 
@@ -225,6 +230,16 @@ def read_seed(seed: object) -> int | None:
             return int(seed)
         case _:
             return None
+
+
+def read_finish_reason(reason: object, key: str) -> str | None:
+    """Return a finish reason, cleaned; the documented ones in capitals, as the API writes them."""
+    if reason is None or reason in FINISH_REASONS:
+        return reason
+    if not isinstance(reason, str):
+        return None
+    word = clean(reason, limit=100, key=key)
+    return word.upper() if word.upper() in FINISH_REASONS else word
 
 
 def read_error(

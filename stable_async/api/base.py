@@ -33,6 +33,7 @@ from stable_async.api.verdict import Asked
 from stable_async.arguments import unknown_word
 from stable_async.errors import FieldProblem, InvalidRequestError
 from stable_async.media import Image, Media
+from stable_async.wording import as_given
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -386,7 +387,7 @@ def _given(field: str, value: object) -> str:
     if isinstance(value, (list, tuple)):
         return f"given {len(value)} items"
     if isinstance(value, (str, int, float, bool, type(None))):
-        return f"given {value!r}"
+        return f"given {as_given(value)}"
     return f"given a value of type {type(value).__name__}"
 
 
@@ -432,6 +433,8 @@ def _allowed(field: FieldInfo, detail: ErrorDetails) -> str:
         return str(context["expected"])
     if kind == "too_short":
         return f"{context['min_length']} or more items"
+    if kind == "string_unicode":
+        return "text without lone surrogates"
     if kind.startswith("string") and limits.longest is not None:
         return f"{limits.shortest or 0} to {limits.longest} characters"
     if kind == "string_too_long":

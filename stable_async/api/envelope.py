@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stable_async.api.pages import message_in
 from stable_async.api.parsing import parse_json
 
 __all__ = ["Envelope", "read_envelope"]
@@ -45,10 +46,19 @@ def read_envelope(body: bytes) -> Envelope | None:
         messages = content.get("message")
     if not isinstance(identity, str | int | None) or not isinstance(name, str) or not name.strip():
         return None
-    if isinstance(messages, str):
-        messages = [messages]
-    if not isinstance(messages, list):
+    if not isinstance(messages, str | list | dict):
         return None
-    return Envelope(
-        "" if identity is None else str(identity), name.strip(), tuple(map(str, messages))
-    )
+    return Envelope("" if identity is None else str(identity), name.strip(), _texts(messages))
+
+
+def _texts(messages: str | list[object] | dict[str, object]) -> tuple[str, ...]:
+    """Return messages as text: those of a list, of an object, or by the name of a field."""
+    match messages:
+        case str():
+            return (messages,)
+        case list():
+            return tuple(message_in(one) or str(one) for one in messages)
+        case _ if said := message_in(messages):
+            return (said,)
+        case _:
+            return tuple(f"{field}: {message_in(one) or one}" for field, one in messages.items())

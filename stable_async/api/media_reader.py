@@ -7,11 +7,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from stable_async.api.answers import read_generation_id, read_seed
+from stable_async.api.answers import read_finish_reason, read_generation_id, read_seed
 from stable_async.api.base64_json import Base64Field, other_fields
 from stable_async.api.media_types import ENOUGH, TAIL, FileEnd, sniff
 from stable_async.api.pages import describe
-from stable_async.api.texts import clean
 from stable_async.api.verdict import FAILED_REASON
 from stable_async.errors import InvalidResponseError
 from stable_async.media import CONTENT_FILTERED, Audio, Image, Media, Model3D
@@ -19,7 +18,7 @@ from stable_async.media import CONTENT_FILTERED, Audio, Image, Media, Model3D
 if TYPE_CHECKING:
     from stable_async.api.answers import Answer
 
-__all__ = ["MediaReader"]
+__all__ = ["MediaReader", "holds_result"]
 
 MediaT = TypeVar("MediaT", bound=Media)
 
@@ -33,10 +32,20 @@ _FAMILY: dict[type[Media], tuple[str, tuple[str, ...]]] = {
 _ARTICLE = {Image: "an image", Audio: "audio", Model3D: "a model"}
 
 WHITESPACE = b"\xef\xbb\xbf \t\r\n"
-DOCUMENTED_REASONS = ("SUCCESS", CONTENT_FILTERED)
 PARTIAL_CONTENT = 206
 # How far an answer that is not a result is read, to find out what it is.
 MAX_PAGE = 64 * 1024
+
+
+def holds_result(kind: type[Media], answer: Answer) -> bool:
+    """Return whether the body of an answer is a whole result of this kind."""
+    reader = MediaReader(kind, answer)
+    try:
+        reader.feed(answer.body)
+        reader.finish()
+    except InvalidResponseError:
+        return False
+    return True
 
 
 class MediaReader(Generic[MediaT]):
@@ -67,6 +76,7 @@ class MediaReader(Generic[MediaT]):
         self._json: Base64Field | None = None
         self._head = self._tail = b""  # of the result
         self._size = 0
+        self._blanks = 0  # how many bytes came before the first of the result
 
     @property
     def content_length(self) -> int | None:
@@ -74,7 +84,9 @@ class MediaReader(Generic[MediaT]):
         headers = self._answer.headers
         length = headers.get("Content-Length", "")
         as_it_is = self._json is None and "Content-Encoding" not in headers
-        return int(length) if as_it_is and length.isascii() and length.isdigit() else None
+        if not (as_it_is and length.isascii() and length.isdigit()):
+            return None
+        return int(length) - self._blanks
 
     def feed(self, chunk: bytes) -> bytes:
         """Read the next piece of the body, and return the bytes of the result in it.
@@ -145,14 +157,17 @@ class MediaReader(Generic[MediaT]):
             self._page += chunk
         held = self._page
         if self._json is None:
-            text = self._page.lstrip(WHITESPACE)
-            if text.startswith((b"{", b"[")):
+            # Scripts that pass answers on print blank lines, or a byte order mark, before them.
+            held = self._page.lstrip(WHITESPACE)
+            self._blanks = len(self._page) - len(held)
+            if held.startswith((b"{", b"[")):
                 self._json, self.known_at_end = Base64Field(self._names), True
-                chunk = bytes(text)
+                chunk = bytes(held)
         if self._json is not None:
             self._data += self._decoded(self._json, chunk)
             held = self._data
-        if len(held) < ENOUGH:
+        too_long = self._json is None and len(self._page) > MAX_PAGE
+        if len(held) < ENOUGH and not too_long:
             return b""
         media_type = sniff(held)
         if media_type.startswith(self._family):
@@ -164,7 +179,7 @@ class MediaReader(Generic[MediaT]):
             self._data, self._page = bytearray(), bytearray()
             return data
         # A page is read further for its title, or for the API's envelope.
-        if self._json is not None or len(held) > MAX_PAGE:
+        if self._json is not None or too_long:
             raise self._unreadable()
         return b""
 
@@ -182,8 +197,8 @@ class MediaReader(Generic[MediaT]):
             return self._answer.unreadable(f"part of {_ARTICLE[self._kind]}, in base64")
         held = bytes(self._page)
         if reason := self._failure():
-            if reason == FAILED_REASON:
-                return self._answer.failed()
+            if reason in {FAILED_REASON, CONTENT_FILTERED}:
+                return self._answer.failed(reason)
             said = f"no {self._family.rstrip('/')} (finish reason {reason})"
             return replace(self._answer, body=held).unreadable(said)
         what = (
@@ -201,8 +216,10 @@ class MediaReader(Generic[MediaT]):
         return error
 
     def _failure(self) -> str | None:
-        """Return the finish reason of JSON without a result."""
-        if self._json is None or self._data:
+        """Return the finish reason of an answer without a result."""
+        if self._json is None:
+            return None if self._page else self.finish_reason
+        if self._data:
             return None
         try:
             fields = other_fields(self._json.rest)
@@ -220,7 +237,5 @@ class MediaReader(Generic[MediaT]):
         first, last, size = map(int, ranged.groups())
         return first > 0 or last + 1 < size
 
-    def _word(self, text: object) -> str | None:
-        if text is None or text in DOCUMENTED_REASONS:
-            return text
-        return clean(text, limit=100, key=self._answer.key) if isinstance(text, str) else None
+    def _word(self, reason: object) -> str | None:
+        return read_finish_reason(reason, self._answer.key)

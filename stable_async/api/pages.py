@@ -9,11 +9,11 @@ from stable_async.api.media_types import UNKNOWN, is_text, sniff
 from stable_async.api.parsing import parse_json
 from stable_async.api.texts import clean
 
-__all__ = ["describe", "page_title"]
+__all__ = ["describe", "message_in", "page_title"]
 
 MAX_TITLE = 200
 # Where servers put the message of an error, and how deep.
-MESSAGES = ("message", "error", "detail", "title", "errors", "msg")
+MESSAGES = ("message", "error", "detail", "title", "errors", "msg", "fault", "faultstring")
 MOST_LEVELS = 4
 _TITLES = re.compile(rb"<(title|h1)\b[^>]*>(.*?)</\1\s*>", re.IGNORECASE | re.DOTALL)
 _INVISIBLE = re.compile(
@@ -51,7 +51,7 @@ def page_title(data: bytes, key: str = "") -> str:
         found = _TITLES.search(text)
         words = found[2] if found else _TAGS.sub(b" ", _INVISIBLE.sub(b" ", text))
         return clean(html.unescape(words.decode("utf-8", "replace")), limit=MAX_TITLE, key=key)
-    if text.startswith(b"{"):
+    if text.startswith((b"{", b"[")):
         return _json_title(text, key)
     if not is_text(text):
         return ""
@@ -63,17 +63,18 @@ def _json_title(text: bytes, key: str) -> str:
         content = parse_json(text)
     except ValueError:
         return ""
-    return clean(_message(content, MOST_LEVELS), limit=MAX_TITLE, key=key)
+    return clean(message_in(content), limit=MAX_TITLE, key=key)
 
 
-def _message(content: object, levels: int) -> str:
-    """Return the message in JSON of another shape than the API's, such as `{"error": {...}}`."""
+def message_in(content: object, levels: int = MOST_LEVELS) -> str:
+    """Return the message in JSON of any shape, such as `{"error": {"message": ...}}`, if any."""
     match content:
         case str():
             return content
         case [first, *_] if levels:
-            return _message(first, levels - 1)
+            return message_in(first, levels - 1)
         case dict() if levels:
-            found = (_message(content.get(name), levels - 1) for name in MESSAGES)
+            fields = {str(name).lower(): value for name, value in content.items()}
+            found = (message_in(fields.get(name), levels - 1) for name in MESSAGES)
             return next(filter(None, found), "")
     return ""

@@ -317,7 +317,11 @@ def judge_unreadable(envelope: Envelope | None, asked: Asked) -> Verdict:
 
 
 def judge_failed(asked: Asked) -> Verdict:
-    """Return the verdict on a success with `FAILED_REASON`, whether bytes came with it or not."""
+    """Return the verdict on a success that says that its generation ended without a result.
+
+    Its finish reason is `FAILED_REASON`, whether bytes came with it or not; or it was filtered, and
+    no bytes came.
+    """
     job: Literal["final", "doubt"] = "final" if asked == "look" else "doubt"
     return _for(asked, Verdict(from_api=True, billed="maybe", concerns="service", job=job))
 

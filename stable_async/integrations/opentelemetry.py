@@ -15,7 +15,7 @@ from opentelemetry import context, metrics, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from stable_async._version import __version__
-from stable_async.api.texts import clean
+from stable_async.api.answers import read_finish_reason
 from stable_async.errors import APIConnectionError, APIStatusError, InvalidResponseError
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class _Call:
         if price := self._request.credits:
             self._span.set_attribute("stable_async.credits", price)
             self._telemetry.credits.add(price, operation)
-        if reason := clean(headers.get("finish-reason", ""), limit=100):
+        if reason := read_finish_reason(headers.get("finish-reason"), key=""):
             self._span.set_attribute("stable_async.finish_reason", reason)
             if reason == "CONTENT_FILTERED":
                 self._telemetry.filtered.add(1, operation)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, cast
 
+from stable_async.errors import InvalidResponseError
 from stable_async.jobs.errors import StorageError
 from stable_async.jobs.row import ImageFacts, Result
 from stable_async.jobs.rules import make_request
 from stable_async.jobs.storage.base import SpooledError
+from stable_async.media import Media
 from stable_async.transport.options import AttemptObserver
 
 if TYPE_CHECKING:
@@ -15,9 +17,10 @@ if TYPE_CHECKING:
 
     from stable_async.api.base import MediaRequest
     from stable_async.client import StabilityClient
+    from stable_async.files import Sink
     from stable_async.jobs.row import Row
     from stable_async.jobs.storage.base import ImageWriter
-    from stable_async.media import Media
+    from stable_async.transport.streams import MediaStream
 
 __all__ = ["RowObserver", "make_image"]
 
@@ -51,26 +54,49 @@ async def make_image(
     request: MediaRequest[Media] = make_request(row.service, fields, folder)
     if (fetching := request.operation.result) is not None:
         if row.generation_id is None:
-            row.generation_id = (await client.submit(request, observer=observer)).id
+            try:
+                row.generation_id = (await client.submit(request, observer=observer)).id
+            except InvalidResponseError as error:
+                if not isinstance(error.result, Media):
+                    raise
+                return await _store(images, row, observer, error.result)
             await observer.accepted(row.generation_id)
         fetch = fetching(id=row.generation_id, paid=row.price)
         request = cast("MediaRequest[Media]", fetch)
     async with client.stream(request, observer=observer) as stream:
         if stream.known_at_end:
             await stream.hold()
-        seed = stream.seed
-        image = ImageFacts(
-            row.position,
-            content_type=stream.content_type,
-            seed=row.seed if seed is None else seed,
-            finish_reason=stream.finish_reason,
-            request_id=stream.request_id,
-            credits=row.price,
-            sent_at=observer.sent_at,
-        )
-        try:
-            await stream.save_to(images.sink(row, image))
-        except OSError as error:
-            why = f"an image cannot be stored: {error.strerror or error}"
-            raise StorageError(why, spooled=isinstance(error, SpooledError)) from error
+        return await _store(images, row, observer, stream)
+
+
+async def _store(
+    images: ImageWriter, row: Row, observer: RowObserver, result: Media | MediaStream[Media]
+) -> Result:
+    """Store a result that has arrived, or is arriving."""
+    image = ImageFacts(
+        row.position,
+        content_type=result.content_type,
+        seed=row.seed if result.seed is None else result.seed,
+        finish_reason=result.finish_reason,
+        request_id=result.request_id,
+        credits=row.price,
+        sent_at=observer.sent_at,
+    )
+    try:
+        sink = images.sink(row, image)
+        if isinstance(result, Media):
+            await _commit(result.data, sink)
+        else:
+            await result.save_to(sink)
+    except OSError as error:
+        why = f"an image cannot be stored: {error.strerror or error}"
+        raise StorageError(why, spooled=isinstance(error, SpooledError)) from error
     return Result("filtered" if image.filtered else "done", "spent", image)
+
+
+async def _commit(data: bytes, sink: Sink[None]) -> None:
+    try:
+        await sink.commit([data])
+    except BaseException:
+        await sink.discard()
+        raise

@@ -22,6 +22,7 @@ from stable_async.errors import (
     StabilityError,
 )
 from stable_async.transport.body import read_body
+from stable_async.transport.connections import CLOSED
 from stable_async.transport.error_mapping import harmless_cause, translate
 from stable_async.transport.multipart import MultipartForm, MultipartPayload, body_of
 from stable_async.transport.options import ResponseHead
@@ -52,6 +53,7 @@ SUCCESS = range(200, 300)
 TOO_MANY_REQUESTS = 429
 # How long to wait for the body of a 429, which alone says whether there is a penalty.
 PENALTY_BODY_LIMIT = 1.0
+CLOSED_MEANWHILE = f"{CLOSED} while this call waited"
 
 
 class Call:
@@ -192,12 +194,17 @@ class Call:
         if self._session.limiter is None:
             return None
         deadline = None if self._expires is None else max(self._expires - now, 0.0)
-        permit = await self._session.limiter.acquire(
-            priority=self._priority, deadline=deadline, tenant=self._options.tenant
-        )
+        try:
+            permit = await self._session.limiter.acquire(
+                priority=self._priority, deadline=deadline, tenant=self._options.tenant
+            )
+        except ConfigurationError:
+            if self._pool.closed:
+                raise ConfigurationError(CLOSED_MEANWHILE) from None
+            raise
         if self._pool.closed:
             permit.release()
-            raise ConfigurationError("the client was closed while this call waited")
+            raise ConfigurationError(CLOSED_MEANWHILE)
         return permit
 
     async def _exchange(self, permit: Permit | None) -> None:
@@ -232,6 +239,8 @@ class Call:
                 raise ExpiredPermitError from None
             if isinstance(body, MultipartPayload) and body.failure is not None:
                 raise body.failure from body.failure.__cause__
+            if self._pool.closed and isinstance(error, aiohttp.ServerDisconnectedError):
+                error = aiohttp.ClientConnectionError(CLOSED)
             sent = trace is None or trace.sent_at is not None
             broken = translate(error, sent=sent, asked=self._request.asked)
             broken.attempts = self._attempts

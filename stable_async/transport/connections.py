@@ -1,4 +1,4 @@
-"""How connections are made: TLS, sockets that stay alive, answers followed by stray bytes."""
+"""How connections are made: TLS, sockets that stay alive, answers that nobody asked for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ssl as ssl_module
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aiohttp import ClientSession, TCPConnector
+from aiohttp import ClientConnectionError, ClientSession, TCPConnector
 from aiohttp.client_proto import ResponseHandler
 
 from stable_async.errors import ConfigurationError
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from aiohttp import BaseConnector
     from aiohttp.connector import AddrInfoType
 
-__all__ = ["connector_of", "make_connector", "resolve_tls"]
+__all__ = ["CLOSED", "connector_of", "make_connector", "resolve_tls"]
 
 CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
+CLOSED = "the client was closed"
 
 # A synchronous operation is silent for up to three minutes, and some NATs forget a connection after
 # one: probes keep it alive, and detect within 90 s that it is gone. Seconds, seconds, count.
@@ -69,8 +71,20 @@ def _context(name: str, path: str) -> ssl_module.SSLContext:
         ) from error
 
 
-class _StrayTolerantHandler(ResponseHandler):
-    """Keeps an answer that is followed by bytes that are not HTTP."""
+class _CarefulHandler(ResponseHandler):
+    """A connection that loses no answer, and takes none for that of another request."""
+
+    def is_connected(self) -> bool:
+        # What arrives on an idle connection, such as a load balancer's 408 or an answer that was
+        # sent twice, is waiting to be read: the next request would take it for its own answer.
+        return super().is_connected() and not self.should_close
+
+    def close(self) -> None:
+        # aiohttp forgets the body that is being read, and its reader would wait for a time limit.
+        payload = self._payload
+        super().close()
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(ClientConnectionError(CLOSED))
 
     def data_received(self, data: bytes) -> None:
         # aiohttp drops what it has parsed of a piece when the rest of the piece is not HTTP: a
@@ -93,7 +107,7 @@ def make_connector() -> TCPConnector:
     """
     connector = TCPConnector(limit=0, ttl_dns_cache=300, socket_factory=_kept_alive)
     # aiohttp has no public option for it.
-    connector._factory = partial(_StrayTolerantHandler, loop=connector._loop)  # type: ignore[assignment]  # noqa: SLF001
+    connector._factory = partial(_CarefulHandler, loop=connector._loop)  # type: ignore[assignment]  # noqa: SLF001
     return connector
 
 

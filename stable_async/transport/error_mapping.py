@@ -59,7 +59,7 @@ def _describe(error: Exception) -> str:
             reason = error.os_error.strerror or type(error.os_error).__name__
             return f"cannot connect to the proxy {error.host}:{error.port}: {reason}"
         case aiohttp.ClientConnectorError():
-            reason = error.os_error.strerror or str(error.os_error) or type(error).__name__
+            reason = error.os_error.strerror or str(error.os_error) or type(error.os_error).__name__
             return f"cannot connect to {error.host}:{error.port}: {reason}"
         case aiohttp.ServerDisconnectedError():
             return "the server closed the connection before it answered"

@@ -209,6 +209,8 @@ async def open_source(value: FileInput) -> Source:
 async def _open_path(path: str | os.PathLike[str]) -> Source:
     try:
         return PathSource(Path(path), await in_thread(os.stat, path))
+    except UnicodeEncodeError:
+        raise UnfitSourceError("a path that cannot be encoded") from None
     except ValueError:
         raise UnfitSourceError("a path with a null character") from None
 

@@ -19,6 +19,7 @@ from stable_async.arguments import (
 )
 from stable_async.config import Timeouts
 from stable_async.errors import APIStatusError, FieldProblem, InvalidRequestError
+from stable_async.wording import as_given
 
 if TYPE_CHECKING:
     from stable_async.quota import Priority
@@ -235,5 +236,5 @@ def read_options(
 def _shown(value: object) -> str:
     """Describe a value without quoting what is long or may be private."""
     if isinstance(value, int | float | None) or (isinstance(value, str) and len(value) <= 20):
-        return f"given {value!r}"
+        return f"given {as_given(value)}"
     return f"given a value of type {type(value).__name__}"

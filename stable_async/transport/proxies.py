@@ -13,6 +13,7 @@ from yarl import URL
 
 from stable_async.config import Secret, is_host
 from stable_async.errors import ConfigurationError
+from stable_async.wording import as_given
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
@@ -51,7 +52,7 @@ def resolve_proxy(base_url: str, proxy: object) -> Proxy | None:
         return None
     if proxy is not None:
         if not isinstance(proxy, str | URL):
-            shown = proxy if isinstance(proxy, int) else type(proxy).__name__
+            shown = as_given(proxy) if isinstance(proxy, int) else type(proxy).__name__
             raise ConfigurationError(f"proxy is {shown}; allowed: a URL, False, or None")
         return _parse(str(proxy), "proxy")
     target = urlsplit(base_url)

@@ -13,11 +13,11 @@ from stable_async.media import CONTENT_FILTERED, Media, warn_of_other_format
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
     from pathlib import Path
 
+    from stable_async.api.answers import Answer
     from stable_async.files import Sink
-    from stable_async.transport.call import Call
 
 __all__ = ["READ_ONCE", "MediaStream"]
 
@@ -51,11 +51,13 @@ class MediaStream(Generic[MediaT]):
             synchronous operations.
     """
 
-    def __init__(self, request: MediaRequest[MediaT], call: Call) -> None:
-        """Stream the answer to `call`, which sent `request`; made by `StabilityClient.stream`."""
-        reader = MediaReader(cast("type[MediaT]", request.media), call.head)
+    def __init__(
+        self, request: MediaRequest[MediaT], head: Answer, body: AsyncGenerator[bytes, None]
+    ) -> None:
+        """Stream the answer to `request`; made by `StabilityClient.stream`."""
+        reader = MediaReader(cast("type[MediaT]", request.media), head)
         self._reader = reader
-        self._body = call.chunks
+        self._body = body
         self._first: list[bytes] = []
         self._begun = False
         self.content_type: str = ""  # recognised by `start`

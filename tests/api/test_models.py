@@ -214,6 +214,23 @@ def test_an_engine_nobody_knows_may_make_any_size() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
+        ("seed", 10**5000, "seed: given a whole number of 16610 bits; allowed: a whole number"),
+        ("prompt", -(10**5000), "prompt: given a whole number of 16610 bits"),
+        ("prompt", "\ud83d", "prompt: given 1 characters; allowed: text without lone surrogates"),
+    ],
+    ids=["seed", "number", "surrogate"],
+)
+def test_what_python_cannot_write_is_refused_as_anything_else(
+    field: str, value: object, says: str
+) -> None:
+    fields: dict[str, Any] = {"prompt": "x", field: value}
+    with pytest.raises(InvalidRequestError, match=re.escape(says)):
+        GenerateCore(**fields)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
         ("prompt", b"x", "prompt: given 1 bytes; allowed: text"),
         ("negative_prompt", bytearray(b"xy"), "negative_prompt: given 2 bytes; allowed: text"),
         ("seed", True, "seed: given True; allowed: a number"),

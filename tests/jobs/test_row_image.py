@@ -122,6 +122,24 @@ async def test_a_generation_is_submitted_once(bench: Bench) -> None:
         await make(bench, row)
 
 
+async def test_a_result_in_place_of_its_id_is_stored(bench: Bench) -> None:
+    (bench.folder / "in.png").write_bytes(sample_image())
+    row = new_row(1, "a", service="upscale-creative", seed=9)
+    row.fields = {"prompt": "a", "image": "in.png"}
+
+    async def serve(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(answer(sample_image(), headers="finish-reason: SUCCESS\r\n"))
+
+    async with raw_server(serve) as url:
+        result, steps = await make(bench, row, url=url)
+    assert (result.state, result.charge, steps) == ("done", "spent", ["leaving"])
+    assert row.generation_id is None
+    assert result.image is not None
+    assert (result.image.seed, result.image.content_type) == (9, "image/png")
+    assert (bench.out / result.image.file_name).read_bytes() == sample_image()
+
+
 @pytest.mark.parametrize("spooled", [False, True])
 async def test_an_image_that_cannot_be_stored_says_where_it_is(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, spooled: bool

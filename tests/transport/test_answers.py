@@ -34,7 +34,7 @@ from stable_async import (
     V1TextToImage,
     errors,
 )
-from stable_async.transport import session
+from stable_async.transport import operation, session
 from stable_async.web import to_http_status
 from tests.raw_server import answer, raw_server
 from tests.samples import mp3, png, sample_image, wav
@@ -227,6 +227,77 @@ async def test_bytes_after_an_answer_do_not_lose_it(in_pieces: bool, size: int) 
             assert (await one.generate.core("x")).data == content
 
 
+UNASKED = [
+    answer(b"<html>Request Time-out", status="408 Request Time-out", content_type="text/html"),
+    answer(sample_image(65)),
+    b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nthe half of",
+    b"\r\nstray bytes\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("unasked", UNASKED, ids=["408", "an image", "half an answer", "strays"])
+async def test_what_arrives_on_an_idle_connection_is_not_the_next_answer(unasked: bytes) -> None:
+    requests = 0
+    sent = asyncio.Event()
+
+    async def serve(connection: Connection) -> None:
+        nonlocal requests
+        while True:
+            await connection.request()
+            requests += 1
+            await connection.send(answer(png(100 * requests)))
+            if requests == 1:
+                await asyncio.sleep(0.01)  # the client has the answer, and keeps the connection
+                await connection.send(unasked)
+                sent.set()
+
+    async with raw_server(serve) as url, client(url) as one:
+        await one.generate.core("x")
+        await sent.wait()
+        await asyncio.sleep(0.01)
+        assert (await one.generate.core("x")).data == png(200)
+    assert requests == 2
+
+
+@pytest.mark.parametrize("blanks", [b"\r\n\n", b"\xef\xbb\xbf", b"\t" * 40])
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+async def test_blanks_before_an_image_are_left_out(blanks: bytes, kind: str) -> None:
+    """Scripts that pass an answer on print blank lines or a byte order mark before it."""
+    reply = answer(blanks + FILES[kind])
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        assert (await one.generate.core("x")).data == FILES[kind]
+        async with one.stream(GenerateCore(prompt="x")) as stream:
+            assert stream.content_length == len(FILES[kind])
+
+
+async def test_blanks_without_an_end_are_not_read_on() -> None:
+    async def floods(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(endless(b" ", "image/png"))
+        while True:
+            await connection.send(b"1000\r\n" + b"\n" * 4096 + b"\r\n")
+
+    async with raw_server(floods) as url, client(url) as one:
+        with pytest.raises(InvalidResponseError, match="instead of an image"):
+            await one.generate.core("x")
+
+
+@pytest.mark.parametrize("in_json", [False, True])
+@pytest.mark.parametrize("reason", ["Success", "content_filtered", "error", "BLURRED"])
+async def test_a_finish_reason_counts_in_any_case(reason: str, in_json: bool) -> None:
+    reply = answer(PNG, headers=f"finish-reason: {reason}\r\n")
+    if in_json:
+        body = json.dumps({"image": B64, "finish_reason": reason}).encode()
+        reply = answer(body, content_type=JSON)
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        result = await outcome(one.generate.core("x"))
+    if reason == "error":  # what came is not the image that was asked for
+        assert isinstance(result, InvalidResponseError)
+        return
+    assert isinstance(result, Image)
+    assert (result.finish_reason, result.filtered) == (reason.upper(), reason[0] == "c")
+
+
 def packed(encoding: str, content: bytes) -> bytes:
     bits = {"gzip": 31, "deflate": 15}[encoding]
     packer = zlib.compressobj(wbits=bits)
@@ -391,6 +462,8 @@ async def test_an_image_that_came_whole_is_kept_when_its_answer_breaks_off(
         {"data": [{"b64_json": B64}], "seed": 7},
         {"result": "success", "data": {"output": B64}},
         {"output": [f"data:image/png;base64,{B64}"]},
+        {"image": f"{B64}==="},
+        {"image": f"{B64.rstrip('=')}====="},
         [B64],
         {"artifacts": [{"seed": 7, "finishReason": "SUCCESS", "base64": B64}]},
     ],
@@ -480,7 +553,11 @@ async def test_an_id_that_came_whole_is_kept_when_its_answer_breaks_off(body: by
                 await one.submit(UpscaleCreative(image=PNG, prompt="x"))
 
 
-async def test_an_endless_answer_to_a_submission_cannot_fill_the_memory() -> None:
+async def test_an_endless_answer_to_a_submission_cannot_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(operation, "MAX_ACCEPTANCE", 1024 * 1024)
+
     async def floods(connection: Connection) -> None:
         await connection.request()
         await connection.send(endless(b"{", JSON))
@@ -507,6 +584,9 @@ async def test_stray_bytes_after_an_id_do_not_lose_the_generation(body: str) -> 
         '{"id":null,"name":"insufficient_balance","errors":["x"]}',
         '{"id":7,"name":"insufficient_balance","errors":null,"message":"x"}',
         '\ufeff{"id":"a","name":"insufficient_balance","errors":[{"a":1}]}\n',
+        '{"id":"a","name":"insufficient_balance","errors":{"balance":["x"]}}',
+        '{"id":"a","name":"insufficient_balance","message":{"text":"x"}}',
+        '{"id":"a","name":"insufficient_balance","errors":{}}',
     ],
 )
 async def test_an_envelope_with_odd_types_is_that_of_the_api(body: str) -> None:
@@ -515,6 +595,27 @@ async def test_an_envelope_with_odd_types_is_that_of_the_api(body: str) -> None:
         with pytest.raises(PaymentRequiredError) as caught:
             await one.generate.core("x")
     assert caught.value.from_api
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ([{"loc": ["body", "prompt"], "msg": "too long", "input": "a secret"}], "API: too long"),
+        ([["a secret"]], "API: a secret"),
+        ({"Message": "explicit deny"}, "API: explicit deny"),
+        ({"fault": {"faultstring": "Invalid ApiKey", "detail": {}}}, "API: Invalid ApiKey"),
+        ([{"input": "a secret"}], "not from the API"),
+    ],
+    ids=str,
+)
+async def test_of_an_intermediarys_json_the_message_alone_is_shown(
+    content: object, says: str
+) -> None:
+    reply = answer(json.dumps(content).encode(), status="403 No", content_type=JSON)
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        with pytest.raises(APIStatusError) as caught:
+            await one.generate.core("x")
+    assert str(caught.value).endswith(says)
 
 
 V1 = V1TextToImage(engine_id="an-engine", text_prompts=[{"text": "x"}])

@@ -303,7 +303,7 @@ async def test_a_call_that_waited_while_its_client_was_closed_returns_its_slot()
             waits = asyncio.create_task(one.account.balance())
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(ConfigurationError, match="the client was closed while this call"):
             await waits
         statistics = other.quota_statistics()
         assert statistics is not None

@@ -22,7 +22,6 @@ from stable_async import (
     StabilityClient,
     StabilityError,
     Timeouts,
-    UpscaleCreative,
     UpscaleFast,
     V1TextToImage,
 )
@@ -248,16 +247,28 @@ async def test_what_is_too_large_for_a_proxy_says_how_large_it_is(request_: Requ
     )
 
 
-async def test_an_acceptance_is_not_read_whatever_its_length() -> None:
-    body = b'{"id": "%b", "more": "%b"}' % (b"a" * 64, b"x" * 1024 * 1024)
+@pytest.mark.parametrize(
+    "begun",
+    [b"", answer(png(50_000), length=10**6), b"HTTP/1.1 200 OK\r\n\r\n" + png(50_000)],
+    ids=["before the answer", "within it", "within one without a length"],
+)
+async def test_closing_a_client_ends_its_calls_at_once(begun: bytes) -> None:
+    sent = asyncio.Event()
 
     async def serve(connection: Connection) -> None:
         await connection.request()
-        await connection.send(answer(body, content_type="application/json"))
+        await connection.send(begun)
+        sent.set()
+        await connection.reader.read()
 
-    async with raw_server(serve) as url, client(url) as one:
-        with pytest.raises(InvalidResponseError, match="more than 1,048,576 bytes"):
-            await one.submit(UpscaleCreative(image=png(2_000), prompt="x"))
+    async with raw_server(serve) as url:
+        async with client(url).with_options(timeout=5) as one:
+            call = asyncio.create_task(one.generate.core("x"))
+            await sent.wait()
+            await asyncio.sleep(0.01)
+        with pytest.raises(APIConnectionError, match="the client was closed") as caught:
+            await call
+    assert caught.value.maybe_billed
 
 
 async def test_a_stream_left_early_closes_its_connection_and_says_nothing() -> None:

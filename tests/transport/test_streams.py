@@ -9,8 +9,7 @@ import json
 import threading
 import tracemalloc
 from itertools import pairwise
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from pathlib import Path
 
-    from stable_async.transport.call import Call
 
 from tests.raw_server import Connection
 
@@ -127,8 +125,8 @@ async def writes_of(parts: int, together: asyncio.Barrier) -> int:
     """Stream an image into a sink, and return in how many pieces it was written before its end."""
     sink = Tally()
     head = Answer(200, {"Content-Length": str(parts * PART)})
-    call = cast("Call", SimpleNamespace(head=head, chunks=sink.image(parts, together)))
-    return await MediaStream(GenerateCore(prompt="x"), call).save_to(sink)
+    stream = MediaStream(GenerateCore(prompt="x"), head, sink.image(parts, together))
+    return await stream.save_to(sink)
 
 
 async def test_many_images_on_their_way_to_a_disk_hold_a_bounded_amount(
