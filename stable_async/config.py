@@ -234,7 +234,7 @@ def resolve_base_url(base_url: str | None) -> str:
             f"base URL is {url!r}; allowed: {DEFAULT_BASE_URL}, or another host and its prefix: "
             "the version is part of each operation's path"
         )
-    return url.rstrip("/")
+    return (parts.scheme + url[len(parts.scheme) :]).rstrip("/")  # the scheme in lower case
 
 
 def is_host(name: str) -> bool:

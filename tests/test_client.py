@@ -281,6 +281,11 @@ async def test_key_and_base_url_come_from_the_environment(monkeypatch: pytest.Mo
             await one.generate.core("x")
 
 
+def test_the_scheme_of_an_address_counts_in_any_case() -> None:
+    """Proxies and certificates are chosen by it."""
+    assert StabilityClient(KEY, base_url="HTTPS://Host/Prefix/").base_url == "https://Host/Prefix"
+
+
 @pytest.mark.parametrize(
     "settings",
     [

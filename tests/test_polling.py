@@ -464,6 +464,17 @@ async def test_a_result_in_place_of_its_id_is_kept(reply: bytes, tmp_path: Path)
     assert script.requests == [SUBMIT] * 3
 
 
+@pytest.mark.parametrize("errors", [b"[]", b"{}", b"null", b'""'])
+async def test_a_generation_with_a_name_and_no_errors_goes_on(errors: bytes) -> None:
+    body = b'{"id": "%b", "name": "upscale", "errors": %b}' % (ID.encode(), errors)
+    well = answer(body, content_type="application/json")
+    script = Script(well, well, FINISHED)
+    async with raw_server(script) as url, client_of(url) as client:
+        image = await client.send(REQUEST)
+    assert isinstance(image, Image)
+    assert script.requests == [SUBMIT, POLL, POLL]
+
+
 @pytest.mark.parametrize("reason", ["ERROR", "error", "CONTENT_FILTERED"])
 @pytest.mark.parametrize("in_json", [True, False])
 async def test_a_finish_reason_without_a_result_ends_a_generation(

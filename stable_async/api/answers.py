@@ -28,6 +28,7 @@ from stable_async.media import CONTENT_FILTERED, Image
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from stable_async.api.envelope import Envelope
     from stable_async.api.verdict import Asked, Verdict
 
 __all__ = [
@@ -90,9 +91,17 @@ class Answer:
         sent = self.headers.get("x-request-id")
         return clean(sent, limit=100, key=self.key) or None if sent else None
 
+    @property
+    def reported_error(self) -> Envelope | None:
+        """The API's envelope in the body of a success, unless it has no message: a generation that
+        is well may have a name and an empty list of errors.
+        """
+        envelope = read_envelope(self.body)
+        return envelope if envelope is not None and any(envelope.messages) else None
+
     def unreadable(self, what: str) -> InvalidResponseError:
         """Return the error for a success that is not what it should be."""
-        envelope = read_envelope(self.body)
+        envelope = self.reported_error
         if envelope is not None:
             messages = "; ".join(envelope.messages)
             what = f"an error, {envelope.name}: {messages}"
@@ -143,7 +152,7 @@ def read_generation_id(answer: Answer) -> str:
     identity = content.get("id") if isinstance(content, dict) else None
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
-    if not isinstance(identity, str) or not identity or read_envelope(answer.body) is not None:
+    if not isinstance(identity, str) or not identity or answer.reported_error is not None:
         raise answer.unreadable("JSON without the id of a generation")
     return identity.encode("utf-8", "replace").decode("utf-8")
 
