@@ -52,8 +52,9 @@ generation was paid for when it was submitted, and its id is never forgotten.
 - After any answer that is not from the API, whatever its status, the client polls again: `billed`
   is `yes`, `job` is `look`. The same holds for a broken connection, a page with status 200, and a
   429 or 5xx of the API itself.
-- Only an error of the API about the request (`final` above) ends the generation; then `billed` is
-  `maybe`. An error of the API about the account (`stop` above) ends the polling at once.
+- Only an error of the API about the request (`final` above), or the finish reason `ERROR` or
+  `CONTENT_FILTERED` without a result, ends the generation; then `billed` is `maybe`. An error of
+  the API about the account (`stop` above) ends the polling at once.
 - After `result_timeout` (1,800 s) the polling ends with `APITimeoutError`, which carries
   `generation_id`. `stable-async results get ID -o FILE` and `client.results.get(id)` fetch the
   result later.
@@ -118,6 +119,7 @@ def others() -> str:
         ),
         ("2xx without a result's first bytes", judge_unreadable(None, "submit")),
         ("2xx with the finish reason `ERROR`, as v1 has it", judge_failed("submit")),
+        ("2xx with `CONTENT_FILTERED` and no result", judge_failed("submit")),
     ]
     lines = ["| what | billed | concerns | job |", "|---|---|---|---|"]
     for what, verdict in rows:
