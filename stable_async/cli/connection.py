@@ -7,9 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from stable_async.cli.exit_status import UsageError
 from stable_async.cli.options import Flag, reflowed
 from stable_async.client import StabilityClient
-from stable_async.config import Quota
+from stable_async.config import Quota, resolve_base_url
+from stable_async.errors import ConfigurationError
 from stable_async.quota.shared import SharedQuota
 from stable_async.transport.polling import RESULT_TIMEOUT
 
@@ -37,6 +39,22 @@ class Connection:
     no_quota: Flag = False
     shared_quota: Annotated[str | None, Parameter(metavar="PATH|URL")] = None
     sandbox: Flag = False
+
+    def __post_init__(self) -> None:
+        """Reject wrong addresses before anything begins.
+
+        Raises:
+            UsageError: One of them is wrong.
+        """
+        try:
+            if self.base_url is not None:
+                option = "--base-url"
+                resolve_base_url(self.base_url)
+            if self.shared_quota is not None:
+                option = "--shared-quota"
+                SharedQuota.parse(self.shared_quota)
+        except ConfigurationError as error:
+            raise UsageError(f"{option}: {error}") from None
 
 
 def quota_of(connection: Connection) -> Quota | SharedQuota | None:

@@ -14,6 +14,7 @@ from stable_async.api.prompt_texts import prompt_problem
 from stable_async.api.services import SERVICES, Service
 from stable_async.cli.connection import Connection, open_client
 from stable_async.cli.exit_status import UsageError
+from stable_async.cli.options import whole_number
 from stable_async.cli.output_file import OutputFile, OutputOption
 from stable_async.errors import InvalidRequestError
 from stable_async.media import Media
@@ -54,10 +55,16 @@ def _command(service: Service) -> Callable[..., int]:
             inspect.Parameter.POSITIONAL_OR_KEYWORD if name == "prompt" else keyword,
             default=inspect.Parameter.empty if field.is_required() else None,
             annotation=Annotated[
-                (Path if field.is_required() else Path | None)
-                if name in model.file_parts
-                else _plain(field.annotation),
-                Parameter(negative="", help=_help(service, name)),
+                kind := (
+                    (Path if field.is_required() else Path | None)
+                    if name in model.file_parts
+                    else _plain(field.annotation)
+                ),
+                Parameter(
+                    negative="",
+                    help=_help(service, name),
+                    converter=whole_number if int in get_args(kind) else None,
+                ),
             ],
         )
         for name, field in model.model_fields.items()

@@ -2,12 +2,12 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, TypeVar
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token, convert
 
-__all__ = ["Flag", "JsonFlag", "option_text", "reflowed"]
+__all__ = ["Flag", "JsonFlag", "option_text", "reflowed", "whole_number"]
 
 DescribedT = TypeVar("DescribedT", bound=Callable[..., object])
 
@@ -19,6 +19,17 @@ Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
 JsonFlag = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]
 """Whether to print one JSON object."""
+
+
+def whole_number(kind: object, tokens: Sequence[Token]) -> object:
+    """Convert the value of an option that is a whole number; cyclopts would round `1.5`.
+
+    Raises:
+        ValueError: It has a decimal point.
+    """
+    if any("." in token.value for token in tokens):
+        raise ValueError(f"allowed: a whole number, not {tokens[0].value}")
+    return convert(kind, tokens)
 
 
 def option_text(error: object) -> str:

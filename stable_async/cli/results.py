@@ -10,7 +10,7 @@ from stable_async.cli.connection import Connection, open_client
 from stable_async.cli.exit_status import UsageError
 from stable_async.cli.options import JsonFlag, reflowed
 from stable_async.cli.output_file import OutputFile, OutputOption, kind_of
-from stable_async.errors import InvalidRequestError
+from stable_async.errors import APIStatusError, InvalidRequestError
 from stable_async.media import Audio
 from stable_async.transport.polling import RESULT_TIMEOUT
 
@@ -54,4 +54,10 @@ async def _get(identity: str, output: OutputFile, wait: float, connection: Conne
         raise UsageError(str(error)) from None
     await output.check()
     async with open_client(connection, result_timeout=wait) as client:
-        return await output.keep(await client.send(request))
+        try:
+            result = await client.send(request)
+        except APIStatusError as error:
+            # The user has named it: whether there is one, and it was paid for, is not known.
+            error.generation_id = None
+            raise
+        return await output.keep(result)

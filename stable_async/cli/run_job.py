@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, replace
+from math import inf
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,7 +23,7 @@ from stable_async.cli.exit_status import (
     SOME_FAILED,
     UsageError,
 )
-from stable_async.cli.options import Flag, JsonFlag, option_text, reflowed
+from stable_async.cli.options import Flag, JsonFlag, option_text, reflowed, whole_number
 from stable_async.cli.preview import preview
 from stable_async.cli.prompt_options import PromptOptions, PromptsArgument
 from stable_async.cli.started_job import started_job
@@ -53,9 +54,9 @@ def run(
     prompt_options: PromptOptions = PromptOptions(),  # noqa: B008 - frozen
     connection: Connection = Connection(),  # noqa: B008 - frozen
     images: Annotated[str | None, Parameter(metavar="URL")] = None,
-    max_in_flight: int = 256,
+    max_in_flight: Annotated[int, Parameter(converter=whole_number)] = 256,
     budget: Annotated[float | None, Parameter(metavar="CREDITS")] = None,
-    passes: int = 2,
+    passes: Annotated[int, Parameter(converter=whole_number)] = 2,
     retry: Literal["failed", "filtered"] | None = None,
     resend_doubtful: Flag = False,
     remake_missing: Flag = False,
@@ -83,7 +84,8 @@ def run(
         out: Folder of the job, new or from an earlier run.
         images: Store images in a bucket: s3://bucket/prefix, gs://..., az://... or file:///...
         max_in_flight: Maximum requests in flight; 1,000 take 0.6 GB, into a bucket 1.5 GB.
-        budget: Credits that all runs of this job together may spend.
+        budget: Credits that all runs of this job together may spend, later ones included; inf
+            removes it.
         passes: How many times to try rows that fail without being billed, including the first.
         retry: failed: also send rows that were refused for good; filtered: replace blurred images.
         resend_doubtful: Send rows again that may have been billed and have no image.
@@ -108,7 +110,8 @@ def run(
         settings = JobSettings(
             folder=out,
             images=images,
-            budget=budget,
+            budget=None if budget == inf else budget,
+            same_budget=budget is None,
             max_in_flight=max_in_flight,
             passes=passes,
             retry=retry,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EVERYTHING",
     "NUMBERS",
+    "PROMPTS",
     "ROW_KEYS",
     "WHOLE_NUMBERS",
     "ColumnError",
@@ -35,6 +36,7 @@ __all__ = [
     "is_parameter",
     "is_text",
     "own_name",
+    "without_remarks",
 ]
 
 ALL_FIELDS = fields_of_all()
@@ -64,13 +66,13 @@ MEANT: Mapping[str, tuple[str, ...]] = {
     name: meant
     for names, meant in (
         ("neg negative negatives negativetext negprompt nprompt uc", ("negative_prompt",)),
-        ("ar aspect ratio size imagesize resolution dimensions", ("aspect_ratio",)),
+        ("ar aspect ratio size imagesize resolution dimensions wh wxh", ("aspect_ratio",)),
         ("width w", ("width", "aspect_ratio")),
         ("height h", ("height", "aspect_ratio")),
         ("style preset", ("style_preset",)),
         ("format fileformat imageformat", ("output_format",)),
         ("cfg guidance guidancescale", ("cfg_scale",)),
-        ("randomseed noiseseed rngseed", ("seed",)),
+        ("randomseed noiseseed rngseed imageseed seedno seednumber seedvalue", ("seed",)),
         ("step numsteps inferencesteps numinferencesteps", ("steps",)),
         ("scheduler samplername", ("sampler",)),
         ("denoise denoisingstrength", ("strength",)),
@@ -104,7 +106,10 @@ ORDINARY = frozenset(
     }
 )
 # Columns in which data sets have text that may serve as prompts, the likeliest first.
-PROMPTS = ("caption", "text", "prompts", "description", "positive_prompt", "positive", "title")
+PROMPTS = (
+    *("prompt", "caption", "text", "prompts", "prompt_text", "text_prompt", "description"),
+    *("positive_prompt", "positive", "title"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,13 +307,14 @@ class ColumnRules:
         if EVERYTHING in self.keep or self.metadata_only:
             return Target("kept", own)
         there = others | self._taken | self.given
-        meant = next(_meant_by(name.replace("_", ""), known), None)
+        bare = without_remarks(name)
+        meant = next(_meant_by(bare.replace("_", ""), known), None)
         if meant is None and len(name) >= LONG:
             meant = next(iter(get_close_matches(name, known, n=1, cutoff=ALIKE)), None)
         if meant is not None:
             return Target("kept" if meant in there else "suspicious", own, meant)
         # Data sets often have the sizes of their images.
-        of_another = name in ALL_FIELDS and name not in SIZES
+        of_another = bare in ALL_FIELDS and bare not in SIZES
         return Target("suspicious" if of_another else "kept", own)
 
     def target_of_key(self, key: str) -> Target:
@@ -330,6 +336,11 @@ class ColumnRules:
                 return Target("dropped", column.strip())
             case _:
                 return Target("kept", own_name(column.strip()))
+
+    def keeps_unasked(self, column: str) -> bool:
+        """Return whether no option says that a column is metadata, if it is."""
+        named = self.metadata_only or EVERYTHING in self.keep
+        return not named and self._target_by_option(column) is None
 
     @cached_property
     def _taken(self) -> frozenset[str]:
@@ -359,7 +370,12 @@ class ColumnRules:
         named = [name.strip() for name in columns if folded(name)]
         shown = f"the {what}s are: {', '.join(named) or 'none'}"
         if "prompt" in missing:
-            by_name = {folded(name): name for name in named}
+            if len(named) == 1 and sum(map(self.knows, re.split(r"\W+", named[0]))) > 1:
+                raise ColumnError(
+                    f"no {what} 'prompt'; {shown}. Are these several? --delimiter names the "
+                    "character between them"
+                )
+            by_name = {without_remarks(folded(name)): name for name in reversed(named)}
             likely = next((by_name[name] for name in PROMPTS if name in by_name), None)
             likely = likely or (named[0] if len(named) == 1 else "NAME")
             raise ColumnError(
@@ -480,6 +496,11 @@ def folded(name: str) -> str:
             if unicodedata.category(char) != "Cf"
         )
     return re.sub(r"[\s_-]+", "_", name.strip().lower())
+
+
+def without_remarks(name: str) -> str:
+    """Return a folded name without signs and brackets with a remark: `Seed#`, `Width (px)`."""
+    return re.sub(r"\(.*?\)|\[.*?\]|[^\w]", "", name).strip("_") or name
 
 
 def _meant_by(name: str, known: Collection[str]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from stable_async.jobs.errors import LedgerError, storage_errors
 from stable_async.jobs.intake import Intake
 from stable_async.jobs.job_options import (
     JobOptions,
+    budget_of,
     changed_error,
     check_place,
     find_differences,
@@ -215,8 +216,10 @@ def estimate_run(
                 needs_prices=needs_prices,
             )
             changed = intake.run().changed
+        budget: float | None = None
         notes: list[str] = []
         if settings is not None:
+            budget, notes = budget_of(before, settings)
             if before is not None:
                 now = replace(before, server=server or before.server)
                 if prompts is not None:
@@ -233,7 +236,7 @@ def estimate_run(
             is_whole=rules.limit is None and rules.sample is None,
             changed=changed,
             resends=settings is not None and settings.resend_doubtful,
-            budget=None if settings is None else settings.budget,
+            budget=budget,
             shard=rules.shard,
             notes=notes,
         )

@@ -303,7 +303,8 @@ class Job:
         The budget of the whole job is stored beside the quota of its parts, under the id that they
         have in common. Without a shared quota each part has its share.
         """
-        limit, shard = self._settings.budget, self._rules.shard
+        limit, shard = opened.budget, self._rules.shard
+        self.progress.budget = limit
         if limit is None or shard.count == 1:
             return Budget(limit, opened.bill)
         share = shard.share_of_budget(limit)

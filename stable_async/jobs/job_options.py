@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stable_async.jobs.ledger import Ledger
     from stable_async.jobs.settings import JobSettings
 
-__all__ = ["SANDBOX", "JobOptions", "changed_error", "check_place", "find_differences"]
+__all__ = ["SANDBOX", "JobOptions", "budget_of", "changed_error", "check_place", "find_differences"]
 
 SANDBOX = "sandbox"
 """The server of jobs whose images were made by a sandbox."""
@@ -47,6 +47,8 @@ class JobOptions:
         allow_duplicates: Whether the same request with the same seed may be made more than once.
         shard: The part of the rows that the job makes; empty means all.
         price: Credits that are counted for a row whose price no source states.
+        budget: Credits that all runs of the job may spend, as the last one had it; a run with
+            another one is not refused.
     """
 
     server: str
@@ -59,6 +61,7 @@ class JobOptions:
     allow_duplicates: bool = False
     shard: str = ""
     price: float | None = None
+    budget: float | None = None
 
     @classmethod
     def of(cls, prompts: PromptFile, rules: PromptRules, *, server: str) -> JobOptions:
@@ -103,7 +106,9 @@ class JobOptions:
         for name in ("server", "service", "set", "vary", "shard", "price"):
             before, after = getattr(self, name), getattr(now, name)
             if before != after:
-                found.append(f"{name} was {_shown(before)} and is {_shown(after)}")
+                # `run --out DIR` sends nothing to an address that only the folder names.
+                how = f" (--base-url {before})" if name == "server" and before != SANDBOX else ""
+                found.append(f"{name} was {_shown(before)}{how} and is {_shown(after)}")
         found += [
             f"{name.replace('_', '-')} was {_shown(before)} and is {_shown(now.reading[name])}"
             for name, before in self.reading.items()
@@ -141,6 +146,19 @@ class JobOptions:
             shard=Shard.parse(self.shard) if self.shard else WHOLE,
             price=self.price,
         )
+
+
+def budget_of(before: JobOptions | None, settings: JobSettings) -> tuple[float | None, list[str]]:
+    """Return the budget of a run of a job that has these options, and what to tell the user."""
+    if settings.budget is not None or not settings.same_budget or before is None:
+        return settings.budget, []
+    if before.budget is None:
+        return None, []
+    note = (
+        f"the budget is still {count(before.budget, 'credit')}; another --budget replaces it, "
+        "--budget inf removes it"
+    )
+    return before.budget, [note]
 
 
 def find_differences(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from stable_async.jobs.estimate import describe
 from stable_async.jobs.intake import Intake
 from stable_async.jobs.job_options import (
     JobOptions,
+    budget_of,
     changed_error,
     check_place,
     find_differences,
@@ -26,6 +28,7 @@ from stable_async.jobs.recovery import (
     RUN,
     is_outdated,
     open_ledger,
+    remove_unused,
     repair,
     restore,
     retire_replaced,
@@ -42,7 +45,6 @@ from stable_async.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import ExitStack
 
     from stable_async.jobs.budget import Bill
     from stable_async.jobs.estimate import Estimate
@@ -88,9 +90,15 @@ def open_job(
         JobError: The job cannot begin.
     """
     folder = settings.folder
+    refused = ExitStack()  # what to undo if the run is refused
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if is_new := not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True)
         lock = stack.enter_context(locked(folder))
+        if [entry.name for entry in folder.iterdir()] == [lock.path.name]:
+            stack.enter_context(refused)
+            kind = kind_of_service(rules.service)
+            refused.callback(remove_unused, folder, kind.folder, itself=is_new)
         options = None
         if prompts is not None:
             if prompts.has_inputs_inside:
@@ -107,13 +115,14 @@ def open_job(
                     is_whole=rules.limit is None and rules.sample is None,
                     changed=job.intake.report.changed,
                     resends=settings.resend_doubtful,
-                    budget=settings.budget,
+                    budget=job.budget,
                     shard=rules.shard,
                 )
             )
         job.metadata = MetadataFile(folder / METADATA_NAME, job.ledger)
         stack.callback(job.metadata.close)
         job.counts, job.bill = job.ledger.counts(), job.ledger.bill()
+        refused.pop_all()
         return job
     except OSError as error:
         where = error.filename or folder
@@ -138,6 +147,7 @@ class OpenJob:
         intake: Reads the prompt file; `None` if the run works from the ledger.
         counts: Rows by state at the start of the run.
         bill: Charges at the start of the run.
+        budget: Credits that all runs of the job may spend; `None` means no limit.
         folder: The folder that input files of rows are relative to.
     """
 
@@ -146,6 +156,7 @@ class OpenJob:
     metadata: MetadataFile
     counts: Counts
     bill: Bill
+    budget: float | None
     folder: Path
 
     def __init__(
@@ -261,6 +272,9 @@ class OpenJob:
         ledger, settings, rules = self.ledger, self._settings, self._rules
         self.folder = Path(options.folder)
         before = JobOptions.load(ledger)
+        self.budget, notes = budget_of(before, settings)
+        self._notes += notes
+        options = replace(options, budget=self.budget)
         differences = find_differences(ledger, before, options, settings)
         if prompts is None or not settings.check:
             if differences:

@@ -6,14 +6,17 @@ import json
 import sqlite3
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from stable_async.api.services import SERVICES
 from stable_async.jobs.clean_mark import leave_clean_mark, remove_clean_mark
 from stable_async.jobs.errors import JobError, LedgerError, storage_errors
 from stable_async.jobs.failure_file import FAILURES_NAME, is_as_written, read_failures
+from stable_async.jobs.formats.embedded import INPUTS
 from stable_async.jobs.job_options import JobOptions
 from stable_async.jobs.ledger import Ledger
+from stable_async.jobs.lock import LOCK_NAME
 from stable_async.jobs.metadata import Mark, find_mark
 from stable_async.jobs.row import FACTS, ImageFacts, Result
 from stable_async.jobs.shard import WHOLE
@@ -41,6 +44,7 @@ __all__ = [
     "open_ledger",
     "read_options",
     "read_options_of_bucket",
+    "remove_unused",
     "repair",
     "restore",
     "retire_replaced",
@@ -123,6 +127,25 @@ def _open_ledger(folder: Path, store: Store, shard: Shard = WHOLE) -> tuple[Ledg
         f"{what}; rebuilt from {METADATA_NAME}, {FAILURES_NAME} and files: {restored}. What else "
         "a killed run left in doubt is not known any more"
     )
+
+
+def remove_unused(folder: Path, store: str, *, itself: bool) -> None:
+    """Remove what a run wrote into an empty folder before it was refused.
+
+    Args:
+        folder: The folder of the job, locked.
+        store: Name of the folder of images.
+        itself: Remove the folder as well.
+    """
+    ours = {LOCK_NAME, store, INPUTS, *(LEDGER_NAME + suffix for suffix in SQLITE_FILES)}
+    with suppress(OSError):
+        if {entry.name for entry in folder.iterdir()} <= ours:
+            rmtree(folder / INPUTS, ignore_errors=True)
+            rmtree(folder / store, ignore_errors=True)
+            _remove(folder / LEDGER_NAME)
+            (folder / LOCK_NAME).unlink()
+            if itself:
+                folder.rmdir()
 
 
 def read_options(folder: Path) -> tuple[JobOptions, str | None] | None:

@@ -29,6 +29,7 @@ _RULES: dict[str, Callable[[object], object]] = {
     "folder": path_like,
     "images": or_none(text),
     "budget": or_none(non_negative),
+    "same_budget": flag,
     "max_in_flight": at_least(1),
     "passes": at_least(1),
     "retry": or_none(choice("failed", "filtered")),
@@ -52,6 +53,7 @@ class JobSettings:
         folder: The job's folder; created if missing.
         images: URL of the images, such as `s3://bucket/prefix`; `None` means `images/` in `folder`.
         budget: Credits that all runs of the job together may spend; `None` means no limit.
+        same_budget: Without `budget`, that of the last run holds.
         max_in_flight: Maximum rows in progress at a time.
         passes: How many times a run tries rows that failed without being billed, the first time
             included.
@@ -71,6 +73,7 @@ class JobSettings:
     folder: Path
     images: str | None = None
     budget: float | None = None
+    same_budget: bool = False
     max_in_flight: int = 256
     passes: int = 2
     retry: Literal["failed", "filtered"] | None = None

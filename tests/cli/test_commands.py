@@ -151,6 +151,10 @@ async def test_wrong_rows_are_listed_and_nothing_is_sent(command: Command, shop:
             "both set and varied",
         ),
         (["run", "-", "--out", "x", "--limit", "0"], "--limit is 0"),
+        (["run", "-", "--out", "x", "--limit", "1.5"], "--limit: allowed: a whole number"),
+        (["generate", "core", "a fox", "-o", "x.png", "--seed", "7.9"], "not 7.9"),
+        (["run", "-", "--out", "x", "--base-url", "foo"], "--base-url: base URL is 'foo'; allowed"),
+        (["balance", "--shared-quota", "ftp://x"], "--shared-quota: the URL of the shared quota"),
         (["run", "-", "--out", "x", "--passes", "0"], "--passes is 0"),
         (
             ["run", "-", "--out", "x", "--budget", "-1"],
@@ -314,6 +318,28 @@ def test_without_its_packages_the_command_says_what_to_install() -> None:
     )
 
 
+async def test_a_budget_holds_for_later_runs_until_another_one_is_given(
+    command: Command, shop: Shop, tmp_path: Path
+) -> None:
+    (tmp_path / "p.txt").write_text("a\nb\nc\n")
+    where = ("--out", "job", "--base-url", shop.url)
+    assert (await command("run", "p.txt", *where, "--budget", "3")).status == 4
+    for words in (where, ("p.txt", *where)):
+        ended = await command("run", *words)
+        assert ended.status == 4
+        assert "the budget is still 3 credits; another --budget" in ended.errors
+    assert shop.sold.total() == 1
+    shown = await command("run", *where, "--dry-run", "--json")
+    assert json.loads(shown.output)["budget_left"] == 0
+    assert (await command("run", *where, "--budget", "6")).status == 4
+    assert shop.sold.total() == 2
+    ended = await command("run", *where, "--budget", "inf")
+    assert ended.status == 0, ended.errors
+    (tmp_path / "p.txt").write_text("a\nb\nc\nd\n")
+    assert (await command("run", *where)).status == 0, "it stays removed"
+    assert shop.sold.total() == 4
+
+
 async def test_a_job_goes_on_as_it_was_begun_and_refuses_other_words(
     command: Command, shop: Shop, tmp_path: Path
 ) -> None:
@@ -325,7 +351,7 @@ async def test_a_job_goes_on_as_it_was_begun_and_refuses_other_words(
     assert ended.status == 2
     assert "set was aspect_ratio=16:9 and is nothing" in ended.errors
     assert "for 6 credits" in ended.errors
-    ended = await command("run", *where)
+    ended = await command("run", *where, "--budget", "6")
     assert ended.status == 0, ended.errors
     assert {form["aspect_ratio"] for form in shop.forms} == {"16:9"}
     assert shop.sold.total() == 2

@@ -116,6 +116,15 @@ async def test_a_generation_that_is_not_ready_is_named(reply: bytes, command: Co
     assert "within 0 s" in ended.errors
 
 
+async def test_an_id_that_the_api_does_not_know_is_not_called_paid(command: Command) -> None:
+    body = b'{"id":"x","name":"not_found","errors":["no such generation"]}'
+    async with raw_server(Server(answer(body, status="404 Not Found"))) as url:
+        ended = await command("results", "get", "7f", "-o", "x.png", "--base-url", url)
+    assert ended.status == 1
+    assert "no such generation" in ended.errors
+    assert "paid" not in ended.errors
+
+
 async def test_a_result_of_another_format_is_kept_and_said(
     command: Command, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -189,6 +190,15 @@ async def test_an_image_for_which_the_disk_has_no_room_at_all_is_spooled_elsewhe
 # A job knows what it was started with.
 
 
+async def test_a_job_at_another_address_names_the_option_that_goes_back(bench: Bench) -> None:
+    path = bench.write("a")
+    await bench.run(path)
+    async with bench.client(url="http://127.0.0.1:1") as client:
+        with pytest.raises(JobChangedError) as caught:
+            await bench.job(path).run(client)
+    assert f"server was {bench.shop.url} (--base-url {bench.shop.url}) and is" in str(caught.value)
+
+
 async def test_a_job_with_other_words_is_refused_with_the_differences_and_their_price(
     bench: Bench,
 ) -> None:
@@ -252,7 +262,9 @@ async def test_a_job_continues_as_it_was_started(bench: Bench) -> None:
     assert images is None
     prompts = options.prompt_file()
     assert prompts is not None
-    assert options == JobOptions.of(prompts, options.rules(), server=bench.shop.url)
+    assert options == replace(
+        JobOptions.of(prompts, options.rules(), server=bench.shop.url), budget=3.0
+    )
     settings = JobSettings(folder=bench.out)
     async with bench.client() as client:
         summary = await Job(settings, prompts, options.rules()).run(client)

@@ -38,6 +38,22 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 
+async def test_a_run_that_is_refused_leaves_no_new_job(bench: Bench) -> None:
+    wrong = bench.write({"prompt": "a", "seed": "x"})
+    with pytest.raises(PromptFileError):
+        await bench.run(wrong)
+    assert not bench.out.exists()
+    bench.out.mkdir()
+    with pytest.raises(PromptFileError):
+        await bench.run(wrong)
+    assert not [*bench.out.iterdir()], "the folder is the user's"
+    assert (await bench.run(bench.write("a"))).done == 1
+    before = {path.name for path in bench.out.iterdir()}
+    with pytest.raises(PromptFileError):
+        await bench.run(bench.write({"prompt": "a", "seed": "x"}))
+    assert {path.name for path in bench.out.iterdir()} | {".job.sqlite.clean"} == before
+
+
 async def test_every_prompt_becomes_a_file_and_a_line_that_describes_it(bench: Bench) -> None:
     path = bench.write(
         {"id": "light", "prompt": "a lighthouse", "seed": 7, "aspect_ratio": "16:9"}, "a fox"

@@ -423,6 +423,22 @@ REFUSED = {
         b'prompt\tnote\n"a\tfox"\n',
         ["row 2: a quote is opened and not closed in its cell", "--format csv --delimiter tab"],
     ),
+    "another delimiter": (
+        "p.csv",
+        b"prompt^seed\na fox^1\n",
+        ["the columns are: prompt^seed. Are these several? --delimiter names"],
+    ),
+    "a remark in the name of the column": (
+        "p.csv",
+        b"No.,Prompt (English),Prompt (German)\n1,a fox,ein Fuchs\n",
+        ["--prompt-column 'Prompt (English)'"],
+    ),
+    "parameters inside an object": (
+        "p.json",
+        b'[{"prompt":"a fox","params":{"seed":5,"Negative Prompt":"x","cfg":7}}]',
+        ["row 1: params has seed, Negative Prompt inside", "--keep params"],
+    ),
+    "sqlite": ("p.csv", b"SQLite format 3\0" + b"\0" * 84, ["an SQLite database"]),
     "two columns of a name": (
         "p.csv",
         b"prompt,Prompt \na,b\n",
@@ -719,6 +735,14 @@ def test_names_that_options_say_must_be_there_and_be_said_once(tmp_path: Path) -
     assert "column 'note' is named twice" in told(keep=["note"], drop=["Note"])
 
 
+def test_an_object_with_parameters_inside_may_be_kept(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text('[{"prompt": "a fox", "params": {"seed": 5}, "metadata": {"seed": 6}}]')
+    for keep in (["params"], ["*"]):
+        [row] = PromptFile(path, rules=ColumnRules(keep=keep)).rows()
+        assert row == Row(1, {"prompt": "a fox"}, {"params": {"seed": 5}, "source_seed": 6})
+
+
 def test_json_lines_refuse_unknown_keys_unless_told(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "a fox", "score": 1}\n')
@@ -800,6 +824,20 @@ def test_a_slip_in_the_name_of_a_column_stops_a_job_before_it_is_paid(
     assert {slip: kind_of(slip, "core") for slip in slips.split()} == dict.fromkeys(
         slips.split(), ("suspicious", meant)
     )
+
+
+@pytest.mark.parametrize("service", ["core", "sd3", "inpaint"])
+def test_a_remark_beside_the_name_of_a_parameter_does_not_hide_it(service: str) -> None:
+    names = {
+        "seed": ["Seed#", "Seed No.", "Seed (int)", "*seed", "Image seed"],
+        "negative_prompt": ["Negative Prompt:", "Negative Prompt (English)", "neg. prompt"],
+    }
+    for meant, columns in names.items():
+        found = {column: kind_of(column, service) for column in columns}
+        assert found == dict.fromkeys(columns, ("suspicious", meant))
+    for column in ("#", "No.", "(x)", "Prompt (English)?"):
+        there = frozenset({"prompt", column.lower()})
+        assert ColumnRules(service=service).target(column, there, any_service=False).kind == "kept"
 
 
 @pytest.mark.parametrize("service", ["core", "sd3", "inpaint", "outpaint", "v1-text-to-image"])
@@ -893,6 +931,9 @@ def test_weighted_prompts_that_say_nothing_or_have_no_number_are_refused(
         ("version https://git-lfs.github.com/spec/v1\nsize 12345\n", "git lfs pull"),
         ("['a fox', 'a kite']\n", "Python"),
         ('prompts = [\n    "a fox",\n]\n', "Python"),
+        ("Prompt\tCategory\tNote\nbond\tAbstract\tx\n", "--format csv --delimiter tab"),
+        ("id,caption,category\n1,a fox,x\n", "--format csv --delimiter comma"),
+        ("  prompt  seed\n0  a fox     1\n", "a table that was printed"),
     ],
 )
 def test_a_txt_of_another_format_is_refused_as_a_whole(
@@ -906,6 +947,7 @@ def test_a_txt_of_another_format_is_refused_as_a_whole(
 
 def test_a_txt_may_begin_with_any_sign(tmp_path: Path) -> None:
     lines = ["[fox], snow", "{red|blue} kite", "<a sign>", "(snow:1.2)", "versions of a fox"]
+    lines += ["caption, text, id", "a prompt  seed", "text | prompt"]
     path = tmp_path / "p.txt"
     for line in lines:
         path.write_text(line + "\n")
@@ -931,6 +973,7 @@ def test_what_programs_write_for_no_text_is_not_bought(tmp_path: Path, cell: str
         ("prompt | seed\n-------+-----\n a fox |    7\n(1 row)\n", [2], [4]),
         ("| prompt | seed |\n|:-----|---:|\n| a fox | 7 |\n", [2], []),
         ("prompt;seed\na fox;7\n***;\n", [3], []),
+        ("prompt\n┌─────────┬───────┐\na fox\n╞═══╪═══╡\n", [2, 4], []),
     ],
 )
 def test_lines_and_footers_of_printed_tables_are_not_bought(

@@ -39,6 +39,7 @@ GZIP = b"\x1f\x8b"
 FOREIGN = {
     b"PK\x03\x04": "a zip archive, as .xlsx and .ods files are: save the sheet as CSV (UTF-8)",
     b"\xd0\xcf\x11\xe0": "an .xls file: save the sheet as CSV (UTF-8)",
+    b"SQLite format 3": "an SQLite database: write the table as CSV or JSON Lines",
     b"PAR1": "a parquet file: name it .parquet, or --format parquet",
     b"ARROW1": "an Arrow file: write it as parquet",
     b"%PDF": "a PDF file: allowed: text",

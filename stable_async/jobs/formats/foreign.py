@@ -35,9 +35,9 @@ NO_TEXT = re.compile(
 )
 # The longest of them.
 SHORT = 16
-# A line below a header, as in the tables of Markdown and psql.
-RULE = re.compile(r" *[-=+_*~|:][-=+_*~|: ]*")
-RULE_SIGNS = frozenset("-=+_*~|: ")
+# A line below a header, as in the tables of Markdown and psql, or around it, as in those of DuckDB.
+RULE = re.compile(r" *[-=+_*~|:\u2500-\u257f][-=+_*~|: \u2500-\u257f]*")
+RULE_SIGNS = frozenset("-=+_*~|: " + "".join(map(chr, range(0x2500, 0x2580))))
 # Fields that are written by hand.
 TEXTS = tuple(sorted(name for name in ALL_FIELDS if is_text(name) and name != "text_prompts"))
 # One of them begins what the patterns of `FOREIGN` find, at the start of a line.

@@ -12,6 +12,7 @@ from stable_async.jobs.columns import (
     ColumnReport,
     ColumnRules,
     Target,
+    folded,
     is_parameter,
     own_name,
 )
@@ -204,7 +205,21 @@ class _Keys:
             names, self._rules, number, partial=bool(self._targets), what="key"
         )
         self._targets = dict(zip(names, targets, strict=True))
+        for name, value in values.items():
+            self._refuse_hidden(number, name, value)
         self._report.take(found)
+
+    def _refuse_hidden(self, number: int, name: str, value: object) -> None:
+        """Refuse an object with parameters inside, as notebooks write, which would be metadata."""
+        is_kept = self._targets[name].kind == "kept"
+        if isinstance(value, dict) and is_kept and self._rules.keeps_unasked(name):
+            inside = [key for key in value if folded(key) in self._rules.fields]
+            if inside:
+                raise UnreadableError(
+                    number,
+                    f"{name} has {', '.join(inside)} inside, which no request would have: move "
+                    f"them out of it, or --keep {name} (as metadata), --drop {name}",
+                )
 
 
 class _Array:

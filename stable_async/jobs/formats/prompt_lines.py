@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from stable_async.jobs.columns import PROMPTS, folded
 from stable_async.jobs.errors import RowProblem, UnreadableError
 from stable_async.jobs.formats.foreign import ADVICE, accepted
 from stable_async.jobs.row import Row
@@ -28,6 +29,9 @@ OTHER_FORMATS = (
         "a Git LFS pointer: fetch the file with git lfs pull",
     ),
 )
+DELIMITERS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "pipe"}
+# The name of a column, as it is written in a header.
+COLUMN = re.compile(r'"?\w[\w -]*"?')
 
 
 def read_prompt_lines(
@@ -72,11 +76,15 @@ def _refuse_other_formats(number: int, text: str) -> None:
 
 def _refuse_table(number: int, text: str, is_known: Callable[[str], bool]) -> None:
     """Refuse a table, as Excel's "Unicode Text" is one, by its header: columns that are known."""
-    for delimiter, name in (("\t", "tab"), (",", "comma"), (";", "semicolon"), ("|", "pipe")):
-        cells = [cell.strip().strip('"') for cell in text.split(delimiter)]
+    for delimiter, name in DELIMITERS.items():
+        written = text.split(delimiter)
+        cells = [cell.strip().strip('"') for cell in written]
         known = sum(map(is_known, cells))
         if len(cells) == 1:
             found = text.lower() == "prompt" and name == "comma"
+        elif any(folded(cell) in PROMPTS for cell in cells) and name != "pipe":
+            # A list of words in a prompt has spaces after its commas.
+            found = name == "tab" or all(map(COLUMN.fullmatch, written))
         else:
             found = known == len(cells) or (known > 1 and name == "tab")
         if found:
@@ -85,3 +93,10 @@ def _refuse_table(number: int, text: str, is_known: Callable[[str], bool]) -> No
                 f"{', '.join(cells)}: the header of a table? Use --format csv --delimiter {name}; "
                 "a .txt file has a prompt on each line",
             )
+    printed = re.split(r"\s{2,}", text)
+    if len(printed) > 1 and all(map(is_known, printed)):
+        raise UnreadableError(
+            number,
+            f"{', '.join(printed)}: the header of a table that was printed? Write it as CSV; "
+            "a .txt file has a prompt on each line",
+        )
