@@ -244,7 +244,7 @@ def prove_writable(path: str | os.PathLike[str]) -> None:
 
     Raises:
         OSError: The folder is missing or not writable, the disk is full, or `path` is not a regular
-            file.
+            file or too long.
     """
     target = Path(path)
     _check_target(os.fspath(path))
@@ -261,11 +261,13 @@ def _check_target(path: str) -> None:
     """Refuse a target that is there and no regular file: a rename would replace even a device.
 
     Raises:
-        OSError: It is a folder, a pipe, a device.
+        OSError: It is a folder, a pipe, a device, or its name is too long.
     """
     try:
         mode = os.stat(path).st_mode
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # the temporary file's name would be shorter
+            raise
         return
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)

@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnknownOptionError, UnusedCliTokensError
 
 from stable_async._version import __version__
 from stable_async.cli.defaults import NAME, Defaults, split_profile
@@ -96,6 +96,7 @@ def make_app(called: str | None = None, defaults: Defaults | None = None) -> App
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit status."""
+    called = None
     try:
         arguments, profile = split_profile(arguments)
         called = arguments[0] if arguments else None
@@ -107,7 +108,7 @@ def run(arguments: Sequence[str]) -> int:
             arguments, exit_on_error=False, print_error=False, result_action="return_value"
         )
     except (CycloptsError, UsageError) as error:
-        return _complain(_one_line(error), WRONG_USAGE)
+        return _complain(_one_line(error, called), WRONG_USAGE)
     except StabilityError as error:
         from stable_async.jobs.errors import ImagesURLError, JobChangedError, PromptFileError
 
@@ -123,8 +124,22 @@ def run(arguments: Sequence[str]) -> int:
     return status if isinstance(status, int) else OK
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception, called: str | None) -> str:
+    reads_prompts = called in {"run", "estimate"}
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        first, *more = error.unused_tokens
+        others = f" and {len(more):,} more" if more else ""
+        # The shell replaces a pattern by the names that match it.
+        hint = "; quote a pattern: 'photos/*.jpg'" if reads_prompts else ""
+        return f"{called}: {first!r}{others}: not expected{hint}"
     text = " ".join(str(error).split())
+    if isinstance(error, UnknownOptionError) and reads_prompts:
+        from stable_async.jobs.columns import ALL_FIELDS
+
+        option = (error.token.keyword or error.token.value).partition("=")[0]
+        field = option.removeprefix("--").replace("-", "_")
+        if field in ALL_FIELDS:
+            return f"Unknown option: {option}. For all rows: --set {field}=VALUE"
     return re.sub(r'^Command "(.+)" parameter (\S+) requires an argument\.$', MISSING, text)
 
 

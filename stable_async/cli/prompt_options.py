@@ -94,7 +94,7 @@ class PromptOptions:
         except ConfigurationError as error:
             raise UsageError(option_text(error)) from None
         for problem in rules.problems():
-            raise UsageError(option_text(problem))
+            raise UsageError(str(problem))
         try:
             source = PromptFile(
                 prompts,

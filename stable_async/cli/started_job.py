@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stable_async.cli.exit_status import UsageError
 from stable_async.cli.prompt_options import PromptOptions
-from stable_async.jobs import PromptFile, PromptRules
+from stable_async.jobs import PromptFile, PromptFileError, PromptRules
 from stable_async.jobs.job_options import JobOptions
 from stable_async.jobs.recovery import read_options, read_options_of_bucket
 
@@ -51,7 +51,11 @@ def started_job(out: Path | None, options: PromptOptions, images: str | None = N
     else:
         raise UsageError(f"{out} is not a job yet; name PROMPTS")
     rules = started.rules(options.limit, options.sample)
-    return StartedJob(started.prompt_file(), rules, started.server, images)
+    try:
+        source = started.prompt_file()
+    except PromptFileError as error:
+        raise UsageError(f"{error}; if it was moved, name it as PROMPTS") from None
+    return StartedJob(source, rules, started.server, images)
 
 
 def _of_bucket(images: str, options: PromptOptions, *, parted: bool) -> JobOptions:

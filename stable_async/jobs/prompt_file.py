@@ -31,7 +31,13 @@ from stable_async.jobs.formats.dataset_rows import (
 from stable_async.jobs.formats.decoding import TextFile, is_text_encoding, unpacked
 from stable_async.jobs.formats.delimited import read_records, read_tab_separated
 from stable_async.jobs.formats.embedded import InputStore
-from stable_async.jobs.formats.folder_rows import FolderFiles, is_pattern, read_folder
+from stable_async.jobs.formats.folder_rows import (
+    AUDIO,
+    IMAGES,
+    FolderFiles,
+    is_pattern,
+    read_folder,
+)
 from stable_async.jobs.formats.json_rows import read_json
 from stable_async.jobs.formats.parquet_rows import embedded_columns, read_parquet
 from stable_async.jobs.formats.prompt_lines import read_prompt_lines
@@ -126,6 +132,8 @@ class PromptFile:
         self.name: str = "standard input" if source == STDIN else source
         self.path: Path | None = None if piped or self._files else path
         self.is_pipe: bool = piped
+        if self.path is not None and not path.exists():
+            raise self._unusable(0, "no such file")
         self.folder: Path = Path.cwd() if piped else path.absolute().parent
         if self._files:
             self.folder = self._files.root.absolute()
@@ -144,7 +152,7 @@ class PromptFile:
         if self.path is None and self.format == "parquet":
             yield "parquet cannot be read from a pipe"
         if self.path is not None and not self.path.is_file():
-            yield "no such file"
+            yield "is not a file"
         if self._source == STDIN and sys.stdin is None:
             yield "is closed"
         if self.encoding is not None and not is_text_encoding(self.encoding):
@@ -167,8 +175,11 @@ class PromptFile:
         if self.path is None:
             self._is_assumed = True
             return "jsonl"
-        if suffix in {"xlsx", "xls", "ods", "numbers"}:
+        if suffix in {"xlsx", "xlsm", "xls", "ods", "numbers"}:
             raise self._unusable(0, f"a .{suffix} file: save the sheet as CSV (UTF-8)")
+        if f".{suffix}" in (*IMAGES, *AUDIO):
+            what = f"an input file: name its folder, or a pattern such as '*.{suffix}'"
+            raise self._unusable(0, what)
         allowed = ", ".join(f".{known}" for known in get_args(Format))
         raise self._unusable(0, f"unknown format; allowed: {allowed}, each with .gz, or --format")
 

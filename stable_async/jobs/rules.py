@@ -349,6 +349,8 @@ def _missing_files(row: Row, folder: Path) -> Iterator[str]:
             continue
         if not isinstance(value, str) or "\0" in value:
             yield f"{name}: given {reprlib.repr(value)}; allowed: the path of a file"
+        elif "://" in value:
+            yield f"{name}: given {reprlib.repr(value)}; allowed: the path of a downloaded file"
         elif not os.path.isfile(folder / value):  # noqa: PTH113 - also of what cannot be named
             yield f"{name}: no such file: {folder / value}"
 

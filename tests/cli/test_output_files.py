@@ -43,7 +43,7 @@ class Server:
         await connection.send(reply.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
 
 
-@pytest.mark.parametrize("target", ["file/x.png", "folder.png", "pipe.png"])
+@pytest.mark.parametrize("target", ["file/x.png", "folder.png", "pipe.png", f"{'x' * 260}.png"])
 async def test_a_file_that_cannot_be_written_is_known_before_anything_is_sent(
     target: str, command: Command, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from stable_async.jobs import (
 from stable_async.jobs.columns import ColumnRules
 from stable_async.jobs.estimate import estimate_run
 from stable_async.jobs.row import Row
+from stable_async.jobs.rules import check
 from tests import needs
 from tests.samples import png_header
 
@@ -91,6 +92,15 @@ def test_a_pattern_chooses_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # A file of such a name is a file.
     Path("a[1].txt").write_text("photos/a.png\n")
     assert names(read("a[1].txt")) == ["photos/a.png"]
+
+
+def test_an_input_file_itself_and_addresses_of_files_are_told(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg")
+    with pytest.raises(PromptFileError, match="an input file: name its folder, or a pattern such"):
+        PromptFile(tmp_path / "a.jpg", rules=CUT_OUT)
+    row = Row(1, {"image": "https://x/a.jpg"}, service="remove-background")
+    [problem] = check(row, tmp_path)
+    assert "'https://x/a.jpg'; allowed: the path of a downloaded file" in str(problem)
 
 
 def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:

@@ -563,6 +563,8 @@ def test_what_may_be_blank_may_be_blank(tmp_path: Path) -> None:
     ("line", "told"),
     [
         ("# animals", "begins with '#': a comment?"),
+        ("// animals", "begins with '//': a comment?"),
+        ("```", "a separator, not text"),
         ("a fox --ar 16:9 --v 6", "has '--ar': a parameter of another program"),
         ("a fox —ar 16:9", "has '—ar': a parameter"),
         ("--no people", "has '--no'"),
@@ -587,9 +589,11 @@ def test_lines_that_are_no_prompts_are_told(tmp_path: Path, line: str, told: str
     array = tmp_path / "p.json"
     array.write_text(json.dumps([{"prompt": line}]))
     [element] = PromptFile(array).rows()
-    if line.startswith("#"):  # a comment only as a line
+    if line.startswith(("#", "//")):  # a comment only as a line
         assert isinstance(row, Row)
         assert isinstance(element, Row)
+        table.write_text(f"prompt,seed\n{line}\n")
+        assert list(PromptFile(table).rows()) == [second]
     else:
         assert row == RowProblem(2, second.text)
         assert element == RowProblem(1, second.text)

@@ -12,9 +12,11 @@ from stable_async.jobs.errors import RowProblem
 if TYPE_CHECKING:
     from stable_async.jobs.row import Row
 
-__all__ = ["ADVICE", "accepted"]
+__all__ = ["ADVICE", "accepted", "comment_problem"]
 
 ADVICE = "remove it, or write the row as JSON Lines, where a prompt may be any text"
+# What lines begin with that are comments in other files.
+COMMENTS = ("#", "//")
 
 FOREIGN = (
     (re.compile(r"(?im)^negative prompt:"), "a negative prompt in the form of AUTOMATIC1111"),
@@ -36,12 +38,18 @@ NO_TEXT = re.compile(
 # The longest of them.
 SHORT = 16
 # A line below a header, as in the tables of Markdown and psql, or around it, as in those of DuckDB.
-RULE = re.compile(r" *[-=+_*~|:\u2500-\u257f][-=+_*~|: \u2500-\u257f]*")
-RULE_SIGNS = frozenset("-=+_*~|: " + "".join(map(chr, range(0x2500, 0x2580))))
+RULE = re.compile(r" *[-=+_*~|:`\u2500-\u257f][-=+_*~|:` \u2500-\u257f]*")
+RULE_SIGNS = frozenset("-=+_*~|:` " + "".join(map(chr, range(0x2500, 0x2580))))
 # Fields that are written by hand.
 TEXTS = tuple(sorted(name for name in ALL_FIELDS if is_text(name) and name != "text_prompts"))
 # One of them begins what the patterns of `FOREIGN` find, at the start of a line.
 FIRST_CHARACTERS = frozenset("nNsS/")
+
+
+def comment_problem(text: str) -> str | None:
+    """Return the problem of a line that would be a comment in other files."""
+    sign = next((sign for sign in COMMENTS if text.startswith(sign)), None)
+    return sign and f"begins with {sign!r}: a comment? {ADVICE}"
 
 
 def accepted(row: Row) -> Row | RowProblem:

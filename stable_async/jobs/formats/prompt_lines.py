@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stable_async.jobs.columns import PROMPTS, folded
 from stable_async.jobs.errors import RowProblem, UnreadableError
-from stable_async.jobs.formats.foreign import ADVICE, accepted
+from stable_async.jobs.formats.foreign import accepted, comment_problem
 from stable_async.jobs.row import Row
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def read_prompt_lines(
         if is_path:
             # Windows quotes a path that is copied from the Explorer.
             yield Row(number, {field: text.removeprefix('"').removesuffix('"')})
-        elif text[0] == "#":
-            yield RowProblem(number, f"begins with '#': a comment? {ADVICE}")
+        elif comment := comment_problem(text):
+            yield RowProblem(number, comment)
         else:
             yield accepted(Row(number, {field: text}))
 

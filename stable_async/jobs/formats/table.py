@@ -20,7 +20,7 @@ from stable_async.jobs.columns import (
     suspicion_message,
 )
 from stable_async.jobs.errors import RowProblem, UnreadableError
-from stable_async.jobs.formats.foreign import accepted
+from stable_async.jobs.formats.foreign import accepted, comment_problem
 from stable_async.jobs.row import Row
 from stable_async.wording import count
 
@@ -110,6 +110,9 @@ def read_table(
         first = False
         if cells == header:
             yield RowProblem(number, "the header again: was another file appended?")
+            continue
+        if (comment := comment_problem(cells[0])) and not any(cells[1:]):
+            yield RowProblem(number, comment)
             continue
         for place in [place for place in unnamed if place < len(cells) and cells[place]]:
             unnamed.remove(place)
