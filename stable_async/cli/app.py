@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError, UnknownOptionError, UnusedCliTokensErro
 from stable_async._version import __version__
 from stable_async.cli.defaults import NAME, Defaults, split_profile
 from stable_async.cli.exit_status import CANNOT_WORK, INTERRUPTED, OK, WRONG_USAGE, UsageError
+from stable_async.cli.options import option_text
 from stable_async.errors import StabilityError
 
 __all__ = ["COMMANDS", "make_app", "run"]
@@ -112,7 +113,9 @@ def run(arguments: Sequence[str]) -> int:
     except StabilityError as error:
         from stable_async.jobs.errors import ImagesURLError, JobChangedError, PromptFileError
 
-        wrong = isinstance(error, PromptFileError | JobChangedError | ImagesURLError)
+        if isinstance(error, ImagesURLError):
+            return _complain(option_text(error), WRONG_USAGE)
+        wrong = isinstance(error, PromptFileError | JobChangedError)
         return _complain(str(error), WRONG_USAGE if wrong else CANNOT_WORK)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

@@ -30,7 +30,7 @@ class PromptOptions:
     """How prompts become requests.
 
     Attributes:
-        service: Service for rows that name none: core, ultra, sd3, erase, upscale-fast and so on.
+        service: Service for rows that name none: core (the default), ultra, sd3, erase and so on.
         set: Set KEY to VALUE in every row, whatever the row says; repeatable.
         vary: Make every row once with each value of KEY; repeat it for all combinations.
         limit: Make only the first N images of the file.
@@ -47,7 +47,7 @@ class PromptOptions:
         drop: Columns to ignore.
     """
 
-    service: str = "core"
+    service: str | None = None
     set: Annotated[list[str], Parameter(metavar="KEY=VALUE", negative="", show_default=False)] = (
         field(default_factory=list)
     )
@@ -75,9 +75,10 @@ class PromptOptions:
         Raises:
             UsageError: There is no such file, or an option is invalid.
         """
+        service = PromptRules().service if self.service is None else self.service
         try:
             rules = PromptRules(
-                service=self.service,
+                service=service,
                 set=_once("--set", (_pair("--set", text) for text in self.set)),
                 vary={
                     key: tuple(value.split(","))
@@ -102,7 +103,7 @@ class PromptOptions:
                 encoding=self.encoding,
                 delimiter=self.delimiter,
                 rules=ColumnRules(
-                    service=self.service,
+                    service=service,
                     given=frozenset((*rules.set, *rules.vary)),
                     prompt_column=self.prompt_column,
                     map=_once("--map", map(_mapping, self.map)),

@@ -1,6 +1,6 @@
 """The options of a job that was started before, for commands without PROMPTS."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from stable_async.cli.exit_status import UsageError
@@ -32,13 +32,12 @@ class StartedJob:
 def started_job(out: Path | None, options: PromptOptions, images: str | None = None) -> StartedJob:
     """Return the job in a folder, or, if the folder is new or lost, the job with images at a URL.
 
-    Only `limit` and `sample` of the options apply, and `shard` if the folder is lost.
+    Only `limit` and `sample` of the options apply, and `shard` if the folder is lost. Others may
+    only be those of the job, as defaults in `stable-async.toml` are.
 
     Raises:
-        UsageError: There is no job, or other options are given.
+        UsageError: There is no job, or it has other options.
     """
-    if replace(options, limit=None, sample=None, shard=None) != PromptOptions():
-        raise UsageError("PROMPTS is missing; without it, the job continues with its own options")
     found = None if out is None else read_options(out)
     if found is not None:
         started, images = found
@@ -50,12 +49,34 @@ def started_job(out: Path | None, options: PromptOptions, images: str | None = N
         started = _of_bucket(images, options, parted=out is not None)
     else:
         raise UsageError(f"{out} is not a job yet; name PROMPTS")
+    if others := _others(options, started):
+        raise UsageError(
+            "PROMPTS is missing; without it, the job continues with its own options, which differ "
+            f"in {', '.join(others)}"
+        )
     rules = started.rules(options.limit, options.sample)
     try:
         source = started.prompt_file()
     except PromptFileError as error:
         raise UsageError(f"{error}; if it was moved, name it as PROMPTS") from None
     return StartedJob(source, rules, started.server, images)
+
+
+def _others(options: PromptOptions, started: JobOptions) -> list[str]:
+    """Return the options that are given and differ from those of a job."""
+    default, own = PromptOptions(), ("limit", "sample", "shard")
+    given = [field.name for field in fields(options) if field.name not in own]
+    given = [name for name in given if getattr(options, name) != getattr(default, name)]
+    if not given:
+        return []
+    now = JobOptions.of(*options.read(started.prompts), server=started.server)
+
+    def value(of: JobOptions, name: str) -> object:
+        return of.reading[name] if name in of.reading else getattr(of, name)
+
+    return [
+        f"--{name.replace('_', '-')}" for name in given if value(now, name) != value(started, name)
+    ]
 
 
 def _of_bucket(images: str, options: PromptOptions, *, parted: bool) -> JobOptions:

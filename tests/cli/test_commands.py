@@ -364,6 +364,12 @@ async def test_a_job_goes_on_as_it_was_begun_and_refuses_other_words(
     ended = await command("run", *where, "--service", "ultra")
     assert ended.status == 2
     assert "PROMPTS is missing" in ended.errors
+    assert "its own options, which differ in --service\n" in ended.errors
+    (tmp_path / "stable-async.toml").write_text(
+        '[defaults.run]\nservice = "Core"\nset = ["aspect_ratio=16:9"]\nformat = "txt"\n'
+    )
+    assert (await command("run", *where)).status == 0, "the defaults are the job's own options"
+    (tmp_path / "stable-async.toml").unlink()
     ended = await command("run", "--out", "nothing", "--base-url", shop.url)
     assert (ended.status, "name PROMPTS" in ended.errors) == (2, True)
 
