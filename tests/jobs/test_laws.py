@@ -22,7 +22,7 @@ from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.plan import Plan
 from stable_async.jobs.row import Result, Row, to_json
 from stable_async.jobs.rules import Checker, PromptRules, check
-from stable_async.jobs.storage.base import file_stem, parse_stem
+from stable_async.jobs.storage.base import FILE_SUFFIXES, file_stem, parse_stem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ def test_file_names_are_plain_and_tell_position_and_id(position: int, identity: 
     assert int(folder) == position // 1000
     assert set(name) <= set(string.ascii_letters + string.digits + "._-=")
     assert len(name) < 160
-    for end in (".png", ".filtered.jpg"):
+    for end in FILE_SUFFIXES:
         place = parse_stem(f"images/{stem}{end}")
         assert place is not None
         assert place[0] == position

@@ -46,6 +46,7 @@ FILTERED = ".filtered"
 # All ends that the name of an image may have: that of a filtered one says so, should the ledger be
 # lost.
 FILE_SUFFIXES = tuple(mark + suffix for mark in ("", FILTERED) for suffix in SUFFIXES.values())
+_PATH = re.compile(rf"(?:.*/)?(\d{{6,}})-(.+?)(?:{'|'.join(map(re.escape, FILE_SUFFIXES))})")
 IRREVERSIBLE = "="
 SUCCESS = "SUCCESS"
 # Enough of an image to show its size: JPEG may have a color profile before it.
@@ -171,9 +172,7 @@ def file_stem(position: int, identity: str) -> str:
 
 def parse_stem(name: str) -> tuple[int, str | None] | None:
     """Return position and id of an image by its path; `None` if the path does not have them."""
-    match = re.fullmatch(
-        r"(?:.*/)?(\d{6,})-(.+?)(?:\.filtered)?\.(?:png|jpg|webp|mp3|wav|glb)", name
-    )
+    match = _PATH.fullmatch(name)
     if match is None:
         return None
     position = int(match[1])
