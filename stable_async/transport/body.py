@@ -55,13 +55,13 @@ async def read_body(
             else:
                 began = clock()
                 limit = left
-                if ends_at is not None:
-                    limit = min(ends_at - began, float("inf") if left is None else left)
+                if ends_at is not None and (left is None or ends_at - began < left):
+                    limit = ends_at - began
                 try:
                     async with TimeLimit(limit):
                         chunk = await content.readany()
                 except TimeoutError:
-                    raise _stalled(answer, stall_limit, ends_at) from None
+                    raise _late(answer, stall_limit if limit == left else None) from None
                 except (aiohttp.ClientError, OSError):
                     # aiohttp raises this before it returns what has arrived, perhaps all of a
                     # result, which has no public accessor.
@@ -79,8 +79,9 @@ async def read_body(
         raise translate(error, sent=True, asked=answer.asked) from harmless_cause(error)
 
 
-def _stalled(answer: Answer, stall_limit: float | None, ends_at: float | None) -> APITimeoutError:
+def _late(answer: Answer, stall_limit: float | None) -> APITimeoutError:
+    """Return the error for an answer that has stalled, or else took too long as a whole."""
     what = "the answer was not complete within the time limit of the attempt"
-    if stall_limit is not None and ends_at is None:
+    if stall_limit is not None:
         what = f"the answer stalled: fewer than {LEAST_PROGRESS} bytes in {stall_limit:g} s"
     return APITimeoutError(what, verdict=judge_broken_connection(sent=True, asked=answer.asked))

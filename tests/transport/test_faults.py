@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from base64 import b64encode
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -145,7 +146,8 @@ async def test_a_server_that_never_answers_times_out() -> None:
     assert caught.value.maybe_billed
 
 
-async def test_a_trickle_of_single_bytes_times_out() -> None:
+@pytest.mark.parametrize("total", [None, 60])
+async def test_a_trickle_of_single_bytes_times_out(total: float | None) -> None:
     async def trickles(connection: Connection) -> None:
         await connection.request()
         await connection.send(answer(b"", length=1000))
@@ -153,9 +155,10 @@ async def test_a_trickle_of_single_bytes_times_out() -> None:
             await connection.send(b"x")
             await asyncio.sleep(0.01)
 
+    limits = replace(SHORT, total=total)
     async with raw_server(trickles) as url, client(url) as one:
         with pytest.raises(APITimeoutError, match="stalled"):
-            await one.generate.core("x")
+            await one.generate.core("x", timeout=limits)
 
 
 async def test_a_server_that_takes_no_upload_times_out() -> None:
