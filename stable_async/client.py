@@ -45,7 +45,7 @@ from stable_async.quota import QuotaLimiter, SharedQuota, quota_of
 from stable_async.transport import operation
 from stable_async.transport.connections import connector_of, resolve_tls
 from stable_async.transport.finishing import Finishing, FinishingStream
-from stable_async.transport.options import Options, read_options
+from stable_async.transport.options import Options, checked_option, read_options
 from stable_async.transport.polling import POLL_INTERVAL, RESULT_TIMEOUT, Polling
 from stable_async.transport.proxies import resolve_proxy
 from stable_async.transport.send_state import SendState
@@ -116,7 +116,7 @@ def _hashed(tenant: str) -> str:
 
 
 def _plain(tenant: str) -> str:
-    return checked_setting("tenant", tenant, _PRINTABLE)
+    return checked_option("tenant_ids='plain'", "tenant", tenant, _PRINTABLE)
 
 
 # By `tenant_ids`, what the API receives as the user's id.
@@ -336,8 +336,8 @@ class StabilityClient(Groups):
     ) -> ResultT:
         """Send a request of any kind and return its result, held in memory.
 
-        Waits for the result of an asynchronous operation, polling every 10 seconds. An error raised
-        meanwhile carries `generation_id`, with which the result can still be fetched.
+        Waits for the result of an asynchronous operation, polling every `poll_interval`. An error
+        raised meanwhile carries `generation_id`, with which the result can still be fetched.
 
         Raises:
             InvalidRequestError: An option is unknown or of the wrong type, or a file of the request
@@ -401,7 +401,7 @@ class StabilityClient(Groups):
     ) -> MediaT | None:
         """Look once for the result of a generation; return `None` while it is running.
 
-        Waits first if this client polled for it less than 10 seconds ago.
+        Waits first if this client polled for it less than `poll_interval` ago.
 
         Raises:
             StabilityError: As for `send`, but that filtered results are never made an error.
@@ -423,7 +423,7 @@ class StabilityClient(Groups):
         cancel the calls in flight.
 
         Raises:
-            InvalidRequestError: An option is unknown or of the wrong type; raised at once.
+            InvalidRequestError: An option is unknown or invalid; raised at once.
         """
         checked = read_options("map", options, self._options, ("max_in_flight",))
         if isinstance(requests, Request) or not isinstance(requests, Iterable | AsyncIterable):
@@ -432,7 +432,7 @@ class StabilityClient(Groups):
             raise InvalidRequestError("map", [FieldProblem("requests", given, allowed)])
         limit = self._max_in_flight
         if max_in_flight is not None:
-            limit = checked_setting("max_in_flight", max_in_flight, at_least(1))
+            limit = checked_option("map", "max_in_flight", max_in_flight, at_least(1))
         return self._map(requests, limit, checked._replace(priority=checked.priority or "bulk"))
 
     async def _map(

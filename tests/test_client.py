@@ -26,6 +26,7 @@ from stable_async import (
     ContentModerationError,
     GenerateCore,
     Image,
+    InvalidRequestError,
     NotFoundError,
     PayloadTooLargeError,
     PaymentRequiredError,
@@ -491,8 +492,14 @@ async def test_the_priority_of_a_client_is_that_of_its_calls(
 @pytest.mark.parametrize("limit", [0, -1])
 async def test_a_map_of_nothing_at_a_time_is_refused(limit: int) -> None:
     async with client(quota=None) as one:
-        with pytest.raises(ConfigurationError, match="max_in_flight"):
-            await anext(one.map([GenerateCore(prompt="x")], max_in_flight=limit))
+        with pytest.raises(InvalidRequestError, match=f"max_in_flight: given {limit}; allowed"):
+            one.map([GenerateCore(prompt="x")], max_in_flight=limit)
+
+
+async def test_a_tenant_that_no_header_can_carry_is_an_error_of_its_call() -> None:
+    async with client(tenant_ids="plain") as one:
+        with pytest.raises(InvalidRequestError, match="tenant: given 'zoë'; allowed: printable"):
+            await one.generate.core("x", tenant="zoë")
 
 
 @pytest.mark.parametrize(("word", "meant"), [("max_retries", "retry"), ("key", "api_key")])

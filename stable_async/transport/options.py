@@ -24,8 +24,16 @@ from stable_async.wording import as_given
 if TYPE_CHECKING:
     from stable_async.quota import Priority
 
-__all__ = ["AttemptObserver", "CallOptions", "Options", "ResponseHead", "read_options"]
+__all__ = [
+    "AttemptObserver",
+    "CallOptions",
+    "Options",
+    "ResponseHead",
+    "checked_option",
+    "read_options",
+]
 
+T = TypeVar("T")
 ResultT = TypeVar("ResultT")
 
 
@@ -231,6 +239,19 @@ def read_options(
     if problems:
         raise InvalidRequestError(owner, problems)
     return options
+
+
+def checked_option(owner: str, name: str, value: object, rule: Callable[[object], T]) -> T:
+    """Return the value of an option as `rule` returns it; `owner` takes the option.
+
+    Raises:
+        InvalidRequestError: It breaks the rule.
+    """
+    try:
+        return rule(value)
+    except UnfitError as error:
+        problem = FieldProblem(name, _shown(value), str(error))
+        raise InvalidRequestError(owner, [problem]) from None
 
 
 def _shown(value: object) -> str:
