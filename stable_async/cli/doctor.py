@@ -26,7 +26,7 @@ from stable_async.cli.target import Target, limited, open_sender, open_target
 from stable_async.config import API_KEY_VARIABLE
 from stable_async.errors import ConfigurationError, StabilityError
 from stable_async.extras import install_command
-from stable_async.quota.shared import FileQuota, KeyQuota, RedisQuota
+from stable_async.quota.shared import FileQuota, KeyQuota, RedisQuota, cache_folder
 
 __all__ = ["doctor"]
 
@@ -227,7 +227,7 @@ def _home(kept: object) -> str:
             return f"shared in {kept.path}"
         case RedisQuota():
             return f"shared in Redis on {urlsplit(kept.url).hostname or 'a socket'}"
-        case KeyQuota():
+        case KeyQuota() if cache_folder() is not None:
             return "shared by all programs on this machine with this key and address"
     return "for this program only"
 
@@ -262,15 +262,12 @@ def _clock(date: str) -> Check:
 
 
 def _cache() -> Check:
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stable_async"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        trial = folder / f".doctor-{os.getpid()}"
-        trial.touch()
-        trial.unlink()
-    except (OSError, RuntimeError) as error:
-        advice = "set XDG_CACHE_HOME to a writable folder; without one the quota is not shared"
-        return Check("cache folder", getattr(error, "strerror", None) or str(error), advice)
+    if os.name != "posix":
+        return Check("cache folder", "not used here: each process keeps to the quota by itself")
+    folder = cache_folder()
+    if folder is None:
+        advice = "set XDG_CACHE_HOME to a folder of your own; without one the quota is not shared"
+        return Check("cache folder", "none that only this user can write to", advice)
     return Check("cache folder", str(folder))
 
 

@@ -28,7 +28,7 @@ from stable_async.quota.state import terms_of
 if TYPE_CHECKING:
     from stable_async.quota.homes.base import QuotaHome
 
-__all__ = ["SHARED_QUOTA_VARIABLE", "KeyQuota", "SharedQuota", "quota_of"]
+__all__ = ["SHARED_QUOTA_VARIABLE", "KeyQuota", "SharedQuota", "cache_folder", "quota_of"]
 
 logger: logging.Logger = logging.getLogger("stable_async.quota")
 
@@ -273,7 +273,7 @@ class KeyQuota:
 
     def home(self) -> QuotaHome:
         """Return a home of this quota, for one event loop."""
-        folder = _folder() if os.name == "posix" else None
+        folder = cache_folder()
         if folder is None:
             _warn_once()
             return ProcessHome(self.quota, name=self.name)
@@ -315,15 +315,20 @@ def _hash(api_key: str, base_url: str) -> str:
     return sha256(whose.encode()).hexdigest()[:32]
 
 
-def _folder() -> Path | None:
-    """Return a writable folder of this user, created if necessary."""
+def cache_folder() -> Path | None:
+    """Return the folder for the files of keys, created if necessary.
+
+    `None` if there is none that this user, and nobody else, can write to, and on Windows.
+    """
+    if os.name != "posix":
+        return None
     for folder in _candidates():
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = folder.lstat()
         except OSError:
             continue
-        # Other users must be able neither to read nor to replace its contents.
+        # Other users must not be able to replace its contents.
         ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
         if ours and not status.st_mode & 0o022 and os.access(folder, os.W_OK | os.X_OK):
             return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import ssl
 import time
@@ -70,6 +71,25 @@ def test_all_is_well(sandbox: SandboxProcess, capsys: pytest.CaptureFixture[str]
     assert lines(output)["account"] == ("ok", "the key is accepted; 1,000,000.00 credits")
     assert "150 in use" in lines(output)["quota"][1]
     assert KEY not in output
+
+
+def test_the_folder_is_the_one_that_the_quota_uses(
+    sandbox: SandboxProcess,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/none")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert run(["doctor"]) == 0
+    found = lines(capsys.readouterr().out)
+    assert found["cache folder"] == ("ok", str(tmp_path / f"stable_async-{os.getuid()}"))
+    assert "all programs on this machine" in found["quota"][1]
+    monkeypatch.setattr("tempfile.tempdir", "/dev/null/none")
+    assert run(["doctor"]) == 1
+    found = lines(capsys.readouterr().out)
+    assert found["cache folder"][0] == "FIX"
+    assert found["quota"][1].startswith("for this program only")
 
 
 def test_without_a_key_the_machine_is_looked_at_all_the_same(

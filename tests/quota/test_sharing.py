@@ -45,7 +45,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 @pytest.fixture
 def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """No file can be had, as in a container whose file system is read-only."""
-    monkeypatch.setattr(shared, "_folder", lambda: None)
+    monkeypatch.setattr(shared, "cache_folder", lambda: None)
     shared._warn_once.cache_clear()
     monkeypatch.setattr(local, "_stores", {})
 
