@@ -495,7 +495,7 @@ def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str
 
 
 def _problem(model: type[BaseModel], detail: ErrorDetails) -> FieldProblem:
-    name = ".".join(str(part) for part in detail["loc"]) or ""
+    name = ".".join(map(str, detail["loc"]))
     top = str(detail["loc"][0]) if detail["loc"] else ""
     if detail["type"] == RULE:
         return FieldProblem(name, detail["ctx"]["given"], detail["ctx"]["allowed"])

@@ -23,6 +23,7 @@ from stable_async.datasets import (
     export_job,
 )
 from stable_async.errors import ConfigurationError
+from stable_async.wording import count
 
 __all__ = ["export"]
 
@@ -117,18 +118,17 @@ def _show(summary: ExportSummary, to: Path) -> None:
     if more:
         print(f"... and {more:,} more", file=sys.stderr)
     facts = [summary.kind.count(summary.media), f"{summary.bytes / MB:,.1f} MB"]
-    shards = "1 shard" if summary.shards == 1 else f"{summary.shards:,} shards"
-    facts.append(f"{shards}, {summary.kept:,} of them unchanged")
+    facts.append(f"{count(summary.shards, 'shard')}, {summary.kept:,} of them unchanged")
     if len(summary.splits) > 1:
-        facts += [f"{name} {count:,}" for name, count in summary.splits.items()]
-    for count, why in (
+        facts += [f"{name} {media:,}" for name, media in summary.splits.items()]
+    for number, why in (
         (summary.filtered, "filtered"),
         (summary.unlisted, "not in the prompt file"),
         (summary.duplicates, "near duplicates"),
         (summary.damaged, "damaged"),
     ):
-        if count:
-            facts.append(f"{count:,} {why} left out")
+        if number:
+            facts.append(f"{number:,} {why} left out")
     print(", ".join(facts))
     print(f"data set: {to}, described in {to / 'README.md'}")
 

@@ -192,7 +192,7 @@ class OpenJob:
                 restored = restore(self.ledger, folder, self.store, rules.shard)
                 self.ledger.set(prompts=None)  # the prompt file is to be compared again
             if restored:
-                notes.append(f"the ledger is an older copy: {restored} were found")
+                notes.append(f"the ledger is an older copy; found: {restored}")
         self.ledger.set(**{RUN: self.store.begin_run(rules.shard)})
         with self.ledger.transaction():
             repaired = repair(self.ledger, self.store)
@@ -220,8 +220,8 @@ class OpenJob:
                 "first: let no two processes work on the same rows"
             )
         store = BucketStore(objects, spool=settings.folder / SPOOLED)
-        if count := store.upload_spooled():
-            self._notes.append(f"{count:,} spooled images were put into the bucket")
+        if put := store.upload_spooled():
+            self._notes.append(f"put into the bucket: {count(put, 'spooled image')}")
         return store
 
     def _check_record(self, shard: Shard, options: JobOptions | None) -> None:

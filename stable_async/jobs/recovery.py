@@ -24,6 +24,7 @@ from stable_async.jobs.storage.base import content_type_of, file_stem, parse_ste
 from stable_async.jobs.storage.objects import Objects, folder_of
 from stable_async.jobs.storage.record import read_record
 from stable_async.jobs.storage.spool import SPOOLED
+from stable_async.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -247,8 +248,8 @@ class Restored:
 
     def __str__(self) -> str:
         """Return the counts in words."""
-        doubts = f", {self.in_doubt:,} rows in doubt" if self.in_doubt else ""
-        return f"{self.images:,} images{doubts}"
+        doubts = f", {count(self.in_doubt, 'row')} in doubt" if self.in_doubt else ""
+        return count(self.images, "image") + doubts
 
 
 def restore(ledger: Ledger, folder: Path, store: Store, shard: Shard = WHOLE) -> Restored:

@@ -293,7 +293,7 @@ async def test_an_old_backup_of_the_folder_learns_what_the_bucket_knows(
     assert (summary.skipped, summary.in_doubt, summary.requests) == (3, 1, 0)
     assert bench.shop.sold == bought
     assert bill(bench.out) == costs
-    assert any("older copy: 2 images, 1 rows in doubt" in note for note in job.notes)
+    assert any("older copy; found: 2 images, 1 row in doubt" in note for note in job.notes)
 
 
 async def test_a_row_that_another_folder_has_claimed_meanwhile_is_not_sent(

@@ -217,7 +217,7 @@ async def test_a_ledger_that_is_lost_takes_doubts_from_the_failures(
         job = bench.job(path, budget=15.0)
         summary = await job.run(client)
     assert shop.asked == []
-    assert any(("images, 1 rows in doubt" in note) for note in job.notes), job.notes
+    assert any(", 1 row in doubt" in note for note in job.notes), job.notes
     assert (summary.ending, summary.in_doubt, summary.failed) == ("incomplete", 1, 1)
     assert (summary.spent, summary.credits_in_doubt) == (9.0, 3.0)
     await bench.run(path, resend_doubtful=True)
@@ -378,7 +378,7 @@ async def test_an_older_copy_of_the_ledger_learns_of_the_images_that_came_since(
         job = bench.job(path)
         summary = await job.run(client)
     assert (summary.ending, summary.skipped, summary.done) == ("complete", 3, 1)
-    assert any("older copy: 2 images" in note for note in job.notes)
+    assert any("older copy; found: 2 images" in note for note in job.notes)
     assert bench.lines()[:3] == lines
     check_job(bench.out, 4)
 
@@ -400,7 +400,7 @@ async def test_a_folder_restored_without_its_newer_images_does_not_buy_them_agai
         job = bench.job(path)
         summary = await job.run(client)
     assert (summary.ending, summary.skipped, summary.done) == ("complete", 3, 1)
-    assert any("older copy: 2 images" in note for note in job.notes)
+    assert any("older copy; found: 2 images" in note for note in job.notes)
     assert made < {line["sha256"] for line in bench.lines()}
     assert set(bench.shop.sold.values()) == {1}
     assert summary.spent == sum(line["credits"] for line in bench.lines()) == 12

@@ -63,7 +63,7 @@ def test_a_folder_is_read_with_its_folders_in_order(tmp_path: Path) -> None:
     assert source.folder == tmp_path
     [note] = source.notes
     assert note == (
-        "2 other files of the folder are left out (1 .txt, 1 .heic); remove-background takes "
+        "left out: 2 other files of the folder (1 .txt, 1 .heic); remove-background takes "
         ".jpg, .jpeg, .jfif, .png, .webp"
     )
     assert all((source.folder / str(name)).is_file() for name in names(rows))

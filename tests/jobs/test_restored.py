@@ -81,7 +81,7 @@ async def test_a_new_ledger_learns_each_row_once(
         with ledger.transaction():
             restored = restore(ledger, bench.out, store)
         assert restored == Restored(images=2, in_doubt=1, others=3)
-        assert str(restored) == "2 images, 1 rows in doubt"
+        assert str(restored) == "2 images, 1 row in doubt"
         assert states(ledger) == STATES
         with ledger.transaction():
             again = restore(ledger, bench.out, store)
@@ -454,7 +454,7 @@ def test_an_empty_ledger_is_a_lost_one(tmp_path: Path) -> None:
     ledger.close()
     assert rebuilt is not None
     assert rebuilt.startswith("job.sqlite was missing; rebuilt from")
-    assert ": 1 images. " in rebuilt
+    assert ": 1 image. " in rebuilt
 
 
 def test_the_log_of_a_lost_ledger_does_not_belong_to_the_new_one(tmp_path: Path) -> None:

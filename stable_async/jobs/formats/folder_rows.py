@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from stable_async.jobs.columns import ColumnError, ColumnRules
 from stable_async.jobs.errors import RowProblem, UnreadableError
 from stable_async.jobs.row import MAX_ID, Row
+from stable_async.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,13 +139,13 @@ def read_folder(files: FolderFiles, rules: ColumnRules, notes: list[str]) -> Row
             yield RowProblem(number, f"the name {data!r} is not valid UTF-8: rename the file")
             continue
         yield Row(number, fields)
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common(LISTED_KINDS))
+    kinds = ", ".join(f"{some:,} {kind}" for kind, some in left_out.most_common(LISTED_KINDS))
     if not number:
         others = f"; it has {kinds}" if kinds else ""
         raise UnreadableError(0, f"has no files that end in {', '.join(allowed)}{others}")
     if left_out:
         notes.append(
-            f"{left_out.total():,} other files of the folder are left out ({kinds}); "
+            f"left out: {count(left_out.total(), 'other file')} of the folder ({kinds}); "
             f"{rules.service} takes {', '.join(allowed)}"
         )
 

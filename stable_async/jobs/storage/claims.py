@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Claims", "RowClaimedError"]
 
-log: logging.Logger = logging.getLogger("stable_async.jobs")
+logger: logging.Logger = logging.getLogger("stable_async.jobs")
 
 
 class RowClaimedError(Exception):
@@ -197,7 +197,9 @@ class Claims:
             path = stem + FACTS_SUFFIX
             known.version = await self._objects.replace(path, facts.to_json(), known.version)
         except OSError as error:
-            log.warning("facts of %s could not be written: %s", facts.id, error.strerror or error)
+            logger.warning(
+                "facts of %s could not be written: %s", facts.id, error.strerror or error
+            )
 
     async def _wait_for(self, stem: str) -> None:
         while (task := self._writing.get(stem)) is not None:

@@ -165,10 +165,9 @@ class RowFacts:
             has_image: Whether the image exists.
 
         Returns:
-            Facts whose state is not `in flight` and without a `reserved` charge: `done` or
-                `filtered`
-            with an image; `waiting` where a generation can be fetched, or nothing was billed;
-            `in doubt` for a claim without an image; `again` or `failed` after a refusal.
+            Facts without a `reserved` charge, whose state is not `in flight`: `done` or
+            `filtered` with an image; `waiting` where a generation can be fetched, or nothing was
+            billed; `in doubt` for a claim without an image; `again` or `failed` after a refusal.
         """
         if has_image and self.image is not None:
             return self.made(self.image)
