@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
-from stable_async import ControlStructure, Image, Request, StabilityClient
+from stable_async import ControlStructure, StabilityClient
 
 WEATHER = ("in fog", "at night", "in snow")
 
@@ -20,17 +21,17 @@ WEATHER = ("in fog", "at night", "in snow")
 async def main(photo: str, folder: str) -> None:
     pixels = np.asarray(PIL.Image.open(photo).convert("RGB"))
     sources = (pixels, np.fliplr(pixels), np.clip(pixels * 1.3, 0, 255).astype(np.uint8))
-    requests: list[Request[Image]] = [
-        ControlStructure(prompt=weather, image=source, seed=number + 1)
-        for weather in WEATHER
-        for number, source in enumerate(sources)
+    requests = [
+        ControlStructure(prompt=weather, image=source, seed=seed)
+        for seed, (weather, source) in enumerate(product(WEATHER, sources), 1)
     ]
     async with StabilityClient() as client:
         async for outcome in client.map(requests):
-            if outcome.error is not None:
-                raise outcome.error
-            small = outcome.result.to_pil().resize((256, 256))
-            small.save(Path(folder, f"{requests.index(outcome.request)}.png"))
+            if outcome.error is None:
+                small = outcome.result.to_pil().resize((256, 256))
+                small.save(Path(folder, f"{outcome.result.seed}.png"))
+            else:
+                print(outcome.error, file=sys.stderr)
 
 
 if __name__ == "__main__":

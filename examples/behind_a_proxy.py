@@ -1,10 +1,10 @@
 """Through a company's proxy, whose password is not in the program.
 
-    STABILITY_API_KEY=... HTTPS_PROXY=http://me:password@proxy.company:3128 \
+    STABILITY_API_KEY=... COMPANY_PROXY=http://me:password@proxy.company:3128 \
         python -m examples.behind_a_proxy lighthouse.png
 
-The client honours HTTPS_PROXY, ALL_PROXY and NO_PROXY by itself. This program reads another
-variable, which may be empty: `proxy=False` means no proxy.
+Where COMPANY_PROXY is not set, the client reads HTTPS_PROXY, ALL_PROXY and NO_PROXY by itself.
+`proxy=False` would mean no proxy at all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stable_async import APIConnectionError, StabilityClient
 
 async def main(path: str) -> None:
     proxy = os.environ.get("COMPANY_PROXY")
-    async with StabilityClient(proxy=proxy if proxy is None else proxy or False) as client:
+    async with StabilityClient(proxy=proxy) as client:
         try:
             image = await client.generate.core("a lighthouse", timeout=120)
         except APIConnectionError as error:

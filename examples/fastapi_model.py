@@ -1,4 +1,4 @@
-"""A service whose request body is a request of the API: checked, documented, answered with 422.
+"""A service whose request body is a request of the API: documented, and checked by FastAPI.
 
 STABILITY_API_KEY=... uvicorn examples.fastapi_model:app
 """
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response, UploadFile
 
-from stable_async import GenerateCore, StabilityClient
+from stable_async import GenerateCore, StabilityClient, StabilityError
+from stable_async.web import to_http_answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,6 +24,12 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
+
+
+@app.exception_handler(StabilityError)
+async def explain(request: Request, error: StabilityError) -> Response:
+    answer = to_http_answer(error)
+    return Response(answer.body, answer.status, dict(answer.headers))
 
 
 @app.post("/images")

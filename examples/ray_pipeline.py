@@ -3,7 +3,7 @@
     STABILITY_API_KEY=... python -m examples.ray_pipeline prompts.parquet s3://bucket/images made
 
 The table needs the columns `id` and `prompt`; others are kept with the images. Run it again after
-whatever has happened: what is there is found, and nothing is paid twice.
+any failure: images that exist are found, and nothing is paid twice.
 """
 
 import sys

@@ -158,6 +158,8 @@ def test_a_request_model_is_the_body_of_a_service(
         assert places == ["prompt", "negative_promt"]
         larger = service.post("/upscaled", files={"image": sample_image(64, 64)})
         assert (larger.status_code, larger.headers["content-type"]) == (200, "image/png")
+        broken = service.post("/upscaled", files={"image": b"no image"})
+        assert (broken.status_code, broken.json()["error"]) == (422, "invalid_request")
         assert "GenerateCore" in service.get("/openapi.json").json()["components"]["schemas"]
 
 
