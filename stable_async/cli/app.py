@@ -121,9 +121,8 @@ def run(arguments: Sequence[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}", CANNOT_WORK)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        pays = any(command in arguments for command in PAYING)
-        what = "aborted; what was in flight may have been billed" if pays else "interrupted"
-        return _complain(what, INTERRUPTED)
+        billed = "aborted; what was in flight may have been billed"
+        return _complain(billed if called in PAYING else "interrupted", INTERRUPTED)
     return status if isinstance(status, int) else OK
 
 

@@ -57,7 +57,7 @@ class Connection:
             raise UsageError(f"{option}: {error}") from None
 
 
-def quota_of(connection: Connection) -> Quota | SharedQuota | None:
+def chosen_quota(connection: Connection) -> Quota | SharedQuota | None:
     """Return the quota to observe."""
     if connection.no_quota:
         return None
@@ -72,7 +72,7 @@ async def open_client(
     connection: Connection, *, result_timeout: float = RESULT_TIMEOUT
 ) -> AsyncIterator[StabilityClient]:
     """Open a client, and a sandbox for it with `--sandbox`."""
-    quota = quota_of(connection)
+    quota = chosen_quota(connection)
     if not connection.sandbox:
         async with StabilityClient(
             base_url=connection.base_url, quota=quota, result_timeout=result_timeout

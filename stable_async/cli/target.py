@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from stable_async.cli.connection import SANDBOX_KEY, Connection, quota_of
+from stable_async.cli.connection import SANDBOX_KEY, Connection, chosen_quota
 from stable_async.config import resolve_api_key, resolve_base_url
-from stable_async.quota import QuotaLimiter
-from stable_async.quota import quota_of as kept_quota
+from stable_async.quota import QuotaLimiter, quota_of
 from stable_async.transport.connections import make_connector, resolve_tls
 from stable_async.transport.proxies import Proxy, resolve_proxy
 
@@ -51,11 +50,11 @@ async def limited(
     target: Target, connection: Connection
 ) -> AsyncIterator[tuple[QuotaLimiter | None, object]]:
     """Return the limiter of a target, if any, and the quota that it keeps."""
-    quota = quota_of(connection)
+    quota = chosen_quota(connection)
     if quota is None:
         yield None, None
         return
-    kept = kept_quota(quota, target.key, target.url)
+    kept = quota_of(quota, target.key, target.url)
     limiter = QuotaLimiter(kept)
     try:
         yield limiter, kept

@@ -93,17 +93,25 @@ def test_doubts_are_priced() -> None:
     assert last.startswith("in doubt: 3 credits may have been billed without a result")
 
 
-@pytest.mark.parametrize(("command", "message"), [("estimate", "interrupted"), ("run", "billed")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("estimate", "p.txt"), "interrupted"),
+        (("estimate", "run"), "interrupted"),  # a file of that name
+        (("run", "p.txt", "--out", "DIR"), "billed"),
+    ],
+)
 def test_ctrl_c_says_what_it_may_have_cost(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    command: str,
+    arguments: tuple[str, ...],
     message: str,
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("stable_async.cli.prompt_options.PromptOptions.read", interrupt)
-    assert run([command, "p.txt", *(["--out", str(tmp_path)] if command == "run" else [])]) == 130
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 130
     assert message in capsys.readouterr().err
