@@ -228,7 +228,8 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> P
     """Write `chunks` to `path`, whole or not at all, and return the path.
 
     Raises:
-        OSError: The folder is missing or not writable, or the disk is full; `path` is unchanged.
+        OSError: The folder is missing or not writable, the disk is full, or `path` is not a regular
+            file. `path` is unchanged.
     """
     file = AtomicFile(path)
     try:

@@ -89,7 +89,8 @@ class Media:
         The bytes are not converted: warns if the suffix of `path` is that of another format.
 
         Raises:
-            OSError: The folder is missing or not writable, or the disk is full.
+            OSError: The folder is missing or not writable, the disk is full, or `path` is not a
+                regular file.
         """
         warn_of_other_format(path, self.content_type, stacklevel=2)
         return await in_thread(write_atomically, path, (self.data,))

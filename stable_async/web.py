@@ -94,8 +94,9 @@ class HTTPAnswer:
     Attributes:
         status: HTTP status.
         headers: `content-type`, and `retry-after` where waiting helps.
-        body: JSON: `error` in one word, `message` in plain words, and `fields` with what is allowed
-            where single fields are wrong.
+        body: JSON: `error` in one word (`invalid_request`, `content_refused`, `not_found`,
+            `too_large`, `busy` or `failed`), `message` in plain words, and `fields` with what is
+            allowed where single fields are wrong.
     """
 
     status: int

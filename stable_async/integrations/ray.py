@@ -72,9 +72,9 @@ class MakeImages:
             service: The service of rows that name none.
             budget: Credits that all actors together may spend; `None` means no limit.
             price: Credits to count for a row whose price no source states; required for such.
-            spool: A folder of each machine for images that have come while the store is away; the
-                next actor on that machine puts them into the store. `None`: they are lost with the
-                error.
+            spool: A folder of each machine for images that arrive while the store is unreachable;
+                the next actor on that machine puts them into the store. `None`: they are lost with
+                the error.
             resend_doubtful: Send rows again that are in doubt, which may charge twice.
             max_in_flight: Maximum rows in flight at a time in one actor.
             base_url: The API's address; the key is that of `STABILITY_API_KEY` on each machine.

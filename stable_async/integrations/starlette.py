@@ -28,7 +28,8 @@ class MediaResponse(Response):
     becomes the answer of `stable_async.web.to_http_answer`. When the browser goes away, even before
     the first byte, the call is cancelled; its option `on_disconnect` says what that means.
 
-    A HEAD request, which Starlette routes like GET, sends nothing to the API and has no headers.
+    A HEAD request, which Starlette routes like GET, is answered with 200 without these headers;
+    nothing is sent to the API.
     """
 
     def __init__(

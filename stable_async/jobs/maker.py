@@ -129,9 +129,9 @@ class ImageMaker:
             budget: Credits that this maker may spend, or a limit that several share; `None` means
                 no limit.
             price: Credits to count for a row whose price no source states; required for such.
-            spool: A folder for images that have come while the store is away; `open` puts what is
-                there into the store. Makers of one pipeline on a machine may share it. `None`: they
-                are lost with the error.
+            spool: A folder for images that arrive while the store is unreachable; `open` puts what
+                is there into the store. Makers of one pipeline on a machine may share it. `None`:
+                they are lost with the error.
             max_in_flight: Maximum rows in flight at a time.
             resend_doubtful: Send rows again that are in doubt, which may charge twice.
         """

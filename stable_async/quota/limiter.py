@@ -187,7 +187,8 @@ class QuotaLimiter:
     def penalise(self, retry_after: float | None = None, permit: Permit | None = None) -> None:
         """Begin a penalty for all users of the quota, because the server answered 429.
 
-        Further refusals of requests that left before the penalty was known change nothing.
+        Further refusals of requests that left before the penalty was known change nothing, except
+        that a later `retry_after` prolongs the penalty.
 
         Args:
             retry_after: The wait that the answer asked for, seconds; `None` means the quota's

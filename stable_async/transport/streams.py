@@ -173,7 +173,8 @@ class MediaStream(Generic[MediaT]):
         The bytes are not converted: warns if the suffix of `path` is that of another format.
 
         Raises:
-            OSError: The folder is missing or not writable, or the disk is full.
+            OSError: The folder is missing or not writable, the disk is full, or `path` is not a
+                regular file.
             APIConnectionError, APITimeoutError, InvalidResponseError: As for iterating.
         """
         saved = await self.save_to(FileSink(path))
