@@ -161,7 +161,7 @@ def _data_url(text: str, kind: str) -> str:
 def _faults() -> dict[str, EdgeFault]:
     unreached = [
         *(
-            (f"cdn_{status}", f"{status}, a CDN's page: {CDN_ERRORS[status].lower()}", _cdn(status))
+            (f"cdn_{status}", f"{status}, a CDN's page: {CDN_ERRORS[status]}", _cdn(status))
             for status in (521, 523, 525, 526, 530)
         ),
         ("firewall", "403, a firewall's page", _html(403, "Access denied", "cloudflare")),
@@ -187,7 +187,7 @@ def _faults() -> dict[str, EdgeFault]:
         ("unavailable", "503, a proxy's page", _html(503, "503 Service Unavailable", "nginx")),
         ("gateway_timeout", "504, without a body", _plain(504)),
         *(
-            (f"cdn_{status}", f"{status}, a CDN's page: {CDN_ERRORS[status].lower()}", _cdn(status))
+            (f"cdn_{status}", f"{status}, a CDN's page: {CDN_ERRORS[status]}", _cdn(status))
             for status in (520, 522, 524)
         ),
         ("no_content", "204, without a body", _plain(204)),
