@@ -416,6 +416,7 @@ function show(index) {
   const image = byId("viewer-image");
   const isImage = kind.column === "image";
   const audio = byId("viewer-audio");
+  audio.pause();
   image.hidden = !row.file || !isImage;
   image.src = row.file || "";
   if (image.hidden) image.removeAttribute("src");
@@ -509,7 +510,10 @@ sheet.addEventListener("focusin", (event) => {
   const tile = event.target.closest(".tile");
   if (tile) choose(Number(tile.dataset.index));
 });
-viewer.addEventListener("close", () => moveTo(shown));
+viewer.addEventListener("close", () => {
+  byId("viewer-audio").pause();
+  moveTo(shown);
+});
 viewer.addEventListener("click", (event) => {
   if (event.target === viewer) viewer.close();
 });

@@ -12,9 +12,11 @@ from selenium.webdriver.support.wait import WebDriverWait
 from stable_async.report import write_report
 from tests.browser import browsing
 from tests.job_folder import JobFolder
+from tests.samples import wav
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from selenium.webdriver.chrome.webdriver import WebDriver
 
@@ -278,6 +280,24 @@ def test_text_runs_the_way_of_its_letters_and_turns_nothing_around_it(
     [model] = page.find_elements(By.CSS_SELECTOR, "#spending small")
     service = model.find_element(By.XPATH, "preceding-sibling::*")
     assert model.rect["x"] > service.rect["x"]
+
+
+def test_audio_stops_with_the_viewer(
+    browser: Callable[[int, int], WebDriver], tmp_path: Path
+) -> None:
+    with JobFolder(tmp_path / "job") as job:
+        job.add(service="text-to-audio", data=wav(60, 8_000), content_type="audio/wav")
+    page = browser(1200, 800)
+    page.get(write_report(job.folder).as_uri())
+    page.find_element(By.CSS_SELECTOR, ".tile").click()
+    page.execute_async_script(
+        "const done = arguments[0], audio = document.getElementById('viewer-audio');"
+        "audio.muted = true; audio.play().then(done)"
+    )
+    silent = "return document.getElementById('viewer-audio').paused"
+    assert not page.execute_script(silent)
+    page.find_element(By.ID, "close").click()
+    WebDriverWait(page, 5).until(lambda _: page.execute_script(silent))
 
 
 @SCREENS
