@@ -163,14 +163,7 @@ class Service:
             answer = await self._perform(operation, variables, form, call, mirror=mirror)
             answer.drop = answer.drop or self._drop(call)
         except RefusalError as error:
-            drawn = account.draw_id(32)
-            body = error.body(self.facts, api, drawn)
-            record.problems = body.messages
-            answer = json_answer(error.status, body.json())
-            if api == "v2":
-                answer.headers.append(("x-request-id", drawn))
-            if error.retry_after is not None:
-                answer.headers.append(("retry-after", str(error.retry_after)))
+            answer = self._refuse(error, call, api)
         finally:
             form.close()
         if api == "v2":
@@ -179,6 +172,17 @@ class Service:
             return edge.fault.page()
         if edge and edge.fault.alter:
             edge.fault.alter(answer)
+        return answer
+
+    def _refuse(self, error: RefusalError, call: Call, api: str) -> Answer:
+        drawn = call.account.draw_id(32)
+        body = error.body(self.facts, api, drawn)
+        call.record.problems = body.messages
+        answer = json_answer(error.status, body.json())
+        if api == "v2":
+            answer.headers.append(("x-request-id", drawn))
+        if error.retry_after is not None:
+            answer.headers.append(("retry-after", str(error.retry_after)))
         return answer
 
     def _admit(self, account: Account, record: RequestRecord) -> None:
