@@ -39,6 +39,9 @@ def _running(settings: SandboxSettings) -> Iterator[Sandbox]:
         patch.setenv("STABILITY_BASE_URL", sandbox.url)
         patch.setenv("STABILITY_API_KEY", "sk-sandbox")
         patch.setenv("STABILITY_POLL_INTERVAL", POLL_SECONDS)
+        # The developer's own, such as a server for production: it does not know the sandbox yet,
+        # and would let the first request wait for a window.
+        patch.delenv("STABILITY_SHARED_QUOTA", raising=False)
         yield sandbox
 
 
@@ -56,7 +59,8 @@ def stability_sandbox(stability_sandbox_settings: SandboxSettings) -> Iterator[S
 
     `STABILITY_BASE_URL` and `STABILITY_API_KEY` are set for the test, so that an application
     that reads them talks to the sandbox and has no real key; `STABILITY_POLL_INTERVAL` makes this
-    package's client poll for results more often than the API allows.
+    package's client poll for results more often than the API allows. `STABILITY_SHARED_QUOTA` is
+    not set during the test.
     """
     with _running(stability_sandbox_settings) as sandbox:
         yield sandbox

@@ -177,22 +177,28 @@ def run_in_thread(settings: SandboxSettings) -> Iterator[Sandbox]:
     """Run a sandbox in a thread with an event loop of its own, for synchronous programs.
 
     Raises:
-        OSError: The port is taken.
+        ImportError: The extra `[sandbox]` is not installed.
+        OSError: The port is taken, or there is no event loop, as with too many open files.
+        ValueError: A setting names something that does not exist.
     """
     started: Future[tuple[Sandbox, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def run() -> None:
         stop = asyncio.Event()
+        async with Sandbox(settings) as sandbox:
+            started.set_result((sandbox, asyncio.get_running_loop(), stop))
+            await stop.wait()
+
+    def run_in_loop() -> None:
         try:
-            async with Sandbox(settings) as sandbox:
-                started.set_result((sandbox, asyncio.get_running_loop(), stop))
-                await stop.wait()
+            with asyncio.Runner() as runner:
+                runner.run(run())
         except BaseException as error:
             if started.done():
                 raise
             started.set_exception(error)
 
-    thread = Thread(target=asyncio.run, args=(run(),), name="stability-sandbox", daemon=True)
+    thread = Thread(target=run_in_loop, name="stability-sandbox", daemon=True)
     thread.start()
     sandbox, loop, stop = started.result()
     try:

@@ -33,6 +33,7 @@ def test_each_has_its_own(stability_sandbox, number):
     assert ask(stability_sandbox) == 200
     assert len(stability_sandbox.log) == 1
     assert stability_sandbox.url == os.environ["STABILITY_BASE_URL"]
+    assert "STABILITY_SHARED_QUOTA" not in os.environ
 """
 SESSION = (
     FUNCTION
@@ -95,6 +96,7 @@ class Posters(unittest.TestCase):
 def run(folder: Path, text: str, *arguments: str) -> str:
     (folder / "test_application.py").write_text(text)
     environment = {**os.environ, "PYTHONPATH": str(folder)}
+    environment["STABILITY_SHARED_QUOTA"] = "redis://127.0.0.1:1/0"  # a developer's own
     command = [sys.executable, "-m", *arguments]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False

@@ -150,6 +150,17 @@ def test_a_thread_tells_why_it_could_not_start(stability_sandbox: Sandbox) -> No
         pass
 
 
+def test_a_thread_without_an_event_loop_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with too many open files, or where a plugin for pytest blocks sockets."""
+
+    def no_more() -> None:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(asyncio.events, "new_event_loop", no_more)
+    with pytest.raises(OSError, match="too many"), run_in_thread(SandboxSettings()):
+        pass
+
+
 def test_the_fixture_serves_synchronous_tests(stability_sandbox: Sandbox) -> None:
     assert os.environ["STABILITY_BASE_URL"] == stability_sandbox.url
     assert ask_core(stability_sandbox.url, os.environ["STABILITY_API_KEY"])[0] == 200
