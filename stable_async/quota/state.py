@@ -27,6 +27,7 @@ __all__ = [
     "QuotaState",
     "Slot",
     "Snapshot",
+    "bounded_penalty",
     "dump_terms",
     "load_terms",
     "terms_of",
@@ -318,7 +319,7 @@ class QuotaState:
         """
         self.advance(now)
         left = self.now if left is None else left
-        asked = None if retry_after is None else _bounded(retry_after)
+        asked = None if retry_after is None else bounded_penalty(retry_after)
         if self._flow.refuse(self.now, left, asked, self.terms.penalty, slot):
             self._find_cause()
 
@@ -501,7 +502,8 @@ def _strictest(one: Quota, other: Quota) -> Quota:
     )
 
 
-def _bounded(retry_after: float) -> float:
+def bounded_penalty(retry_after: float) -> float:
+    """Return the length of a penalty for which a server asked, seconds; a cut is logged."""
     if retry_after > LONGEST_PENALTY:
         logger.warning(
             "the server asked for a penalty of %.3g s; trying again after %.3g s",

@@ -220,6 +220,61 @@ def test_an_url_that_makes_no_sense_is_refused_without_showing_it(url: str) -> N
     assert "redis://[[user]:password@]host" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("redis://h/0?timeout=20", "timeout"),
+        ("redis://h/0?ssl_cert_reqs=none", "ssl_cert_reqs"),
+        ("redis+sentinel://h/service?s3cret=1", "s3cret"),
+        ("rediss://h/0?ssl_cert_reqs=CERT_NONE", "CERT_NONE"),
+        ("rediss://h/0?ssl_ca_certs=/nowhere/ca.pem", "ssl_ca_certs is '/nowhere/ca.pem'"),
+        ("rediss+sentinel://h/service?ssl_ca_path=/nowhere", "ssl_ca_path is '/nowhere'"),
+    ],
+)
+def test_an_option_that_redis_does_not_take_is_named(options: str, problem: str) -> None:
+    """Such as one for another library, whose URL was copied."""
+    with pytest.raises(ConfigurationError, match=problem):
+        SharedQuota.redis(options)
+
+
+async def test_options_that_a_single_connection_does_not_need_are_ignored(
+    shared_redis: Server,
+) -> None:
+    url = f"{shared_redis.url}?max_connections=20&socket_timeout=0.5&decode_responses=true"
+    async with limiter_at(url, name()) as limiter:
+        assert limiter.statistics().requests == QUOTA.requests
+
+
+async def test_a_node_of_a_cluster_that_has_not_the_key_says_which_one_has() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            words = []
+            for _ in range(int(line[1:])):
+                words.append(await reader.readexactly(int((await reader.readline())[1:]) + 2))
+            moved = words[0].startswith(b"EVALSHA")
+            writer.write(b"-MOVED 8 10.0.0.2:7001\r\n" if moved else b"+OK\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, HOST, 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        with pytest.raises(ConfigurationError, match=r"cluster.* 10\.0\.0\.2:7001"):
+            async with limiter_at(f"redis://{HOST}:{port}/0", name()):
+                pass
+
+
+async def test_other_terms_in_one_event_loop_are_refused_as_well(shared_redis: Server) -> None:
+    """Clients of one loop share a queue and a connection only if their terms agree."""
+    quota_name = name()
+    one = QuotaLimiter(SharedQuota.redis(shared_redis.url, quota_name, Quota(requests=50)))
+    await one.open()
+    other = QuotaLimiter(SharedQuota.redis(shared_redis.url, quota_name, Quota(requests=60)))
+    with pytest.raises(ConfigurationError, match="requests 50 there and 60 here"):
+        await other.open()
+    await one.aclose()
+    await other.aclose()
+
+
 async def test_tls_is_spoken_and_certificates_are_checked(
     shared_redis: Server, tmp_path: Path
 ) -> None:

@@ -226,6 +226,22 @@ async def test_one_penalty_holds_for_all() -> None:
     await machines.aclose()
 
 
+@pytest.mark.parametrize(("asked", "bounded"), [(0.0, 1.0), (1e12, 3600.0)])
+@virtual_time
+async def test_a_penalty_is_bounded_on_all_machines(asked: float, bounded: float) -> None:
+    shared = central()
+    machines = await Machines.settled(Link(shared, 0.005), Link(shared, 0.005))
+    one, other = machines.limiters
+    permit = await one.acquire()
+    permit.mark_sent()
+    one.penalise(asked, permit)
+    began = asyncio.get_running_loop().time()
+    for limiter in one, other:
+        (left,) = await take(limiter, 1)
+        assert bounded - 0.1 <= left - began < bounded + 2.0
+    await machines.aclose()
+
+
 @virtual_time
 async def test_a_penalty_is_told_again_to_a_home_that_lost_it() -> None:
     shared = central()

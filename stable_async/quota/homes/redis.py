@@ -6,6 +6,7 @@ import asyncio
 import json
 import ssl
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
     ClusterDownError,
@@ -41,6 +43,7 @@ __all__ = ["SCHEMES", "RedisService", "check_url", "clients_of", "shown"]
 
 SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys", "redis+sentinel", "rediss+sentinel")
 TLS = ("rediss", "valkeys", "rediss+sentinel")
+TLS_PATHS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 SENTINEL_PORT = 26379
 
 # What a server says to those who do not sign in.
@@ -129,6 +132,9 @@ class RedisService:
             reason = " ".join(str(error).split()) or type(error).__name__
             if reason.startswith(NO_PASSWORD):
                 reason = "it requires a password: redis://[user]:password@host"
+            if isinstance(error, AskError):  # or a MovedError
+                other = reason.split()[-1]
+                reason = f"it is a node of a cluster whose node {other} has the key; name that one"
             if not self._worked and _is_permanent(error):
                 reason = f"the shared quota at {self.where}: {reason}"
                 raise ConfigurationError(reason) from None
@@ -142,7 +148,7 @@ def check_url(url: str) -> Secret:
     """Return the URL if it is a Redis URL.
 
     Raises:
-        ConfigurationError: It is not.
+        ConfigurationError: It is not, or has options that redis-py does not take.
     """
     try:
         parts = urlsplit(url)
@@ -160,7 +166,26 @@ def check_url(url: str) -> Secret:
             "redis+sentinel://host[:port],host[:port]/service[/database]; special characters in a "
             "password are percent-encoded, as %23 for #"
         ) from None
+    if problem := _problem_of_options(url):
+        raise ConfigurationError(f"the URL of the shared quota has an option {problem}")
     return Secret(url)
+
+
+def _problem_of_options(url: str) -> str:
+    """Return what is wrong with an option, without its value if that may be a secret."""
+    for name, value in _parsed(urlsplit(url)).items():
+        if name in TLS_PATHS and not Path(value).exists():
+            return f"for a file that does not exist: {name} is {value!r}"
+    try:
+        # Connects to nothing.
+        cast("ConnectionPool", clients_of(url)[0].connection_pool).make_connection()
+    except TypeError as error:
+        # "... got an unexpected keyword argument 'name'"
+        name = str(error).split("'")[1]
+        return f"that redis-py does not take for such a server: {name}"
+    except RedisError as error:
+        return f"that redis-py refuses: {error}"
+    return ""
 
 
 def shown(url: str) -> str:
@@ -185,6 +210,7 @@ def clients_of(url: str) -> list[Redis]:
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
     }
+    options.pop("max_connections", None)
     if not parts.scheme.endswith("+sentinel"):
         return [Redis.from_pool(ConnectionPool(max_connections=1, **options))]
     if options.pop("connection_class", None) is not None:

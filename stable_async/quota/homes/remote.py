@@ -26,7 +26,7 @@ from stable_async.quota.homes.central import (
     Terms,
 )
 from stable_async.quota.jitter import DelayHistory
-from stable_async.quota.state import Slot, Snapshot
+from stable_async.quota.state import Slot, Snapshot, bounded_penalty
 
 if TYPE_CHECKING:
     from stable_async.config import Quota
@@ -228,6 +228,7 @@ class RemoteHome:
     def penalise(self, now: float, retry_after: float | None, slot: Slot | None) -> None:
         """Begin a penalty for all processes, of `retry_after` seconds or the quota's own length."""
         self._refused += 1
+        retry_after = None if retry_after is None else bounded_penalty(retry_after)
         self._refusals.append((self._refused, now, retry_after, slot))
         length = self._quota.penalty if retry_after is None else retry_after
         self._penalty_ends = max(self._penalty_ends, now + length)
