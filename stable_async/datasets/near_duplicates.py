@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ BITS = 64
 # Two hashes that differ in at most `MOST_BITS` have one of this many parts in common.
 PARTS = MOST_BITS + 1
 
+LINE = re.compile(r"^([0-9a-f]{64}) ([0-9a-f]{16})$", re.MULTILINE)
+
 
 def perceptual_hash() -> Callable[[bytes], int | None]:
     """Return a function from the bytes of an image to its hash; `None` for what is not an image.
@@ -45,7 +48,8 @@ def perceptual_hash() -> Callable[[bytes], int | None]:
             with Image.open(io.BytesIO(data)) as image:
                 image.draft("RGB", (BITS, BITS))
                 return int(str(imagehash.phash(image)), 16)
-        except (OSError, ValueError, Image.DecompressionBombError):
+        # Pillow raises many kinds of errors for damaged files.
+        except Exception:  # noqa: BLE001
             return None
 
     return hash_of
@@ -62,8 +66,9 @@ def find_near_duplicates(
         JobError: ImageHash is not installed.
     """
     hash_image = perceptual_hash()
-    lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
-    hashes = {sha256: int(value, 16) for sha256, value in map(str.split, lines)}
+    text = known.read_text(encoding="utf-8") if known.exists() else ""
+    # An export that was killed may have cut the last line short.
+    hashes = {sha256: int(value, 16) for sha256, value in LINE.findall(text)}
 
     def hash_of(record: Record) -> int | None:
         if record.image.sha256 in hashes:
@@ -78,7 +83,7 @@ def find_near_duplicates(
                 continue
             if record.image.sha256 not in hashes:
                 hashes[record.image.sha256] = value
-                file.write(f"{record.image.sha256} {value:016x}\n")
+                file.write(f"\n{record.image.sha256} {value:016x}\n")
             if seen.add(record.number, value) is not None:
                 found.add(record.number)
     return frozenset(found)

@@ -80,9 +80,7 @@ def locked(folder: Path, doing: str = "works on this job") -> Iterator[FolderLoc
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(descriptor, NAME_LENGTH, 0).decode(errors="replace").strip()
-            raise JobLockedError(
-                f"{folder}: another run {doing}: {holder or 'unnamed'}"
-            ) from None
+            raise JobLockedError(f"{folder}: another run {doing}: {holder or 'unnamed'}") from None
         _write_name(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
         try:
             yield FolderLock(path, descriptor)

@@ -197,7 +197,7 @@ class ImageMaker:
 
     def _prepare(self, given: Mapping[str, object]) -> Row | str:
         """Return the row to be made, or its problem."""
-        if given.get("id") in {None, ""}:
+        if given.get("id") in (None, ""):
             return "id: missing; allowed: text that is unique in the pipeline"
         service = service_name(str(given.get("service") or self._rules.service))
         known = SERVICES[service].model.model_fields if service in SERVICES else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import stat
@@ -21,11 +22,14 @@ from stable_async.arguments import checked_setting, path_like
 from stable_async.config import Quota, Secret
 from stable_async.errors import ConfigurationError
 from stable_async.extras import install_command
-from stable_async.quota.homes.file import FORMAT, FileHome
+from stable_async.quota.dispatcher import clock_of
+from stable_async.quota.homes.file import FORMAT, FileHome, boot_id
 from stable_async.quota.homes.local import ProcessHome
 from stable_async.quota.state import terms_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stable_async.quota.homes.base import QuotaHome
 
 __all__ = ["SHARED_QUOTA_VARIABLE", "KeyQuota", "SharedQuota", "cache_folder", "quota_of"]
@@ -38,6 +42,12 @@ SHARED_QUOTA_VARIABLE = "STABILITY_SHARED_QUOTA"
 STALE = 24 * 3600.0
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# A loop whose time differs by more than this from the machine's, seconds, has a clock of its own.
+OWN_CLOCK = 1.0
+
+# Libraries for tests replace the function of that name when they stop the time.
+_monotonic = time.monotonic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +159,16 @@ class SharedQuota(ABC):
         It is a path, or a URL as for `redis`.
 
         Raises:
-            ConfigurationError: As for `file` and `redis`.
+            ConfigurationError: As for `file` and `redis`, or it looks like a part of a URL.
         """
         if "://" in text:
             return SharedQuota.redis(text, None, quota)
+        if ":" in text.partition(os.sep)[0]:
+            # A server's address would be the name of a file here. It may contain a password.
+            raise ConfigurationError(
+                "the shared quota is neither a path nor a URL; allowed: redis://host[:port] for a "
+                "server, or for a file of that name ./NAME"
+            )
         return SharedQuota.file(text, quota)
 
     def for_key(self, name: str) -> SharedQuota:
@@ -163,7 +179,7 @@ class SharedQuota(ABC):
     @property
     @abstractmethod
     def identity(self) -> str:
-        """Equal for the same quota elsewhere in this process."""
+        """Equal for clients of one event loop that share a queue; includes the terms."""
 
     @abstractmethod
     def home(self) -> QuotaHome:
@@ -208,8 +224,9 @@ class RedisQuota(SharedQuota):
 
     @property
     def identity(self) -> str:
-        """Equal for the same quota elsewhere in this process."""
-        return f"redis {sha256(self.url.encode()).hexdigest()} {self.name}"
+        """Equal for clients of one event loop that share a queue; includes the terms."""
+        server = sha256(self.url.encode()).hexdigest()
+        return f"redis {server} {self.name} {terms_of(self.quota)}"
 
     def home(self) -> QuotaHome:
         """Return a home of this quota, for one event loop.
@@ -240,8 +257,8 @@ class RayQuota(SharedQuota):
 
     @property
     def identity(self) -> str:
-        """Equal for the same quota elsewhere in this process."""
-        return f"ray {self.name}"
+        """Equal for clients of one event loop that share a queue; includes the terms."""
+        return f"ray {self.name} {terms_of(self.quota)}"
 
     def home(self) -> QuotaHome:
         """Return a home of this quota, for one event loop."""
@@ -256,10 +273,11 @@ class KeyQuota:
     """The quota of one key at one address, shared by all their users on this machine.
 
     Its file is in the user's cache folder, or in the folder for temporary files where there is no
-    home. If no file can be used, it is shared within the process.
+    home. If no file can be used, it is shared within the process. An event loop with a clock of its
+    own, such as one with virtual time for tests, has a quota of its own.
 
     Attributes:
-        name: Name of the file: a hash of key and address.
+        name: Name of the file, which a hash of key and address ends, without that of the machine.
         quota: What the server allows.
     """
 
@@ -273,11 +291,15 @@ class KeyQuota:
 
     def home(self) -> QuotaHome:
         """Return a home of this quota, for one event loop."""
+        if _has_own_clock():
+            return ProcessHome(self.quota)
         folder = cache_folder()
         if folder is None:
             _warn_once()
             return ProcessHome(self.quota, name=self.name)
-        path = folder / self.name
+        # Machines may share a home folder, and each has a clock of its own.
+        machine = boot_id()[:8]
+        path = folder / (f"{self.name}-{machine}" if machine else self.name)
         if not path.exists():
             _remove_stale(folder)
         return FileHome(path, self.quota, fallback=True)
@@ -302,7 +324,13 @@ def quota_of(
     if quota.scope == "client":
         return quota
     if named := os.environ.get(SHARED_QUOTA_VARIABLE, "").strip():
-        return SharedQuota.parse(named, quota).for_key(whose)
+        shared = SharedQuota.parse(named, quota)
+        if isinstance(shared, FileQuota) and not Path(named).is_absolute():
+            raise ConfigurationError(
+                f"{SHARED_QUOTA_VARIABLE} is {named!r}, which is another file in every working "
+                "folder; allowed: an absolute path, or a URL such as redis://host"
+            )
+        return shared.for_key(whose)
     return KeyQuota(f"quota-{FORMAT}-{whose}", quota)
 
 
@@ -335,16 +363,16 @@ def cache_folder() -> Path | None:
     return None
 
 
-def _candidates() -> list[Path]:
-    if cache := os.environ.get("XDG_CACHE_HOME"):
-        return [Path(cache) / "stable_async", _in_temp()]
+def _candidates() -> Iterator[Path]:
+    """Yield folders that are the same for all programs of a user, wherever they run.
+
+    So a relative path is ignored, as the XDG Base Directory Specification says.
+    """
+    caches = [Path(os.environ.get("XDG_CACHE_HOME", ""))]
     with suppress(RuntimeError):  # neither HOME nor an entry for this user
-        return [Path.home() / ".cache" / "stable_async", _in_temp()]
-    return [_in_temp()]
-
-
-def _in_temp() -> Path:
-    return Path(tempfile.gettempdir()) / f"stable_async-{os.getuid()}"
+        caches.append(Path.home() / ".cache")
+    yield from [folder / "stable_async" for folder in caches if folder.is_absolute()][:1]
+    yield Path(tempfile.gettempdir()) / f"stable_async-{os.getuid()}"
 
 
 def _remove_stale(folder: Path) -> None:
@@ -353,6 +381,15 @@ def _remove_stale(folder: Path) -> None:
         for path in folder.glob("quota-*"):
             if path.stat().st_mtime < time.time() - STALE:
                 path.unlink()
+
+
+def _has_own_clock() -> bool:
+    """Return whether the times of the running event loop are not those of this machine's clock."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return abs(clock_of(loop)() - _monotonic()) > OWN_CLOCK
 
 
 @cache

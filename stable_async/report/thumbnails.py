@@ -54,7 +54,8 @@ def thumbnails(paths: Sequence[Path]) -> list[Thumbnail | None]:
                 image.draft("RGB", (SIDE, SIDE))
                 image.thumbnail((SIDE, SIDE))
                 image.save(buffer, "WEBP", quality=QUALITY)
-        except (OSError, ValueError, Image.DecompressionBombError):
+        # Pillow raises many kinds of errors for damaged files.
+        except Exception:  # noqa: BLE001
             return None
         data = buffer.getvalue()
         url = f"data:image/webp;base64,{base64.b64encode(data).decode()}"

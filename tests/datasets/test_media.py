@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from stable_async.jobs.job_options import SANDBOX, JobOptions
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.plan import Plan
 from tests import needs
-from tests.job_folder import JobFolder
+from tests.job_folder import JobFolder, broken_png
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -215,13 +216,17 @@ def test_images_that_look_alike_are_taken_once(tmp_path: Path) -> None:
             data = sample_image(number, quality=60)
             job.add(f"again {number}", data=data, content_type="image/jpeg")
         job.add("broken", data=b"no image", content_type="image/jpeg")
+        job.add("damaged", data=broken_png())
     selection = Selection(drop_duplicates=True)
-    for _ in range(2):
+    hashes = tmp_path / "set/.export/hashes.txt"
+    for kept in 1.0, 0.99, 0.5, 0.0:  # the rest was not written when the export was killed
+        if hashes.exists():
+            os.truncate(hashes, int(hashes.stat().st_size * kept))
         summary = export_job(job.folder, tmp_path / "set", "imagefolder", selection=selection)
-        assert (summary.media, summary.duplicates) == (13, 3)
+        assert (summary.media, summary.duplicates) == (14, 3)
     lines = (tmp_path / "set/metadata.jsonl").read_text().splitlines()
     texts = [json.loads(line)["text"] for line in lines]
-    assert texts == [f"scene {number}" for number in range(12)] + ["broken"]
+    assert texts == [f"scene {number}" for number in range(12)] + ["broken", "damaged"]
     assert (
         "3 images are left out: too similar to an earlier one"
         in (tmp_path / "set/README.md").read_text()

@@ -118,6 +118,7 @@ async def test_a_refusal_is_an_answer_and_stays_one(sandbox: Sandbox, tmp_path: 
     ("row", "word"),
     [
         ({"prompt": "x"}, "id: missing"),
+        ({"id": ["1"], "prompt": "x"}, "id: given"),
         ({"id": "1"}, "prompt"),
         ({"id": "1", "prompt": " \u200b"}, "given blank text"),
         ({"id": "1", "prompt": "x", "aspect_ratio": "7:1"}, "aspect_ratio"),

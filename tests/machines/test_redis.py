@@ -248,9 +248,10 @@ async def test_options_that_a_single_connection_does_not_need_are_ignored(
 async def test_a_node_of_a_cluster_that_has_not_the_key_says_which_one_has() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
-            words = []
-            for _ in range(int(line[1:])):
-                words.append(await reader.readexactly(int((await reader.readline())[1:]) + 2))
+            words = [
+                await reader.readexactly(int((await reader.readline())[1:]) + 2)
+                for _ in range(int(line[1:]))
+            ]
             moved = words[0].startswith(b"EVALSHA")
             writer.write(b"-MOVED 8 10.0.0.2:7001\r\n" if moved else b"+OK\r\n")
         writer.close()

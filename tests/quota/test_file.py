@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -377,6 +377,38 @@ def test_the_state_goes_on_in_a_new_file_before_the_old_one_is_long(
     assert caplog.text == ""
 
 
+def test_a_long_beginning_is_not_written_again_for_every_entry(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "ROTATE_AT", 100)  # less than the state takes
+    with homes(path, clock, 1) as (one,):
+        files = set()
+        for _ in range(100):
+            clock.now += 20.0
+            leave(one, clock)  # two entries of some 100 bytes; a beginning has more than 600
+            files.add(path.stat().st_ino)
+        assert 1 < len(files) < 50
+
+
+def test_the_state_does_not_grow_with_the_processes_that_have_left(
+    path: Path, clock: Clock
+) -> None:
+    """Such as those of tasks with an event loop of their own, many a second."""
+    with homes(path, clock, 1) as (one,):
+        for _ in range(60):
+            clock.now += 1.0
+            with homes(path, clock, 1):
+                pass
+        take(one, clock)
+        last = store(one)._replica.dump()["last"]
+        assert isinstance(last, dict)
+        # Those of the last three windows: a lost file is compared with them.
+        assert len(last) == 31
+        with homes(path, clock, 1) as (new,):
+            store(new)._rotate(log_of(new))
+            assert one.snapshot(clock.now) == new.snapshot(clock.now)
+
+
 def test_a_short_file_is_not_replaced(path: Path, clock: Clock) -> None:
     with homes(path, clock, 1) as (one,):
         before = path.stat().st_ino
@@ -415,9 +447,11 @@ def test_those_who_follow_make_no_next_file(
     """A slow one would put it in the place of the one that everybody uses."""
     open_ = AppendLog.open
 
-    def checked(file_: Path, magic: bytes, *, create: bool = True) -> AppendLog:
+    def checked(
+        file_: Path, magic: bytes, *, create: bool = True, like: AppendLog | None = None
+    ) -> AppendLog:
         existed = file_.exists()
-        log = open_(file_, magic, create=create)
+        log = open_(file_, magic, create=create, like=like)
         assert existed or file_.name not in path.with_name("kept").read_text()
         return log
 
@@ -504,8 +538,10 @@ def test_a_sealed_file_that_another_one_has_replaced_is_left(
 ) -> None:
     open_ = AppendLog.open
 
-    def removed_then(file_: Path, magic: bytes, *, create: bool = True) -> AppendLog:
-        log = open_(file_, magic, create=create)
+    def removed_then(
+        file_: Path, magic: bytes, *, create: bool = True, like: AppendLog | None = None
+    ) -> AppendLog:
+        log = open_(file_, magic, create=create, like=like)
         if file_.name == "quota.next" and not create:
             file_.unlink()
         return log
@@ -906,6 +942,27 @@ def test_only_its_owner_can_read_the_file(path: Path, clock: Clock) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_a_group_that_may_use_the_file_may_use_those_after_it(path: Path, clock: Clock) -> None:
+    """Several users of a machine share a file that was made for their group."""
+    path.touch()
+    path.chmod(0o660)
+    with suppress(PermissionError):  # for root only
+        os.chown(path, -1, 12345)
+    before = path.stat()
+    with homes(path, clock, 1) as (one,):
+        leave(one, clock)
+        for rotates in True, False:
+            inode = path.stat().st_ino
+            if rotates:
+                store(one)._rotate(log_of(one))
+            else:
+                os.truncate(path, 0)
+            leave(one, clock)
+            after = path.stat()
+            assert after.st_ino != inode
+            assert (after.st_mode, after.st_gid) == (before.st_mode, before.st_gid)
+
+
 @pytest.mark.parametrize("content", [b"notes\nof mine\n", b"\x89PNG\r\n", b"{}", b"\n\nnotes"])
 def test_a_file_that_is_something_else_is_left_alone(
     path: Path, clock: Clock, content: bytes
@@ -984,7 +1041,7 @@ def test_after_a_reboot_the_state_begins_anew(
 ) -> None:
     with homes(path, clock, 1) as (one,):
         leave(one, clock)
-    monkeypatch.setattr(file, "_boot_id", lambda: "another")
+    monkeypatch.setattr(file, "boot_id", lambda: "another")
     clock.now = now
     with homes(path, clock, 2) as (one, other):
         assert one.snapshot(clock.now).in_window == 0
@@ -995,10 +1052,50 @@ def test_after_a_reboot_the_state_begins_anew(
         assert names(path) == ["quota"]
 
 
+def test_a_reboot_while_the_file_was_replaced_is_no_other_machine(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with homes(path, clock, 1) as (one,):
+        leave(one, clock)
+        following = seal(one, path)
+        log = AppendLog.open(following, file.MAGIC.encode())
+        log.append(store(one)._beginning(store(one)._replica))
+        log.close()
+        files = {each: each.read_bytes() for each in path.parent.iterdir()}
+    for each, content in files.items():
+        each.write_bytes(content)
+    monkeypatch.setattr(file, "boot_id", lambda: "another")
+    with homes(path, clock, 1) as (one,):
+        leave(one, clock)
+        assert one.snapshot(clock.now).in_window == 1
+        assert names(path) == ["quota"]
+
+
+def test_a_file_that_another_machine_uses_as_well_is_an_error(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as one in a home folder on a network: the machines would reset each other's count."""
+    with homes(path, clock, 1) as (ours,):
+        leave(ours, clock)
+        fallback = FileHome(path, QUOTA, clock=clock, shared=False, fallback=True)
+        fallback.open_now()
+        with monkeypatch.context() as there:
+            there.setattr(file, "boot_id", lambda: "another")
+            with homes(path, clock, 1) as (theirs,):
+                leave(theirs, clock)
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="by another machine") as error:
+                ours.reserve(clock.now)
+        assert "SharedQuota.redis" in str(error.value)
+        leave(fallback, clock)
+        assert fallback.snapshot(clock.now).in_window == 2
+        assert "by another machine" in caplog.text
+
+
 def test_a_system_that_does_not_tell_its_boots_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(file._boot_id.__wrapped__()) == 36
+    assert len(file.boot_id.__wrapped__()) == 36
     monkeypatch.setattr(file, "Path", lambda text: Path("/missing") / text.strip("/"))
-    assert file._boot_id.__wrapped__() == ""
+    assert file.boot_id.__wrapped__() == ""
 
 
 def test_a_clock_that_was_set_back_means_a_reboot(
@@ -1096,6 +1193,22 @@ def test_entries_that_no_clock_of_this_machine_can_have_made_are_ignored(
         assert caplog.text.count("ahead of this machine's clock") == 1
         assert "penalty of 1e+12 s" in caplog.text
         assert other.snapshot(clock.now).penalty_left == LONGEST_PENALTY
+
+
+def test_a_loop_whose_clock_is_ahead_of_the_machine_s_cannot_use_a_file(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with libraries for tests that set `time.monotonic` to a date."""
+    message = r"5e\+05 s ahead of this machine's clock"
+    with homes(path, clock, 1) as (one,), pytest.raises(ConfigurationError, match=message):
+        one.reserve(clock.now + 500_000)
+    alone = FileHome(path, QUOTA, clock=clock, shared=False, fallback=True)
+    alone.open_now()
+    assert isinstance(alone.reserve(clock.now + 500_000), Slot)
+    assert "counts its own requests only" in caplog.text
+    alone.close_now()
+    with homes(path, clock, 1) as (one,):
+        leave(one, clock)
 
 
 def test_an_entry_that_is_there_twice_counts_once(path: Path, clock: Clock) -> None:

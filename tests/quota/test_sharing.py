@@ -24,6 +24,7 @@ from stable_async.quota.dispatcher import clock_of
 from stable_async.quota.homes import file, local
 from stable_async.quota.homes.file import FileHome
 from stable_async.sandbox import Sandbox
+from tests.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -144,6 +145,26 @@ async def test_the_environment_names_another_home(
     home.close_now()
 
 
+@pytest.mark.parametrize(
+    ("named", "hint"),
+    [
+        ("quota", "an absolute path"),  # another file in every working folder
+        ("~/quota", "an absolute path"),
+        ("quota.internal:6379", "redis://"),  # it would be the name of a file
+        (":s3cret@host:6379/0", "redis://"),
+        ("redis:s3cret@host", "redis://"),
+    ],
+)
+def test_a_name_that_every_process_would_take_for_another_place_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: str, hint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STABILITY_SHARED_QUOTA", named)
+    with pytest.raises(ConfigurationError, match=hint) as error:
+        quota_of(Quota(), "sk-test", URL)
+    assert "s3cret" not in str(error.value)
+
+
 async def test_clients_with_other_terms_keep_to_the_stricter_ones(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -210,6 +231,60 @@ def test_the_file_is_in_the_user_s_cache_folder(
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert folder_of(KEY_QUOTA) == tmp_path / ".cache" / "stable_async"
+
+
+def test_a_cache_folder_that_depends_on_the_working_folder_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two programs would share nothing. The XDG specification says to ignore such a path."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert folder_of(KEY_QUOTA) == tmp_path / "home" / ".cache" / "stable_async"
+    monkeypatch.setenv("HOME", ".")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert folder_of(KEY_QUOTA) == tmp_path / f"stable_async-{os.getuid()}"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_machines_that_share_a_home_folder_have_files_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    names = set()
+    for boot in "one", "another", "":
+        monkeypatch.setattr(shared, "boot_id", lambda boot=boot: boot)
+        home = KEY_QUOTA.home()
+        assert isinstance(home, FileHome)
+        home.open_now()
+        home.close_now()
+        names |= {path.name for path in (tmp_path / "stable_async").iterdir()}
+    assert len(names) == 3
+    assert all(name.startswith("quota-") for name in names)
+
+
+def test_a_loop_with_a_clock_of_its_own_has_a_quota_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Such as one with virtual time: other processes could make nothing of its times."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    virtual = VirtualTimeLoop()
+    virtual.stand_still(time.monotonic() + 1e6)
+
+    async def send() -> float:
+        limiter = QuotaLimiter(KEY_QUOTA)
+        began = asyncio.get_running_loop().time()
+        for _ in range(KEY_QUOTA.quota.requests + 1):
+            (await limiter.acquire()).mark_sent()
+        took = asyncio.get_running_loop().time() - began
+        await limiter.aclose()
+        return took
+
+    loops = [virtual, VirtualTimeLoop()]
+    while loops:
+        with asyncio.Runner(loop_factory=loops.pop) as runner:
+            assert runner.run(send()) == pytest.approx(10.3, abs=0.1)
+    assert not list(tmp_path.glob("*/quota-*"))
 
 
 def without_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:

@@ -18,7 +18,7 @@ from stable_async.jobs.recovery import LEDGER_NAME
 from stable_async.report import MOST_ROWS, write_report
 from stable_async.report.timeline import PAUSE, POINTS, runs
 from tests import needs
-from tests.job_folder import JobFolder, png
+from tests.job_folder import JobFolder, broken_png, png
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,9 +173,10 @@ def test_thumbnails_stand_in_the_page_where_pillow_is(tmp_path: Path) -> None:
     with JobFolder(tmp_path / "job") as job:
         job.add("good")
         job.add("not a picture", data=b"no")
-        good, bad = report(job).rows()
+        job.add("damaged", data=broken_png())
+        good, *bad = report(job).rows()
     assert good["thumbnail"].startswith("data:image/webp;base64,")
-    assert bad["thumbnail"] is None
+    assert [row["thumbnail"] for row in bad] == [None, None]
 
 
 def test_without_pillow_there_are_no_thumbnails(

@@ -35,6 +35,7 @@ class AppendLog:
     """One file, open for appending and reading.
 
     Attributes:
+        status: As it was when it was opened.
         size: How much of it has been read, bytes.
         cut: Whether the file was truncated in place, so that what was read is gone.
     """
@@ -43,20 +44,23 @@ class AppendLog:
         """Use `open` instead."""
         self._descriptor = descriptor
         self._close = finalize(self, _close, descriptor)
-        self._status = os.fstat(descriptor)
+        self.status: os.stat_result = os.fstat(descriptor)
         self._tail = b""
         self._read_last = b""
         self.size: int = 0
         self.cut: bool = False
 
     @classmethod
-    def open(cls, path: Path, magic: bytes, *, create: bool = True) -> Self:
+    def open(
+        cls, path: Path, magic: bytes, *, create: bool = True, like: AppendLog | None = None
+    ) -> Self:
         """Open the log at `path`; a new one is accessible to its owner only.
 
         Args:
             path: The file.
             magic: The beginning of the first line of such a log.
             create: Create an empty file if there is none.
+            like: A log to be replaced by a new one, which is accessible to the same group.
 
         Raises:
             NotALogError: The file holds something else; it is left unchanged.
@@ -71,6 +75,10 @@ class AppendLog:
             start = os.pread(descriptor, READ_SIZE, 0).lstrip(b"\0\n").split(b"\n")[0]
             if not magic.startswith(start[: len(magic)]):
                 raise NotALogError
+            if like is not None:
+                with suppress(PermissionError):  # no longer of that group
+                    os.fchown(descriptor, -1, like.status.st_gid)
+                    os.fchmod(descriptor, stat.S_IMODE(like.status.st_mode))
         except BaseException:
             os.close(descriptor)
             raise
@@ -112,7 +120,7 @@ class AppendLog:
         """Return whether `path` names this file."""
         try:
             # Not `path.stat()`: this happens at every look, and takes a third of the time.
-            return os.path.samestat(os.stat(path), self._status)  # noqa: PTH116
+            return os.path.samestat(os.stat(path), self.status)  # noqa: PTH116
         except FileNotFoundError:
             return False
 

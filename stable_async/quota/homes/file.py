@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 from stable_async.errors import ConfigurationError
 from stable_async.quota.homes.append_log import AppendLog, NotALogError
 from stable_async.quota.homes.local import LocalHome
-from stable_async.quota.homes.replica import Entry, Replica
+from stable_async.quota.homes.replica import COMPARED, Entry, Replica
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stable_async.config import Quota
     from stable_async.quota.state import QuotaState
 
-__all__ = ["FileHome"]
+__all__ = ["FORMAT", "FileHome", "boot_id"]
 
 logger: logging.Logger = logging.getLogger("stable_async.quota")
 
@@ -38,7 +38,8 @@ MAGIC = "stable_async shared quota"
 FORMAT = 3
 SEAL = "sealed"
 
-# A file longer than this, bytes, is continued in a new one that begins with the current state.
+# A file longer than this, bytes, and than twice its beginning, is continued in a new one that
+# begins with the current state.
 ROTATE_AT = 64 * 1024
 
 # How far the clocks that processes read may differ, seconds. An entry dated later than that is not
@@ -100,6 +101,9 @@ class _FileStore:
         self._replica = Replica(quota)
         self._log: AppendLog | None = None
         self._unread: list[str] = []
+        # Of the log that is open. One of another boot that comes after it is another machine's.
+        self._rotate_at = ROTATE_AT
+        self._is_of_this_boot = False
         # The slots granted to this process, and when; the latest last.
         self._granted: deque[tuple[str, int, float]] = deque(maxlen=REMEMBERED)
         # The file may lack some of them: it was replaced, or could not be used for a while.
@@ -145,13 +149,14 @@ class _FileStore:
         outcome = None
         if not self._alone:
             try:
+                self._check_time(entry.time)
                 text = json.dumps(entry)
                 while outcome is None:  # it is not in the state if the file was replaced meanwhile
                     log = self._log or self._open()
                     log.append(text)
                     log = self._catch_up()
                     outcome = self._replica.outcome(entry.process, entry.number)
-                if log.size > ROTATE_AT:
+                if log.size > self._rotate_at:
                     self._rotate(log)
             except FAILURES as error:
                 self._continue_alone(error)
@@ -169,7 +174,7 @@ class _FileStore:
         return self._begin(AppendLog.open(self._path, MAGIC.encode()), Replica(self._quota))
 
     def _close(self) -> None:
-        log, self._log = self._log, None
+        log, self._log, self._is_of_this_boot = self._log, None, False
         if log is not None:
             log.close()
 
@@ -223,17 +228,25 @@ class _FileStore:
             while not (lines := log.read()):
                 log.append(self._beginning(replica))
             beginning = cast("dict[str, object]", json.loads(lines[0].removeprefix(MAGIC)))
-            same_boot = beginning["boot"] == _boot_id()
+            same_boot = beginning["boot"] == boot_id()
             if same_boot:
                 self._check(beginning)
+                self._rotate_at = max(ROTATE_AT, 2 * len(lines[0]))
                 replica = Replica.load(cast("dict[str, object]", beginning["replica"]))
                 # If the system does not tell, a clock that was set back shows it.
                 same_boot = replica.state.now <= self.clock() + AHEAD
+            if not same_boot and self._is_of_this_boot:
+                raise ConfigurationError(
+                    f"the shared quota's file {self._path} is used by another machine as well, "
+                    "whose clock is another one; use a file of its own for each machine, or "
+                    "SharedQuota.redis for all of them"
+                )
         except BaseException:
             log.close()
             raise
         self._close()
         self._log = log
+        self._is_of_this_boot = same_boot
         self._replica = replica if same_boot else Replica(self._quota)
         self._unread = lines[1:]
         if not same_boot:
@@ -243,7 +256,7 @@ class _FileStore:
         return self._log
 
     def _beginning(self, replica: Replica) -> str:
-        beginning = {"format": FORMAT, "boot": _boot_id(), "replica": replica.dump()}
+        beginning = {"format": FORMAT, "boot": boot_id(), "replica": replica.dump()}
         return f"{MAGIC} {json.dumps(beginning)}"
 
     # ---- replacing the file
@@ -251,7 +264,7 @@ class _FileStore:
     def _rotate(self, sealed: AppendLog) -> None:
         """Move everybody to a new file."""
         successor = self._beside()
-        AppendLog.open(successor, MAGIC.encode()).close()
+        AppendLog.open(successor, MAGIC.encode(), like=sealed).close()
         sealed.append(f"{SEAL} {successor.name}")
         chosen = self._apply_new(sealed)
         if chosen != successor.name:
@@ -287,7 +300,7 @@ class _FileStore:
     def _put_back(self, lost: AppendLog) -> None:
         """Continue in the file that is in place; if it is missing or truncated, replace it."""
         temporary = self._beside()
-        log = AppendLog.open(temporary, MAGIC.encode())
+        log = AppendLog.open(temporary, MAGIC.encode(), like=lost)
         try:
             log.append(self._beginning(self._replica))
             lost.move_away(self._path, self._beside())
@@ -308,7 +321,7 @@ class _FileStore:
         """Count the slots granted to this process that the file of now does not have."""
         self._may_lack_slots = False
         _kept.discard(self)
-        since = self.clock() - 3 * self.state.terms.window
+        since = self.clock() - COMPARED * self.state.terms.window
         lost = sum(
             time > since and number > self._replica.number(process)
             for process, number, time in self._granted
@@ -326,6 +339,15 @@ class _FileStore:
             raise ConfigurationError(
                 f"the shared quota's file {self._path} was made by another version of "
                 "stable_async; use one version, or another file"
+            )
+
+    def _check_time(self, time_: float) -> None:
+        ahead = time_ - self.clock()
+        if ahead > AHEAD:
+            # All processes ignore such an entry, this one included.
+            raise ConfigurationError(
+                f"the time of this event loop is {ahead:.3g} s ahead of this machine's clock, so "
+                f"that it cannot use the shared quota's file {self._path}"
             )
 
     def _continue_alone(self, error: Exception) -> None:
@@ -359,7 +381,7 @@ class _FileStore:
 
 
 @cache
-def _boot_id() -> str:
+def boot_id() -> str:
     """Return the id of this boot of the machine, or empty text if the system has none."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -178,7 +178,7 @@ def _problem_of_options(url: str) -> str:
             return f"for a file that does not exist: {name} is {value!r}"
     try:
         # Connects to nothing.
-        cast("ConnectionPool", clients_of(url)[0].connection_pool).make_connection()
+        clients_of(url)[0].connection_pool.make_connection()  # type: ignore[no-untyped-call]
     except TypeError as error:
         # "... got an unexpected keyword argument 'name'"
         name = str(error).split("'")[1]

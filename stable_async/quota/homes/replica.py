@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
     from stable_async.config import Quota
 
-__all__ = ["WAITED", "YIELDED", "Entry", "Kind", "Replica", "apply"]
+__all__ = ["COMPARED", "WAITED", "YIELDED", "Entry", "Kind", "Replica", "apply"]
 
 YIELDED, WAITED = 1.0, 2.0
+
+# For so many windows it is known what a process was granted that has left.
+COMPARED = 3
 
 Kind = Literal[
     "join",
@@ -145,8 +148,13 @@ class Replica:
 
     def dump(self) -> Dump:
         """Return everything as JSON values, without processes not seen for long."""
-        last = {name: one for name, one in self._last.items() if one.seen > self.state.now - FORGET}
-        return {"state": self.state.dump(), "last": last}
+        state, last = self.state, {}
+        for name, one in self._last.items():
+            # A file that was lost is compared with what left in the last three windows.
+            memory = COMPARED * state.terms.window if state.seen(name) is None else FORGET
+            if one.seen > state.now - memory:
+                last[name] = one
+        return {"state": state.dump(), "last": last}
 
     @classmethod
     def load(cls, dump: Dump) -> Replica:
