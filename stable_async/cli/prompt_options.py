@@ -95,7 +95,7 @@ class PromptOptions:
         except ConfigurationError as error:
             raise UsageError(option_text(error)) from None
         for problem in rules.problems():
-            raise UsageError(str(problem))
+            raise UsageError(option_text(problem))
         try:
             source = PromptFile(
                 prompts,

@@ -51,6 +51,7 @@ __all__ = ["Checker", "PromptRules", "check", "make_request"]
 HEAD_SIZE = 4096
 # How nearly all numbers are written.
 PLAIN = re.compile(r"0|[1-9][0-9]*")
+ALLOWED_SERVICES = f"allowed: {', '.join(SERVICES)}"
 # Maximum shapes in memory; beyond that the cache is emptied and starts again.
 MOST_SHAPES = 1_000
 SEED_DIGITS = len(str(MAX_SEED))
@@ -121,7 +122,7 @@ class PromptRules:
     def problems(self) -> Iterator[RowProblem]:
         """Return the problems of the rules themselves."""
         if service_name(self.service) not in SERVICES:
-            yield RowProblem(0, _unknown_service(self.service))
+            yield RowProblem(0, f"service is {self.service!r}; {ALLOWED_SERVICES}")
         if both := sorted(self.set.keys() & self.vary.keys()):
             yield RowProblem(0, f"{', '.join(both)}: both set and varied")
 
@@ -335,7 +336,7 @@ def _service_of(given: str, service: str) -> tuple[str, str | None]:
     """Return the name of a row's service in a job of another, and what is wrong with it."""
     name = service_name(given)
     if name not in SERVICES:
-        return name, f"service: {_unknown_service(name)}"
+        return name, f"service: given {given!r}; {ALLOWED_SERVICES}"
     if (kind := kind_of_service(name)) is not (wanted := kind_of_service(service)):
         what = f"service: {name} makes {kind.many}, and this job makes {wanted.many}"
         return name, f"{what}; name a service for all rows with --service"
@@ -444,7 +445,3 @@ def _id_problem(value: object) -> str | None:
         f"id: given {reprlib.repr(value)}; allowed: 1 to {MAX_ID} characters that can be printed, "
         "or a whole number"
     )
-
-
-def _unknown_service(name: str) -> str:
-    return f"there is no service {name!r}; allowed: {', '.join(SERVICES)}"

@@ -132,7 +132,7 @@ async def test_wrong_rows_are_listed_and_nothing_is_sent(command: Command, shop:
         (["run", "-"], "--out"),
         (["run", "none.jsonl", "--out", "x"], "none.jsonl: no such file"),
         (["run", __file__, "--out", "x"], "unknown format"),
-        (["run", "-", "--out", "x", "--service", "oil"], ": there is no service 'oil'"),
+        (["run", "-", "--out", "x", "--service", "oil"], "--service is 'oil'; allowed: core, "),
         (["run", "nowhere", "--out", "x"], "nowhere: no such file"),
         (
             ["run", "a.jpg", "b.jpg", "c.jpg", "--out", "x"],
