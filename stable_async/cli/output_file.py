@@ -68,7 +68,7 @@ class OutputFile:
         formats = FORMATS[kind]
         if (suffix := self.path.suffix.lower()) not in formats:
             allowed = ", ".join(formats)
-            raise UsageError(f"-o is {self.path}; allowed: a name that ends in {allowed}")
+            raise UsageError(f"--output is {self.path}; allowed: a name that ends in {allowed}")
         return formats[suffix]
 
     async def keep(self, result: Media) -> int:
