@@ -53,7 +53,6 @@ SUCCESS = range(200, 300)
 TOO_MANY_REQUESTS = 429
 # How long to wait for the body of a 429, which alone says whether there is a penalty.
 PENALTY_BODY_LIMIT = 1.0
-CLOSED_MEANWHILE = f"{CLOSED} while this call waited"
 
 
 class Call:
@@ -195,20 +194,20 @@ class Call:
             return None
         deadline = None if self._expires is None else max(self._expires - now, 0.0)
         try:
-            permit = await self._session.limiter.acquire(
+            return await self._session.limiter.acquire(
                 priority=self._priority, deadline=deadline, tenant=self._options.tenant
             )
         except ConfigurationError:
-            if self._pool.closed:
-                raise ConfigurationError(CLOSED_MEANWHILE) from None
+            self._check_open()  # says what happened to the client, not to its quota
             raise
+
+    def _check_open(self) -> None:
         if self._pool.closed:
-            permit.release()
-            raise ConfigurationError(CLOSED_MEANWHILE)
-        return permit
+            raise ConfigurationError(f"{CLOSED} while this call waited") from None
 
     async def _exchange(self, permit: Permit | None) -> None:
         """Write the request and read the head of its response."""
+        self._check_open()
         limits, proxy, limiter = self._limits, self._session.proxy, self._session.limiter
         if limits.total is not None:
             self._ends_at = self._clock() + limits.total

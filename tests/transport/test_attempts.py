@@ -29,7 +29,7 @@ from tests.transport.test_telemetry import Watching
 from tests.virtual_time import virtual_network_time
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tests.raw_server import Connection
 
@@ -310,6 +310,40 @@ async def test_a_call_that_waited_while_its_client_was_closed_returns_its_slot()
         assert (statistics.open, statistics.waiting, statistics.in_window) == (0, 0, 0)
         await other.account.balance()
     assert serve.requests == 2
+
+
+@pytest.mark.parametrize("quota", [None, Quota(scope="client")])
+@pytest.mark.parametrize("waits_for", ["its observer", "its file"])
+async def test_a_call_whose_client_is_closed_before_it_leaves_says_so(
+    quota: Quota | None, waits_for: str
+) -> None:
+    begun, closed = asyncio.Event(), asyncio.Event()
+
+    class Waiting:
+        async def leaving(self) -> None:
+            begun.set()
+            await closed.wait()
+
+        def refused(self, error: APIStatusError) -> None:
+            raise AssertionError(error)
+
+    async def waiting() -> AsyncIterator[bytes]:
+        begun.set()
+        await closed.wait()
+        yield png(100)
+
+    serve = Answering(answer(png(100)))
+    async with raw_server(serve) as url:
+        async with StabilityClient(KEY, base_url=url, quota=quota) as one:
+            if waits_for == "its file":
+                call = asyncio.create_task(one.upscale.fast(waiting()))
+            else:
+                call = asyncio.create_task(one.generate.core("x", observer=Waiting()))
+            await begun.wait()
+        closed.set()
+        with pytest.raises(ConfigurationError, match="the client was closed while this call"):
+            await call
+    assert serve.requests == 0
 
 
 @pytest.mark.usefixtures("own_quota")
