@@ -281,7 +281,7 @@ def read_error(
 def _page_texts(answer: Answer, size: SentSize | None) -> Sequence[str]:
     """Return the messages for an answer that did not come from the API."""
     texts = []
-    if 300 <= answer.status < 400:
+    if 300 <= answer.status < 400 and "Location" in answer.headers:
         texts.append(f"redirected to {_target_of(answer)}, which is not followed with the key")
     elif answer.status == 413:
         what = "the request is too large for it"

@@ -8,13 +8,13 @@ import ssl as ssl_module
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aiohttp import ClientConnectionError, ClientSession, TCPConnector
+from aiohttp import ClientConnectionError, ClientPayloadError, ClientSession, TCPConnector
 from aiohttp.client_proto import ResponseHandler
 
 from stable_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from aiohttp import BaseConnector
+    from aiohttp import BaseConnector, ClientError, StreamReader
     from aiohttp.connector import AddrInfoType
 
 __all__ = ["CLOSED", "connector_of", "make_connector", "resolve_tls"]
@@ -80,11 +80,9 @@ class _CarefulHandler(ResponseHandler):
         return super().is_connected() and not self.should_close
 
     def close(self) -> None:
-        # aiohttp forgets the body that is being read, and its reader would wait for a time limit.
         payload = self._payload
         super().close()
-        if payload is not None and not payload.is_eof() and payload.exception() is None:
-            payload.set_exception(ClientConnectionError(CLOSED))
+        _break_off(payload, ClientConnectionError(CLOSED))
 
     def data_received(self, data: bytes) -> None:
         # aiohttp drops what it has parsed of a piece when the rest of the piece is not HTTP: a
@@ -98,6 +96,14 @@ class _CarefulHandler(ResponseHandler):
             if self._exception is not None or self.transport is None:
                 return
         super().data_received(data)
+        if self._exception is not None:  # such as a chunk without a length
+            _break_off(self._payload, ClientPayloadError("it is not valid HTTP"))
+
+
+def _break_off(payload: StreamReader | None, error: ClientError) -> None:
+    """End a body that cannot go on: aiohttp lets its reader wait for a time limit."""
+    if payload is not None and not payload.is_eof() and payload.exception() is None:
+        payload.set_exception(error)
 
 
 def make_connector() -> TCPConnector:

@@ -82,6 +82,12 @@ async def closes_in_mid_chunk(connection: Connection) -> None:
     )
 
 
+async def sends_a_chunk_without_a_length(connection: Connection) -> None:
+    await connection.request()
+    await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nxyz\r\n")
+    await connection.reader.read()
+
+
 async def is_not_http(connection: Connection) -> None:
     await connection.request()
     await connection.send(b"220 mail.example ESMTP\r\n\r\n")
@@ -95,6 +101,7 @@ async def is_not_http(connection: Connection) -> None:
         closes_in_mid_body,
         resets_in_mid_body,
         closes_in_mid_chunk,
+        sends_a_chunk_without_a_length,
         is_not_http,
     ],
 )
@@ -113,6 +120,7 @@ async def test_a_broken_answer_may_have_been_billed_and_is_not_tried_again(
         with pytest.raises(APIConnectionError) as caught:
             await one.generate.core("a lighthouse")
     assert caught.value.maybe_billed
+    assert type(caught.value) is APIConnectionError, "no time limit had to expire"
     assert connections == 1
 
 
