@@ -387,6 +387,8 @@ class StabilityClient(Groups):
 
         Raises:
             InvalidRequestError: The operation is a synchronous one, or as for `send`.
+            InvalidResponseError: The response has no id. Its `result` is the result of the
+                operation, if that came in place of the id.
             StabilityError: As for `send`.
         """
         checked = self._read(request, options, MediaRequest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import ssl as ssl_module
 from functools import partial
@@ -75,9 +76,15 @@ class _CarefulHandler(ResponseHandler):
     """A connection that loses no answer, and takes none for that of another request."""
 
     def is_connected(self) -> bool:
-        # What arrives on an idle connection, such as a load balancer's 408 or an answer that was
-        # sent twice, is waiting to be read: the next request would take it for its own answer.
-        return super().is_connected() and not self.should_close
+        # The pool asks before it uses an idle connection again. What has arrived on it meanwhile,
+        # such as a load balancer's 408 or an answer that was sent twice, would be taken for the
+        # next answer. If the server has closed it, the next request would be in doubt; while the
+        # event loop was busy or the process was stopped, only the system knows.
+        return super().is_connected() and not self.should_close and not self._has_input()
+
+    def _has_input(self) -> bool:
+        socket = self.transport.get_extra_info("socket") if self.transport is not None else None
+        return socket is not None and _is_readable(socket.fileno())
 
     def close(self) -> None:
         payload = self._payload
@@ -98,6 +105,15 @@ class _CarefulHandler(ResponseHandler):
         super().data_received(data)
         if self._exception is not None:  # such as a chunk without a length
             _break_off(self._payload, ClientPayloadError("it is not valid HTTP"))
+
+
+def _is_readable(descriptor: int) -> bool:
+    """Return whether a socket has bytes to read, or was closed by its peer."""
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([descriptor], [], [], 0)[0])
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def _break_off(payload: StreamReader | None, error: ClientError) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
+import threading
 from base64 import b64encode
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -84,7 +86,9 @@ async def closes_in_mid_chunk(connection: Connection) -> None:
 
 async def sends_a_chunk_without_a_length(connection: Connection) -> None:
     await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nxyz\r\n")
+    await connection.send(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nxyz\r\n"
+    )
     await connection.reader.read()
 
 
@@ -122,6 +126,43 @@ async def test_a_broken_answer_may_have_been_billed_and_is_not_tried_again(
     assert caught.value.maybe_billed
     assert type(caught.value) is APIConnectionError, "no time limit had to expire"
     assert connections == 1
+
+
+@pytest.mark.parametrize("last_words", [b"", answer(b"", status="408 Request Time-out")])
+async def test_a_connection_that_ends_while_the_loop_is_busy_is_not_used_again(
+    last_words: bytes,
+) -> None:
+    """As after `time.sleep`, in a stopped process, or under a closed lid."""
+    ended = threading.Event()
+    requests = 0
+
+    def serve(listening: socket.socket) -> None:
+        nonlocal requests
+        for _ in range(2):
+            accepted, _ = listening.accept()
+            with accepted, accepted.makefile("rwb") as file:
+                while (line := file.readline()).strip():
+                    if line.lower().startswith(b"content-length:"):
+                        length = int(line.partition(b":")[2])
+                file.read(length)
+                requests += 1
+                file.write(answer())
+                file.flush()
+                answered.wait(10)
+                file.write(last_words)
+            ended.set()
+
+    answered = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=serve, args=(listening,))
+        server.start()
+        async with client(f"http://127.0.0.1:{listening.getsockname()[1]}") as one:
+            await one.generate.core("x")
+            answered.set()
+            assert ended.wait(10)  # the event loop sees nothing of it
+            await one.generate.core("x")
+        server.join()
+    assert requests == 2
 
 
 async def test_a_short_body_never_becomes_a_file(tmp_path: Path) -> None:
