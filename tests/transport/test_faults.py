@@ -154,7 +154,7 @@ async def test_a_connection_that_ends_while_the_loop_is_busy_is_not_used_again(
 
     answered = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = threading.Thread(target=serve, args=(listening,))
+        server = threading.Thread(target=serve, args=(listening,), daemon=True)
         server.start()
         async with client(f"http://127.0.0.1:{listening.getsockname()[1]}") as one:
             await one.generate.core("x")
