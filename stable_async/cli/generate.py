@@ -8,6 +8,7 @@ from types import UnionType
 from typing import Annotated, Union, get_args, get_origin
 
 from cyclopts import App, Parameter
+from pydantic.fields import FieldInfo
 
 from stable_async.api.base import MediaRequest
 from stable_async.api.prompt_texts import prompt_problem
@@ -49,26 +50,7 @@ def _command(service: Service) -> Callable[..., int]:
         return asyncio.run(_generate(model, OutputFile(output, json), connection, fields))
 
     keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD if name == "prompt" else keyword,
-            default=inspect.Parameter.empty if field.is_required() else None,
-            annotation=Annotated[
-                kind := (
-                    (Path if field.is_required() else Path | None)
-                    if name in model.file_parts
-                    else _plain(field.annotation)
-                ),
-                Parameter(
-                    negative="",
-                    help=_help(service, name),
-                    converter=whole_number if int in get_args(kind) else None,
-                ),
-            ],
-        )
-        for name, field in model.model_fields.items()
-    ]
+    parameters = [_option(service, name, field) for name, field in model.model_fields.items()]
     parameters += [
         inspect.Parameter("output", keyword, annotation=OutputOption),
         inspect.Parameter("json", keyword, default=False, annotation=JsonOption),
@@ -79,6 +61,22 @@ def _command(service: Service) -> Callable[..., int]:
     command.__annotations__ = {item.name: item.annotation for item in parameters}
     command.__doc__ = (model.__doc__ or "").partition("\n\n")[0]
     return command
+
+
+def _option(service: Service, name: str, field: FieldInfo) -> inspect.Parameter:
+    """Return the option for a field of a request; a prompt may also be given without its name."""
+    is_prompt, required = name == "prompt", field.is_required()
+    kind = _plain(field.annotation)
+    if name in service.model.file_parts:
+        kind = Path if required else Path | None
+    converter = whole_number if int in get_args(kind) else None
+    details = Parameter(negative="", help=_help(service, name), converter=converter)
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD if is_prompt else inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if required else None,
+        annotation=Annotated[kind, details],
+    )
 
 
 def _plain(annotation: object) -> object:
