@@ -15,7 +15,7 @@ from stable_async.jobs.errors import UnreadableError
 from stable_async.jobs.row import FACTS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from stable_async.api.services import Service
 
@@ -56,6 +56,8 @@ NUMBERS = _fields_of("int|float")
 WHOLE_NUMBERS = _fields_of("int")
 # Keys of a row that are not fields of the API.
 ROW_KEYS = frozenset({"id", "service"})
+# An object of a row's own metadata.
+METADATA = "metadata"
 # `--keep '*'`: every column that is not a parameter.
 EVERYTHING = "*"
 
@@ -337,10 +339,35 @@ class ColumnRules:
             case _:
                 return Target("kept", own_name(column.strip()))
 
-    def keeps_unasked(self, column: str) -> bool:
-        """Return whether no option says that a column is metadata, if it is."""
-        named = self.metadata_only or EVERYTHING in self.keep
-        return not named and self._target_by_option(column) is None
+    def check_inside(
+        self, column: str, target: Target, keys: Iterable[str], there: Collection[str]
+    ) -> None:
+        """Refuse an object with parameters inside that would be metadata, and no option says so.
+
+        Args:
+            column: Its name.
+            target: Its target.
+            keys: The keys of the object.
+            there: Fields that have columns of their own.
+
+        Raises:
+            ColumnError: It has some.
+        """
+        if (
+            target.kind != "kept"
+            or target.name == METADATA
+            or self.metadata_only
+            or EVERYTHING in self.keep
+            or self._target_by_option(column) is not None
+        ):
+            return
+        fields = self.fields - self.given - set(there)
+        if inside := [key for key in keys if folded(key) in fields]:
+            name = _quoted(column)
+            raise ColumnError(
+                f"{column} has {', '.join(inside)} inside, which no request would have: move them "
+                f"out of it, or --keep {name} (as metadata), --drop {name}"
+            )
 
     @cached_property
     def _taken(self) -> frozenset[str]:
@@ -499,8 +526,9 @@ def folded(name: str) -> str:
 
 
 def without_remarks(name: str) -> str:
-    """Return a folded name without signs and brackets with a remark: `Seed#`, `Width (px)`."""
-    return re.sub(r"\(.*?\)|\[.*?\]|[^\w]", "", name).strip("_") or name
+    """Return a folded name without what surrounds it in `Seed#`, `Width (px)` and `params.seed`."""
+    last = re.split(r"(?<=\w)\.(?=[^\W_])", name)[-1]
+    return re.sub(r"\(.*?\)|\[.*?\]|[^\w]", "", last).strip("_") or name
 
 
 def _meant_by(name: str, known: Collection[str]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -745,6 +746,8 @@ def test_an_object_with_parameters_inside_may_be_kept(tmp_path: Path) -> None:
     for keep in (["params"], ["*"]):
         [row] = PromptFile(path, rules=ColumnRules(keep=keep)).rows()
         assert row == Row(1, {"prompt": "a fox"}, {"params": {"seed": 5}, "source_seed": 6})
+    [row] = PromptFile(path, rules=ColumnRules(given=frozenset({"seed"}))).rows()
+    assert isinstance(row, Row), "an option has the seed"
 
 
 def test_json_lines_refuse_unknown_keys_unless_told(tmp_path: Path) -> None:
@@ -791,6 +794,13 @@ def test_parquet_of_many_libraries(tmp_path: Path) -> None:
     )
     assert second == Row(2, {"aspect_ratio": "1:1"}, {"tags": []})
     assert source.columns.left_out == ["embedded", "raw", "thumb"]
+    identity = UUID(int=5)
+    has_type = hasattr(pa, "uuid")  # since pyarrow 18
+    uuid = pa.array([identity.bytes], pa.uuid()) if has_type else [str(identity)]
+    parquet.write_table(pa.table({"prompt": ["a"], "id": uuid, "note": [{"Seed": 1}]}), path)
+    assert "note has Seed inside" in refusal(path)
+    [row] = PromptFile(path, rules=ColumnRules(drop=["note"])).rows()
+    assert row == Row(1, {"prompt": "a", "id": str(identity)})
     pandas = needs.module("pandas")
     frame = pandas.DataFrame({"prompt": ["a"], "Negative Prompt": ["b"], "when": ["2024-01-01"]})
     frame["when"] = pandas.to_datetime(frame["when"])
@@ -833,13 +843,13 @@ def test_a_slip_in_the_name_of_a_column_stops_a_job_before_it_is_paid(
 @pytest.mark.parametrize("service", ["core", "sd3", "inpaint"])
 def test_a_remark_beside_the_name_of_a_parameter_does_not_hide_it(service: str) -> None:
     names = {
-        "seed": ["Seed#", "Seed No.", "Seed (int)", "*seed", "Image seed"],
+        "seed": ["Seed#", "Seed No.", "Seed (int)", "*seed", "Image seed", "params.seed"],
         "negative_prompt": ["Negative Prompt:", "Negative Prompt (English)", "neg. prompt"],
     }
     for meant, columns in names.items():
         found = {column: kind_of(column, service) for column in columns}
         assert found == dict.fromkeys(columns, ("suspicious", meant))
-    for column in ("#", "No.", "(x)", "Prompt (English)?"):
+    for column in ("#", "No.", "(x)", "Prompt (English)?", "prompt.en", "v1.5"):
         there = frozenset({"prompt", column.lower()})
         assert ColumnRules(service=service).target(column, there, any_service=False).kind == "kept"
 

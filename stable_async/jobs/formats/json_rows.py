@@ -12,7 +12,6 @@ from stable_async.jobs.columns import (
     ColumnReport,
     ColumnRules,
     Target,
-    folded,
     is_parameter,
     own_name,
 )
@@ -205,21 +204,14 @@ class _Keys:
             names, self._rules, number, partial=bool(self._targets), what="key"
         )
         self._targets = dict(zip(names, targets, strict=True))
+        fields = [target.name for target in targets if target.kind == "field"]
         for name, value in values.items():
-            self._refuse_hidden(number, name, value)
+            if isinstance(value, dict):
+                try:
+                    self._rules.check_inside(name, self._targets[name], value, fields)
+                except ColumnError as error:
+                    raise UnreadableError(number, str(error)) from None
         self._report.take(found)
-
-    def _refuse_hidden(self, number: int, name: str, value: object) -> None:
-        """Refuse an object with parameters inside, as notebooks write, which would be metadata."""
-        is_kept = self._targets[name].kind == "kept"
-        if isinstance(value, dict) and is_kept and self._rules.keeps_unasked(name):
-            inside = [key for key in value if folded(key) in self._rules.fields]
-            if inside:
-                raise UnreadableError(
-                    number,
-                    f"{name} has {', '.join(inside)} inside, which no request would have: move "
-                    f"them out of it, or --keep {name} (as metadata), --drop {name}",
-                )
 
 
 class _Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
 
 from stable_async.extras import install_command
 from stable_async.jobs.columns import ColumnReport, ColumnRules, Target, folded, own_name
@@ -35,12 +36,14 @@ class _Schema:
         files: Those whose values are files: bytes, or `{bytes, path}` as in `datasets`.
         bare: Those of `files` that are bytes alone. Hive and Spark write text in this way.
         other_bytes: Those with bytes anywhere in their values.
+        inside: The keys of those of `plain` whose values are objects.
     """
 
     plain: list[str]
     files: list[str]
     bare: list[str]
     other_bytes: list[str]
+    inside: dict[str, list[str]]
 
 
 def embedded_columns(path: Path, rules: ColumnRules) -> dict[str, str]:
@@ -76,6 +79,9 @@ def read_parquet(path: Path, rules: ColumnRules, report: ColumnReport, store: In
             for name in sorted((*schema.files, *schema.other_bytes)):
                 if name not in names:
                     found.add(name, Target("left out", name))
+            fields = [target.name for target in targets if target.kind == "field"]
+            for name, target in zip(names, targets, strict=True):
+                rules.check_inside(name, target, schema.inside.get(name, ()), fields)
             report.take(found)
             at_a_time = ROWS_WITH_FILES_AT_A_TIME if inputs else ROWS_AT_A_TIME
             for batch in file.iter_batches(at_a_time, columns=names):
@@ -141,6 +147,8 @@ def _texts(schema: _Schema, rules: ColumnRules, inputs: Mapping[str, str]) -> li
 
 def _text(value: object) -> object:
     """Return text that was written as bytes; what is not UTF-8 is left for the API's rules."""
+    if isinstance(value, UUID):
+        return str(value)
     try:
         return value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError:
@@ -158,7 +166,7 @@ def _library() -> tuple[Any, Any]:
 
 
 def _schema(schema: Any) -> _Schema:  # noqa: ANN401 - pyarrow has no types
-    found = _Schema([], [], [], [])
+    found = _Schema([], [], [], [], {})
     for name in schema.names:
         if schema.names.count(name) > 1:  # pyarrow finds neither of them by its name
             raise UnreadableError(
@@ -167,6 +175,7 @@ def _schema(schema: Any) -> _Schema:  # noqa: ANN401 - pyarrow has no types
         kind = schema.field(name).type
         if not _has_bytes(kind):
             found.plain.append(name)
+            found.inside[name] = [kind.field(place).name for place in range(kind.num_fields)]
         elif _is_file(kind):
             found.files.append(name)
             if kind.num_fields == 0:
