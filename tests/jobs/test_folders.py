@@ -245,6 +245,24 @@ def test_a_folder_of_parquet_files_is_a_data_set(tmp_path: Path) -> None:
         read(saved)
 
 
+def test_a_folder_of_parquet_files_with_prompts_is_one_table(tmp_path: Path) -> None:
+    pa, parquet = needs.module("pyarrow"), needs.module("pyarrow.parquet")
+    for shard in range(2):
+        prompts = [f"fox {shard}", f"kite {shard}"]
+        table = pa.table({"prompt": prompts, "seed": [1, 2], "theme": ["x", "y"]})
+        parquet.write_table(table, tmp_path / f"train-{shard:05d}-of-00002.parquet")
+    for source in (tmp_path, tmp_path / "train-*.parquet"):
+        for service in ("core", "sd3"):
+            rows = read(source, ColumnRules(service=service))
+            assert names(rows, "prompt") == ["fox 0", "kite 0", "fox 1", "kite 1"]
+            assert names(rows, "seed") == [1, 2, 1, 2]
+            assert [row.number for row in rows] == [1, 2, 3, 4]
+            assert rows[0].metadata == {"theme": "x"}
+    parquet.write_table(pa.table({"text": ["a"]}), tmp_path / "train-00002-of-00003.parquet")
+    with pytest.raises(PromptFileError, match=r"train-00002-of-00003.*no column 'prompt'"):
+        read(tmp_path, ColumnRules())
+
+
 def test_problems_of_files_name_them(tmp_path: Path) -> None:
     """The row of a file in a folder is a number that nothing else shows."""
     photos = tmp_path / "photos"

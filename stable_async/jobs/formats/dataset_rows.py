@@ -11,8 +11,8 @@ from stable_async.jobs.formats.decoding import TextFile, unpacked
 from stable_async.jobs.formats.delimited import read_records
 from stable_async.jobs.formats.folder_rows import input_field, is_own
 from stable_async.jobs.formats.json_rows import read_json
-from stable_async.jobs.formats.parquet_rows import read_parquet
-from stable_async.jobs.formats.table import read_table
+from stable_async.jobs.formats.parquet_rows import embedded_columns, read_parquet
+from stable_async.jobs.formats.table import SuspiciousColumnsError, read_table
 from stable_async.jobs.row import MAX_ID
 
 if TYPE_CHECKING:
@@ -102,15 +102,27 @@ def read_media_folder(
 def read_parquet_folder(
     paths: Sequence[Path], rules: ColumnRules, report: ColumnReport, store: InputStore
 ) -> Rows:
-    """Read the rows of all parquet files of a data set. Other columns than the input are metadata.
+    """Read the rows of all parquet files of a data set.
+
+    Where they have input files, the other columns are metadata; else they are tables like others.
 
     Raises:
-        UnreadableError: A file cannot be read, or the service takes no files.
+        UnreadableError: A file cannot be read, or its columns are wrong.
     """
-    _field(rules)
-    rules = replace(rules, metadata_only=True)
+    media = replace(rules, metadata_only=True)
+    if embedded_columns(paths[0], media):
+        _field(rules)
+        rules = media
+    number = 0
     for path in paths:
-        yield from read_parquet(path, rules, report, store)
+        try:
+            for row in read_parquet(path, rules, report, store, after=number):
+                number = row.row if isinstance(row, RowProblem) else row.number
+                yield row
+        except SuspiciousColumnsError:
+            raise
+        except UnreadableError as error:
+            raise UnreadableError(error.row, f"{path.name}: {error.what}") from None
 
 
 def _field(rules: ColumnRules) -> str:

@@ -51,8 +51,8 @@ def input_field(rules: ColumnRules) -> str:
     files = rules.file_fields
     if not files:
         raise ColumnError(
-            f"{rules.service} takes no input files: name another service, such as --service "
-            "remove-background"
+            f"{rules.service} takes no input files, which folders and patterns name: name a prompt "
+            "file, or another service, such as --service remove-background"
         )
     wanted = rules.required & files or (files - rules.given if len(files) == 1 else frozenset())
     others = sorted(rules.required - wanted)

@@ -60,14 +60,16 @@ def embedded_columns(path: Path, rules: ColumnRules) -> dict[str, str]:
         raise UnreadableError(0, f"not valid parquet: {error}") from None
 
 
-def read_parquet(path: Path, rules: ColumnRules, report: ColumnReport, store: InputStore) -> Rows:
-    """Read rows; input files that are embedded go into the store.
+def read_parquet(
+    path: Path, rules: ColumnRules, report: ColumnReport, store: InputStore, *, after: int = 0
+) -> Rows:
+    """Read rows, numbered `after` others; input files that are embedded go into the store.
 
     Raises:
         UnreadableError: The file is not parquet, or its columns are wrong.
     """
     pyarrow, parquet = _library()
-    number = 0
+    number = after
     try:
         with parquet.ParquetFile(path) as file:
             schema = _schema(file.schema_arrow)
