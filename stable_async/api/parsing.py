@@ -13,11 +13,19 @@ _BLANK = "\ufeff \t\r\n"  # among them the byte order mark
 def parse_json(data: bytes | bytearray) -> object:
     """Return the value parsed from JSON text; stray bytes after an object or a list are ignored.
 
+    Bytes that are not of its encoding become replacement characters: a message in Latin-1 must not
+    hide the rest.
+
     Raises:
         ValueError: It is not JSON, or is nested too deeply.
     """
+    encoding = json.detect_encoding(data)
     try:
-        text = data.decode(json.detect_encoding(data), "surrogatepass").lstrip(_BLANK)
+        text = data.decode(encoding, "surrogatepass")
+    except UnicodeDecodeError:
+        text = data.decode(encoding, "replace")
+    text = text.lstrip(_BLANK)
+    try:
         value, end = json.JSONDecoder().raw_decode(text)
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None

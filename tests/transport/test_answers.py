@@ -570,9 +570,16 @@ async def test_an_endless_answer_to_a_submission_cannot_fill_the_memory(
     assert caught.value.maybe_billed
 
 
-@pytest.mark.parametrize("body", ['{"id":"abc"} x', '\ufeff{"id":"abc"}\n<!-- edge -->'])
-async def test_stray_bytes_after_an_id_do_not_lose_the_generation(body: str) -> None:
-    reply = answer(body.encode(), content_type="application/json")
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"id":"abc"} x',
+        b'\xef\xbb\xbf{"id":"abc"}\n<!-- edge -->',
+        b'{"id":"abc","note":"caf\xe9 \xf0\x9f"}',
+    ],
+)
+async def test_stray_bytes_around_an_id_do_not_lose_the_generation(body: bytes) -> None:
+    reply = answer(body, content_type="application/json")
     async with raw_server(Server(reply)) as url, client(url) as one:
         generation = await one.submit(UpscaleCreative(image=PNG, prompt="x"))
     assert generation.id == "abc"
@@ -587,10 +594,12 @@ async def test_stray_bytes_after_an_id_do_not_lose_the_generation(body: str) -> 
         '{"id":"a","name":"insufficient_balance","errors":{"balance":["x"]}}',
         '{"id":"a","name":"insufficient_balance","message":{"text":"x"}}',
         '{"id":"a","name":"insufficient_balance","errors":{}}',
+        '{"id":"a","name":"insufficient_balance","errors":["caf\xe9"]}',
     ],
 )
 async def test_an_envelope_with_odd_types_is_that_of_the_api(body: str) -> None:
-    reply = answer(body.encode(), status="429 No", content_type="application/json")
+    encoding = "latin-1" if "\xe9" in body else "utf-8"
+    reply = answer(body.encode(encoding), status="429 No", content_type="application/json")
     async with raw_server(Server(reply)) as url, client(url) as one:
         with pytest.raises(PaymentRequiredError) as caught:
             await one.generate.core("x")
