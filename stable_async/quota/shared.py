@@ -277,7 +277,8 @@ class KeyQuota:
     own, such as one with virtual time for tests, has a quota of its own.
 
     Attributes:
-        name: Name of the file, which a hash of key and address ends, without that of the machine.
+        name: The file's name, which ends in a hash of key and address; the file itself has the id
+            of this boot after it.
         quota: What the server allows.
     """
 

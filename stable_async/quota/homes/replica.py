@@ -21,7 +21,7 @@ __all__ = ["COMPARED", "WAITED", "YIELDED", "Entry", "Kind", "Replica", "apply"]
 
 YIELDED, WAITED = 1.0, 2.0
 
-# For so many windows it is known what a process was granted that has left.
+# How many windows the last entry of a process is remembered after it has left.
 COMPARED = 3
 
 Kind = Literal[
