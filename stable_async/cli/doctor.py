@@ -24,12 +24,15 @@ from stable_async.cli.options import Flag, JsonFlag, reflowed
 from stable_async.cli.probe import probe as run_probe
 from stable_async.cli.target import Target, limited, open_sender, open_target
 from stable_async.config import API_KEY_VARIABLE
-from stable_async.errors import ConfigurationError, StabilityError
+from stable_async.errors import ConfigurationError, QuotaTimeoutError, StabilityError
 from stable_async.extras import install_command
+from stable_async.quota.limiter import QuotaLimiter
 from stable_async.quota.shared import FileQuota, KeyQuota, RedisQuota, cache_folder
 
 __all__ = ["doctor"]
 
+# A first start on an empty server waits for 12.3 s.
+QUOTA_SECONDS = 20.0
 CONNECT_SECONDS = 10.0
 CLOCK_SECONDS = 60.0
 CERTIFICATE_DAYS = 14
@@ -201,11 +204,9 @@ async def _account(target: Target, connection: Connection) -> list[Check]:
         async with limited(target, connection) as (limiter, kept):
             if limiter is not None:
                 await limiter.open()
-                used = limiter.statistics()
-                state = f"{_home(kept)}; {used.in_window} of {used.requests} in use"
-                left = used.penalty_left
-                wait = f"the penalty ends in {left:.0f} s" if left else ""
-                checks.append(Check("quota", state, wait))
+                checks.append(await _quota(limiter, _home(kept)))
+                if checks[-1].to_do:
+                    return checks
             async with open_sender(target, limiter) as send:
                 send.timeout = CONNECT_SECONDS
                 answer = await send(ProbeRequest("GET", "/v1/user/balance", keyed=True))
@@ -230,6 +231,21 @@ def _home(kept: object) -> str:
         case KeyQuota() if cache_folder() is not None:
             return "shared by all programs on this machine with this key and address"
     return "for this program only"
+
+
+async def _quota(limiter: QuotaLimiter, home: str) -> Check:
+    """Return whether a request may leave soon."""
+    left = limiter.statistics().penalty_left
+    if not left:
+        try:
+            permit = await limiter.acquire(priority="bulk", deadline=QUOTA_SECONDS)
+        except QuotaTimeoutError:
+            advice = "make the quota's server reachable from here, or ease the load on the quota"
+            return Check("quota", f"{home}; no permit within {QUOTA_SECONDS:g} s", advice)
+        permit.release()
+    used = limiter.statistics()
+    state = f"{home}; {used.in_window} of {used.requests} in use"
+    return Check("quota", state, f"the penalty ends in {left:.0f} s" if left else "")
 
 
 def _balance(status: int, content: dict[str, object], from_api: bool) -> Check:

@@ -19,6 +19,8 @@ import trustme
 
 from stable_async.cli.app import run
 from stable_async.cli.doctor import EXTRAS
+from stable_async.config import Quota
+from stable_async.quota import QuotaLimiter, quota_of
 from stable_async.sandbox import SandboxSettings, start_sandbox
 from tests.raw_server import Connection, answer, raw_server
 from tests.sandbox.test_probing import field, raw_facts
@@ -90,6 +92,40 @@ def test_the_folder_is_the_one_that_the_quota_uses(
     found = lines(capsys.readouterr().out)
     assert found["cache folder"][0] == "FIX"
     assert found["quota"][1].startswith("for this program only")
+
+
+def test_a_quota_that_gives_no_permit_is_told_instead_of_waited_for(
+    sandbox: SandboxProcess,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stable_async.cli.doctor.QUOTA_SECONDS", 0.3)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        port = nobody.getsockname()[1]
+        assert run(["doctor", "--shared-quota", f"redis://127.0.0.1:{port}/0"]) == 1
+    output = capsys.readouterr().out
+    assert lines(output)["quota"] == (
+        "FIX",
+        "shared in Redis on 127.0.0.1; no permit within 0.3 s",
+    )
+    assert "account" not in lines(output)
+
+
+def test_a_penalty_is_told_instead_of_waited_for(
+    sandbox: SandboxProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def breach() -> None:
+        limiter = QuotaLimiter(quota_of(Quota(), KEY, sandbox.url))
+        await limiter.open()
+        limiter.penalise(600.0)
+        await limiter.aclose()
+
+    asyncio.run(breach())
+    assert run(["doctor"]) == 1
+    output = capsys.readouterr().out
+    assert lines(output)["quota"][0] == "FIX"
+    assert "the penalty ends in 600 s" in output
 
 
 def test_without_a_key_the_machine_is_looked_at_all_the_same(
