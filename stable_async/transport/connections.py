@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from aiohttp import BaseConnector, ClientError, StreamReader
     from aiohttp.connector import AddrInfoType
 
-__all__ = ["CLOSED", "connector_of", "make_connector", "resolve_tls"]
+__all__ = ["CLOSED", "CLOSED_SESSION", "connector_of", "make_connector", "resolve_tls"]
 
 CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 CLOSED = "the client was closed"
+CLOSED_SESSION = "session is closed; allowed: an open aiohttp.ClientSession"
 
 # A synchronous operation is silent for up to three minutes, and some NATs forget a connection after
 # one: probes keep it alive, and detect within 90 s that it is gone. Seconds, seconds, count.
@@ -144,7 +145,7 @@ def connector_of(session: object) -> BaseConnector:
             f"session is a {type(session).__name__}; allowed: an aiohttp.ClientSession, or None"
         )
     if session.connector is None or session.closed:
-        raise ConfigurationError("session is closed; allowed: an open aiohttp.ClientSession")
+        raise ConfigurationError(CLOSED_SESSION)
     return session.connector
 
 

@@ -10,7 +10,7 @@ import aiohttp
 
 from stable_async.config import DOCUMENTED_PENALTY, Secret
 from stable_async.errors import ConfigurationError, WrongEventLoopError
-from stable_async.transport.connections import make_connector
+from stable_async.transport.connections import CLOSED_SESSION, make_connector
 from stable_async.transport.retry import make_retrying
 from stable_async.transport.send_state import trace_attempts
 
@@ -97,7 +97,7 @@ class Session:
         loop = _running_loop()
         theirs = self.connector
         if theirs is not None and theirs.closed:
-            raise ConfigurationError("session is closed; allowed: an open aiohttp.ClientSession")
+            raise ConfigurationError(CLOSED_SESSION)
         if getattr(theirs, "_loop", loop) is not loop:
             raise WrongEventLoopError("session belongs to another event loop")
         self._pool = aiohttp.ClientSession(
@@ -127,7 +127,7 @@ class Session:
         """The open pool.
 
         Raises:
-            ConfigurationError: The client is not open.
+            ConfigurationError: The client is not open, or the caller's session was closed.
             WrongEventLoopError: It was opened in another event loop.
         """
         if self._pool is None:
@@ -137,6 +137,8 @@ class Session:
                 "this client was opened in another event loop; make one for each loop: "
                 "clients of one key and address share the quota"
             )
+        if self._pool.closed:
+            raise ConfigurationError(CLOSED_SESSION)
         return self._pool
 
     def headers(self, request: Request[object], options: Options) -> dict[str, str]:

@@ -372,7 +372,10 @@ async def test_a_closed_session_or_one_of_another_loop_is_refused() -> None:
         return None
 
     assert isinstance(await asyncio.to_thread(elsewhere), WrongEventLoopError)
-    await session.close()
+    async with client:
+        await session.close()
+        with pytest.raises(ConfigurationError, match="session is closed"):
+            await client.generate.core("x")
     with pytest.raises(ConfigurationError, match="session is closed"):
         await client.open()
     with pytest.raises(ConfigurationError, match="session is closed"):
