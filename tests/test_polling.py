@@ -393,6 +393,14 @@ async def test_what_is_raised_while_polling_carries_the_id(
     assert pickle.loads(pickle.dumps(caught.value)).generation_id == ID
 
 
+async def test_a_look_carries_the_id_that_was_asked_for() -> None:
+    other = answer(b'{"id": "another", "status": "unknown"}', content_type="application/json")
+    async with raw_server(Script(other)) as url, client_of(url) as client:
+        with pytest.raises(InvalidResponseError) as caught:
+            await client.poll(ImageResult(id=ID))
+    assert caught.value.generation_id == ID
+
+
 async def test_a_stream_that_breaks_after_it_was_recognised_carries_the_id() -> None:
     async with raw_server(Script(SUBMITTED, TORN)) as url, client_of(url) as client:
         with pytest.raises(APIConnectionError) as caught:

@@ -211,8 +211,9 @@ class MediaReader(Generic[MediaT]):
         answer = replace(self._answer, body=held)
         error = answer.unreadable(f"{what}{labelled} instead of {_ARTICLE[self._kind]}")
         # An operation that has become asynchronous: the result can be fetched by its id.
-        with suppress(InvalidResponseError):
-            error.attach_generation(read_generation_id(answer))
+        if answer.asked == "submit":
+            with suppress(InvalidResponseError):
+                error.attach_generation(read_generation_id(answer))
         return error
 
     def _failure(self) -> str | None:
