@@ -22,6 +22,7 @@ __all__ = ["CLOSED", "CLOSED_SESSION", "connector_of", "make_connector", "resolv
 
 CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
+_LENGTH = b"\r\ncontent-length:"
 CLOSED = "the client was closed"
 CLOSED_SESSION = "session is closed; allowed: an open aiohttp.ClientSession"
 
@@ -96,16 +97,36 @@ class _CarefulHandler(ResponseHandler):
         # aiohttp drops what it has parsed of a piece when the rest of the piece is not HTTP: a
         # whole paid image, if its head is in the same piece. So the head is parsed alone.
         while self._payload is None or self._payload.is_eof():
-            head, end, rest = data.partition(b"\r\n\r\n")
-            if not rest:
+            head, end, data = data.partition(b"\r\n\r\n")
+            if not end:
+                data = head
                 break
-            super().data_received(head + end)
-            data = rest
+            super().data_received(self._with_one_length(head) + end)
+            if not data:
+                return
             if self._exception is not None or self.transport is None:
                 return
         super().data_received(data)
         if self._exception is not None:  # such as a chunk without a length
             _break_off(self._payload, ClientPayloadError("it is not valid HTTP"))
+
+    def _with_one_length(self, head: bytes) -> bytes:
+        """Return the head of an answer without lengths that say nothing more.
+
+        aiohttp refuses an answer with the same length twice, and one in chunks with a length, as
+        proxies send them that copy headers. Such a connection is not used again (RFC 9112, 6.3).
+        """
+        found = head.lower()
+        in_chunks = b"\r\ntransfer-encoding: chunked" in found
+        if found.count(_LENGTH) + in_chunks < 2:
+            return head
+        lines = head.split(b"\r\n")
+        lengths = [line for line in lines if line.lower().startswith(_LENGTH.strip())]
+        if not in_chunks and len(set(map(bytes.lower, lengths))) > 1:
+            return head
+        self.force_close()
+        others = [line for line in lines if line not in lengths]
+        return b"\r\n".join(others if in_chunks else [*others, lengths[0]])
 
 
 def _is_readable(descriptor: int) -> bool:

@@ -259,6 +259,50 @@ async def test_what_arrives_on_an_idle_connection_is_not_the_next_answer(unasked
     assert requests == 2
 
 
+LENGTH = b"Content-Length: %d\r\n" % len(PNG)
+CHUNK = b"%x\r\n%b\r\n0\r\n\r\n" % (len(PNG), PNG)
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        (LENGTH + b"Date: x\r\n" + LENGTH.lower(), PNG),
+        (LENGTH + b"transfer-encoding: chunked\r\n", CHUNK),
+        (b"Transfer-Encoding: chunked\r\n" + LENGTH * 2, CHUNK),
+    ],
+    ids=["twice", "and chunks", "twice and chunks"],
+)
+async def test_a_length_that_says_nothing_more_loses_no_image(
+    framing: bytes, body: bytes, in_pieces: bool
+) -> None:
+    """Proxies send them that copy headers; RFC 9112, section 6.3, says what they mean."""
+    connections = 0
+
+    async def serve(connection: Connection) -> None:
+        nonlocal connections
+        connections += 1
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n")
+        if in_pieces:
+            await asyncio.sleep(0.01)
+        await connection.send(body)
+        await connection.reader.read()
+
+    async with raw_server(serve) as url, client(url) as one:
+        for _ in range(2):
+            assert (await one.generate.core("x")).data == PNG
+    assert connections == 2, "the connection is not used again"
+
+
+async def test_two_lengths_are_a_doubt() -> None:
+    reply = answer(PNG, headers=f"Content-Length: {len(PNG) + 1}\r\n")
+    async with raw_server(Server(reply)) as url, client(url) as one:
+        with pytest.raises(APIConnectionError, match="not valid HTTP") as caught:
+            await one.generate.core("x")
+    assert caught.value.maybe_billed
+
+
 @pytest.mark.parametrize("blanks", [b"\r\n\n", b"\xef\xbb\xbf", b"\t" * 40])
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
 async def test_blanks_before_an_image_are_left_out(blanks: bytes, kind: str) -> None:
