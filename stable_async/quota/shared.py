@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from stable_async.arguments import checked_setting, path_like
+from stable_async.arguments import UnfitError, checked_setting, or_none, path_like
 from stable_async.config import Quota, Secret
 from stable_async.errors import ConfigurationError
 from stable_async.extras import install_command
@@ -116,8 +116,8 @@ class SharedQuota(ABC):
             quota: What the server allows.
 
         Raises:
-            ConfigurationError: The URL is not a Redis URL, redis-py is not installed, or the quota
-                has the scope "client".
+            ConfigurationError: An argument is invalid, redis-py is not installed, or the quota has
+                the scope "client".
         """
         try:
             from stable_async.quota.homes.redis import check_url
@@ -126,7 +126,9 @@ class SharedQuota(ABC):
                 f"a quota in Redis needs redis-py: {install_command('redis')}"
             ) from None
 
-        return RedisQuota(url=check_url(url), name=name, quota=quota)
+        checked_url = check_url(checked_setting("url", url, _text))
+        checked_name = checked_setting("name", name, or_none(_text))
+        return RedisQuota(url=checked_url, name=checked_name, quota=quota)
 
     @staticmethod
     def ray(
@@ -147,7 +149,7 @@ class SharedQuota(ABC):
         """
         if find_spec("ray") is None:
             raise ConfigurationError(f"a quota in Ray needs Ray: {install_command('ray')}")
-        return RayQuota(name=name, quota=quota)
+        return RayQuota(name=checked_setting("name", name, _text), quota=quota)
 
     @staticmethod
     def parse(
@@ -161,6 +163,7 @@ class SharedQuota(ABC):
         Raises:
             ConfigurationError: As for `file` and `redis`, or it looks like a part of a URL.
         """
+        text = checked_setting("text", text, _text)
         if "://" in text:
             return SharedQuota.redis(text, None, quota)
         if ":" in text.partition(os.sep)[0]:
@@ -333,6 +336,12 @@ def quota_of(
             )
         return shared.for_key(whose)
     return KeyQuota(f"quota-{FORMAT}-{whose}", quota)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise UnfitError("text that is not empty")
 
 
 def _hash(api_key: str, base_url: str) -> str:

@@ -221,6 +221,23 @@ def test_an_url_that_makes_no_sense_is_refused_without_showing_it(url: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((None,), "url is None"),  # as os.environ.get returns it
+        ((b"redis://h",), "url is bytes"),
+        (("redis://h", QUOTA), "name is Quota"),  # the second argument of SharedQuota.file
+        (("redis://h", ""), "name is ''"),
+        (("redis://h", 7), "name is 7"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused(
+    arguments: tuple[object, ...], problem: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"{problem}; allowed"):
+        SharedQuota.redis(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     ("options", "problem"),
     [
         ("redis://h/0?timeout=20", "timeout"),
