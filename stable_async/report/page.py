@@ -144,7 +144,8 @@ def _rows(view: JobView, to: Path, most: int) -> Iterator[bytes]:
             thumbnail = small.get(path) if path else None
             link = None
             if path is not None:
-                link = quote(Path(os.path.relpath(path.absolute(), beside)).as_posix())
+                relative = Path(os.path.relpath(path.absolute(), beside)).as_posix()
+                link = quote(os.fsencode(relative))
             now = (text, more)
             shown = [0 if value == last else value for value, last in zip(now, before, strict=True)]
             values = [

@@ -148,6 +148,8 @@ def test_a_folder_whose_name_is_no_utf8_has_a_report(tmp_path: Path) -> None:
     with JobFolder(tmp_path / "j\udcff") as job:
         job.add()
         assert report(job).facts["title"] == "j\udcff"
+        page = write_report(job.folder, to=tmp_path / "elsewhere.html").read_text()
+        assert '"j%FF/images/' in page
 
 
 def test_the_page_refers_to_nothing_outside(tmp_path: Path) -> None:
