@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from stable_async.jobs.errors import JobError, LedgerError, storage_errors
 from stable_async.jobs.job_options import SANDBOX, JobOptions
+from stable_async.jobs.kinds import AUDIO, IMAGE, MODEL
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.lock import is_locked
 from stable_async.jobs.recovery import LEDGER_NAME
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = ["JobView", "path_inside", "reading_job"]
+
+MEDIA = frozenset(kind.folder for kind in (IMAGE, AUDIO, MODEL))
 
 
 class JobView:
@@ -132,12 +135,17 @@ def reading_job(sources: Sequence[str | Path]) -> Iterator[JobView]:
 
 
 def path_inside(folder: Path, name: str) -> Path | None:
-    """Return the path of a file by its name; `None` for a URL, and for a file outside `folder`."""
+    """Return the path of a file by its name; `None` for a URL, and for a file outside `folder`.
+
+    The folder of images in it may be a link, as to a larger disk.
+    """
     place = PurePosixPath(name)
     if "://" in name or "\0" in name or "\\" in name or place.is_absolute() or ".." in place.parts:
         return None
     path = folder / place
-    return path if path.resolve().is_relative_to(folder.resolve()) else None
+    roots = [folder, *(folder / part for part in place.parts[:-1][:1] if part in MEDIA)]
+    real = path.resolve()
+    return path if any(real.is_relative_to(root.resolve()) for root in roots) else None
 
 
 @contextmanager

@@ -178,6 +178,15 @@ def test_a_name_that_leads_out_of_the_job_is_never_read(tmp_path: Path, name: st
     assert [what for _, _, what in summary.damage] == ["missing"]
 
 
+def test_the_images_of_a_job_may_be_on_another_disk(job: Path, tmp_path: Path) -> None:
+    """A digest shows that they are those of the job, wherever the link leads."""
+    (job / "images").rename(tmp_path / "disk")
+    (job / "images").symlink_to(tmp_path / "disk")
+    summary = export_job(job, tmp_path / "set", "imagefolder")
+    assert summary.media
+    assert not summary.damaged
+
+
 @each_format
 def test_exported_again_only_shards_that_change_are_written(
     tmp_path: Path, kind: ExportFormat
