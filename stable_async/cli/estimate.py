@@ -7,10 +7,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stable_async.cli.exit_status import OK, UsageError
-from stable_async.cli.options import JsonFlag, reflowed
+from stable_async.cli.options import JsonFlag, option_text, reflowed
 from stable_async.cli.preview import preview
 from stable_async.cli.prompt_options import PromptOptions, PromptsArgument
 from stable_async.cli.started_job import started_job
+from stable_async.errors import ConfigurationError
 from stable_async.jobs import JobSettings, PromptFile
 from stable_async.jobs.shard import WHOLE
 
@@ -54,5 +55,8 @@ def estimate(
         rules = replace(rules, shard=WHOLE)
     settings = None if first is None else JobSettings(folder=folder or Path(), images=url)
     parts = out if len(out) > 1 else ()
-    preview(source, rules, settings, parts=parts, as_json=json_summary, needs_prices=False)
+    try:
+        preview(source, rules, settings, parts=parts, as_json=json_summary, needs_prices=False)
+    except ConfigurationError as error:
+        raise UsageError(option_text(error)) from None
     return OK

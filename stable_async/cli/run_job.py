@@ -123,13 +123,13 @@ def run(
             replace_changed=replace_changed,
             check=not no_check,
         )
+        running = Job(settings, source, rules)
     except ConfigurationError as error:
         raise UsageError(option_text(error)) from None
     if dry_run:
         server = settings.server or resolve_base_url(connection.base_url)
         preview(source, rules, settings, server=server, as_json=json_summary)
         return OK
-    running = Job(settings, source, rules)
     if events is not None:
         try:
             running.events = EventFile(events)

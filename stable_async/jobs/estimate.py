@@ -21,6 +21,7 @@ from stable_async.jobs.job_options import (
     JobOptions,
     budget_of,
     changed_error,
+    check_chosen,
     check_place,
     find_differences,
 )
@@ -190,11 +191,13 @@ def estimate_run(
         needs_prices: Refuse rows of unknown prices, as a run does.
 
     Raises:
+        ConfigurationError: The rules choose rows, and a run could not follow them.
         PromptFileError: The prompts cannot be used as they are.
         JobChangedError: The job was started with other options, and a run would be refused.
         LedgerError: The job's ledger cannot be read.
         StorageError: The bucket of its images cannot be read.
     """
+    check_chosen(prompts, rules, check=settings is None or settings.check)
     with (
         TemporaryDirectory(prefix="stable-async-") as temporary,
         _opened(settings, rules, parts, Path(temporary)) as ledger,

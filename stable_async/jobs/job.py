@@ -17,6 +17,7 @@ from stable_async.jobs.errors import JobError
 from stable_async.jobs.events import JobEvents
 from stable_async.jobs.failure_file import FAILURES_NAME, write_failures
 from stable_async.jobs.gate import Gate
+from stable_async.jobs.job_options import check_chosen
 from stable_async.jobs.kinds import kind_of_service
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.ledger_writer import LedgerWriter
@@ -72,11 +73,12 @@ class Job:
         Without `prompts` the job works from the rows in its ledger.
 
         Raises:
-            ConfigurationError: An argument is something else.
+            ConfigurationError: An argument is something else, or they contradict each other.
         """
         checked_setting("settings", settings, instance(JobSettings, "JobSettings"))
         checked_setting("prompts", prompts, or_none(instance(PromptFile, "a PromptFile")))
         checked_setting("rules", rules, instance(PromptRules, "PromptRules"))
+        check_chosen(prompts, rules, check=settings.check)
         self._settings = settings
         self._prompts = prompts
         self._rules = rules
@@ -268,9 +270,9 @@ class Job:
         """Remove what a crash has left, and find images whose files are gone."""
         await in_thread(store.tidy)
         after, first, price = 0, "", 0.0
-        while some := await writer.do(
-            partial(Ledger.image_names, after=after, limit=NAMES_AT_A_TIME)
-        ):
+        # Without a check the rows of the file are not known yet.
+        names = partial(Ledger.image_names, limit=NAMES_AT_A_TIME, gone=not self._settings.check)
+        while some := await writer.do(partial(names, after=after)):
             after = some[-1][0]
             missing = await in_thread(store.missing, [name for _, name, _ in some])
             if missing:

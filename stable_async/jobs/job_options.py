@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from stable_async.api.services import service_name
+from stable_async.errors import ConfigurationError
 from stable_async.jobs.columns import ColumnRules
 from stable_async.jobs.errors import JobChangedError
 from stable_async.jobs.prompt_file import STDIN, PromptFile
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
     from stable_async.jobs.ledger import Ledger
     from stable_async.jobs.settings import JobSettings
 
-__all__ = ["SANDBOX", "JobOptions", "budget_of", "changed_error", "check_place", "find_differences"]
+__all__ = [
+    "SANDBOX",
+    "JobOptions",
+    "budget_of",
+    "changed_error",
+    "check_chosen",
+    "check_place",
+    "find_differences",
+]
 
 SANDBOX = "sandbox"
 """The server of jobs whose images were made by a sandbox."""
@@ -159,6 +168,27 @@ def budget_of(before: JobOptions | None, settings: JobSettings) -> tuple[float |
         "--budget inf removes it"
     )
     return before.budget, [note]
+
+
+def check_chosen(prompts: PromptFile | None, rules: PromptRules, *, check: bool) -> None:
+    """Refuse rules that choose rows, where a run could not follow them and would make all.
+
+    Args:
+        prompts: The prompt file; `None` if the run works from the ledger.
+        rules: How its rows become images.
+        check: Whether the whole file is read before anything is sent.
+
+    Raises:
+        ConfigurationError: There are such rules.
+    """
+    chosen = {"limit": rules.limit, "sample": rules.sample}
+    for name, value in chosen.items():
+        if value is not None and prompts is None:
+            allowed = "only with the prompts, which this job could read only once"
+            raise ConfigurationError(f"{name} is {value}; allowed: {allowed}")
+    if rules.sample is not None and not check:
+        allowed = "only with the check of the prompt file"
+        raise ConfigurationError(f"sample is {rules.sample}; allowed: {allowed}")
 
 
 def find_differences(

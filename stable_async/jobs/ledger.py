@@ -866,12 +866,16 @@ class Ledger:
 
     # Images.
 
-    def image_names(self, after: int, limit: int) -> list[tuple[int, str, float | None]]:
-        """Return position, name and price of images after a position, in order."""
+    def image_names(
+        self, after: int, limit: int, *, gone: bool = True
+    ) -> list[tuple[int, str, float | None]]:
+        """Return position, name and price of images after a position, in order; those of unlisted
+        rows only if `gone`.
+        """
         return self._db.execute(
             "SELECT position, file_name, price FROM images JOIN rows USING (position) "
-            "WHERE position > ? AND id IS NOT NULL ORDER BY position LIMIT ?",
-            (after, limit),
+            "WHERE position > ? AND (listed OR ?) AND id IS NOT NULL ORDER BY position LIMIT ?",
+            (after, gone, limit),
         ).fetchall()
 
     def has_image(self, position: int) -> bool:

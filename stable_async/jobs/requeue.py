@@ -40,7 +40,7 @@ def requeue(
     if settings.retry == "filtered":
         yield from _remake_filtered(ledger, shard)
     if settings.remake_missing:
-        yield from _remake_missing(ledger, missing)
+        yield from _remake_missing(ledger, missing, gone=not settings.check)
 
 
 def _remake_filtered(ledger: Ledger, shard: Shard) -> Iterator[str]:
@@ -58,15 +58,15 @@ def _remake_filtered(ledger: Ledger, shard: Shard) -> Iterator[str]:
 
 
 def _remake_missing(
-    ledger: Ledger, missing: Callable[[Iterable[str]], Sequence[str]]
+    ledger: Ledger, missing: Callable[[Iterable[str]], Sequence[str]], *, gone: bool
 ) -> Iterator[str]:
     after, missed, price = 0, 0, 0.0
-    while some := ledger.image_names(after, NAMES_AT_A_TIME):
+    while some := ledger.image_names(after, NAMES_AT_A_TIME, gone=gone):
         after = some[-1][0]
         names = set(missing([name for _, name, _ in some]))
-        gone = [(position, cost) for position, name, cost in some if name in names]
-        ledger.forget_images([position for position, _ in gone])
-        missed += len(gone)
-        price += sum(cost or 0.0 for _, cost in gone)
+        lost = [(position, cost) for position, name, cost in some if name in names]
+        ledger.forget_images([position for position, _ in lost])
+        missed += len(lost)
+        price += sum(cost or 0.0 for _, cost in lost)
     if missed:
         yield f"{count(missed, 'missing image file')}: made again, for {count(price, 'credit')}"

@@ -88,7 +88,9 @@ class JobSettings:
 
     def __post_init__(self) -> None:
         """Reject values that contradict each other."""
-        for name in ("replace_changed", "resend_doubtful"):
-            if getattr(self, name) and not self.check:
+        given = {name: getattr(self, name) for name in ("replace_changed", "resend_doubtful")}
+        given["retry"] = self.retry if self.retry == "filtered" else None
+        for name, value in given.items():
+            if value and not self.check:
                 allowed = "only with the check of the prompt file"
-                raise ConfigurationError(f"{name} is True; allowed: {allowed}")
+                raise ConfigurationError(f"{name} is {value}; allowed: {allowed}")

@@ -157,6 +157,7 @@ async def test_wrong_rows_are_listed_and_nothing_is_sent(command: Command, shop:
             "both set and varied",
         ),
         (["run", "-", "--out", "x", "--limit", "0"], "--limit is 0"),
+        (["run", "-", "--out", "x", "--no-check", "--sample", "2"], "--sample is 2; allowed: only"),
         (["run", "-", "--out", "x", "--limit", "1.5"], "--limit: allowed: a whole number"),
         (["generate", "core", "a fox", "-o", "x.png", "--seed", "7.9"], "not 7.9"),
         (["run", "-", "--out", "x", "--base-url", "foo"], "--base-url: base URL is 'foo'; allowed"),

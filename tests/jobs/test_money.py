@@ -296,6 +296,9 @@ async def test_missing_files_are_named_and_made_anew_only_when_asked_for(bench: 
     [note] = [note for note in job.notes if "missing" in note]
     assert names[1] in note
     assert "3 credits" in note
+    summary = await bench.run(path, PromptRules(limit=1), remake_missing=True)
+    assert (summary.ending, summary.missing) == ("complete", 0), "the row is beyond the limit"
+    assert (await bench.run(path)).missing == 1
     summary = await bench.run(path, remake_missing=True)
     assert (summary.ending, summary.missing, summary.done) == ("complete", 0, 1)
     assert summary.spent == 12.0

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from stable_async import ConfigurationError, Quota, SharedQuota
-from stable_async.jobs import JobSettings, PromptFile
+from stable_async.jobs import Job, JobSettings, PromptFile, PromptRules
+from stable_async.jobs.estimate import estimate_run
 
 
 def test_paths_may_be_text_or_path_objects(tmp_path: Path) -> None:
@@ -47,6 +48,30 @@ def test_a_setting_of_a_job_that_means_nothing_is_a_configuration_error(
 ) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
         JobSettings(**{"folder": "out", **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "rules", "has_file", "told"),
+    [
+        ({"check": False}, {"sample": 2}, True, "sample is 2; allowed: only with the check"),
+        ({}, {"limit": 2}, False, "limit is 2; allowed: only with the prompts"),
+        ({}, {"sample": 3}, False, "sample is 3; allowed: only with the prompts"),
+    ],
+)
+def test_rows_are_chosen_only_where_a_run_can(
+    tmp_path: Path, settings: dict[str, Any], rules: dict[str, Any], has_file: bool, told: str
+) -> None:
+    """It would make all of them."""
+    path = tmp_path / "p.txt"
+    path.write_text("a lighthouse\n")
+    prompts = PromptFile(path) if has_file else None
+    given = JobSettings(folder=tmp_path / "job", **settings), prompts, PromptRules(**rules)
+    with pytest.raises(ConfigurationError, match=told):
+        Job(*given)
+    with pytest.raises(ConfigurationError, match=told):
+        estimate_run(prompts, given[2], given[0])
+    with pytest.raises(ConfigurationError, match="retry is filtered; allowed: only with the check"):
+        JobSettings(folder=tmp_path, retry="filtered", check=False)
 
 
 @pytest.mark.parametrize("name", signature(JobSettings).parameters)
