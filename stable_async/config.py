@@ -207,7 +207,7 @@ def resolve_base_url(base_url: str | None) -> str:
 
     Raises:
         ConfigurationError: It is not an http or https URL, has a query, fragment or password, or
-            the API's version in its path.
+            the API's version in its path, or is that of the API without TLS.
     """
     if not isinstance(base_url, str | None):
         raise ConfigurationError(f"base_url is a {type(base_url).__name__}; allowed: text, or None")
@@ -228,6 +228,10 @@ def resolve_base_url(base_url: str | None) -> str:
         raise ConfigurationError("the base URL must not carry a query or a fragment")
     prefix = parts.path.strip("/")
     own = parts.hostname == urlsplit(DEFAULT_BASE_URL).hostname
+    if own and parts.scheme == "http":
+        raise ConfigurationError(
+            f"base URL is {url!r}; allowed: {DEFAULT_BASE_URL}: the key would not be encrypted"
+        )
     if prefix.endswith("v2beta") or (own and prefix):
         # The API would answer 404 to every request.
         raise ConfigurationError(

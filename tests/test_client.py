@@ -300,6 +300,7 @@ def test_the_scheme_of_an_address_counts_in_any_case() -> None:
         {"base_url": "http://[::1"},
         {"base_url": "http://host:port"},
         {"base_url": "https://api.stability.ai?x=1"},
+        {"base_url": "HTTP://API.stability.ai"},
         {"max_in_flight": 0},
         {"client_id": "x" * 257},
         {"client_user_id": "line\r\nbreak"},
