@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
 import ssl as ssl_module
@@ -23,6 +24,7 @@ __all__ = ["CLOSED", "CLOSED_SESSION", "connector_of", "make_connector", "resolv
 CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 _LENGTH = b"\r\ncontent-length:"
+_IN_CHUNKS = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked")
 CLOSED = "the client was closed"
 CLOSED_SESSION = "session is closed; allowed: an open aiohttp.ClientSession"
 
@@ -85,8 +87,8 @@ class _CarefulHandler(ResponseHandler):
         return super().is_connected() and not self.should_close and not self._has_input()
 
     def _has_input(self) -> bool:
-        socket = self.transport.get_extra_info("socket") if self.transport is not None else None
-        return socket is not None and _is_readable(socket.fileno())
+        opened = self.transport.get_extra_info("socket") if self.transport is not None else None
+        return opened is not None and _is_readable(opened.fileno())
 
     def close(self) -> None:
         payload = self._payload
@@ -117,7 +119,7 @@ class _CarefulHandler(ResponseHandler):
         proxies send them that copy headers. Such a connection is not used again (RFC 9112, 6.3).
         """
         found = head.lower()
-        in_chunks = b"\r\ntransfer-encoding: chunked" in found
+        in_chunks = _IN_CHUNKS.search(found) is not None
         if found.count(_LENGTH) + in_chunks < 2:
             return head
         lines = head.split(b"\r\n")

@@ -268,7 +268,7 @@ CHUNK = b"%x\r\n%b\r\n0\r\n\r\n" % (len(PNG), PNG)
     ("framing", "body"),
     [
         (LENGTH + b"Date: x\r\n" + LENGTH.lower(), PNG),
-        (LENGTH + b"transfer-encoding: chunked\r\n", CHUNK),
+        (LENGTH + b"transfer-encoding:Chunked\r\n", CHUNK),
         (b"Transfer-Encoding: chunked\r\n" + LENGTH * 2, CHUNK),
     ],
     ids=["twice", "and chunks", "twice and chunks"],
