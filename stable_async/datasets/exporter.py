@@ -99,7 +99,8 @@ def export_job(
         ConfigurationError: `shard_size` is invalid.
         JobLockedError: Another process exports to `target`.
         JobError: `job` is not a job or has nothing to export, the format is for other media,
-            `target` belongs to something else, or what the format needs is not installed.
+            `target` belongs to something else, what the format needs is not installed, or it is not
+            known which rows are listed.
         OSError: `target` cannot be written.
     """
     if shard_size < 1:
@@ -117,6 +118,12 @@ def _export(
     shard_size: int,
     on_progress: Callable[[int, int], None],
 ) -> ExportSummary:
+    if selection.only_listed and view.is_partial:
+        raise JobError(
+            f"{', '.join(view.sources)}: the last run read only a part of the prompt file, so it "
+            "is not known which rows are still there: run it without --limit, --sample and "
+            "--no-check"
+        )
     records = Records(view.ledger, " ".join(view.sources), selection)
     _check_kind(format_, records.kind)
     layout = {"format": format_, "splits": [list(share) for share in records.splits.shares]}

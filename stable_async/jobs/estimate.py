@@ -236,7 +236,7 @@ def estimate_run(
         return describe(
             ledger,
             ColumnReport() if prompts is None else prompts.columns,
-            is_whole=rules.limit is None and rules.sample is None,
+            is_whole=rules.are_whole,
             changed=changed,
             resends=settings is not None and settings.resend_doubtful,
             budget=budget,

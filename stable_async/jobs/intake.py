@@ -169,8 +169,8 @@ class Intake:
             self._refuse_other_ids(*ledger.repeats_of_gone())
         if rules.sample is not None:
             ledger.list_sample(rules.shard.share(rules.sample))
-        self.report.gone = gone if rules.limit is None and rules.sample is None else 0
-        ledger.set(prompts=fingerprint)
+        self.report.gone = gone if rules.are_whole else 0
+        ledger.set(prompts=fingerprint, partial=int(not rules.are_whole))
         return self.report
 
     def _refuse_other_ids(self, rows: int, price: float) -> None:
@@ -189,7 +189,7 @@ class Intake:
         """
         self._begin(checked=False)
         self._ledger.unlist_all()
-        self._ledger.set(prompts=None)
+        self._ledger.set(prompts=None, partial=1)
 
     @property
     def exhausted(self) -> bool:
@@ -221,6 +221,10 @@ class Intake:
         self.report.states["failed"] += bad
         self._begin_positions()
         self._ledger.list_seen()
+
+    def end_unchecked(self) -> None:
+        """Record that the file was read to its end."""
+        self._ledger.set(partial=int(not self._rules.are_whole))
 
     def close(self) -> None:
         """Stop reading."""

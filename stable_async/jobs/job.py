@@ -340,6 +340,8 @@ class Job:
         while not (rows or intake.exhausted or progress.phase == "stopping"):
             rows = await in_thread(intake.take)
         if not rows:
+            if intake.exhausted:
+                await writer.do(lambda ledger: intake.end_unchecked())
             return False
         await writer.do(lambda ledger: intake.add_unchecked(rows))
         progress.total = report.added + report.known + report.bad

@@ -37,6 +37,8 @@ class JobView:
         sources: The folders or URL that it was read from, as given.
         folders: The folders of its parts; none if only the bucket is read.
         name: Its name, for titles.
+        is_partial: Whether the last run of a part read only some rows of the prompt file, so that
+            it is not known which are still there.
     """
 
     def __init__(
@@ -45,12 +47,15 @@ class JobView:
         sources: Sequence[str],
         folders: Sequence[tuple[Shard, Path]],
         stores: Sequence[Objects],
+        *,
+        is_partial: bool,
     ) -> None:
         """Show `ledger`, whose images are in `folders` and `stores` only."""
         self.ledger = ledger
         self.sources: tuple[str, ...] = tuple(sources)
         self.folders: tuple[Path, ...] = tuple(folder for _, folder in folders)
         self.name: str = self.folders[0].resolve().name if folders else _last_part(stores[0].url)
+        self.is_partial: bool = is_partial
         self._parts = tuple(folders)
         self._stores = tuple(stores)
 
@@ -131,6 +136,7 @@ def reading_job(sources: Sequence[str | Path]) -> Iterator[JobView]:
             [str(source) for source in sources],
             list(zip(shards, folders, strict=True)),
             list(stores.values()),
+            is_partial=any(ledger.get("partial") for ledger in ledgers),
         )
 
 

@@ -112,7 +112,7 @@ def open_job(
                 describe(
                     job.ledger,
                     prompts.columns,
-                    is_whole=rules.limit is None and rules.sample is None,
+                    is_whole=rules.are_whole,
                     changed=job.intake.report.changed,
                     resends=settings.resend_doubtful,
                     budget=job.budget,

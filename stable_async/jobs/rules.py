@@ -119,6 +119,11 @@ class PromptRules:
         for name, values in self.vary.items():
             checked_setting(f"vary: {name}", values, _values)
 
+    @property
+    def are_whole(self) -> bool:
+        """Whether all rows of the file become images, and not only the first or a sample."""
+        return self.limit is None and self.sample is None
+
     def problems(self) -> Iterator[RowProblem]:
         """Return the problems of the rules themselves."""
         if service_name(self.service) not in SERVICES:

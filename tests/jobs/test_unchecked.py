@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stable_async.jobs import PromptFileError, PromptRules
+from stable_async.datasets import Selection, export_job
+from stable_async.jobs import JobError, PromptFileError, PromptRules
 from stable_async.jobs.ledger import Ledger
 from stable_async.jobs.plan import Plan
 from stable_async.jobs.read_ahead import ReadAhead
@@ -314,3 +315,27 @@ async def test_what_no_file_system_can_name_fails_alone(bench: Bench) -> None:
     row = json.dumps({"service": "upscale-fast", "image": "x" * 5000})
     summary = await bench.run(write(bench, row, '{"prompt": "b"}'), check=False)
     assert (summary.done, summary.failed) == (1, 1)
+
+
+async def test_only_listed_rows_are_exported_where_the_whole_file_was_read(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Rows beyond a limit would be left out as if they were no longer in the file."""
+    path = bench.write("a", "b", "c")
+    chosen = Selection(only_listed=True)
+
+    def export() -> int:
+        return export_job(bench.out, tmp_path / "set", "imagefolder", selection=chosen).media
+
+    await bench.run(path)
+    assert await asyncio.to_thread(export) == 3
+    for rules in ({"limit": 1}, {"sample": 1}):
+        await bench.run(path, PromptRules(**rules))
+        with pytest.raises(JobError, match="read only a part of the prompt file"):
+            await asyncio.to_thread(export)
+    await bench.run(path, PromptRules(limit=1), check=False)
+    with pytest.raises(JobError, match="read only a part of the prompt file"):
+        await asyncio.to_thread(export)
+    for check in (False, True):
+        await bench.run(bench.write("a", "c"), check=check)
+        assert await asyncio.to_thread(export) == 2
