@@ -98,6 +98,9 @@ def test_an_input_file_itself_and_addresses_of_files_are_told(tmp_path: Path) ->
     make(tmp_path, "a.jpg")
     with pytest.raises(PromptFileError, match="an input file: name its folder, or a pattern such"):
         PromptFile(tmp_path / "a.jpg", rules=CUT_OUT)
+    make(tmp_path, "#1.png")
+    (tmp_path / "p.csv").write_text("image\n#1.png\n")
+    assert names(read(tmp_path / "p.csv")) == ["#1.png"], "no comment"
     row = Row(1, {"image": "https://x/a.jpg"}, service="remove-background")
     [problem] = check(row, tmp_path)
     assert "'https://x/a.jpg'; allowed: the path of a downloaded file" in str(problem)

@@ -329,8 +329,8 @@ async def test_only_listed_rows_are_exported_where_the_whole_file_was_read(
 
     await bench.run(path)
     assert await asyncio.to_thread(export) == 3
-    for rules in ({"limit": 1}, {"sample": 1}):
-        await bench.run(path, PromptRules(**rules))
+    for rules in (PromptRules(limit=1), PromptRules(sample=1)):
+        await bench.run(path, rules)
         with pytest.raises(JobError, match="read only a part of the prompt file"):
             await asyncio.to_thread(export)
     await bench.run(path, PromptRules(limit=1), check=False)

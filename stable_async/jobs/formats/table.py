@@ -111,7 +111,8 @@ def read_table(
         if cells == header:
             yield RowProblem(number, "the header again: was another file appended?")
             continue
-        if (comment := comment_problem(cells[0])) and not any(cells[1:]):
+        comment = comment_problem(cells[0]) if targets[0].is_text else None
+        if comment and not any(cells[1:]):
             yield RowProblem(number, comment)
             continue
         for place in [place for place in unnamed if place < len(cells) and cells[place]]:
