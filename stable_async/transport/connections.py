@@ -8,6 +8,7 @@ import select
 import socket
 import ssl as ssl_module
 from functools import partial
+from time import time
 from typing import TYPE_CHECKING
 
 from aiohttp import ClientConnectionError, ClientPayloadError, ClientSession, TCPConnector
@@ -16,6 +17,8 @@ from aiohttp.client_proto import ResponseHandler
 from stable_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from aiohttp import BaseConnector, ClientError, StreamReader
     from aiohttp.connector import AddrInfoType
 
@@ -23,6 +26,8 @@ __all__ = ["CLOSED", "CLOSED_SESSION", "connector_of", "make_connector", "resolv
 
 CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
+# As aiohttp's pool has it, seconds.
+LONGEST_IDLE = 15.0
 _LENGTH = b"\r\ncontent-length:"
 _IN_CHUNKS = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked")
 CLOSED = "the client was closed"
@@ -79,12 +84,22 @@ def _context(name: str, path: str) -> ssl_module.SSLContext:
 class _CarefulHandler(ResponseHandler):
     """A connection that loses no answer, and takes none for that of another request."""
 
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._heard_at = time()
+
     def is_connected(self) -> bool:
         # The pool asks before it uses an idle connection again. What has arrived on it meanwhile,
         # such as a load balancer's 408 or an answer that was sent twice, would be taken for the
         # next answer. If the server has closed it, the next request would be in doubt; while the
-        # event loop was busy or the process was stopped, only the system knows.
-        return super().is_connected() and not self.should_close and not self._has_input()
+        # event loop was busy or the process was stopped, only the system knows. Of a connection
+        # that ended while the machine slept nobody knows, and the pool's clock stood still.
+        return (
+            super().is_connected()
+            and not self.should_close
+            and time() - self._heard_at <= LONGEST_IDLE
+            and not self._has_input()
+        )
 
     def _has_input(self) -> bool:
         opened = self.transport.get_extra_info("socket") if self.transport is not None else None
@@ -96,6 +111,7 @@ class _CarefulHandler(ResponseHandler):
         _break_off(payload, ClientConnectionError(CLOSED))
 
     def data_received(self, data: bytes) -> None:
+        self._heard_at = time()
         # aiohttp drops what it has parsed of a piece when the rest of the piece is not HTTP: a
         # whole paid image, if its head is in the same piece. So the head is parsed alone.
         while self._payload is None or self._payload.is_eof():

@@ -6,6 +6,7 @@ import asyncio
 import io
 import socket
 import threading
+import time
 from base64 import b64encode
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,8 @@ from stable_async import (
     UpscaleFast,
     V1TextToImage,
 )
-from tests.raw_server import answer, raw_server
+from stable_async.transport import connections as connections_module
+from tests.raw_server import Answering, answer, raw_server
 from tests.samples import PNG_HEAD, png
 from tests.virtual_time import virtual_network_time
 
@@ -163,6 +165,24 @@ async def test_a_connection_that_ends_while_the_loop_is_busy_is_not_used_again(
             await one.generate.core("x")
         server.join()
     assert requests == 2
+
+
+async def test_a_connection_is_not_used_again_after_the_machine_slept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The event loop's clock stands still then, and the end of a connection is not seen."""
+    connections = 0
+
+    async def serve(connection: Connection) -> None:
+        nonlocal connections
+        connections += 1
+        await Answering(answer())(connection)
+
+    async with raw_server(serve) as url, client(url) as one:
+        for slept in (0, 1, 3600):
+            monkeypatch.setattr(connections_module, "time", lambda slept=slept: time.time() + slept)
+            await one.generate.core("x")
+    assert connections == 2
 
 
 async def test_a_short_body_never_becomes_a_file(tmp_path: Path) -> None:
