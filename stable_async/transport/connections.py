@@ -135,8 +135,9 @@ class _CarefulHandler(ResponseHandler):
         proxies send them that copy headers. Such a connection is not used again (RFC 9112, 6.3).
         """
         found = head.lower()
-        in_chunks = _IN_CHUNKS.search(found) is not None
-        if found.count(_LENGTH) + in_chunks < 2:
+        stated = found.count(_LENGTH)
+        in_chunks = b"\r\ntransfer-encoding:" in found and _IN_CHUNKS.search(found) is not None
+        if stated + in_chunks < 2:
             return head
         lines = head.split(b"\r\n")
         lengths = [line for line in lines if line.lower().startswith(_LENGTH.strip())]
