@@ -76,7 +76,8 @@ class AppendLog:
             if not magic.startswith(start[: len(magic)]):
                 raise NotALogError
             if like is not None:
-                with suppress(PermissionError):  # no longer of that group
+                # Not of that group, or a file system without groups and modes.
+                with suppress(OSError):
                     os.fchown(descriptor, -1, like.status.st_gid)
                     os.fchmod(descriptor, stat.S_IMODE(like.status.st_mode))
         except BaseException:
