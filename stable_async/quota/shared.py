@@ -305,8 +305,9 @@ class KeyQuota:
             _warn_once()
             return ProcessHome(self.quota, name=self.name)
         # Machines may share a home folder, and each has a clock of its own.
-        machine = boot_id()[:8]
-        path = folder / (f"{self.name}-{machine}" if machine else self.name)
+        boot = boot_id()
+        clock = sha256(boot.encode()).hexdigest()[:8]
+        path = folder / (f"{self.name}-{clock}" if boot else self.name)
         if not path.exists():
             _remove_stale(folder)
         return FileHome(path, self.quota, fallback=True)

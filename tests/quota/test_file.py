@@ -1041,6 +1041,7 @@ def test_after_a_reboot_the_state_begins_anew(
 ) -> None:
     with homes(path, clock, 1) as (one,):
         leave(one, clock)
+    os.utime(path, (1.0, 1.0))
     monkeypatch.setattr(file, "boot_id", lambda: "another")
     clock.now = now
     with homes(path, clock, 2) as (one, other):
@@ -1050,6 +1051,21 @@ def test_after_a_reboot_the_state_begins_anew(
         with homes(path, clock, 1) as (third,):
             assert third.snapshot(clock.now).in_window == 1
         assert names(path) == ["quota"]
+
+
+def test_what_left_just_before_a_reboot_counts_in_full(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How much it was cannot be known, or whether another machine is sending now."""
+    with homes(path, clock, 1) as (one,):
+        leave(one, clock)
+    monkeypatch.setattr(file, "boot_id", lambda: "another")
+    clock.now = 5.0
+    with homes(path, clock, 2) as (one, other):
+        for home in one, other:
+            assert wait(home, clock) == alone(5.0, 5.0, 5.0)
+        clock.now = alone(5.0, 5.0, 5.0)
+        leave(other, clock)
 
 
 def test_a_reboot_while_the_file_was_replaced_is_no_other_machine(
@@ -1064,6 +1080,7 @@ def test_a_reboot_while_the_file_was_replaced_is_no_other_machine(
         files = {each: each.read_bytes() for each in path.parent.iterdir()}
     for each, content in files.items():
         each.write_bytes(content)
+        os.utime(each, (1.0, 1.0))
     monkeypatch.setattr(file, "boot_id", lambda: "another")
     with homes(path, clock, 1) as (one,):
         leave(one, clock)
@@ -1082,7 +1099,7 @@ def test_a_file_that_another_machine_uses_as_well_is_an_error(
         with monkeypatch.context() as there:
             there.setattr(file, "boot_id", lambda: "another")
             with homes(path, clock, 1) as (theirs,):
-                leave(theirs, clock)
+                wait(theirs, clock)  # until ours have noticed
         for _ in range(2):
             with pytest.raises(ConfigurationError, match="by another machine") as error:
                 ours.reserve(clock.now)
@@ -1093,9 +1110,31 @@ def test_a_file_that_another_machine_uses_as_well_is_an_error(
 
 
 def test_a_system_that_does_not_tell_its_boots_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(file.boot_id.__wrapped__()) == 36
+    assert len(file.boot_id.__wrapped__()) > 36
     monkeypatch.setattr(file, "Path", lambda text: Path("/missing") / text.strip("/"))
     assert file.boot_id.__wrapped__() == ""
+
+
+def test_a_container_with_a_clock_of_its_own_is_like_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time namespace shifts the times of all its entries."""
+    boot, namespace = (
+        tmp_path / name for name in ("proc/sys/kernel/random/boot_id", "proc/self/ns/time")
+    )
+    for each in boot, namespace:
+        each.parent.mkdir(parents=True)
+    boot.write_text("0f00ba41\n")
+    monkeypatch.setattr(file, "Path", lambda text: tmp_path / text.strip("/"))
+    ids = [file.boot_id.__wrapped__()]  # of a kernel without such namespaces
+    for _ in range(2):
+        following = namespace.with_name("following")
+        following.touch()
+        following.replace(namespace)
+        ids += [file.boot_id.__wrapped__(), file.boot_id.__wrapped__()]
+    assert ids[1] == ids[2]
+    assert len(set(ids)) == 3
+    assert all("0f00ba41" in one for one in ids)
 
 
 def test_a_clock_that_was_set_back_means_a_reboot(
@@ -1104,6 +1143,7 @@ def test_a_clock_that_was_set_back_means_a_reboot(
     with homes(path, clock, 1) as (one,):
         leave(one, clock)
         store(one)._rotate(log_of(one))
+    os.utime(path, (1.0, 1.0))
     clock.now = 5.0
     with homes(path, clock, 1) as (one,):
         assert one.snapshot(clock.now).in_window == 0

@@ -251,7 +251,10 @@ class _FileStore:
         self._unread = lines[1:]
         if not same_boot:
             self._unread = [line for line in lines if line.startswith(SEAL)]
-            # The clock has restarted, and no process of that time is left.
+            # The clock has restarted, and no process of that time is left. At worst a whole quota
+            # left just before.
+            if time.time() - log.status.st_mtime < 2 * self._quota.window:
+                self._replica.state.depart(self._quota.requests, self.clock())
             self._rotate(log)
         return self._log
 
@@ -382,10 +385,15 @@ class _FileStore:
 
 @cache
 def boot_id() -> str:
-    """Return the id of this boot of the machine, or empty text if the system has none."""
+    """Return the id of this boot of the machine, or empty text if the system has none.
+
+    Processes with the same id read the same clock: a container may have one of its own.
+    """
+    boot = clock = ""
     with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        clock = f" {Path('/proc/self/ns/time').stat().st_ino}"
+    return boot + clock
 
 
 _stores: WeakValueDictionary[Path, _FileStore] = WeakValueDictionary()
