@@ -10,6 +10,9 @@ from stable_async.api.parsing import parse_json
 __all__ = ["Envelope", "read_envelope"]
 
 
+_SAID = ("errors", "message")
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """An error as the API writes it; its text is not cleaned.
@@ -38,7 +41,7 @@ def read_envelope(body: bytes) -> Envelope | None:
         content = parse_json(body)
     except ValueError:
         return None
-    if not isinstance(content, dict) or "id" not in content:
+    if not isinstance(content, dict) or "id" not in content or content.keys().isdisjoint(_SAID):
         return None
     identity, name = content["id"], content.get("name")
     messages = content.get("errors")
@@ -46,14 +49,16 @@ def read_envelope(body: bytes) -> Envelope | None:
         messages = content.get("message")
     if not isinstance(identity, str | int | None) or not isinstance(name, str) or not name.strip():
         return None
-    if not isinstance(messages, str | list | dict):
+    if not isinstance(messages, str | list | dict | None):
         return None
     return Envelope("" if identity is None else str(identity), name.strip(), _texts(messages))
 
 
-def _texts(messages: str | list[object] | dict[str, object]) -> tuple[str, ...]:
+def _texts(messages: str | list[object] | dict[str, object] | None) -> tuple[str, ...]:
     """Return messages as text: those of a list, of an object, or by the name of a field."""
     match messages:
+        case None:
+            return ()
         case str():
             return (messages,)
         case list():

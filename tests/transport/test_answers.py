@@ -638,6 +638,7 @@ async def test_stray_bytes_around_an_id_do_not_lose_the_generation(body: bytes) 
         '{"id":"a","name":"insufficient_balance","errors":{"balance":["x"]}}',
         '{"id":"a","name":"insufficient_balance","message":{"text":"x"}}',
         '{"id":"a","name":"insufficient_balance","errors":{}}',
+        '{"id":"a","name":"insufficient_balance","errors":null}',
         '{"id":"a","name":"insufficient_balance","errors":["caf\xe9"]}',
     ],
 )
