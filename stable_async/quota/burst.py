@@ -56,11 +56,16 @@ class BurstLimit:
 
     def close(self) -> None:
         """Cancel the task that fetches a token."""
-        if self._fetching is not None:
-            self._fetching.cancel()
+        fetching, self._fetching = self._fetching, None
+        if fetching is not None:
+            fetching.cancel()
 
     async def _fetch(self) -> None:
-        await self._limiter.acquire()
-        self._tokens += 1
-        self._fetching = None
-        self._wake()
+        try:
+            await self._limiter.acquire()
+            self._tokens += 1
+        finally:
+            # Also if another cancelled it: calls that wait have a new one started.
+            if self._fetching is not None:
+                self._fetching = None
+                self._wake()

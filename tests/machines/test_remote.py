@@ -436,6 +436,26 @@ async def test_calls_that_wait_are_told_when_the_limiter_closes() -> None:
 
 
 @virtual_time
+async def test_calls_do_not_wait_for_an_exchange_that_was_cancelled() -> None:
+    """Some programs cancel all tasks when they end, and then send once more."""
+    machines = await Machines.settled(Link(central(), 0.005))
+    (limiter,) = machines.limiters
+    await take(limiter, REQUESTS)
+    waiting = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(1)
+    for task in asyncio.all_tasks() - {asyncio.current_task(), waiting}:
+        task.cancel()
+    with pytest.raises(ConfigurationError, match="cancelled"):
+        await waiting
+    with pytest.raises(ConfigurationError, match="cancelled"):
+        await limiter.acquire()
+    await limiter.aclose()
+    await limiter.open()
+    await take(limiter, 1)
+    await limiter.aclose()
+
+
+@virtual_time
 async def test_calls_that_can_be_served_at_once_do_not_count_as_waiting() -> None:
     """The home has not answered yet, but what it said last leaves room for them."""
     home = RemoteHome(QUOTA, Link(central(), 0.005))

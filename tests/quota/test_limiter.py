@@ -290,6 +290,19 @@ async def test_a_slot_that_came_back_gives_the_pace_one_place_and_no_more() -> N
 
 
 @virtual_time
+async def test_the_wait_for_a_place_in_the_pace_goes_on_when_its_task_is_cancelled() -> None:
+    """Some programs cancel all tasks when they end, and then send once more."""
+    limiter = QuotaLimiter(Quota(requests=10, window=10.0, burst=1))
+    await use_up(limiter, 1)
+    waiting = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(0.5)
+    for task in asyncio.all_tasks() - {asyncio.current_task(), waiting}:
+        task.cancel()
+    assert (await waiting).mark_sent()
+    await limiter.aclose()
+
+
+@virtual_time
 async def test_closing_ends_the_wait_for_a_place_in_the_pace() -> None:
     limiter = QuotaLimiter(Quota(requests=10, window=10.0, burst=1))
     await use_up(limiter, 1)

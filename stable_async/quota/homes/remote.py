@@ -310,6 +310,13 @@ class RemoteHome:
                 self._wake()
         except StabilityError as error:
             self._error = error
+        except asyncio.CancelledError:
+            if self._task is not None:  # not by `aclose`
+                self._error = ConfigurationError(
+                    "the exchange with the shared quota was cancelled, as by a program that "
+                    "cancels all tasks; close the client, and open it again"
+                )
+            raise
         except Exception as error:
             logger.exception("the shared quota at %s failed", self._service.where)
             self._error = ConfigurationError(f"the shared quota failed: {type(error).__name__}")
