@@ -28,7 +28,10 @@ MAX_DATA_URL = 256
 
 # How files begin in base64: PNG, JPEG, WebP and WAV, glTF, MP3, FLAC, Ogg. A text that begins so is
 # the one, whatever its name.
-_FILE = rb"data:(?:image|audio|model)/|iVBORw0KGgo|(?:\\)?/9j(?:\\)?/|UklGR|Z2xURg|SUQz|ZkxhQ|T2dnU"
+_FILE = (
+    rb"data:(?:image|audio|model)/|iVBORw0KGgo|(?:\\)?/9j(?:\\)?/|_9j_"
+    rb"|UklGR|Z2xURg|SUQz|ZkxhQ|T2dnU"
+)
 # Shorter text is a word, such as `"result": "success"`, and not a file.
 SHORTEST = 20
 

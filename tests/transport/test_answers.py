@@ -40,6 +40,8 @@ from tests.raw_server import answer, raw_server
 from tests.samples import mp3, png, sample_image, wav
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stable_async.api.base import Request
     from tests.raw_server import Connection
 
@@ -520,6 +522,17 @@ async def test_an_image_is_found_in_json_of_any_shape(content: object) -> None:
         image = await one.generate.core("x")
     assert image.data == PNG
     assert image.seed == (7 if b"seed" in body else None)
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+async def test_an_image_of_any_format_is_found_in_json(
+    kind: str, encode: Callable[[bytes], bytes]
+) -> None:
+    content = sample_image(kind=kind)
+    body = json.dumps({"images": [encode(content).decode()]}).encode()
+    async with raw_server(Server(answer(body, content_type=JSON))) as url, client(url) as one:
+        assert (await one.generate.core("x")).data == content
 
 
 @pytest.mark.parametrize(
