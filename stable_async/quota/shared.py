@@ -97,7 +97,7 @@ class SharedQuota(ABC):
         """
         if os.name != "posix":
             raise ConfigurationError("a quota can be shared by a file on Linux, macOS and BSD only")
-        return FileQuota(path=checked_setting("path", path, path_like).absolute(), quota=quota)
+        return FileQuota(path=checked_setting("path", path, _real_path), quota=quota)
 
     @staticmethod
     def redis(
@@ -340,6 +340,15 @@ def quota_of(
             )
         return shared.for_key(whose)
     return KeyQuota(f"quota-{FORMAT}-{whose}", quota)
+
+
+def _real_path(value: object) -> Path:
+    """Return a path without links: the file that follows would replace a link to the file."""
+    path = path_like(value)
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:
+        raise UnfitError("a path without null characters") from None
 
 
 def _text(value: object) -> str:

@@ -1364,6 +1364,17 @@ def test_a_shared_quota_is_made_of_a_path_and_a_quota(tmp_path: Path) -> None:
     assert shared.path.exists()
 
 
+def test_a_file_has_one_path_whatever_link_names_it(path: Path) -> None:
+    """A link would be replaced by the next file, and the file that it names would be left."""
+    link = path.with_name("link")
+    link.symlink_to(path)
+    (path.parent / "folder").symlink_to(path.parent)
+    for named in link, path.parent / "folder" / path.name:
+        assert SharedQuota.file(named) == SharedQuota.file(path)
+    with pytest.raises(ConfigurationError, match="without null characters"):
+        SharedQuota.file("a\0b")
+
+
 @pytest.mark.parametrize("upload", [False, True])
 async def test_a_client_whose_permit_has_expired_asks_for_another(path: Path, upload: bool) -> None:
     """It was stopped on the way to the wire; nothing leaves that the others do not count on."""
