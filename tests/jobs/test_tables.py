@@ -740,6 +740,24 @@ def test_names_that_options_say_must_be_there_and_be_said_once(tmp_path: Path) -
     assert "column 'note' is named twice" in told(keep=["note"], drop=["Note"])
 
 
+def test_texts_of_an_array_are_prompts_like_lines_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text('["a fox",\n {"prompt": "a kite", "seed": 7}, "a hare"]')
+    assert read(path) == [
+        {"prompt": "a fox"},
+        {"prompt": "a kite", "seed": 7},
+        {"prompt": "a hare"},
+    ]
+    path.write_text('["a.png"]')
+    assert read(path, service="remove-background") == [{"image": "a.png"}]
+    path.write_text('["a fox --ar 16:9", 7]')
+    told = [row.text for row in PromptFile(path).rows() if isinstance(row, RowProblem)]
+    assert "has '--ar'" in told[0]
+    assert "not a JSON object or text" in told[1]
+    path.write_text('["", " "]')
+    assert len(problems_of(path)) == 1, "the model refuses an empty one"
+
+
 def test_an_object_with_parameters_inside_may_be_kept(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     path.write_text('[{"prompt": "a fox", "params": {"seed": 5}, "metadata": {"seed": 6}}]')

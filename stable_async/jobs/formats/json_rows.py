@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["read_json"]
 
-ALLOWED = "allowed: an array of objects, or an object on each line"
+ALLOWED = "allowed: an array of objects or of texts, or an object on each line"
 INSTEAD = "pandas: to_json(path, orient='records'); for an array inside it: jq .NAME"
 # The beginning of an object whose first value is an array or an object.
 NESTED = re.compile(r'\{\s*"[^"]*"\s*:\s*[\[{]')
@@ -62,9 +62,9 @@ DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_unique)
 def read_json(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Rows:
     """Read rows from either form.
 
-    The keys of an array are columns, like those of a table. Lines accept only `id`, `service`, the
-    fields of the API, `metadata` and the keys that `rules` name, so that a misspelt one costs
-    nothing. Lines are a table too where every column is metadata.
+    The keys of an array are columns, like those of a table; its texts are like lines of text. Lines
+    accept only `id`, `service`, the fields of the API, `metadata` and the keys that `rules` name,
+    so that a misspelt one costs nothing. Lines are a table too where every column is metadata.
 
     Raises:
         UnreadableError: The file is not JSON, or its columns are wrong.
@@ -175,8 +175,10 @@ def _read_array(text: TextFile, rules: ColumnRules, report: ColumnReport) -> Row
     for number, value in enumerate(_Array(text.pieces()), start=1):
         if isinstance(value, dict):
             yield keys.row(number, value)
+        elif isinstance(value, str):
+            yield accepted(Row(number, {rules.line_field: value} if value else {}))
         else:
-            yield RowProblem(number, f"not a JSON object; allowed: {EXAMPLE}")
+            yield RowProblem(number, f"not a JSON object or text; allowed: {EXAMPLE}")
 
 
 class _Keys:
