@@ -6,11 +6,12 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from stable_async.api.results import AudioResult, ImageResult
+from stable_async.arguments import checked_setting, seconds
 from stable_async.cli.connection import Connection, open_client
 from stable_async.cli.exit_status import UsageError
-from stable_async.cli.options import JsonFlag, reflowed
+from stable_async.cli.options import JsonFlag, option_text, reflowed
 from stable_async.cli.output_file import OutputFile, OutputOption, kind_of
-from stable_async.errors import APIStatusError, InvalidRequestError
+from stable_async.errors import APIStatusError, ConfigurationError, InvalidRequestError
 from stable_async.media import Audio
 from stable_async.transport.polling import RESULT_TIMEOUT
 
@@ -49,9 +50,10 @@ def get(
 async def _get(identity: str, output: OutputFile, wait: float, connection: Connection) -> int:
     model = AudioResult if kind_of(output.path) is Audio else ImageResult
     try:
+        checked_setting("wait", wait, seconds)
         request = model(id=identity)
-    except InvalidRequestError as error:
-        raise UsageError(str(error)) from None
+    except (ConfigurationError, InvalidRequestError) as error:
+        raise UsageError(option_text(error)) from None
     await output.check()
     async with open_client(connection, result_timeout=wait) as client:
         try:

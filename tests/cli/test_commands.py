@@ -173,6 +173,7 @@ async def test_wrong_rows_are_listed_and_nothing_is_sent(command: Command, shop:
         (["generate", "core", "a fox", "-o", "x.gif"], ".webp"),
         (["generate", "core", "a fox", "-o", "x.png", "--seed", "-3"], "seed: given -3"),
         (["generate", "erase", "-o", "x.png"], "--image"),
+        (["results", "get", "7f", "-o", "x.png", "--wait", "-1"], "--wait is -1.0; allowed: a"),
         (["sandbox", "--latency", "soon"], "--latency is 'soon'; allowed: observed"),
         (["sandbox", "--fail-rate", "2"], "--fail-rate is 2.0; allowed: 0 to 1"),
         (["sandbox", "--allow-host", "a:1"], "--allow-host is 'a:1'"),

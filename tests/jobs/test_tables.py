@@ -770,6 +770,10 @@ def test_an_object_with_parameters_inside_may_be_kept(tmp_path: Path) -> None:
 
 def test_json_lines_refuse_unknown_keys_unless_told(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a fox", "tag": "b", "list": [1]}\n')
+    [problem] = PromptFile(str(path)).rows()
+    assert isinstance(problem, RowProblem)
+    assert "--keep list,tag (as metadata), --drop list,tag, --map list=FIELD" in problem.text
     path.write_text('{"prompt": "a fox", "score": 1}\n')
     [problem] = PromptFile(str(path)).rows()
     assert isinstance(problem, RowProblem)

@@ -33,7 +33,7 @@ ALLOWED = "allowed: an array of objects or of texts, or an object on each line"
 INSTEAD = "pandas: to_json(path, orient='records'); for an array inside it: jq .NAME"
 # The beginning of an object whose first value is an array or an object.
 NESTED = re.compile(r'\{\s*"[^"]*"\s*:\s*[\[{]')
-KEEP = "correct it, or --keep {0} (as metadata), --drop {0}, --map {0}=FIELD"
+UNKNOWN = "no such parameter; correct it, or --keep {0} (as metadata), --drop {0}, --map {1}=FIELD"
 NOT_SPACE = re.compile(r"\S")
 # What libraries write for a missing value.
 MISSING = (None, "")
@@ -145,8 +145,8 @@ class _Lines:
                 elif target.kind == "kept" and value is not None:
                     metadata[target.name] = value
         if self._unknown and (unknown := sorted(self._unknown & fields.keys())):
-            what = f"{', '.join(unknown)}: no such parameter; {KEEP.format(unknown[0])}"
-            return RowProblem(number, what)
+            what = UNKNOWN.format(",".join(unknown), unknown[0])
+            return RowProblem(number, f"{', '.join(unknown)}: {what}")
         if None in fields.values() or "" in fields.values():  # as an empty cell of a table
             fields = {name: value for name, value in fields.items() if value not in MISSING}
         return Row(number, fields, metadata)
