@@ -32,11 +32,12 @@ class InputFiles:
             ledger: Has the digests of earlier runs, and receives new ones.
             folder: The folder that names of files are relative to.
             read_new: Read files that the ledger does not know; otherwise their size and time stand
-                for their content, which is enough for a preview.
+                for their content, which is enough for a preview. Those that may have been moved,
+                by their size, are read.
         """
         self._ledger = ledger
         self._folder = folder
-        self._read_new = read_new
+        self._sizes = None if read_new else {known.size for known in ledger.inputs()}
 
     def add_to_content(self, rows: Sequence[Row]) -> None:
         """Add the digests of the input files of rows to their contents."""
@@ -69,7 +70,7 @@ class InputFiles:
                 continue
             if before is not None and (before.size, before.mtime_ns) == status:
                 found[name] = before.sha256
-            elif before is None and not self._read_new:
+            elif before is None and self._sizes is not None and status[0] not in self._sizes:
                 found[name] = repr(status).encode()
             else:
                 to_read.append((name, status))

@@ -166,22 +166,28 @@ class Intake:
             self.report.duplicates = ledger.merge_duplicates()
             self.report.added -= self.report.duplicates
         if self.report.added and not self._change:
-            self._refuse_other_ids(*ledger.repeats_of_gone())
+            self._refuse_again(
+                "what they ask for was made under other ids, which",
+                "ids",
+                *ledger.repeats_of_gone(),
+            )
+            self._refuse_again(
+                "their input files had other names, which", "names", *ledger.moved_inputs()
+            )
         if rules.sample is not None:
             ledger.list_sample(rules.shard.share(rules.sample))
         self.report.gone = gone if rules.are_whole else 0
         ledger.set(prompts=fingerprint, partial=int(not rules.are_whole))
         return self.report
 
-    def _refuse_other_ids(self, rows: int, price: float) -> None:
-        """Refuse rows that were made under other ids, as when a column of ids is added."""
+    def _refuse_again(self, why: str, what: str, rows: int, price: float) -> None:
+        """Refuse rows that were made, as when a column of ids is added or input files are moved."""
         if rows:
-            what = (
-                f"{count(rows, 'row')} would be bought again, for {count(price, 'credit')}: what "
-                "they ask for was made under other ids, which are no longer in the file. Restore "
-                "the ids, or accept it with --change"
+            problem = (
+                f"{count(rows, 'row')} would be bought again, for {count(price, 'credit')}: {why} "
+                f"are no longer in the file. Restore the {what}, or accept it with --change"
             )
-            raise PromptFileError(self._prompts.name, [RowProblem(0, what)])
+            raise PromptFileError(self._prompts.name, [RowProblem(0, problem)])
 
     def begin_unchecked(self) -> None:
         """Begin to read a file that is not checked first; continue with `take` and

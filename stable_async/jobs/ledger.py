@@ -413,6 +413,36 @@ class Ledger:
         ).fetchone()
         return found
 
+    def moved_inputs(self) -> tuple[int, float]:
+        """Count the new rows that differ from gone ones only in the names of the same input files.
+
+        Returns:
+            Their number and price.
+        """
+        if self._one("SELECT 1 FROM inputs LIMIT 1") is None:
+            return 0, 0.0
+        requests, names = set[tuple[str, str]](), set[tuple[str, str]]()
+        new, price = 0, 0.0
+        for is_new, cost, service, parameters, request in self._db.execute(
+            """
+            SELECT listed, ifnull(price, 0), service, parameters, (
+                SELECT json_group_array(json_array(key, iif(size IS NULL, value, hex(sha256))))
+                FROM json_each(parameters) LEFT JOIN inputs ON name = value
+            )
+            FROM rows WHERE id IS NOT NULL AND (
+                (NOT listed AND state IN ('done', 'filtered', 'in doubt', 'in flight')) OR
+                (listed AND state = 'waiting' AND attempts = 0)
+            ) AND EXISTS (SELECT 1 FROM json_each(parameters) JOIN inputs ON name = value)
+            ORDER BY listed
+            """
+        ):
+            if not is_new:
+                requests.add((service, request))
+                names.add((service, parameters))
+            elif (service, request) in requests and (service, parameters) not in names:
+                new, price = new + 1, price + cost
+        return new, price
+
     def count_duplicates(self) -> int:
         """Count the rows of the prompt file that repeat an earlier one."""
         return int(self._one("SELECT count(*) FROM duplicates"))

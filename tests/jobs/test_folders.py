@@ -325,6 +325,39 @@ async def test_an_input_that_changed_is_noticed(bench: Bench) -> None:
     assert sorted(line["image"] for line in bench.lines()) == ["a.png", "b.png", "c.png"]
 
 
+async def test_input_files_that_were_moved_are_not_bought_again(bench: Bench) -> None:
+    photos = bench.folder / "photos"
+    make(photos, "a.png", "b.png")
+    rules = PromptRules(service="remove-background")
+
+    async def run(*, change: bool = False) -> Summary:
+        settings = JobSettings(folder=bench.out, change=change)
+        async with bench.client() as client:
+            return await Job(settings, PromptFile(photos, rules=CUT_OUT), rules).run(client)
+
+    assert (await run()).done == 2
+    make(photos, "c.png")
+    (photos / "2024").mkdir()
+    (photos / "a.png").rename(photos / "2024" / "a.png")
+    told = "1 row would be bought again, for 5 credits: their input files had other names"
+    with pytest.raises(PromptFileError, match=told):
+        estimate_run(PromptFile(photos, rules=CUT_OUT), rules, JobSettings(folder=bench.out))
+    with pytest.raises(PromptFileError, match=told):
+        await run()
+    (photos / "2024" / "a.png").rename(photos / "a.png")
+    assert (await run()).done == 1, "c.png"
+    (photos / "a.png").rename(photos / "d.png")
+    assert (await run(change=True)).done == 1
+
+
+async def test_prompts_for_the_same_file_may_change(bench: Bench) -> None:
+    make(bench.folder, "a.png")
+    row = {"image": "a.png", "service": "search-and-replace", "search_prompt": "a dog"}
+    await bench.run(bench.write({**row, "prompt": "a fox"}))
+    (bench.folder / "a.png").rename(bench.folder / "b.png")
+    assert (await bench.run(bench.write({**row, "image": "b.png", "prompt": "a cat"}))).done == 1
+
+
 async def test_a_table_that_did_not_change_is_read_again_when_a_file_of_it_did(
     bench: Bench,
 ) -> None:
