@@ -132,7 +132,8 @@ class RedisService:
             reason = " ".join(str(error).split()) or type(error).__name__
             if reason.startswith(NO_PASSWORD):
                 reason = "it requires a password: redis://[user]:password@host"
-            if isinstance(error, AskError):  # or a MovedError
+            # "MOVED 8 host:port"; newer versions have classes for it, and leave out the first word.
+            if isinstance(error, AskError) or reason.startswith(("MOVED ", "ASK ")):
                 other = reason.split()[-1]
                 reason = f"it is a node of a cluster whose node {other} has the key; name that one"
             if not self._worked and _is_permanent(error):
