@@ -109,7 +109,13 @@ def test_an_input_file_itself_and_addresses_of_files_are_told(tmp_path: Path) ->
 def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
     make(tmp_path, "a/b.png")
     (tmp_path / "a" / "again").symlink_to(tmp_path)
-    assert names(read(tmp_path)) == ["a/b.png"]
+    source = PromptFile(tmp_path, rules=CUT_OUT)
+    for _ in range(2):
+        assert [row.fields["image"] for row in source.rows() if isinstance(row, Row)] == ["a/b.png"]
+        assert source.notes == ["links to folders are not followed: 1"]
+    (tmp_path / "a" / "b.png").unlink()
+    with pytest.raises(PromptFileError, match=r"\.webp; links to folders are not followed: 1"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(

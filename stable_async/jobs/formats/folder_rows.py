@@ -70,10 +70,12 @@ class FolderFiles:
 
     Attributes:
         root: The folder that names are relative to.
+        links: Links to folders that were found and not followed.
     """
 
     def __init__(self, source: str) -> None:
         """Take a path or a pattern."""
+        self.links: int = 0
         self.root: Path
         self.root, self._pattern = Path(source), None
         if is_pattern(source):
@@ -88,6 +90,7 @@ class FolderFiles:
         """Yield the names of all files but hidden ones, relative to `root`, with `/` as
         separator.
         """
+        self.links = 0
         if self._pattern is None:
             yield from self._walk(self.root, "")
             return
@@ -112,12 +115,14 @@ class FolderFiles:
                 yield from self._walk(Path(entry.path), f"{before}{entry.name}/")
             elif entry.is_file():
                 yield before + entry.name
+            elif entry.is_dir():
+                self.links += 1
 
 
 def read_folder(files: FolderFiles, rules: ColumnRules, notes: list[str]) -> Rows:
     """Read a row for each file of a kind that the service accepts. Its id is its name.
 
-    `notes` receives a line that says which files are left out.
+    `notes` receives lines that say what is left out.
 
     Raises:
         UnreadableError: There are no such files, or the service takes no files.
@@ -140,9 +145,13 @@ def read_folder(files: FolderFiles, rules: ColumnRules, notes: list[str]) -> Row
             continue
         yield Row(number, fields)
     kinds = ", ".join(f"{some:,} {kind}" for kind, some in left_out.most_common(LISTED_KINDS))
+    links = f"links to folders are not followed: {files.links:,}" if files.links else ""
     if not number:
         others = f"; it has {kinds}" if kinds else ""
+        others += links and f"; {links}"
         raise UnreadableError(0, f"has no files that end in {', '.join(allowed)}{others}")
+    if links:
+        notes.append(links)
     if left_out:
         notes.append(
             f"left out: {count(left_out.total(), 'other file')} of the folder ({kinds}); "
