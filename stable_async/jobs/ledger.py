@@ -662,10 +662,10 @@ class Ledger:
             )
             UPDATE rows SET listed = 0 WHERE listed AND position NOT IN (
                 SELECT position FROM numbered
-                WHERE number * ?1 / total > (number - 1) * ?1 / total
+                WHERE number * :count / total > (number - 1) * :count / total
             )
             """,
-            (count,),
+            {"count": count},
         )
 
     def merge_duplicates(self) -> int:
