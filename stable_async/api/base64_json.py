@@ -193,15 +193,13 @@ class _Base64Text:
         return self._decoded(letters + b"=" * (-len(letters) % 4)) if letters else b""
 
     def _decoded(self, letters: bytes) -> bytes:
-        if letters.endswith(b"="):  # any number of signs ends the text, not only those needed
-            letters = letters.rstrip(b"=")
-            if letters and self._padded:
-                raise ValueError("base64 text continues after its padding")
-            self._padded = True
-            letters += b"=" * (-len(letters) % 4)
-        elif letters and self._padded:
+        bare = letters.rstrip(b"=")
+        if bare and self._padded:
             raise ValueError("base64 text continues after its padding")
-        return binascii.a2b_base64(letters, strict_mode=True)
+        if len(bare) < len(letters):  # any number of signs ends the text, not only those needed
+            self._padded = True
+            bare += b"=" * (-len(bare) % 4)
+        return binascii.a2b_base64(bare, strict_mode=True)
 
 
 def _plain(text: bytes) -> bytes:
