@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 from cyclopts import Parameter, Token, convert
 
-__all__ = ["Flag", "JsonFlag", "option_text", "reflowed", "whole_number"]
+__all__ = ["Flag", "JsonFlag", "WholeNumber", "option_text", "reflowed", "whole_number"]
 
 DescribedT = TypeVar("DescribedT", bound=Callable[..., object])
 
@@ -30,6 +30,10 @@ def whole_number(kind: object, tokens: Sequence[Token]) -> object:
     if any("." in token.value for token in tokens):
         raise ValueError(f"allowed: a whole number, not {tokens[0].value}")
     return convert(kind, tokens)
+
+
+WholeNumber = Annotated[int, Parameter(converter=whole_number)]
+"""A whole number, which is never rounded."""
 
 
 def option_text(error: object) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stable_async.cli.exit_status import UsageError
-from stable_async.cli.options import Flag, option_text, reflowed, whole_number
+from stable_async.cli.options import Flag, WholeNumber, option_text, reflowed
 from stable_async.errors import ConfigurationError
 from stable_async.jobs import PromptFile, PromptFileError, PromptRules
 from stable_async.jobs.columns import ColumnRules, folded
@@ -54,8 +54,8 @@ class PromptOptions:
     vary: Annotated[list[str], Parameter(metavar="KEY=A,B,C", negative="", show_default=False)] = (
         field(default_factory=list)
     )
-    limit: Annotated[int | None, Parameter(converter=whole_number)] = None
-    sample: Annotated[int | None, Parameter(converter=whole_number)] = None
+    limit: WholeNumber | None = None
+    sample: WholeNumber | None = None
     shard: Annotated[str | None, Parameter(metavar="I/N")] = None
     allow_duplicates: Flag = False
     price: Annotated[float | None, Parameter(metavar="CREDITS")] = None

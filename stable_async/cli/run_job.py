@@ -23,7 +23,7 @@ from stable_async.cli.exit_status import (
     SOME_FAILED,
     UsageError,
 )
-from stable_async.cli.options import Flag, JsonFlag, option_text, reflowed, whole_number
+from stable_async.cli.options import Flag, JsonFlag, WholeNumber, option_text, reflowed
 from stable_async.cli.preview import preview
 from stable_async.cli.prompt_options import PromptOptions, PromptsArgument
 from stable_async.cli.started_job import started_job
@@ -54,9 +54,9 @@ def run(
     prompt_options: PromptOptions = PromptOptions(),  # noqa: B008 - frozen
     connection: Connection = Connection(),  # noqa: B008 - frozen
     images: Annotated[str | None, Parameter(metavar="URL")] = None,
-    max_in_flight: Annotated[int, Parameter(converter=whole_number)] = 256,
+    max_in_flight: WholeNumber = 256,
     budget: Annotated[float | None, Parameter(metavar="CREDITS")] = None,
-    passes: Annotated[int, Parameter(converter=whole_number)] = 2,
+    passes: WholeNumber = 2,
     retry: Literal["failed", "filtered"] | None = None,
     resend_doubtful: Flag = False,
     remake_missing: Flag = False,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from stable_async.cli.exit_status import OK, UsageError
-from stable_async.cli.options import option_text, reflowed, whole_number
+from stable_async.cli.options import WholeNumber, option_text, reflowed
 from stable_async.sandbox import SandboxSettings, serve_until_signal
 from stable_async.sandbox.settings import LOOPBACK, Counting, edge_rates
 
@@ -21,7 +21,7 @@ TOKEN_VARIABLE = "STABILITY_SANDBOX_TOKEN"  # noqa: S105
 def sandbox(
     *,
     host: Annotated[str, Parameter(metavar="ADDRESS")] = LOOPBACK,
-    port: Annotated[int, Parameter(converter=whole_number)] = 8787,
+    port: WholeNumber = 8787,
     cors: Annotated[
         tuple[str, ...], Parameter(metavar="ORIGIN", negative="", show_default=False)
     ] = (),
@@ -37,7 +37,7 @@ def sandbox(
     ] = (),
     balance_lag: Annotated[float, Parameter(metavar="SECONDS")] = 0.0,
     facts: Annotated[str | None, Parameter(metavar="FILE")] = None,
-    seed: Annotated[int, Parameter(converter=whole_number)] = 0,
+    seed: WholeNumber = 0,
 ) -> int:
     """Serve the API on this machine, without a key and without cost, until Ctrl-C.
 
