@@ -82,6 +82,15 @@ async def use_up(limiter: QuotaLimiter, count: int = QUOTA.requests) -> list[Per
     return permits
 
 
+async def waiting_for_a_place() -> tuple[QuotaLimiter, asyncio.Task[Permit]]:
+    """Return a limiter that lets one request leave at a time, and a call that waits for it."""
+    limiter = QuotaLimiter(Quota(requests=10, window=10.0, burst=1))
+    await use_up(limiter, 1)
+    waiting = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(0.5)
+    return limiter, waiting
+
+
 # ---- the flow
 
 
@@ -292,10 +301,7 @@ async def test_a_slot_that_came_back_gives_the_pace_one_place_and_no_more() -> N
 @virtual_time
 async def test_the_wait_for_a_place_in_the_pace_goes_on_when_its_task_is_cancelled() -> None:
     """Some programs cancel all tasks when they end, and then send once more."""
-    limiter = QuotaLimiter(Quota(requests=10, window=10.0, burst=1))
-    await use_up(limiter, 1)
-    waiting = asyncio.create_task(limiter.acquire())
-    await asyncio.sleep(0.5)
+    limiter, waiting = await waiting_for_a_place()
     for task in asyncio.all_tasks() - {asyncio.current_task(), waiting}:
         task.cancel()
     assert (await waiting).mark_sent()
@@ -304,10 +310,7 @@ async def test_the_wait_for_a_place_in_the_pace_goes_on_when_its_task_is_cancell
 
 @virtual_time
 async def test_closing_ends_the_wait_for_a_place_in_the_pace() -> None:
-    limiter = QuotaLimiter(Quota(requests=10, window=10.0, burst=1))
-    await use_up(limiter, 1)
-    waiting = asyncio.create_task(limiter.acquire())
-    await asyncio.sleep(0.5)
+    limiter, waiting = await waiting_for_a_place()
     await limiter.aclose()
     with pytest.raises(ConfigurationError, match="was closed"):
         await waiting
