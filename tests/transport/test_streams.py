@@ -238,3 +238,13 @@ def test_base64_in_json_decodes_however_it_is_cut(
         decoded += field.feed(body[start:end])
     assert field.finish() == {"image": "", "seed": 7, "finish_reason": "SUCCESS"}
     assert decoded == data
+
+
+@pytest.mark.parametrize("cut", range(9, 62))
+def test_base64_that_continues_after_its_padding_is_refused_wherever_it_is_cut(cut: int) -> None:
+    """Two texts in one: the bytes of the second would follow those of the first as its own."""
+    text = base64.b64encode(bytes(16)).decode()
+    body = f'{{"image":"{text}{text}"}}'.encode()
+    field = Base64Field(("image",))
+    with pytest.raises(ValueError, match=r"after its padding|Excess data after padding"):
+        b"".join(map(field.feed, (body[:cut], body[cut:])))
